@@ -1,0 +1,44 @@
+# One command per task; each sets up what it needs.
+#   make reproduce   the quick profile, from rendered video to the table (minutes on two cores)
+#   make test        lint + tests        make lint    ruff, nbstripout
+#   make lab         JupyterLab          make bench   benchmarks into results/benchmarks/
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= params/quick.yaml
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
+
+.PHONY: reproduce test lint lab bench strip install
+
+reproduce: $(READY)
+	$(BIN)/python -m tcore_lib reproduce $(PROFILE)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(STRIP) --verify notebooks/*.ipynb
+
+lab: $(READY)
+	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+bench: $(READY)
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+strip: $(READY)
+	$(STRIP) notebooks/*.ipynb
+
+install: $(READY)
+
+# uv installs in half a minute what pip needs minutes for. The last line proves that torchvision fits torch.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14)" 2>/dev/null \
+	  || { echo "Python 3.11 to 3.13 is needed and $(PYTHON) is $$($(PYTHON) --version 2>&1); say: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -c "import torch, torchvision, timm"
+	touch $(READY)

@@ -1,0 +1,506 @@
+"""The schema of a parameter file: one pydantic model per section, one field per setting.
+
+A parameter file (`params/*.yaml`) is one profile of the whole reproduction. Its sections are the fields of `Params`; a
+missing section or key takes the default written here, which is the paper's (METHOD: the K400 ViT-S/16 row; EVALUATION: the
+protocol). Anything else is refused before work starts: an unknown key, a wrong type, an impossible value.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from tcore_lib.errors import InputError
+
+# Strict scalars: YAML reads `1e-4` as a string and `yes` as a boolean; neither may slip through as a number.
+Float = Annotated[float, Strict()]
+Int = Annotated[int, Strict()]
+Bool = Annotated[bool, Strict()]
+Positive = Annotated[Int, Field(ge=1)]
+Share = Annotated[Float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[Float, Field(ge=0.0)]
+AboveZero = Annotated[Float, Field(gt=0.0)]
+Interval = tuple[Float, Float]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, unknown keys refused, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def _ordered(name: str, interval: Interval, low: float, high: float) -> None:
+    if not low <= interval[0] <= interval[1] <= high:
+        raise ValueError(f"{name} must satisfy {low:g} <= first <= second <= {high:g}")
+
+
+class Run(Section):
+    """Which run this is, where it goes and what it runs on."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="folder name under `results`")
+    title: str = Field("", description="one line for the table: what this run is")
+    seed: Int = Field(0, ge=0, description="every random choice follows from it")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto = the first GPU, else the CPU")
+    results: str = Field("results", description="folder that holds the run folders")
+    threads: Positive | None = Field(None, description="CPU threads of torch; null = one per core")
+
+
+class SyntheticData(Section):
+    """What the embedded renderer draws when `data.source` is `synthetic`. Sizes are (width, height) in pixels."""
+
+    videos: Positive = Field(48, description="mini Kinetics: number of .mp4 clips")
+    classes: Positive = Field(6, description="mini Kinetics: number of class folders (kinds of motion)")
+    video_size: tuple[Positive, Positive] = Field((340, 256), description="mini Kinetics: frame size")
+    video_seconds: AboveZero = Field(4.0, description="mini Kinetics: length of a clip")
+    fps: Positive = Field(15, description="frames per second of the .mp4 files")
+    davis_clips: Positive = Field(4, description="mini DAVIS: number of clips; every second one is not 854x480")
+    jhmdb_clips: Positive = Field(4, description="mini JHMDB: number of test clips, 320x240")
+    vip_clips: Positive = Field(3, description="mini VIP: number of clips")
+    eval_frames: Annotated[Int, Field(ge=3)] = Field(16, description="frames per benchmark clip")
+
+
+class Data(Section):
+    """From videos on disk to frame folders and an index."""
+
+    source: str = Field("synthetic", description="`synthetic`, or a folder of videos, frame folders or images")
+    layout: Literal["auto", "videos", "frames", "images"] = Field("auto", description="what `source` holds")
+    annotations: str | None = Field(None, description="official CSV (label, youtube_id, time_start, time_end, split)")
+    root: str = Field("data/run", description="folder the prepared frames, index and synthetic benchmarks are written to")
+    split: str = Field("train", pattern=r"^[A-Za-z0-9_-]+$", description="folder under `frames/`")
+    direct: Bool = Field(False, description="train straight from the video files; only the index is written")
+    num_frames: Positive = Field(20, description="frames kept per video, spread evenly; ignored where `fps` is given")
+    fps: AboveZero | None = Field(None, description="frames kept per second of video, instead of a fixed number")
+    short_side: Positive = Field(256, description="short side of kept frames in pixels; smaller videos stay as they are")
+    jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of kept frames")
+    workers: Positive | None = Field(None, description="processes that decode; null = one per core")
+    synthetic: SyntheticData = SyntheticData()
+
+
+class Sandwich(Section):
+    """Which three frames of a video make one sample (METHOD section 1). Ranges are shares of the number of frames."""
+
+    current_range: Interval = (0.3, 0.7)
+    past_offset_range: Interval = (0.15, 0.25)
+    future_offset_range: Interval = (0.15, 0.25)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("current_range", "past_offset_range", "future_offset_range"):
+            _ordered(name, getattr(self, name), 0.0, 1.0)
+        if self.current_range[0] - self.past_offset_range[1] < 0:
+            raise ValueError("the past frame would lie before the clip: lower past_offset_range or raise current_range")
+        if self.current_range[1] + self.future_offset_range[1] > 1:
+            raise ValueError("the future frame would lie after the clip: lower future_offset_range or current_range")
+        return self
+
+
+class Views(Section):
+    """Crops and photometry (METHOD section 2). Sizes in pixels, scales are shares of the frame's area."""
+
+    global_size: Positive = 224
+    local_size: Positive = 96
+    num_local: Annotated[Int, Field(ge=0)] = 8
+    global_scale: Interval = (0.32, 1.0)
+    local_scale: Interval = (0.05, 0.32)
+    ratio: Interval = Field((0.75, 4 / 3), description="width / height of a crop's box")
+    local_flip: Share = Field(0.5, description="probability of a horizontal flip of a local crop; global crops never flip")
+    jitter: Share = Field(0.8, description="probability of colour jitter")
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.2
+    hue: Annotated[Float, Field(ge=0.0, le=0.5)] = 0.1
+    grayscale: Share = 0.2
+    blur_global_1: Share = Field(0.0, description="probability of blur as trained; the released code names it 1.0")
+    blur_global_2: Share = Field(0.9, description="probability of blur as trained; the released code names it 0.1")
+    blur_local: Share = 0.5
+    blur_sigma: Interval = (0.1, 2.0)
+    blur_kernel: Positive = Field(9, description="odd width of the Gaussian kernel in pixels")
+    solarize_global_2: Share = 0.2
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _ordered("global_scale", self.global_scale, 1e-6, 1.0)
+        _ordered("local_scale", self.local_scale, 1e-6, 1.0)
+        _ordered("ratio", self.ratio, 0.01, 100.0)
+        _ordered("blur_sigma", self.blur_sigma, 1e-6, 100.0)
+        if self.blur_kernel % 2 == 0:
+            raise ValueError("blur_kernel must be odd")
+        return self
+
+
+class Masks(Section):
+    """Block masks on the global crops of the current frame (METHOD section 3)."""
+
+    share: Share = Field(0.5, description="share of the global crops that are masked")
+    ratio: Interval = Field((0.1, 0.5), description="range of the masked share of a masked crop's patches")
+    share_end: Share | None = Field(None, description="cosine schedule of `share` to this value; null = constant")
+    ratio_end: Interval | None = Field(None, description="cosine schedule of `ratio` to this value; null = constant")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _ordered("ratio", self.ratio, 0.0, 1.0)
+        if self.ratio_end is not None:
+            _ordered("ratio_end", self.ratio_end, 0.0, 1.0)
+        return self
+
+
+ARCHITECTURES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
+
+
+class Encoder(Section):
+    """The vision transformer that is trained (METHOD section 4)."""
+
+    arch: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"] = "vit_small"
+    width: Positive | None = Field(None, description="token width; only with arch: custom")
+    depth: Positive | None = Field(None, description="number of blocks; only with arch: custom")
+    heads: Positive | None = Field(None, description="attention heads; only with arch: custom")
+    patch_size: Positive = 16
+    registers: Annotated[Int, Field(ge=0)] = 4
+    drop_path: Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="stochastic depth of the student, same in every block")
+    layer_scale: AboveZero = Field(1e-5, description="initial value of LayerScale")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        given = (self.width, self.depth, self.heads)
+        if self.arch == "custom" and None in given:
+            raise ValueError("arch: custom needs width, depth and heads")
+        if self.arch != "custom" and given != (None, None, None):
+            raise ValueError("width, depth and heads are only read with arch: custom")
+        if self.arch == "custom" and self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(width, depth, heads)."""
+        return (self.width, self.depth, self.heads) if self.arch == "custom" else ARCHITECTURES[self.arch]
+
+
+class Decoder(Section):
+    """The auxiliary decoder that restores masked patches from past and future (METHOD section 4)."""
+
+    enabled: Bool = Field(True, description="false = plain DINO + iBOT on the current frame")
+    branches: Literal["both", "past", "future"] = Field("both", description="which auxiliary frames are used")
+    num_blocks: Positive = 1
+    heads: Positive = 16
+    attn_mul: Float = Field(4.0, description="factor on the cross-attention before its residual")
+
+
+class Head(Section):
+    """Projection head onto prototypes (METHOD section 4)."""
+
+    prototypes: Positive = 65536
+    hidden: Positive = 2048
+    bottleneck: Positive = 256
+    layers: Positive = 3
+    separate_patch_head: Bool = Field(False, description="true = patches get a head of their own")
+
+
+class Loss(Section):
+    """Weights and temperatures (METHOD section 6)."""
+
+    dino: NonNegative = 1.0
+    koleo: NonNegative = 0.1
+    patch_past: NonNegative = 0.8
+    patch_future: NonNegative = 0.8
+    agreement: NonNegative = 20.0
+    student_temperature: AboveZero = 0.1
+    centre_momentum: Annotated[Float, Field(ge=0.0, lt=1.0)] = 0.9
+    koleo_scope: Literal["rank", "global"] = Field("rank", description="where KoLeo looks for nearest neighbours")
+    patch: NonNegative = Field(0.8, description="weight of the iBOT term when the decoder is off")
+
+
+class Optimiser(Section):
+    """AdamW and its schedules (METHOD section 7). Epochs may be fractions."""
+
+    epochs: AboveZero = 400.0
+    iterations_per_epoch: Positive = 936
+    warmup_epochs: NonNegative = 20.0
+    base_lr: AboveZero = Field(0.002, description="peak lr = base_lr * sqrt(global batch / 1024)")
+    min_lr: NonNegative = 1.0e-6
+    decoder_lr: AboveZero = Field(0.1, description="the decoder's lr as a multiple of the schedule's peak")
+    weight_decay: NonNegative = 0.04
+    weight_decay_end: NonNegative = 0.4
+    betas: Interval = (0.9, 0.999)
+    clip_grad: NonNegative = Field(3.0, description="largest gradient norm of each module; 0 = no clipping")
+    layer_decay: Annotated[Float, Field(gt=0.0, le=1.0)] = 0.9
+    patch_embed_lr: AboveZero = Field(0.2, description="further lr multiplier of the patch embedding")
+    lr_multipliers: Bool = Field(True, description="false = one lr for all but the decoder, as before the fix of October 2025")
+    freeze_last_layer_epochs: NonNegative = Field(1.0, description="prototypes get lr 0 that long")
+    momentum: Share = Field(0.992, description="EMA momentum of the teacher at the start")
+    momentum_end: Share = 1.0
+    teacher_temperature: AboveZero = 0.04
+    teacher_temperature_end: AboveZero = 0.07
+    teacher_temperature_epochs: NonNegative = 30.0
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError("warmup_epochs must not exceed epochs")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError("betas must lie in 0 <= beta < 1")
+        return self
+
+
+class Loop(Section):
+    """How the training runs: batch, precision, checkpoints, logging."""
+
+    batch_size: Positive = Field(256, description="samples per optimiser step over all ranks and accumulation steps")
+    accumulate: Positive = Field(1, description="micro-batches per step and rank")
+    max_steps: Positive | None = Field(None, description="stop after this many steps of the schedule; null = all of it")
+    devices: Positive = Field(1, description="processes (one per GPU) the notebook starts; torchrun sets its own")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field("auto", description="auto = bf16 where the GPU has it, else fp32")
+    workers: Annotated[Int, Field(ge=0)] | None = Field(None, description="loader processes per rank; null = by cores")
+    checkpoint_every: Positive = Field(936, description="steps between checkpoints")
+    keep_last: Positive = Field(2, description="checkpoints kept besides milestones")
+    milestone_every: Positive | None = Field(None, description="steps between checkpoints that are kept for good")
+    log_every: Positive = Field(10, description="steps between log lines; losses leave the device only then")
+    activation_checkpointing: Bool = False
+    compile: Bool = Field(False, description="torch.compile on the encoders")
+    tensorboard: Bool = Field(False, description="also write TensorBoard events (needs the tensorboard package)")
+
+
+class Pretrain(Section):
+    """Notebook 01."""
+
+    enabled: Bool = Field(True, description="false = this profile only evaluates")
+    encoder: Encoder = Encoder()
+    sandwich: Sandwich = Sandwich()
+    views: Views = Views()
+    masks: Masks = Masks()
+    decoder: Decoder = Decoder()
+    head: Head = Head()
+    loss: Loss = Loss()
+    optimiser: Optimiser = Optimiser()
+    loop: Loop = Loop()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for key in ("global_size", "local_size"):
+            if getattr(self.views, key) % self.encoder.patch_size:
+                raise ValueError(f"views.{key} must be a multiple of encoder.patch_size ({self.encoder.patch_size})")
+        if self.decoder.enabled and self.encoder.shape[0] % self.decoder.heads:
+            raise ValueError(f"decoder.heads must divide the encoder's width ({self.encoder.shape[0]})")
+        if self.loop.batch_size % self.loop.accumulate:
+            raise ValueError("loop.batch_size must be a multiple of loop.accumulate")
+        return self
+
+
+class Checkpoint(Section):
+    """Notebook 02: which encoder is inspected, and which ones are evaluated."""
+
+    encoders: dict[str, str] = Field(
+        default_factory=lambda: {"pretrained": "run", "random": "random"},
+        description="name in the table -> run (this run's teacher) | random (its initialisation) | file or folder | "
+        "vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME | pixels",
+    )
+    paper_rows: dict[str, str] = Field(
+        default_factory=dict, description="name in the table -> released file in results/paper.csv it is compared with"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if not self.encoders:
+            raise ValueError("encoders must name at least one encoder")
+        unknown = sorted(set(self.paper_rows) - set(self.encoders))
+        if unknown:
+            raise ValueError(f"paper_rows names {unknown}, which encoders does not")
+        return self
+
+
+class Benchmark(Section):
+    """What the three benchmarks share (EVALUATION, settings)."""
+
+    enabled: Bool = Field(True, description="false = shown as not run")
+    root: str = Field("synthetic", description="folder in the benchmark's own layout, or `synthetic` (drawn by notebook 00)")
+    clips: list[str] | None = Field(None, description="clip names; null = the whole split")
+    top_k: Positive = 7
+    temperature: AboveZero = 0.7
+    radius: AboveZero = Field(20.0, description="patches; a context patch counts if its distance is below it")
+    context: Positive = Field(20, description="preceding frames that vote, besides the first")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of features and the candidate search")
+    save_predictions: Bool = Field(False, description="write label PNGs or joint JSON under the run folder")
+
+
+class Davis(Benchmark):
+    """Notebook 03: DAVIS-2017 val, J&F."""
+
+    split: str = Field("val", description="ImageSets/2017/<split>.txt")
+    input_size: tuple[Positive, Positive] = Field((480, 880), description="(height, width) the frames are resized to")
+
+
+class Jhmdb(Benchmark):
+    """Notebook 04: JHMDB test clips of split 1, PCK."""
+
+    split: Positive = Field(1, description="splits/*_test_split<n>.txt")
+    input_size: tuple[Positive, Positive] = Field((320, 320), description="(height, width) the frames are resized to")
+
+
+class Vip(Benchmark):
+    """Notebook 05: VIP val, mean IoU."""
+
+    top_k: Positive = 10
+    split: str = Field("val", description="lists/<split>_videos.txt")
+    long_side: Positive = Field(880, description="long side of the input; the short side is floored to a multiple of 64")
+
+
+class Attention(Section):
+    """Notebook 06: what is looked at."""
+
+    videos: Positive = Field(2, description="videos of the index whose attention is drawn")
+    patches: Positive = Field(3, description="query patches per video")
+    clip_frames: Annotated[Int, Field(ge=2)] = Field(8, description="frames in the correspondence explorer")
+
+
+class Params(Section):
+    """A whole parameter file."""
+
+    run: Run = Run()
+    data: Data = Data()
+    pretrain: Pretrain = Pretrain()
+    checkpoint: Checkpoint = Checkpoint()
+    davis: Davis = Davis()
+    jhmdb: Jhmdb = Jhmdb()
+    vip: Vip = Vip()
+    attention: Attention = Attention()
+
+    def digest(self, *sections: str) -> str:
+        """Hex SHA-256 of the named sections (all by default) with every default filled in."""
+        dumped = self.model_dump(mode="json", include=set(sections) or None)
+        return hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
+
+
+SECTIONS = tuple(Params.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without anchors (a few lines of aliases can stand for gigabytes) and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} uses an alias (*name)")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) != len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), keys[0])
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {twice!r} stands twice")
+        return mapping
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a parameter file as plain sections, not yet checked against the schema.
+
+    Raises:
+        InputError: the file is missing, not YAML, empty, too large or not a mapping of sections.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise InputError(f"{path} is larger than 1 MB, which no parameter file is; check the path.")
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a subclass of SafeLoader)
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in (project_root() / "params").glob("*.yaml")))
+        raise InputError(f"{path} cannot be read ({error.strerror}); the profiles here are: {known}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a valid parameter file ({reason}); correct that place.") from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise InputError(f"{path} holds no sections; it needs keys such as {', '.join(SECTIONS[:3])} at the top level.")
+    return loaded
+
+
+def parse(sections: dict[str, Any], origin: str) -> Params:
+    """Check sections against the schema.
+
+    Args:
+        sections: nested plain values, as `read_yaml` returns them.
+        origin: what the error message names, e.g. the file's path.
+
+    Raises:
+        InputError: one sentence about the first thing that is wrong.
+    """
+    try:
+        return Params.model_validate(sections)
+    except ValidationError as error:
+        raise InputError(f"{origin}: {_sentence(error)}") from None
+
+
+def load(profile: str | Path) -> Params:
+    """Read and check a parameter file, given as a path or as the name of a file in `params/`."""
+    path = find_profile(profile)
+    return parse(read_yaml(path), str(path))
+
+
+def find_profile(profile: str | Path) -> Path:
+    """`quick` -> `<project>/params/quick.yaml`; a path stays a path."""
+    path = Path(profile).expanduser()
+    return path if path.suffix in (".yaml", ".yml") else project_root() / "params" / f"{profile}.yaml"
+
+
+def from_notebook(namespace: dict[str, Any]) -> Params:
+    """The parameters of a running notebook, from its global names.
+
+    papermill puts every section of a parameter file into the notebook as a dictionary of that name. Where it put none, the
+    notebook runs by hand, and the file named by its variable `profile` is read instead. A dictionary that is no section is
+    a misspelt section: papermill itself would only warn of it.
+
+    Raises:
+        InputError: a section or a key is wrong.
+    """
+    given = {name: value for name, value in namespace.items() if name in SECTIONS and value is not None}
+    for name, value in namespace.items():
+        if isinstance(value, dict) and name not in SECTIONS and name != "Out" and not name.startswith("_"):
+            raise InputError(f"The parameter {name!r} is no section of a parameter file{_meant(name, SECTIONS)}")
+    if given:
+        return parse(given, "the notebook's parameters")
+    return load(namespace.get("profile") or "quick")
+
+
+def project_root() -> Path:
+    """The checkout: the nearest folder upwards that holds `notebooks/` and `params/`; else the working folder.
+
+    Relative paths of a parameter file are relative to it, whether a notebook runs in `notebooks/` or headless.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+def resolve(path: str | Path) -> Path:
+    """A path of a parameter file as an absolute one (`~` expanded, relative to `project_root()`)."""
+    return project_root() / Path(path).expanduser()
+
+
+def _meant(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}."
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first error of a pydantic report as one sentence with key, value and remedy. Unknown keys come first: they
+    are often the cause of what else is wrong."""
+    report = error.errors(include_url=False)
+    first = next((item for item in report if item["type"] == "extra_forbidden"), report[0])
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    value = repr(first["input"])
+    value = value if len(value) <= 80 else value[:77] + "..."
+    if first["type"] == "extra_forbidden":
+        section: Any = Params
+        for part in first["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation
+        return f"the key {key} (value {value}) does not exist{_meant(str(first['loc'][-1]), section.model_fields)}"
+    if first["type"] == "float_type" and isinstance(first["input"], str):
+        return f"{key} is the text {value}, not a number; YAML wants a dot and a sign, like 1.0e-4."
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    return f"{key} = {value} is not possible: {message}."
