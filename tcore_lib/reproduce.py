@@ -1,0 +1,192 @@
+"""One command from a parameter file to the paper's table: checks the profile, then runs the notebooks through papermill."""
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from papermill import execute_notebook
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+from tcore_lib import params as parameters
+from tcore_lib import runs, table
+from tcore_lib.errors import InputError
+from tcore_lib.params import Params
+
+
+def plan(params: Params, only: list[str] | None = None, start: str | None = None) -> list[str]:
+    """The stages to run, in order.
+
+    Args:
+        params: the checked profile; stages it disables are left out.
+        only: stage numbers such as `["03", "07"]`; None = all.
+        start: the first stage number.
+
+    Raises:
+        InputError: a number names no notebook, or nothing is left to run.
+    """
+    numbers = {name[:2]: name for name in runs.STAGES}
+    for number in [*(only or []), *([start] if start else [])]:
+        if number not in numbers:
+            raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
+    chosen = [
+        name
+        for number, name in numbers.items()
+        if (not only or number in only) and (not start or number >= start) and runs.is_enabled(name, params)
+    ]
+    if not chosen:
+        raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
+    return chosen
+
+
+def reproduce(
+    profile: str | Path, *, only: list[str] | None = None, start: str | None = None, force: bool = False
+) -> int:
+    """Run a profile's notebooks into `results/<run>/notebooks/` and print the table.
+
+    Finished and unchanged stages are skipped, unless `force`. Stops at the first failure.
+
+    Returns:
+        The exit code: 0, or 1 after a failed notebook.
+
+    Raises:
+        InputError: the profile is wrong or another process runs it; nothing has been started then.
+    """
+    path = parameters.find_profile(profile)
+    sections = parameters.read_yaml(path)
+    params = parameters.parse(sections, str(path))
+    stages = plan(params, only, start)
+    folder = runs.run_folder(params)
+    print(f"{path.name}: run {params.run.name!r} into {folder}", flush=True)
+    began = time.monotonic()
+    with _sole_owner(folder):
+        for number, stage in enumerate(stages, 1):
+            head = f"[{number}/{len(stages)}] {stage}"
+            if not force and runs.is_finished(stage, params):
+                print(f"{head}: finished earlier and unchanged, skipped", flush=True)
+            elif not _run_stage(stage, sections, params, head):
+                return 1
+    print(f"\n{table.as_text(table.paper_table(params))}\n")
+    print(f"{len(stages)} notebooks in {_clock(time.monotonic() - began)}: {folder / 'notebooks'}", flush=True)
+    return 0
+
+
+def _run_stage(stage: str, sections: dict[str, Any], params: Params, head: str) -> bool:
+    """Execute one notebook; True when its last cell wrote the marker."""
+    source = parameters.project_root() / "notebooks" / f"{stage}.ipynb"
+    output = runs.run_folder(params) / "notebooks" / source.name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    runs.forget(stage, params)
+    began = time.monotonic()
+    print(head, flush=True)
+    failure = ""
+    try:
+        with _LineEcho(sys.stdout) as echo:
+            execute_notebook(
+                str(source), str(output), parameters=sections, engine_name="tcore", kernel_name="python3",
+                progress_bar=False, cwd=str(parameters.project_root()), stdout_file=echo, stderr_file=echo,
+            )  # fmt: skip
+    except PapermillExecutionError as error:
+        failure = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
+    except RuntimeError as error:  # nbclient: the kernel died or did not start
+        failure = f"{type(error).__name__}: {error}"
+    if not failure and not runs.is_finished(stage, params):
+        failure = "the notebook ended without its last cell's result"
+    if failure:
+        print(f"\n{stage} failed: {' '.join(failure.split())}\nThe notebook as far as it came: {output}", flush=True)
+        return False
+    print(f"{head}: finished in {_clock(time.monotonic() - began)}", flush=True)
+    return True
+
+
+class _TitledEngine(NBClientEngine):
+    """papermill's engine, saying on the terminal which cell runs and under which heading it stands."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        cells = nb_man.nb.cells
+        code = [index for index, cell in enumerate(cells) if cell.cell_type == "code"]
+        cell_start = nb_man.cell_start
+
+        def announce(cell: Any, cell_index: int, **rest: Any) -> Any:
+            if cell.cell_type == "code":
+                heading = _heading(cells[:cell_index])
+                print(f"    cell {code.index(cell_index) + 1}/{len(code)}{heading}", flush=True)
+            return cell_start(cell, cell_index, **rest)
+
+        nb_man.cell_start = announce
+        return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+
+papermill_engines.register("tcore", _TitledEngine)
+
+
+def _heading(cells: list[Any]) -> str:
+    for cell in reversed(cells):
+        if cell.cell_type == "markdown":
+            titles = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
+            if titles:
+                return f"  {titles[-1]}"
+    return ""
+
+
+class _LineEcho(contextlib.AbstractContextManager["_LineEcho"]):
+    """A text stream that turns a kernel's output into indented log lines.
+
+    tqdm redraws its line with carriage returns; a log gets the newest state every few seconds and the last one.
+    """
+
+    def __init__(self, terminal: TextIO, every: float = 5.0) -> None:
+        self.terminal, self.every = terminal, every
+        self.partial, self.shown = "", 0.0
+
+    def write(self, text: str) -> int:
+        *lines, self.partial = (self.partial + text.replace("\r\n", "\n")).split("\n")
+        for line in lines:
+            self._show(line)
+        if "\r" in self.partial and time.monotonic() - self.shown > self.every:
+            self._show(self.partial)
+        return len(text)
+
+    def flush(self) -> None:
+        self.terminal.flush()
+
+    def _show(self, line: str) -> None:
+        states = [state for state in line.split("\r") if state.strip()]
+        if states:
+            self.shown = time.monotonic()
+            print(f"      {states[-1].rstrip()}", file=self.terminal, flush=True)
+
+    def __exit__(self, *exc: object) -> None:
+        self._show(self.partial)
+        self.partial = ""
+
+
+@contextlib.contextmanager
+def _sole_owner(folder: Path) -> Iterator[None]:
+    """Hold the run folder's lock; the system releases it when the process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held for the whole run)
+    except OSError as error:
+        raise InputError(f"The run folder {folder} cannot be written ({error.strerror}); set run.results.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise InputError(f"{folder} is in use by {owner}; wait for it, or give this run another run.name.") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+        lock.flush()
+        yield
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)} min {seconds % 60:02.0f} s"

@@ -1,0 +1,124 @@
+"""The paper's table beside what was measured here, computed from `results/` and from nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tcore_lib import runs
+from tcore_lib.errors import InputError
+from tcore_lib.params import Params, project_root
+
+# Benchmark -> (stage that measures it, column heading). All scores are in percent.
+BENCHMARKS = {
+    "davis": ("03_davis_evaluation", "DAVIS J&F_m"),
+    "vip": ("05_vip_evaluation", "VIP mIoU"),
+    "jhmdb": ("04_jhmdb_evaluation", "JHMDB PCK@0.1"),
+}
+SCORES = [heading for _, heading in BENCHMARKS.values()]
+NOT_RUN = "not run"
+
+
+def paper_rows(path: Path | None = None) -> pd.DataFrame:
+    """The authors' figures.
+
+    Args:
+        path: CSV with the columns data, encoder, epochs, davis, vip, jhmdb, released_file, source; None =
+            `results/paper.csv` of the checkout.
+
+    Returns:
+        One row per released encoder: `who`, `encoder`, `training`, the three `SCORES` in percent, `evaluated on`, `source`.
+
+    Raises:
+        InputError: the file is missing or lacks a column.
+    """
+    path = path or project_root() / "results" / "paper.csv"
+    try:
+        published = pd.read_csv(path)
+        rows = pd.DataFrame(
+            {
+                "who": "paper",
+                "encoder": published["encoder"],
+                "training": published["data"] + ", " + published["epochs"].astype(str) + " epochs",
+                **{heading: published[name] for name, (_, heading) in BENCHMARKS.items()},
+                "evaluated on": "the full benchmarks",
+                "source": published["released_file"],
+            }
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as the published table ({error}); restore it from git.") from error
+    return rows
+
+
+def measured_rows(folder: Path) -> pd.DataFrame:
+    """What one run measured: one row per encoder, with columns as in `paper_rows` and `None` for what was not run.
+
+    The stages 03 to 05 leave `result.scores`: encoder -> `{value, low, high, clips}` (percent; 95 % interval), and
+    `result.data`: what it was measured on.
+    """
+    scores: dict[str, dict[str, Any]] = {}
+    places: dict[str, list[str]] = {}
+    for stage, heading in BENCHMARKS.values():
+        record = runs.read_result(folder, stage)
+        for encoder, score in (record["result"]["scores"] if record else {}).items():
+            scores.setdefault(encoder, {})[heading] = score["value"]
+            places.setdefault(encoder, []).append(record["result"]["data"])
+    training = runs.read_result(folder, "01_pretraining")
+    described = training["result"]["description"] if training else None
+    rows = [
+        {
+            "who": "ours",
+            "encoder": encoder,
+            "training": described if encoder == "pretrained" and described else "none" if encoder == "random" else "",
+            **{heading: found.get(heading) for heading in SCORES},
+            "evaluated on": "; ".join(dict.fromkeys(places[encoder])),
+            "source": f"results/{folder.name}",
+        }
+        for encoder, found in scores.items()
+    ]
+    return pd.DataFrame(rows, columns=["who", "encoder", "training", *SCORES, "evaluated on", "source"])
+
+
+def reproduction_rows(params: Params) -> pd.DataFrame:
+    """The paper's rows once more, as this run reproduces them: its own figure where `checkpoint.paper_rows` links an
+    encoder to a released file and the evaluation was not on rendered clips, else `None` (shown as "not run")."""
+    measured = measured_rows(runs.run_folder(params)).set_index("encoder")
+    linked = {released: name for name, released in params.checkpoint.paper_rows.items()}
+    rows = paper_rows().assign(who="ours")
+    for index, released in enumerate(rows["source"]):
+        name = linked.get(released)
+        for benchmark, (_, heading) in BENCHMARKS.items():
+            real = getattr(params, benchmark).root != "synthetic"
+            value = measured[heading].get(name) if name is not None and real else None
+            rows[heading] = rows[heading].astype(object)
+            rows.loc[index, heading] = value
+    rows["evaluated on"] = [f"by run {params.run.name!r}" if source in linked else "" for source in rows["source"]]
+    return rows
+
+
+def paper_table(params: Params) -> pd.DataFrame:
+    """The authors' rows, the same rows as reproduced by this run, and every other encoder this run measured."""
+    others = measured_rows(runs.run_folder(params))
+    others = others[~others["encoder"].isin(list(params.checkpoint.paper_rows))]
+    parts = [part.astype(object) for part in (paper_rows(), reproduction_rows(params), others) if len(part)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def as_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores as text with one decimal, "not run" for what is missing."""
+    shown = table.copy()
+    for heading in SCORES:
+        shown[heading] = [NOT_RUN if pd.isna(value) else f"{value:.1f}" for value in table[heading]]
+    return shown
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """The table for a terminal."""
+    return as_shown(table).to_string(index=False, justify="left")
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """The table for a README."""
+    shown = as_shown(table).astype(str).map(lambda text: text.replace("|", r"\|"))
+    lines = ["| " + " | ".join(row) + " |" for row in [list(shown.columns), *shown.to_numpy().tolist()]]
+    return "\n".join([lines[0], "|" + " --- |" * len(shown.columns), *lines[1:]])
