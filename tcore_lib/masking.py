@@ -1,0 +1,79 @@
+"""Block masks on the global crops of the current frame (METHOD section 3, as in BEiT and iBOT)."""
+
+import numpy as np
+
+from tcore_lib.randomness import generator
+
+MIN_AREA = 4  # patches
+ASPECT = (0.3, 1 / 0.3)  # height / width of a block, log-uniform
+TRIES = 10  # per block
+
+
+def fill_with_blocks(counts: np.ndarray, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Mask `counts[i]` patches of crop i by rectangles; all crops advance together, one try at a time.
+
+    A try draws a block's area uniformly between 4 and what is left to mask, its aspect and its place; it is taken if it lies
+    inside the grid (and is smaller than it in both directions) and masks at least one and at most that many new patches. A
+    crop ends when its count is reached or ten tries in a row failed; then it stays below its count, as in the original.
+
+    Args:
+        counts: (n,) int, patches to mask.
+        grid: (h, w) patches.
+        rng: source of the draws.
+
+    Returns:
+        bool (n, h, w).
+    """
+    height, width = grid
+    masks = np.zeros((len(counts), height, width), dtype=bool)
+    left_over = counts.astype(np.int64)
+    failures = np.zeros(len(counts), dtype=np.int64)
+    rows, columns = np.arange(height), np.arange(width)
+    low, high = np.log(ASPECT)
+    while (active := np.flatnonzero((left_over > 0) & (failures < TRIES))).size:
+        u = rng.random((4, active.size))
+        limit = left_over[active]
+        area = MIN_AREA + (limit - MIN_AREA) * u[0]
+        aspect = np.exp(low + (high - low) * u[1])
+        tall = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+        wide = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        top = np.floor(u[2] * (height - tall + 1))[:, None]
+        left = np.floor(u[3] * (width - wide + 1))[:, None]
+        in_rows = (rows >= top) & (rows < top + tall[:, None])
+        in_columns = (columns >= left) & (columns < left + wide[:, None])
+        fresh = in_rows[:, :, None] & in_columns[:, None, :] & ~masks[active]
+        gain = fresh.sum((1, 2))
+        taken = (tall < height) & (wide < width) & (gain > 0) & (gain <= limit)
+        masks[active[taken]] |= fresh[taken]
+        left_over[active[taken]] -= gain[taken]
+        failures[active] = np.where(taken, 0, failures[active] + 1)
+    return masks
+
+
+def block_masks(
+    seed: int, step: int, num_crops: int, grid: tuple[int, int], share: float, ratio: tuple[float, float]
+) -> np.ndarray:
+    """Masks of one optimiser step over the whole global batch, a function of (seed, step) alone.
+
+    `int(num_crops * share)` crops are masked; their target ratios are stratified over `ratio`, and masked and unmasked
+    crops are shuffled.
+
+    Args:
+        seed: the run's seed.
+        step: the optimiser step.
+        num_crops: 2 * global batch.
+        grid: (h, w) patches of a crop.
+        share: share of the crops that are masked, 0..1.
+        ratio: range of the masked share of a masked crop's P = h * w patches.
+
+    Returns:
+        bool (num_crops, P), crop-major like the crops.
+    """
+    rng = generator(seed, "masks", step)
+    masked = int(num_crops * share)
+    edges = np.linspace(*ratio, masked + 1)
+    target = edges[:-1] + (edges[1:] - edges[:-1]) * rng.random(masked)
+    counts = np.zeros(num_crops, dtype=np.int64)
+    counts[:masked] = (grid[0] * grid[1] * target).astype(np.int64)
+    masks = fill_with_blocks(counts, grid, rng)
+    return masks[rng.permutation(num_crops)].reshape(num_crops, -1)
