@@ -58,18 +58,22 @@ def measured_rows(folder: Path) -> pd.DataFrame:
     """
     scores: dict[str, dict[str, Any]] = {}
     places: dict[str, list[str]] = {}
+    sources: dict[str, str] = {}
     for stage, heading in BENCHMARKS.values():
         record = runs.read_result(folder, stage)
-        for encoder, score in (record["result"]["scores"] if record else {}).items():
+        if record is None:
+            continue
+        sources |= record["settings"]["checkpoint"]["encoders"]
+        for encoder, score in record["result"]["scores"].items():
             scores.setdefault(encoder, {})[heading] = score["value"]
             places.setdefault(encoder, []).append(record["result"]["data"])
     training = runs.read_result(folder, "01_pretraining")
-    described = training["result"]["description"] if training else None
+    known = {"run": training["result"]["description"] if training else "", "random": "none"}
     rows = [
         {
             "who": "ours",
             "encoder": encoder,
-            "training": described if encoder == "pretrained" and described else "none" if encoder == "random" else "",
+            "training": known.get(sources[encoder], sources[encoder]),
             **{heading: found.get(heading) for heading in SCORES},
             "evaluated on": "; ".join(dict.fromkeys(places[encoder])),
             "source": f"results/{folder.name}",

@@ -1,0 +1,92 @@
+"""The parameter schema: what is refused, in which words, and that the shipped profiles are the recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from tcore_lib import params as parameters
+from tcore_lib.errors import InputError
+from tcore_lib.params import Params
+
+ROOT = Path(__file__).parents[1]
+PROFILES = sorted((ROOT / "params").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_shipped_profile_is_valid_and_opens_with_its_purpose(path: Path) -> None:
+    loaded = parameters.load(path)
+    assert loaded.run.name == path.stem
+    head = path.read_text().splitlines()[:8]
+    for word in ("# Reproduces:", "# Expect:", "# Cost", "# Command:"):
+        assert any(line.startswith(word) for line in head), f"{path.name} does not say {word!r}"
+
+
+def test_defaults_are_the_recipe_of_the_k400_row() -> None:
+    """The full profile spells out METHOD's figures; the schema's defaults must be the same ones."""
+    spelled = parameters.load("k400_vits16_400ep").pretrain
+    changed = {"loop": {"checkpoint_every", "milestone_every", "log_every"}}
+    default = Params().pretrain
+    for name in type(spelled).model_fields:
+        left, right = getattr(spelled, name), getattr(default, name)
+        if name in changed:
+            left, right = left.model_dump(exclude=changed[name]), right.model_dump(exclude=changed[name])
+        assert left == right, name
+
+
+CASES = {
+    "davis: {topk: 3}": ("davis.topk", "did you mean 'top_k'?"),
+    "davsi: {}": ("davsi", "did you mean 'davis'?"),
+    "davis: {temperature: 1e-4}": ("davis.temperature", "1.0e-4"),
+    "davis: {top_k: 0}": ("davis.top_k = 0", "greater than or equal to 1"),
+    "davis: {radius: 0.0}": ("davis.radius", "greater than 0"),
+    "davis: {top_k: true}": ("davis.top_k = True", "integer"),
+    "pretrain: {head: {prototypes: 0}}": ("pretrain.head.prototypes", "greater than or equal to 1"),
+    "pretrain: {masks: {ratio: [0.1, 1.5]}}": ("pretrain.masks", "ratio must satisfy"),
+    "pretrain: {sandwich: {past_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "before the clip"),
+    "pretrain: {sandwich: {future_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "after the clip"),
+    "pretrain: {views: {global_size: 200}}": ("pretrain", "multiple of encoder.patch_size (16)"),
+    "pretrain: {encoder: {width: 64}}": ("pretrain.encoder", "only read with arch: custom"),
+    "pretrain: {decoder: {heads: 7}}": ("pretrain", "decoder.heads must divide"),
+    "pretrain: {loop: {accumulate: 3}}": ("pretrain", "multiple of loop.accumulate"),
+    "pretrain: {optimiser: {epochs: .inf}}": ("pretrain.optimiser.epochs", "finite"),
+    "checkpoint: {encoders: {}}": ("checkpoint", "at least one"),
+    "run: {name: ../elsewhere}": ("run.name", "pattern"),
+    "run: {seed: 1, seed: 2}": ("'seed' stands twice", "correct"),
+    "run: &a {seed: 1}\ndata: *a": ("alias", "correct"),
+    "run: !!python/object/apply:os.system [ls]": ("not a valid parameter file", "correct"),
+    "run: {seed: [": ("not a valid parameter file", "correct"),
+    "": ("holds no sections", "run"),
+    "- 1": ("holds no sections", "run"),
+    "1: {}": ("holds no sections", "run"),
+}
+
+
+@pytest.mark.parametrize("text", CASES, ids=lambda text: text[:40])
+def test_bad_file_is_one_sentence(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        parameters.load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    for part in CASES[text]:
+        assert part in message
+
+
+def test_missing_file_names_the_profiles() -> None:
+    with pytest.raises(InputError, match="quick"):
+        parameters.load("quik")
+
+
+def test_notebook_takes_injected_sections_or_its_profile() -> None:
+    assert parameters.from_notebook({"run": {"name": "x"}, "davis": None, "profile": "quick"}).run.name == "x"
+    assert parameters.from_notebook({"run": None, "profile": "quick"}).run.name == "quick"
+    with pytest.raises(InputError, match="did you mean 'davis'"):
+        parameters.from_notebook({"davsi": {"top_k": 3}})
+
+
+def test_digest_follows_its_sections() -> None:
+    one, two = Params(), Params.model_validate({"davis": {"top_k": 5}})
+    assert one.digest("davis") != two.digest("davis")
+    assert one.digest("pretrain") == two.digest("pretrain")
