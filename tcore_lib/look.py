@@ -1,0 +1,266 @@
+"""The one look of every picture: colours, the matplotlib style, and painting labels or maps onto frames.
+
+Arrays in, arrays out. Frames are uint8 (H, W, 3) RGB; label maps are integers (H, W) or a grid (h, w) that is enlarged
+to the frame by nearest neighbour; heat maps are floats (h, w). Categories take the colours of Okabe and Ito (safe for
+the common kinds of colour blindness); ordered values take viridis or cividis.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tcore_lib.errors import InputError
+
+OKABE_ITO = {
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+    "grey": "#8A8F98",
+}
+CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "orange", "purple", "sky", "grey")]
+# The three roles of a sandwich sample keep their colours in every figure.
+ROLE_COLOURS = {"past": OKABE_ITO["blue"], "current": OKABE_ITO["green"], "future": OKABE_ITO["vermillion"]}
+
+# EVALUATION "JHMDB": the 15 joints in the order of joint_positions.mat, and the bones that join them.
+JHMDB_JOINTS = (
+    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow",
+    "left elbow", "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
+)  # fmt: skip
+JHMDB_BONES = (
+    (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12), (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
+)  # fmt: skip
+# EVALUATION "VIP": class ids 0..19 (the parts of the CIHP taxonomy).
+VIP_CLASSES = (
+    "background", "hat", "hair", "gloves", "sunglasses", "upper clothes", "dress", "coat", "socks", "trousers",
+    "torso skin", "scarf", "skirt", "face", "left arm", "right arm", "left leg", "right leg", "left shoe", "right shoe",
+)  # fmt: skip
+# Neighbouring parts differ in lightness as well as hue; left is the lighter one of a pair.
+VIP_PALETTE = np.array([
+    (0, 0, 0), (120, 94, 40), (222, 165, 40), (150, 150, 160), (60, 60, 70), (0, 114, 178), (204, 121, 167), (0, 80, 110),
+    (235, 235, 225), (0, 130, 96), (250, 205, 170), (150, 60, 120), (170, 120, 200), (240, 228, 66), (120, 200, 250),
+    (60, 130, 220), (245, 150, 90), (200, 80, 10), (150, 225, 190), (40, 160, 120),
+], dtype=np.uint8)  # fmt: skip
+
+THEMES = {
+    "light": {"paper": "#FFFFFF", "ink": "#1F2430", "muted": "#667080", "rule": "#D9DDE3", "panel": "#F5F7F9"},
+    "dark": {"paper": "#14171C", "ink": "#E8EAED", "muted": "#A2A9B4", "rule": "#39404A", "panel": "#1E232A"},
+}
+_theme = "light"
+
+
+def use(theme: str) -> None:
+    """Draw every later figure for a `light` (default) or a `dark` page. Figures are opaque, so both read on either."""
+    global _theme
+    if theme not in THEMES:
+        raise InputError(f"theme {theme!r} is unknown; choose one of {', '.join(THEMES)}.")
+    _theme = theme
+
+
+def colour(name: str) -> str:
+    """Hex colour `paper`, `ink`, `muted`, `rule` or `panel` of the theme in use."""
+    return THEMES[_theme][name]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The look as a matplotlib context: `with look.style(): fig, ax = plt.subplots()`."""
+    ink, muted, rule, paper = (colour(name) for name in ("ink", "muted", "rule", "paper"))
+    settings: dict[str, Any] = {
+        "figure.facecolor": paper, "figure.dpi": 110, "figure.constrained_layout.use": True,
+        "axes.facecolor": paper, "axes.edgecolor": rule, "axes.labelcolor": muted, "axes.labelsize": 9,
+        "axes.titlesize": 10, "axes.titlecolor": ink, "axes.titlelocation": "left", "axes.titlepad": 7,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+        "axes.prop_cycle": mpl.cycler(color=CYCLE), "axes.formatter.useoffset": False,
+        "grid.color": rule, "grid.linewidth": 0.6, "grid.alpha": 0.7, "lines.linewidth": 1.7,
+        "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
+        "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0, "ytick.major.size": 0,
+        "text.color": ink, "font.size": 9.5, "font.family": "DejaVu Sans", "figure.titlesize": 12,
+        "legend.frameon": False, "legend.fontsize": 8.5, "legend.labelcolor": ink,
+        "image.cmap": "viridis", "image.interpolation": "nearest", "savefig.facecolor": "auto",
+    }  # fmt: skip
+    with mpl.rc_context(settings):
+        yield
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a function that returns a Figure inside `style()`.
+
+    The figure comes back closed for pyplot: a notebook cell shows it once, by ending with it or by `display(figure)`.
+    """
+
+    @functools.wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with style():
+            figure = draw(*args, **kwargs)
+        plt.close(figure)
+        return figure
+
+    return wrapper
+
+
+def davis_palette(n: int = 256) -> np.ndarray:
+    """The palette of DAVIS and VOC annotation PNGs, uint8 (n, 3): bits 0, 1, 2 of an id become bits 7, 6, ... of R, G, B."""
+    ids = np.arange(n)
+    palette = np.zeros((n, 3), dtype=np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
+    return palette.astype(np.uint8)
+
+
+def object_palette(n: int = 256) -> np.ndarray:
+    """Colours for objects drawn over a frame, uint8 (n, 3); id 0 is black and stands for background."""
+    order = ("orange", "sky", "vermillion", "yellow", "green", "purple", "blue")
+    rgb = [to_rgb8(OKABE_ITO[name]) for name in order]
+    return np.array([(0, 0, 0)] + [rgb[i % len(rgb)] for i in range(n - 1)], dtype=np.uint8)[:n]
+
+
+def to_rgb8(value: Any) -> tuple[int, int, int]:
+    """Any matplotlib colour as three integers 0..255."""
+    red, green, blue = (round(255 * channel) for channel in mpl.colors.to_rgb(value))
+    return red, green, blue
+
+
+def to_array(value: Any) -> np.ndarray:
+    """A NumPy array of a tensor on any device or of anything array-like."""
+    return value.detach().float().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def to_frame(frame: Any) -> np.ndarray:
+    """Check a frame: uint8 (H, W, 3). Floats, tensors of planes and grey images are refused, not guessed.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    array = np.asarray(frame)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise InputError(
+            f"a frame to draw has shape {array.shape} and type {array.dtype}; give uint8 (H, W, 3), "
+            "for network inputs through look.denormalise."
+        )
+    return array
+
+
+def denormalise(images: Any) -> np.ndarray:
+    """Network inputs (..., 3, H, W), ImageNet-normalised -> uint8 (..., H, W, 3)."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    planes = np.moveaxis(to_array(images).astype(np.float64), -3, -1)
+    return np.clip(np.round(255 * (planes * IMAGENET_DEFAULT_STD + IMAGENET_DEFAULT_MEAN)), 0, 255).astype(np.uint8)
+
+
+def enlarge(grid: np.ndarray, size: tuple[int, int], *, smooth: bool = False) -> np.ndarray:
+    """(h, w) -> (H, W): nearest neighbour (type kept), or float32 bilinear around cell centres where `smooth`."""
+    grid = np.asarray(grid)
+    if smooth:
+        return np.asarray(Image.fromarray(grid.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
+    rows = np.arange(size[0]) * grid.shape[0] // size[0]
+    columns = np.arange(size[1]) * grid.shape[1] // size[1]
+    return grid[rows[:, None], columns[None, :]]
+
+
+def outline(labels: np.ndarray, width: int = 1) -> np.ndarray:
+    """Pixels of a label map (H, W) within `width` of another label -> bool (H, W)."""
+    edge = np.zeros(labels.shape, dtype=bool)
+    for shift in range(1, width + 1):
+        for axis in (0, 1):
+            near, far = [slice(None)] * 2, [slice(None)] * 2
+            near[axis], far[axis] = slice(None, -shift), slice(shift, None)
+            differs = labels[tuple(near)] != labels[tuple(far)]
+            edge[tuple(near)] |= differs
+            edge[tuple(far)] |= differs
+    return edge
+
+
+def overlay_labels(
+    frame: np.ndarray,
+    labels: np.ndarray,
+    palette: np.ndarray | None = None,
+    *,
+    alpha: float = 0.5,
+    contour: bool = True,
+) -> np.ndarray:
+    """Paint a label map over a frame; 0 (background) and 255 (void) stay clear, regions are outlined in full colour.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        labels: integers (H, W), or a grid that is enlarged to the frame.
+        palette: uint8 (ids, 3); `object_palette()` by default.
+        alpha: share of the colour inside a region, 0..1.
+        contour: draw the outline.
+    """
+    frame, labels = to_frame(frame), np.asarray(labels)
+    palette = object_palette() if palette is None else np.asarray(palette)
+    labels = labels if labels.shape == frame.shape[:2] else enlarge(labels, frame.shape[:2])
+    shown = (labels > 0) & (labels < len(palette)) & (labels != 255)
+    colours = palette[np.where(shown, labels, 0)].astype(np.float32)
+    weight = np.where(shown, alpha, 0.0)
+    if contour:
+        weight[outline(labels, max(1, round(min(frame.shape[:2]) / 240))) & shown] = 1.0
+    return np.round(frame + weight[..., None] * (colours - frame)).astype(np.uint8)
+
+
+def overlay_heat(
+    frame: np.ndarray,
+    values: np.ndarray,
+    *,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "viridis",
+    alpha: float = 0.72,
+    smooth: bool = False,
+) -> np.ndarray:
+    """Paint a map (h, w) over a darkened grey copy of a frame -> uint8 (H, W, 3).
+
+    Args:
+        frame: uint8 (H, W, 3).
+        values: floats (h, w), one per patch.
+        limits: values of the darkest and the brightest colour; the map's own range by default.
+        cmap: name of a matplotlib colour map.
+        alpha: share of the map's colour, 0..1.
+        smooth: interpolate between patches instead of showing them as squares.
+    """
+    frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
+    low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
+    scaled = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
+    colours = 255 * mpl.colormaps[cmap](enlarge(scaled, frame.shape[:2], smooth=smooth))[..., :3]
+    grey = (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
+    return np.round(grey + alpha * (colours - grey)).astype(np.uint8)
+
+
+def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -> np.ndarray:
+    """Cover the masked patches of a crop. `mask`: bool (h, w), or (P,) of a square grid; the crop uint8 (H, W, 3)."""
+    mask = to_array(mask).astype(bool)
+    if mask.ndim == 1:
+        side = round(mask.size**0.5)
+        if side * side != mask.size:
+            raise InputError(f"a mask of {mask.size} patches is not a square grid; reshape it to (h, w) first.")
+        mask = mask.reshape(side, side)
+    hidden = enlarge(mask, to_frame(image).shape[:2])
+    return np.where(hidden[..., None], np.array(to_rgb8(colour), dtype=np.uint8), image)
+
+
+def tile(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
+    """Equal frames (H, W, 3) in a grid with white gaps -> uint8 (rows*H + gaps, columns*W + gaps, 3)."""
+    frames = [to_frame(image) for image in images]
+    height, width = frames[0].shape[:2]
+    rows = -(-len(frames) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for i, frame in enumerate(frames):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
