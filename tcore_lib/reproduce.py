@@ -88,7 +88,7 @@ def _run_stage(stage: str, sections: dict[str, Any], params: Params, head: str) 
     try:
         with _LineEcho(sys.stdout) as echo:
             execute_notebook(
-                str(source), str(output), parameters=sections, engine_name="tcore", kernel_name="python3",
+                str(source), str(output), parameters=sections, engine_name="tcore", kernel_name="python3", language="python",
                 progress_bar=False, cwd=str(parameters.project_root()), stdout_file=echo, stderr_file=echo,
             )  # fmt: skip
     except PapermillExecutionError as error:
