@@ -116,7 +116,7 @@ def test_driver_runs_skips_and_reports_failure(project: Path, capsys: pytest.Cap
     assert first.returncode == 1
     lines = first.stdout.splitlines()
     assert "[1/2] 00_data_prep" in lines
-    assert "    cell 2/2  A title" in lines
+    assert "    cell 3/3  A title" in lines  # papermill added the injected parameters
     assert "      half way" in lines
     assert "01_pretraining failed: data/x.mp4 holds no video; remove it." in lines
     saved = project / "results" / "p" / "notebooks" / f"{TRAIN}.ipynb"

@@ -1,0 +1,129 @@
+"""The house rules that a machine can check: direction of imports, notebook contract, one dependency list."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tcore_lib import runs
+from tcore_lib.params import SECTIONS
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    "ground": {"errors", "files", "randomness", "params"},
+    "leaf": {
+        "analysis", "clips", "decoder", "doctor", "encoder", "fetch", "heads", "index", "look", "losses", "masking",
+        "metrics", "optimiser", "photometry", "pictures", "plots", "propagation", "resample", "runs", "sandwich",
+        "scenes", "schedules", "synthetic", "videos", "views", "weights",
+    },
+    "composite": {"tcore", "evaluate", "explorer", "table"},
+    "entry": {"pretrain", "parity", "reproduce", "__main__"},
+}  # fmt: skip
+ORDER = list(FLOORS)
+FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
+MODULES = sorted(path for path in (ROOT / "tcore_lib").glob("*.py") if path.stem != "__init__")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def _own_imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "tcore_lib":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tcore_lib."):
+            found.add(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tcore_lib.")}
+    return found
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {path.stem for path in MODULES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_point_downward(path: Path) -> None:
+    """Upward never; sideways only where it makes no circle (checked below)."""
+    for imported in _own_imports(path):
+        assert ORDER.index(FLOOR[imported]) <= ORDER.index(FLOOR[path.stem]), f"{path.stem} imports {imported}"
+
+
+def test_imports_make_no_circle() -> None:
+    graph = {path.stem: _own_imports(path) for path in MODULES}
+    done: set[str] = set()
+    while len(done) < len(graph):
+        free = {module for module, needs in graph.items() if module not in done and needs <= done}
+        assert free, f"a circle among {sorted(set(graph) - done)}"
+        done |= free
+
+
+def test_widget_packages_stay_in_the_explorer() -> None:
+    users = {path.stem for path in MODULES if re.search(r"^\s*(import|from) (anywidget|ipywidgets|traitlets)", path.read_text(), re.M)}  # noqa: E501
+    assert users <= {"explorer"}
+
+
+def test_no_pickle_no_eval_in_the_library() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), path.name
+            if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "shell"):
+                assert isinstance(node.value, ast.Constant), path.name
+                assert node.value.value is False, path.name
+            if isinstance(node, ast.keyword) and node.arg == "weights_only":
+                assert isinstance(node.value, ast.Constant), path.name
+                assert node.value.value is True, path.name
+
+
+def test_the_eight_notebooks_are_the_stages() -> None:
+    assert [path.stem for path in NOTEBOOKS] == list(runs.STAGES)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem[:2])
+def test_notebook_contract(path: Path) -> None:
+    """STYLE: question on top, tagged parameters, small cells, no machinery, the result written by the last cell."""
+    cells = json.loads(path.read_text())["cells"]
+    first, parameters, *rest = cells
+    opening = "".join(first["source"])
+    assert first["cell_type"] == "markdown"
+    for word in ("# ", "**Question.**", "**Inputs.**", "**Outputs.**", "**Time.**"):
+        assert word in opening, word
+    assert parameters["metadata"]["tags"] == ["parameters"]
+    names = [line.split(" = ")[0] for line in "".join(parameters["source"]).splitlines() if " = " in line]
+    assert names == ["profile", *SECTIONS]
+    code = [cell for cell in rest if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in code]
+    assert ".finish(" in sources[-1], "the last cell writes the run's result"
+    assert sum(source.count("def ") for source in sources) <= 2
+    for source in sources:
+        assert len(source.splitlines()) <= 20, source
+        for banned in ("class ", "!pip", "%pip", "sys.path", "requests", "urllib"):
+            assert banned not in source, banned
+    for before, after in zip(rest, rest[1:], strict=False):
+        assert not (before["cell_type"] == after["cell_type"] == "code" and len(before["source"]) > 12), (
+            "two long code cells in a row: say what the second one does"
+        )
+    ids = [cell["id"] for cell in cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_one_dependency_list() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert conda[-1] == {"pip": ["-e .[dev]"]}
+    assert f"python{project['requires-python']}" in conda
+    wanted = {re.split(r"[<>=]", line)[0] for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]}
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.split("==")[0] for line in pins}
+    assert {name.replace("_", "-") for name in wanted} <= pinned
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
+
+
+def test_no_address_of_a_registry_and_no_big_file() -> None:
+    for path in [*ROOT.glob("*.*"), *ROOT.glob("*/*.*")]:
+        if path.suffix in (".toml", ".yml", ".yaml", ".txt", ".cfg") and "data" not in path.parts:
+            assert not re.search(r"https?://[^\s]*(pypi|index-url|simple/)", path.read_text()), path
