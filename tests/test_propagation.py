@@ -1,0 +1,159 @@
+"""The propagation engine equals the protocol done by brute force, and a case small enough for a reader's head."""
+
+import math
+
+import pytest
+import torch
+from oracle import brute_force
+from tcore_lib.propagation import Propagator, propagate
+
+
+def random_clip(
+    seed: int, frames: int, h: int, w: int, channels: int = 3, width: int = 16
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features that resemble a video (frames are alike, patches differ) and labels that are soft."""
+    generator = torch.Generator().manual_seed(seed)
+    scene = torch.randn(1, h, w, width, generator=generator)
+    features = scene + 0.7 * torch.randn(frames, h, w, width, generator=generator)
+    return features, torch.rand(channels, h, w, generator=generator)
+
+
+CASES = {
+    "odd grid, tall": {"grid": (9, 5), "frames": 12, "radius": 3.0, "context": 4},
+    "odd grid, wide": {"grid": (5, 9), "frames": 12, "radius": 3.0, "context": 4},
+    "one row": {"grid": (1, 7), "frames": 6, "radius": 2.0, "context": 3},
+    "radius 1: only the same position": {"grid": (6, 7), "frames": 9, "radius": 1.0, "context": 3},
+    "radius between integers": {"grid": (8, 11), "frames": 6, "radius": 2.5, "context": 3},
+    "radius beyond the grid": {"grid": (4, 6), "frames": 8, "radius": 50.0, "context": 5},
+    "more than one strip": {"grid": (20, 33), "frames": 6, "radius": 7.0, "context": 4},
+    "k above all patches there are": {"grid": (2, 3), "frames": 5, "radius": 2.0, "context": 2, "top_k": 100},
+    "k = 1": {"grid": (5, 4), "frames": 8, "radius": 3.0, "context": 4, "top_k": 1},
+    "context longer than the clip": {"grid": (6, 5), "frames": 5, "radius": 3.0, "context": 20},
+    "context of one frame": {"grid": (6, 5), "frames": 8, "radius": 3.0, "context": 1},
+    "two frames": {"grid": (6, 5), "frames": 2, "radius": 3.0},
+    "one frame": {"grid": (6, 5), "frames": 1},
+    "long memory": {"grid": (6, 5), "frames": 14, "radius": 2.0, "context": 4, "long_memory": (0, 3, 7)},
+    "long memory without the first frame": {
+        "grid": (6, 5),
+        "frames": 9,
+        "radius": 2.0,
+        "context": 3,
+        "long_memory": (2,),
+    },
+    "no long memory": {"grid": (6, 5), "frames": 9, "radius": 2.0, "context": 3, "long_memory": ()},
+    "a frame twice in long memory": {
+        "grid": (6, 5),
+        "frames": 9,
+        "radius": 2.0,
+        "context": 3,
+        "long_memory": (0, 0, 2),
+    },
+    "variant: inclusive radius": {"grid": (6, 9), "frames": 8, "radius": 2.0, "context": 3, "radius_inclusive": True},
+    "variant: first frame restricted": {
+        "grid": (6, 9),
+        "frames": 8,
+        "radius": 2.0,
+        "context": 3,
+        "restrict_first": True,
+    },
+    "variant: long memory restricted": {
+        "grid": (6, 5),
+        "frames": 9,
+        "radius": 2.0,
+        "context": 3,
+        "long_memory": (0, 2),
+        "restrict_first": True,
+    },
+    "variant: first frame not repeated": {
+        "grid": (6, 9),
+        "frames": 8,
+        "radius": 2.0,
+        "context": 5,
+        "repeat_first": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_brute_force(name: str) -> None:
+    settings = dict(CASES[name])
+    (h, w), frames = settings.pop("grid"), settings.pop("frames")
+    for seed in range(3):
+        features, labels = random_clip(seed, frames, h, w)
+        expected = brute_force(features.double(), labels, **settings)
+        measured = propagate(features, labels, **settings)
+        assert measured.shape == (frames, 3, h, w)
+        torch.testing.assert_close(measured.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_search_finds_the_same_neighbours(precision: str) -> None:
+    features, labels = random_clip(0, 8, 12, 15, width=64)
+    exact = propagate(features, labels, radius=5.0, context=4)
+    half = propagate(features, labels, radius=5.0, context=4, precision=precision)
+    torch.testing.assert_close(half, exact, rtol=0, atol=2e-6)
+
+
+def test_two_patches_by_hand() -> None:
+    # Grid 1 x 2, two frames, k = 2, temperature 1. Features of length 1: frame 0 has (1, 0) and (0, 1).
+    features = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]], [[[1.0, 0.0], [0.6, 0.8]]]])
+    labels = torch.tensor([[[1.0, 0.0]]])
+    # Context of frame 1 with one preceding frame: frame 0 as long memory and frame 0 as its predecessor, in both places.
+    # Left patch: similarities 1, 1 (left, twice), 0, 0 (right, twice): both places are the left patch, label 1.
+    # Right patch: 0.8, 0.8 (right, twice), 0.6, 0.6 (left, twice): both places are the right patch, label 0.
+    measured = propagate(features, labels, top_k=2, temperature=1.0, radius=5.0, context=1)
+    torch.testing.assert_close(measured[1], torch.tensor([[[1.0, 0.0]]]))
+    # k = 3: the left patch adds one place at similarity 0, label 0: e / (e + e + 1).
+    # The right patch adds one place of the left patch: e^0.6 / (e^0.8 + e^0.8 + e^0.6).
+    measured = propagate(features, labels, top_k=3, temperature=1.0, radius=5.0, context=1)
+    left = 2 * math.e / (2 * math.e + 1)
+    right = math.exp(0.6) / (2 * math.exp(0.8) + math.exp(0.6))
+    torch.testing.assert_close(measured[1], torch.tensor([[[left, right]]]))
+
+
+def test_neighbours_say_who_voted() -> None:
+    features, labels = random_clip(1, 7, 5, 8)
+    propagator = Propagator(features[0], labels, radius=3.0, context=4)
+    for frame in features[1:6]:
+        propagator.step(frame)
+    votes = propagator.neighbours(features[6])
+    soft = propagator.step(features[6])
+    assert votes.count.sum(1).eq(7).all()  # every place is filled
+    assert set(votes.frame[votes.count > 0].tolist()) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
+    torch.testing.assert_close(votes.weight.sum(1), torch.ones(40))
+    unit = torch.nn.functional.normalize(features, dim=-1).flatten(1, 2)
+    chosen = (unit[votes.frame, votes.patch] * unit[6][:, None]).sum(-1)
+    torch.testing.assert_close(chosen, votes.similarity)
+    assert torch.isfinite(soft).all()
+
+
+def test_a_label_that_vanishes_stays_defined() -> None:
+    features, labels = random_clip(2, 6, 4, 5)
+    labels[1] = 0  # an object without a cell
+    soft = propagate(features, labels, radius=2.0)
+    assert soft[:, 1].eq(0).all()
+    assert torch.isfinite(soft).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_features_stay_defined(value: float) -> None:
+    # All similarities tie: which patches vote is open, but the votes are a mean of first-frame labels.
+    features, labels = torch.full((5, 4, 6, 8), value), torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    soft = propagate(features, labels, radius=3.0, context=2)
+    assert torch.isfinite(soft).all()
+    assert soft.amin() >= labels.amin() - 1e-6
+    assert soft.amax() <= labels.amax() + 1e-6
+
+
+def test_memory_is_that_of_the_context() -> None:
+    features, labels = random_clip(3, 30, 4, 5)
+    propagator = Propagator(features[0], labels, context=3)
+    for frame in features[1:]:
+        propagator.step(frame)
+    assert propagator.features.shape == (3 + 1, 20, 16)  # three frames and the first
+    assert propagator.labels.shape == (3 + 1, 20, 3)
+
+
+def test_labels_on_another_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match="grid"):
+        Propagator(torch.rand(4, 5, 8), torch.rand(2, 5, 4))
