@@ -7,6 +7,7 @@ that no other frame refers to. AVI stores no presentation times, so it is decode
 
 import io
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,7 +115,21 @@ def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarra
     except BadFile:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadFile(f"not a readable image ({_one_line(error)})") from error
+        raise BadFile(f"not a readable image ({one_line(error)})") from error
+
+
+def frame_names(folder: Path) -> list[str]:
+    """Names of the frame files of a folder, sorted. Hidden files and other types do not count."""
+    suffixes = IMAGE_SUFFIXES
+    with os.scandir(folder) as entries:
+        return sorted(
+            e.name for e in entries if not e.name.startswith(".") and os.path.splitext(e.name)[1].lower() in suffixes
+        )
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """True where the sorted names are exactly 00000.jpg, 00001.jpg, ..."""
+    return all(name == f"{j:05d}.jpg" for j, name in enumerate(names))
 
 
 @contextmanager
@@ -132,7 +147,7 @@ def open_video(source: Path | bytes) -> Iterator[tuple["InputContainer", "VideoS
         opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
         container = av.open(opened, options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise BadFile(f"not a readable video ({_one_line(error)})") from error
+        raise BadFile(f"not a readable video ({one_line(error)})") from error
     with container:
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
@@ -162,7 +177,7 @@ def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
             if packet.is_corrupt:
                 raise BadFile(f"truncated or damaged at frame {packets} of {stream.frames or 'unknown'}")
     except av.FFmpegError as error:
-        raise BadFile(f"truncated or damaged at frame {packets + 1} ({_one_line(error)})") from error
+        raise BadFile(f"truncated or damaged at frame {packets + 1} ({one_line(error)})") from error
     if not times:
         raise BadFile("no frames")
     tolerance = 0 if names & _EXACT else 2 + stream.frames // 50  # headers of other containers are estimates
@@ -179,7 +194,11 @@ def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
 
 
 def read_frames(
-    container: "InputContainer", stream: "VideoStream", timestamps: Sequence[int], sequential: bool, short_side: int | None = None
+    container: "InputContainer",
+    stream: "VideoStream",
+    timestamps: Sequence[int],
+    sequential: bool,
+    short_side: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the frames at ascending `timestamps` (see `Timeline`) as uint8 (H, W, 3) RGB, upright, short side reduced.
 
@@ -203,11 +222,13 @@ def read_frames(
             continue
         except av.FFmpegError as error:
             if attempt is attempts[-1]:
-                raise BadFile(f"kept frame {given + 1} cannot be decoded ({_one_line(error)})") from error
+                raise BadFile(f"kept frame {given + 1} cannot be decoded ({one_line(error)})") from error
     raise BadFile(f"kept frame {given + 1} of {len(timestamps)} is missing or damaged")
 
 
-def read_video(source: Path | bytes, timestamps: Sequence[int], sequential: bool, short_side: int | None) -> list[np.ndarray]:
+def read_video(
+    source: Path | bytes, timestamps: Sequence[int], sequential: bool, short_side: int | None
+) -> list[np.ndarray]:
     """`read_frames` of a file for any order of `timestamps`, repeated ones included."""
     wanted = sorted({int(stamp) for stamp in timestamps})
     with open_video(source) as (container, stream):
@@ -297,7 +318,7 @@ def _declared_seconds(stream: "VideoStream") -> float:
         return 0.0
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The message of a library's error, without its paths and line breaks."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:150]

@@ -86,7 +86,9 @@ class FrameIndex:
             return f"column {wrong[0]} has another length than paths, {n}"
         if self.kind not in get_args(Kind):
             return f"unknown kind {self.kind!r}"
-        if n and (self.num_frames.min() < 1 or self.class_ids.min() < 0 or self.class_ids.max() >= len(self.class_names)):
+        if n and (
+            self.num_frames.min() < 1 or self.class_ids.min() < 0 or self.class_ids.max() >= len(self.class_names)
+        ):
             return "a video without frames or a class without name"
         if self.kind == "video" and len(self.timestamps) != self._starts[-1]:
             return "timestamps do not match num_frames"
@@ -110,7 +112,7 @@ class FrameIndex:
             return self.path(i)
         if self.numbered[i]:
             return self.path(i) / f"{j:05d}.jpg"
-        return self.path(i) / frame_names(self.path(i))[j]
+        return self.path(i) / decode.frame_names(self.path(i))[j]
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
@@ -120,22 +122,28 @@ class FrameIndex:
         """
         outside = [j for j in frame_indices if not 0 <= j < self.num_frames[i]]
         if outside:
-            raise InputError(f"{self.path(i)} has frames 0 to {self.num_frames[i] - 1}; there is no frame {outside[0]}.")
+            raise InputError(
+                f"{self.path(i)} has frames 0 to {self.num_frames[i] - 1}; there is no frame {outside[0]}."
+            )
         where = self.path(i)
         try:
             if self.kind == "video":
                 stamps = self.timestamps[self._starts[i] : self._starts[i + 1]]
-                return decode.read_video(where, stamps[list(frame_indices)].tolist(), bool(self.sequential[i]), self.short_side)
+                return decode.read_video(
+                    where, stamps[list(frame_indices)].tolist(), bool(self.sequential[i]), self.short_side
+                )
             if self.kind == "images":
                 return [decode.read_image(where, self.short_side)] * len(frame_indices)
             frames = []
-            names = None if self.numbered[i] else frame_names(where)
+            names = None if self.numbered[i] else decode.frame_names(where)
             for j in frame_indices:
                 where = self.path(i) / (names[j] if names else f"{j:05d}.jpg")
                 frames.append(decode.read_image(where, self.short_side))
             return frames
         except decode.BadFile as error:
-            raise InputError(f"{where} cannot be read: {error}; prepare the data again or remove it from the index.") from error
+            raise InputError(
+                f"{where} cannot be read: {error}; prepare the data again or remove it from the index."
+            ) from error
         except (IndexError, OSError) as error:
             raise InputError(f"{where} has lost frames since it was indexed; prepare the data again.") from error
 
@@ -174,7 +182,16 @@ class FrameIndex:
             "short_side": self.short_side,
             "settings": self.settings,
         }
-        values = (self.paths, self.class_ids, self.num_frames, self.widths, self.heights, self.checksums, self.numbered, self.sequential)
+        values = (
+            self.paths,
+            self.class_ids,
+            self.num_frames,
+            self.widths,
+            self.heights,
+            self.checksums,
+            self.numbered,
+            self.sequential,
+        )
         arrays = [pa.array(v.tolist(), pa.string()) if v.dtype.kind == "T" else pa.array(v) for v in values]
         names = list(_COLUMNS)
         if self.kind == "video":
@@ -196,7 +213,9 @@ class FrameIndex:
             table = pq.read_table(path, partitioning=None)
             meta = json.loads(table.schema.metadata[_KEY])
             columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
-            stamps = table.column("timestamps").combine_chunks().flatten().to_numpy() if meta["kind"] == "video" else None
+            stamps = (
+                table.column("timestamps").combine_chunks().flatten().to_numpy() if meta["kind"] == "video" else None
+            )
             return cls(
                 path.parent / meta["root"],
                 columns["path"],
@@ -218,19 +237,9 @@ class FrameIndex:
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path} is not an index of frames ({type(error).__name__}); prepare the data again.") from error
-
-
-def frame_names(folder: Path) -> list[str]:
-    """Names of the frame files of a folder, sorted. Hidden files and other types do not count."""
-    suffixes = decode.IMAGE_SUFFIXES
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and os.path.splitext(e.name)[1].lower() in suffixes)
-
-
-def are_numbered(names: Sequence[str]) -> bool:
-    """True where the sorted names are exactly 00000.jpg, 00001.jpg, ..."""
-    return all(name == f"{j:05d}.jpg" for j, name in enumerate(names))
+            raise InputError(
+                f"{path} is not an index of frames ({type(error).__name__}); prepare the data again."
+            ) from error
 
 
 # --- the released code's index: entries-TRAIN.npy, class-ids-TRAIN.npy, class-names-TRAIN.npy, labels.txt ---
@@ -248,15 +257,24 @@ def export_released(index: FrameIndex, folder: str | Path, split: str = "train")
     folder = Path(folder)
     parts = [str(path).split("/") for path in index.paths]
     if index.kind != "frames" or any(len(part) != 2 for part in parts):
-        raise InputError(f"The index of {index.root} is not of <class>/<video> frame folders; only such a one can be exported.")
+        raise InputError(
+            f"The index of {index.root} is not of <class>/<video> frame folders; only such a one can be exported."
+        )
     if any(part[0] != index.class_name(i) for i, part in enumerate(parts)):
-        raise InputError(f"The index of {index.root} names classes otherwise than their folders; the released code cannot read that.")
+        raise InputError(
+            f"The index of {index.root} names classes otherwise than their folders; the released code cannot read that."
+        )
     used = sorted({part[0] for part in parts})  # the released class index: position among the sorted class folders
     ids = np.array([f"class_{index.class_names.index(name)}" for name in used])
     position = {name: k for k, name in enumerate(used)}
     name_width = max(map(len, used), default=1)
     video_width = max(25, *(len(part[1]) for part in parts)) if parts else 25
-    dtype = [("video_id", f"<U{video_width}"), ("class_index", "<u4"), ("class_id", ids.dtype), ("class_name", f"<U{name_width}")]
+    dtype = [
+        ("video_id", f"<U{video_width}"),
+        ("class_index", "<u4"),
+        ("class_id", ids.dtype),
+        ("class_name", f"<U{name_width}"),
+    ]
     rows = [(video, position[name], ids[position[name]], name) for name, video in parts]
     arrays = {
         f"entries-{split.upper()}.npy": np.array(rows, dtype=dtype),
@@ -291,10 +309,12 @@ def read_released(folder: str | Path, split: str = "train") -> tuple[list[tuple[
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; it is written by the released code's dump_files.py.") from error
     except (OSError, ValueError, KeyError, IndexError, TypeError, EOFError) as error:
-        raise InputError(f"{path} is not a released index ({decode._one_line(error)}); write it again.") from error
+        raise InputError(f"{path} is not a released index ({decode.one_line(error)}); write it again.") from error
     unsafe = next((p for p in pairs if not all(_plain_name(str(part)) for part in p)), None)
     if unsafe:
-        raise InputError(f"{path} names the video {unsafe[1]!r} of class {unsafe[0]!r}, which is no plain folder name; write it again.")
+        raise InputError(
+            f"{path} names the video {unsafe[1]!r} of class {unsafe[0]!r}, which is no plain folder name; write it again."
+        )
     labels = Path(folder) / "labels.txt"
     if labels.is_file():
         with open(labels, encoding="utf-8", newline="") as stream:
@@ -307,4 +327,4 @@ def read_released(folder: str | Path, split: str = "train") -> tuple[list[tuple[
 
 
 def _plain_name(name: str) -> bool:
-    return bool(name) and name not in (".", "..") and not set(name) & set('/\\\0')
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")

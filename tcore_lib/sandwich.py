@@ -125,9 +125,15 @@ class SandwichDataset(Dataset[Sample]):
         frames = dict(zip(distinct, self.index.read(video, distinct), strict=True))
         shapes = {frame.shape for frame in frames.values()}
         if len(shapes) > 1:
-            raise InputError(f"Video {video} of the index holds frames of different sizes {sorted(shapes)}; prepare it again.")
+            raise InputError(
+                f"Video {video} of the index holds frames of different sizes {sorted(shapes)}; prepare it again."
+            )
         stacked = np.stack([frames[role] for role in roles])  # (3, H, W, 3)
-        return {"frames": torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), "counter": counter, "video": video}
+        return {
+            "frames": torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),
+            "counter": counter,
+            "video": video,
+        }
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -172,7 +178,9 @@ class CounterBatches:
         batch_size, rank, world, accumulate: as in `counters`.
     """
 
-    def __init__(self, first_step: int, last_step: int, batch_size: int, rank: int, world: int, accumulate: int) -> None:
+    def __init__(
+        self, first_step: int, last_step: int, batch_size: int, rank: int, world: int, accumulate: int
+    ) -> None:
         counters(first_step, batch_size, rank, world, accumulate)  # refuse an impossible split now, not in the loop
         self.steps = range(first_step, last_step)
         self.split = (batch_size, rank, world, accumulate)

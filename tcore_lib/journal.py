@@ -1,0 +1,107 @@
+"""What a preparation has finished, kept so that it can be killed at any moment.
+
+Every shard appends to a file of its own, one JSON line per video. A line that says a folder is finished is written before the
+folder gets its name, and only the finished folder is ever given it: finished = the line and the folder are both there.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tcore_lib.errors import InputError
+from tcore_lib.files import read_json, write_json
+
+
+class Journal:
+    """The state of preparing one split.
+
+    Args:
+        folder: where it is kept; created.
+        settings: what the results depend on; a second run with others is refused.
+        shard: (i, n), this process and how many share the work.
+
+    Raises:
+        InputError: other settings, or another process works on the same shard.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], shard: tuple[int, int]) -> None:
+        self.folder = folder
+        self.path = folder / f"{shard[0]}-of-{shard[1]}.jsonl"
+        self.scratch = folder / f"scratch-{shard[0]}-of-{shard[1]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.merging():
+            known = folder / "settings.json"
+            if not known.exists():
+                write_json(known, settings)
+            earlier = read_json(known)
+            changed = sorted(key for key in settings if settings[key] != earlier.get(key))
+            if changed:
+                key = changed[0]
+                raise InputError(
+                    f"{folder.parent} was prepared with data.{key} = {earlier.get(key)!r}, now it is {settings[key]!r}; "
+                    "choose another data.root or delete that folder."
+                )
+        self._stream = open(self.path, "ab")  # noqa: SIM115 (open as long as the preparation runs)
+        try:
+            _lock(self._stream, wait=False)
+        except BlockingIOError:
+            self._stream.close()
+            raise InputError(
+                f"Another process is preparing shard {shard[0]}/{shard[1]} of {folder.parent}; wait for it."
+            ) from None
+        if self._stream.tell() and not _ends_with_newline(self.path):
+            self._stream.write(b"\n")  # the last line was cut by a kill
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """The latest entry of every target, over all shards of any division."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob("*-of-*.jsonl")):
+            for line in path.read_bytes().splitlines():
+                try:
+                    entry = json.loads(line)
+                    target = entry["target"]
+                except (ValueError, TypeError, KeyError):
+                    continue  # cut by a kill: that video is done again
+                if "row" in entry or target not in found:
+                    found[target] = entry
+                elif "bad" in found[target]:
+                    found[target] = entry
+        return found
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add one line; it survives the process at once (a power cut within seconds may lose it)."""
+        self._stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        self._stream.flush()
+
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """Only one shard at a time: so the last one to finish sees what all have done."""
+        with open(self.folder / "lock", "ab") as stream:
+            _lock(stream, wait=True)
+            yield
+
+    def close(self) -> None:
+        """Give the shard free and remove unfinished folders."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._stream.close()
+
+
+def _lock(stream: Any, wait: bool) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:  # a network file system without locks: the user's own order has to do
+        return
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

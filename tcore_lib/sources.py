@@ -1,0 +1,274 @@
+"""What lies on disk: videos in class folders, flat with the official CSV, in tar archives; frame folders; images.
+
+Everything becomes a stream of `Item`s, the same for every shard and every restart.
+"""
+
+import csv
+import itertools
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tcore_lib import decode, params
+from tcore_lib.errors import InputError
+
+UNLABELLED = "unlabelled"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_LARGEST_MEMBER = 2 << 30  # bytes; a member is held in memory while it is decoded
+_SPLITS = {"validate": "val", "validation": "val", "valid": "val"}
+Layout = Literal["videos", "frames", "images"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video, frame folder or image.
+
+    Attributes:
+        class_name: its class folder.
+        name: its own name below the class folder.
+        path: the file or folder; for a member of an archive, the archive.
+        member: name inside the archive.
+        data: bytes of the member.
+        problem: why it cannot be used, known without reading it.
+    """
+
+    class_name: str
+    name: str
+    path: Path
+    member: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    problem: str | None = None
+
+    @property
+    def target(self) -> str:
+        """`<class>/<name>`, unique in a source."""
+        return f"{self.class_name}/{self.name}"
+
+    @property
+    def shown(self) -> str:
+        """The file as a person would name it."""
+        return f"{self.path}!{self.member}" if self.member else str(self.path)
+
+
+@dataclass
+class Source:
+    """What `find` found: `root` is what paths are relative to, `unlisted` counts files the annotations do not name."""
+
+    root: Path
+    layout: Layout
+    items: list[Item]
+    archives: list[Path] = field(default_factory=list)
+    annotations: "Annotations | None" = None
+    unlisted: int = 0
+
+    @property
+    def total(self) -> int | None:
+        """Number of items; None where archives would have to be read to know."""
+        return None if self.archives else len(self.items)
+
+    def shard(self, shard: tuple[int, int], skip: Callable[[str], bool] = lambda target: False) -> Iterator[Item]:
+        """The items of shard i of n whose target is not to be skipped; members of archives come with their bytes.
+
+        Items are dealt out in turn. So are archives where there are at least n; fewer are read by every shard, which takes its
+        members in turn.
+        """
+        i, n = shard
+        yield from (item for item in itertools.islice(self.items, i, None, n) if not skip(item.target))
+        by_archive = len(self.archives) >= n
+        for archive in self.archives[i::n] if by_archive else self.archives:
+            for position, item in enumerate(_members(archive, self.annotations, skip)):
+                if item is not None and (by_archive or position % n == i):
+                    yield item
+
+
+class Annotations:
+    """The official CSV: columns label (where given), youtube_id, time_start, time_end, split."""
+
+    def __init__(self, path: Path, split: str) -> None:
+        """Read the rows of one split ("val", "validate" and "validation" are the same).
+
+        Raises:
+            InputError: missing, not such a CSV, or without a row of the split.
+        """
+        self.path = path
+        self.labels: dict[str, str] = {}  # <youtube id>_<start>_<end> -> class folder
+        self.by_id: dict[str, str] = {}
+        wanted = _SPLITS.get(split, split)
+        try:
+            with open(path, encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    if _SPLITS.get(row.get("split") or wanted, row.get("split") or wanted) != wanted:
+                        continue
+                    label = class_folder(row.get("label") or UNLABELLED)
+                    start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+                    self.labels[f"{row['youtube_id']}_{start:06d}_{end:06d}"] = label
+                    self.by_id[row["youtube_id"]] = label
+        except OSError as error:
+            raise InputError(f"data.annotations = {path} cannot be read ({error.strerror}); check the path.") from error
+        except (KeyError, ValueError, TypeError, csv.Error, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{path} is not the official CSV (needs columns youtube_id, time_start, time_end; {type(error).__name__}: {error})."
+            ) from error
+        if not self.labels:
+            raise InputError(f"{path} has no row of split {split!r}; check data.split and data.annotations.")
+
+    def label(self, stem: str) -> str | None:
+        """Class folder of a file named `stem`, by the whole name or by its YouTube id alone; None if not listed."""
+        return self.labels.get(stem) or self.by_id.get(stem)
+
+
+def class_folder(label: str) -> str:
+    """A label as the released layout names its folder: "golf (putting)" -> "golf_putting"."""
+    cleaned = label.strip().replace("/", "_").replace(" ", "_")
+    return "".join(c for c in cleaned if c not in '()"\\\0').lstrip(".") or UNLABELLED
+
+
+def find(settings: params.Data, source: Path | None = None) -> Source:
+    """Look at what `settings.source` holds.
+
+    Args:
+        settings: source, layout, annotations and split are read.
+        source: used instead of `settings.source`.
+
+    Raises:
+        InputError: nothing usable is there.
+    """
+    root = Path(source) if source is not None else params.resolve(settings.source)
+    if not root.is_dir():
+        raise InputError(f"data.source = {root} is not a folder; give a folder of videos, frame folders or images.")
+    root = _split_root(root, settings.split)
+    annotations = Annotations(params.resolve(settings.annotations), settings.split) if settings.annotations else None
+    layout = settings.layout if settings.layout != "auto" else _guess(root)
+    found = {"videos": _videos, "frames": _frames, "images": _images}[layout](root, annotations)
+    if not found.items and not found.archives:
+        raise InputError(
+            f"{root} holds no {layout} (data.layout = {settings.layout}); check data.source and data.layout."
+        )
+    return found
+
+
+def _split_root(root: Path, split: str) -> Path:
+    """Step into the released layout (frames/train) or a folder by split (train beside val, not beside other classes)."""
+    if (root / "frames" / split).is_dir():
+        return root / "frames" / split
+    splits = {"train", "val", "test", split, *_SPLITS}
+    return root / split if (root / split).is_dir() and splits.issuperset(_folders(root)) else root
+
+
+def _walk(root: Path) -> Iterator[tuple[str, str]]:
+    """(folder relative to root, file name) of every file below root, sorted, hidden ones left out; links to folders followed
+    once."""
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        relative = os.path.relpath(folder, root)
+        if relative.count(os.sep) > 8:
+            inner.clear()  # deeper than any data set: a link to a folder above itself
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield "" if relative == "." else relative, name
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _guess(root: Path) -> Layout:
+    for folder, name in itertools.islice(_walk(root), 200_000):
+        if _suffix(name) in decode.VIDEO_SUFFIXES or name.lower().endswith(_ARCHIVES):
+            return "videos"
+        if _suffix(name) in decode.IMAGE_SUFFIXES:
+            deep = folder.count(os.sep) >= 1  # <class>/<video>/<frame>
+            return "frames" if deep or os.path.splitext(name)[0].isdecimal() else "images"
+    raise InputError(f"{root} holds no videos, frame folders or images; check data.source.")
+
+
+def _split_folder(folder: str) -> tuple[str, str]:
+    """Folder relative to the root -> (class, what goes before the name: deeper folders, joined)."""
+    first, *deeper = folder.split(os.sep) if folder else [UNLABELLED]
+    return first, "".join(f"{part}_" for part in deeper)
+
+
+def _videos(root: Path, annotations: Annotations | None) -> Source:
+    found = Source(root, "videos", [], annotations=annotations)
+    taken: set[str] = set()
+    for folder, name in _walk(root):
+        path = root / folder / name
+        if name.lower().endswith(_ARCHIVES):
+            found.archives.append(path)
+        if _suffix(name) not in decode.VIDEO_SUFFIXES:
+            continue
+        class_name, prefix = _split_folder(folder)
+        stem = os.path.splitext(name)[0]
+        if annotations is not None:
+            label = annotations.label(stem)
+            if label is None:
+                found.unlisted += 1
+                continue
+            class_name = label
+        item = Item(class_name, prefix + stem, path)
+        if item.target in taken:  # a.mp4 beside a.avi
+            item = Item(class_name, prefix + name, path)
+        if item.target in taken:
+            raise InputError(
+                f"{path} would get the same frame folder {item.target!r} as another file; rename one of them."
+            )
+        taken.add(item.target)
+        found.items.append(item)
+    return found
+
+
+def _frames(root: Path, annotations: Annotations | None) -> Source:
+    """Folders that hold frames: <class>/<video>/ or <video>/."""
+    found = Source(root, "frames", [], annotations=annotations)
+    for first in _folders(root):
+        inner = list(_folders(root / first))
+        found.items += [Item(first, name, root / first / name) for name in inner]
+        if not inner:
+            label = annotations.label(first) if annotations else None
+            found.items.append(Item(label or UNLABELLED, first, root / first))
+    return found
+
+
+def _folders(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images(root: Path, annotations: Annotations | None) -> Source:
+    found = Source(root, "images", [], annotations=annotations)
+    for folder, name in _walk(root):
+        if _suffix(name) in decode.IMAGE_SUFFIXES:
+            class_name, prefix = _split_folder(folder)
+            found.items.append(Item(class_name, prefix + name, root / folder / name))
+    return found
+
+
+def _members(archive: Path, annotations: Annotations | None, skip: Callable[[str], bool]) -> Iterator[Item | None]:
+    """Videos of a tar archive, read front to back without unpacking; None stands for one that is not wanted.
+
+    An archive that breaks off gives a last item with the problem.
+    """
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                if not member.isfile() or _suffix(member.name) not in decode.VIDEO_SUFFIXES:
+                    continue
+                parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+                stem = os.path.splitext(parts[-1])[0]
+                label = annotations.label(stem) if annotations else (parts[-2] if len(parts) > 1 else UNLABELLED)
+                item = Item(label or "", stem, archive, member.name)
+                if label is None or skip(item.target):
+                    yield None
+                elif member.size > _LARGEST_MEMBER:
+                    yield Item(
+                        label, stem, archive, member.name, problem="larger than 2 GiB inside an archive; unpack it"
+                    )
+                else:
+                    stream = tar.extractfile(member)
+                    yield Item(label, stem, archive, member.name, stream.read() if stream else b"")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        name = archive.name.split(".")[0]
+        yield Item(UNLABELLED, f"archive {name}", archive, problem=f"archive is damaged: {decode.one_line(error)}")
