@@ -38,7 +38,8 @@ JHMDB_JOINTS = (
     "left elbow", "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
 )  # fmt: skip
 JHMDB_BONES = (
-    (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12), (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
+    (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12),
+    (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
 )  # fmt: skip
 # EVALUATION "VIP": class ids 0..19 (the parts of the CIHP taxonomy).
 VIP_CLASSES = (
@@ -47,9 +48,9 @@ VIP_CLASSES = (
 )  # fmt: skip
 # Neighbouring parts differ in lightness as well as hue; left is the lighter one of a pair.
 VIP_PALETTE = np.array([
-    (0, 0, 0), (120, 94, 40), (222, 165, 40), (150, 150, 160), (60, 60, 70), (0, 114, 178), (204, 121, 167), (0, 80, 110),
-    (235, 235, 225), (0, 130, 96), (250, 205, 170), (150, 60, 120), (170, 120, 200), (240, 228, 66), (120, 200, 250),
-    (60, 130, 220), (245, 150, 90), (200, 80, 10), (150, 225, 190), (40, 160, 120),
+    (0, 0, 0), (120, 94, 40), (222, 165, 40), (150, 150, 160), (60, 60, 70), (0, 114, 178), (204, 121, 167),
+    (0, 80, 110), (235, 235, 225), (0, 130, 96), (250, 205, 170), (150, 60, 120), (170, 120, 200),
+    (240, 228, 66), (120, 200, 250), (60, 130, 220), (245, 150, 90), (200, 80, 10), (150, 225, 190), (40, 160, 120),
 ], dtype=np.uint8)  # fmt: skip
 
 THEMES = {
@@ -114,7 +115,7 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def davis_palette(n: int = 256) -> np.ndarray:
-    """The palette of DAVIS and VOC annotation PNGs, uint8 (n, 3): bits 0, 1, 2 of an id become bits 7, 6, ... of R, G, B."""
+    """The palette of DAVIS and VOC annotation PNGs, uint8 (n, 3): bits 0, 1, 2 of an id are the highest of R, G, B."""
     ids = np.arange(n)
     palette = np.zeros((n, 3), dtype=np.int64)
     for bit in range(8):
@@ -221,25 +222,27 @@ def overlay_heat(
     *,
     limits: tuple[float, float] | None = None,
     cmap: str = "viridis",
-    alpha: float = 0.72,
+    alpha: float = 0.85,
     smooth: bool = False,
 ) -> np.ndarray:
-    """Paint a map (h, w) over a darkened grey copy of a frame -> uint8 (H, W, 3).
+    """Paint a map (h, w) over a darkened grey copy of a frame -> uint8 (H, W, 3); larger values cover it more.
 
     Args:
         frame: uint8 (H, W, 3).
         values: floats (h, w), one per patch.
         limits: values of the darkest and the brightest colour; the map's own range by default.
         cmap: name of a matplotlib colour map.
-        alpha: share of the map's colour, 0..1.
+        alpha: share of the map's colour at the largest value, 0..1; half of it at the smallest.
         smooth: interpolate between patches instead of showing them as squares.
     """
     frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
     low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
     scaled = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
-    colours = 255 * mpl.colormaps[cmap](enlarge(scaled, frame.shape[:2], smooth=smooth))[..., :3]
-    grey = (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
-    return np.round(grey + alpha * (colours - grey)).astype(np.uint8)
+    large = enlarge(scaled, frame.shape[:2], smooth=smooth)
+    colours = 255 * mpl.colormaps[cmap](large)[..., :3]
+    grey = 0.85 * (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
+    cover = alpha * (0.5 + 0.5 * large)[..., None]
+    return np.round(grey + cover * (colours - grey)).astype(np.uint8)
 
 
 def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -> np.ndarray:
@@ -254,12 +257,13 @@ def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -
     return np.where(hidden[..., None], np.array(to_rgb8(colour), dtype=np.uint8), image)
 
 
-def tile(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """Equal frames (H, W, 3) in a grid with white gaps -> uint8 (rows*H + gaps, columns*W + gaps, 3)."""
+def tile(images: Sequence[np.ndarray], columns: int, gap: int = 4, paper: str = "#FFFFFF") -> np.ndarray:
+    """Equal frames (H, W, 3) in a grid, gaps in the colour `paper` -> uint8 (rows*H + gaps, columns*W + gaps, 3)."""
     frames = [to_frame(image) for image in images]
     height, width = frames[0].shape[:2]
     rows = -(-len(frames) // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
+    sheet = np.broadcast_to(np.array(to_rgb8(paper), dtype=np.uint8), size).copy()
     for i, frame in enumerate(frames):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = frame

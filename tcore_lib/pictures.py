@@ -1,7 +1,7 @@
 """Pictures of frames: sheets, the sandwich sample, masks, poses, parts, attention, links and features.
 
-Frames are uint8 (H, W, 3); a grid cell is (row, column) of the (h, w) patch grid; a box is (top, left, height, width) in
-pixels. Every function returns a Figure about 10 inches wide. Curves and bars are in `plots`, colours in `look`.
+Frames are uint8 (H, W, 3); a grid cell is (row, column) of the (h, w) patch grid; a box is (top, left, height, width)
+in pixels. Every function returns a Figure about 10 inches wide. Curves and bars are in `plots`, colours in `look`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from tcore_lib.errors import InputError
 
 WIDTH = 10.0
 Box = tuple[float, float, float, float]
+GAP, LINE, LABEL, LEGEND = 0.06, 0.24, 0.3, 0.4  # inches: between pictures, a title, a row label, a row of a legend
 HALO = [withStroke(linewidth=3, foreground="#14171C")]
 
 
@@ -33,15 +34,49 @@ def _show(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = Non
 
 
 def _row_label(ax: Axes, text: str) -> None:
-    ax.set_ylabel(text, rotation=90, fontsize=9.5, color=look.colour("ink"), labelpad=6)
+    ax.set_ylabel(text, rotation=90, fontsize=9.5, color=look.colour("ink"), labelpad=4)
 
 
-def _rows(rows: int, columns: int, shape: tuple[int, ...], *, extra: float = 0.3) -> tuple[Figure, np.ndarray]:
-    """Axes for `rows` x `columns` pictures of one shape, with no unused height."""
-    height = WIDTH / columns * shape[0] / shape[1]
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (height + 0.08) + extra), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+def _page(height: float) -> Figure:
+    """An empty figure of the usual width; pictures have known sizes, so they are placed in inches, not laid out."""
+    return plt.figure(figsize=(WIDTH, height), layout="none")
+
+
+def _place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at inches from the figure's left and top edge."""
+    total = figure.get_figheight()
+    return figure.add_axes((left / WIDTH, 1 - (top + height) / total, width / WIDTH, height / total))
+
+
+def _rows(
+    rows: int,
+    columns: int,
+    shape: Sequence[int],
+    *,
+    lines: Sequence[bool],
+    left: float = 0.0,
+    top: float = 0.0,
+    bottom: float = 0.0,
+) -> tuple[Figure, np.ndarray]:
+    """Axes (rows, columns) for pictures of one shape (height, width, ...), side by side over the whole width.
+
+    `lines` says for each row whether its pictures carry a title; `left`, `top` and `bottom` inches stay free for row
+    labels, the figure's title and a legend.
+    """
+    width = (WIDTH - left - GAP * (columns - 1)) / columns
+    height = width * shape[0] / shape[1]
+    figure = _page(top + sum(height + GAP + LINE * line for line in lines) + bottom)
+    axes, y = np.empty((rows, columns), dtype=object), top
+    for i in range(rows):
+        y += LINE * lines[i]
+        for j in range(columns):
+            axes[i, j] = _place(figure, left + j * (width + GAP), y, width, height)
+        y += height + GAP
     return figure, axes
+
+
+def _headline(figure: Figure, title: str) -> None:
+    figure.text(0, 1, title, va="top", fontsize=11.5)
 
 
 def _same_number(name: str, got: int, expected: int) -> None:
@@ -65,17 +100,15 @@ def contact_sheet(
         raise InputError("a contact sheet needs at least one frame.")
     if titles is not None:
         _same_number("titles", len(titles), len(frames))
-    columns = min(columns, len(frames))
+    columns = max(2, min(columns, len(frames)))
     rows = -(-len(frames) // columns)
-    line = 0.24 if titles is not None else 0.0
-    figure, axes = _rows(rows, columns, frames[0].shape, extra=line * rows + (0.4 if title else 0.1))
+    figure, axes = _rows(rows, columns, frames[0].shape, lines=[titles is not None] * rows, top=0.3 if title else 0.0)
     for i, ax in enumerate(axes.flat):
         if i < len(frames):
             _show(ax, frames[i], titles[i] if titles is not None else "")
         else:
-            ax.set_visible(False)
-    if title:
-        figure.suptitle(title, x=0.01, ha="left")
+            ax.remove()
+    _headline(figure, title)
     return figure
 
 
@@ -93,42 +126,36 @@ def sandwich(
 
     Args:
         frames: past, current and future, uint8 (H, W, 3).
-        boxes: `past`, `current`, `future` -> list of (label, (top, left, height, width)); a label that starts with `local`
-            is drawn thin.
+        boxes: `past`, `current`, `future` -> list of (label, (top, left, height, width)); a label that starts with
+            `local` is drawn thin.
         crops: `global`, `local`, `past`, `future` -> uint8 crops (`look.denormalise` makes them).
         mask: bool (h, w) or (P,): the masked patches of the first global crop.
         indices: the three frame numbers, shown in the titles.
         num_frames: of the clip.
     """
     _same_number("frames", len(frames), 3)
-    roles = tuple(look.ROLE_COLOURS)
-    local = crops.get("local", ())
-    height = WIDTH / 3 * frames[0].shape[0] / frames[0].shape[1]
-    rows = [height + 0.25, WIDTH / 6 + 0.3] + ([WIDTH / max(8, len(local)) + 0.35] if len(local) else [])
-    figure = plt.figure(figsize=(WIDTH, sum(rows)))
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
-    bands = np.atleast_1d(figure.subfigures(len(rows), 1, height_ratios=rows))
-    for i, (ax, role) in enumerate(zip(bands[0].subplots(1, 3), roles, strict=True)):
-        number = "" if indices is None else f", frame {indices[i]}" + (f" of {num_frames}" if num_frames else "")
-        _show(ax, frames[i], f"{role}{number}", look.ROLE_COLOURS[role])
+    roles, local = tuple(look.ROLE_COLOURS), crops.get("local", ())
+    wide, pair = (WIDTH - 2 * 2 * GAP) / 3, (WIDTH - 7 * GAP) / 6
+    small = (WIDTH - GAP * (max(8, len(local)) - 1)) / max(8, len(local))
+    height = wide * frames[0].shape[0] / frames[0].shape[1]
+    figure = _page(LINE + height + GAP + LINE + pair + GAP + (LINE + small + GAP if len(local) else 0.0))
+    for i, role in enumerate(roles):
+        colour, x = look.ROLE_COLOURS[role], i * (wide + 2 * GAP)
+        ax = _place(figure, x, LINE, wide, height)
+        number = "" if indices is None else f": frame {indices[i]}" + (f" of {num_frames}" if num_frames else "")
+        _show(ax, frames[i], role + number, colour)
         ax.title.set_fontweight("bold")
         for label, box in boxes.get(role, ()):
-            _draw_box(ax, label, box, look.ROLE_COLOURS[role])
-    pairs = bands[1].subplots(1, 6)
-    for i, role in enumerate(roles):
-        views = crops["global" if role == "current" else role]
-        for j in range(2):
-            crop, name = views[j], f"{'global' if role == 'current' else 'auxiliary'} {j + 1}"
+            _draw_box(ax, label, box, colour)
+        name = "global" if role == "current" else "auxiliary"
+        for j, crop in enumerate(crops["global" if role == "current" else role][:2]):
+            text = f"{name} {j + 1}"
             if role == "current" and j == 0 and mask is not None:
-                share = float(np.mean(look.to_array(mask)))
-                crop, name = look.hide_patches(crop, mask), f"{name}, {share:.0%} masked"
-            _show(pairs[2 * i + j], crop, name, look.ROLE_COLOURS[role])
-    if len(local):
-        for j, ax in enumerate(np.atleast_1d(bands[2].subplots(1, max(8, len(local))))):
-            if j < len(local):
-                _show(ax, local[j], f"local {j + 1}", look.ROLE_COLOURS["current"])
-            else:
-                ax.set_visible(False)
+                crop, text = look.hide_patches(crop, mask), f"{text}, {np.mean(look.to_array(mask)):.0%} masked"
+            _show(_place(figure, x + j * (pair + GAP), LINE + height + GAP + LINE, pair, pair), crop, text, colour)
+    for j, crop in enumerate(local):
+        ax = _place(figure, j * (small + GAP), figure.get_figheight() - small - GAP, small, small)
+        _show(ax, crop, f"local {j + 1}", look.ROLE_COLOURS["current"])
     return figure
 
 
@@ -183,7 +210,10 @@ def segmentation_strip(
         classes: names of the ids; those that occur are listed below.
     """
     rows = ({"ground truth": truth} if truth is not None else {}) | dict(predictions)
-    figure, axes = _rows(len(rows), len(frames), frames[0].shape, extra=0.3 + (0.35 if classes else 0.0))
+    lines = [times is not None] + [False] * (len(rows) - 1)
+    figure, axes = _rows(
+        len(rows), len(frames), frames[0].shape, lines=lines, left=LABEL, bottom=2 * LEGEND if classes else 0.0
+    )
     for i, (name, maps) in enumerate(rows.items()):
         _same_number(f"row {name!r}", len(maps), len(frames))
         for j, (frame, labels) in enumerate(zip(frames, maps, strict=True)):
@@ -205,7 +235,7 @@ def _legend(figure: Figure, present: np.ndarray, classes: Sequence[str], palette
         Patch(facecolor=palette[label] / 255, edgecolor=look.colour("rule"), label=classes[label]) for label in shown
     ]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), handlelength=1.2)
+        figure.legend(handles=handles, loc="lower center", ncols=min(8, len(handles)), handlelength=1.2)
 
 
 @look.figure_in_style
@@ -221,13 +251,13 @@ def parts(
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames, labels = [frames], [np.asarray(labels)]
     _same_number("labels", len(labels), len(frames))
-    figure, axes = _rows(1, max(2, len(frames)), frames[0].shape, extra=0.75)
+    figure, axes = _rows(1, max(2, len(frames)), frames[0].shape, lines=[titles is not None], bottom=2 * LEGEND)
     for j, ax in enumerate(axes[0]):
         if j < len(frames):
             painted = look.overlay_labels(frames[j], labels[j], palette, alpha=0.65)
             _show(ax, painted, titles[j] if titles is not None else "")
         else:
-            ax.set_visible(False)
+            ax.remove()
     _legend(figure, np.unique(np.concatenate([np.unique(label) for label in labels])), classes, palette)
     return figure
 
@@ -242,6 +272,7 @@ def pose(
     names: Sequence[str] | None = None,
     bones: Sequence[tuple[int, int]] = look.JHMDB_BONES,
     reach: Sequence[float] | float | None = None,
+    zoom: bool = True,
 ) -> Figure:
     """Predicted joints, coloured; the ground truth as white rings, joined to its prediction by the error.
 
@@ -253,70 +284,93 @@ def pose(
         names: written beside the joints (for one large frame).
         bones: pairs of joint indices.
         reach: radius in pixels within which a prediction counts (0.1 x 0.6 x diagonal), drawn around the truth.
+        zoom: show the part of each frame around the person, at one scale in all.
     """
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames, joints = [frames], np.asarray(joints)[None]
         truth = None if truth is None else np.asarray(truth)[None]
+    joints = np.asarray(joints, float)
+    truth = None if truth is None else np.asarray(truth, float)
     _same_number("joints", len(joints), len(frames))
+    points = joints if truth is None else np.concatenate([joints, truth], axis=1)
+    windows = _windows(points, frames[0].shape) if zoom else [(0, 0, *frames[0].shape[:2])] * len(frames)
     columns = min(4, max(2, len(frames)))
     rows = -(-len(frames) // columns)
-    figure, axes = _rows(rows, columns, frames[0].shape, extra=0.4 + 0.25 * rows)
+    figure, axes = _rows(rows, columns, windows[0][2:], lines=[titles is not None] * rows, bottom=LEGEND)
     for i, ax in enumerate(axes.flat):
         if i >= len(frames):
-            ax.set_visible(False)
+            ax.remove()
             continue
         _show(ax, frames[i], titles[i] if titles is not None else "")
         radius = None if reach is None else float(np.broadcast_to(reach, len(frames))[i])
-        _skeleton(
-            ax, np.asarray(joints[i], float), bones, None if truth is None else np.asarray(truth[i], float), radius
-        )
-        for j, name in enumerate(names or ()):
-            ax.annotate(name, joints[i][j], xytext=(6, 2), textcoords="offset points", fontsize=7, color="white",
-                        path_effects=HALO)  # fmt: skip
-    handles = [plt.Line2D([], [], color=look.OKABE_ITO[c], marker="o", label=s)
-               for s, c in (("right side", "orange"), ("left side", "sky"), ("middle", "yellow"))]  # fmt: skip
-    if truth is not None:
-        handles.append(plt.Line2D([], [], color="white", marker="o", markerfacecolor="none", markeredgecolor=look.colour("muted"),
-                                  linestyle="none", label="ground truth"))  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+        _skeleton(ax, joints[i], bones, None if truth is None else truth[i], radius)
+        for name, (x, y) in zip(names or (), joints[i], strict=False):
+            ax.annotate(name, (x, y), xytext=(6, 2), textcoords="offset points", fontsize=7, color="white",
+                        path_effects=HALO, clip_on=True)  # fmt: skip
+        top, left, height, width = windows[i]
+        ax.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5))
+    _pose_legend(figure, truth is not None, reach is not None)
     return figure
+
+
+def _windows(points: np.ndarray, shape: tuple[int, ...]) -> list[tuple[float, float, float, float]]:
+    """A (top, left, height, width) around the points (N, n, 2) of each frame, of one size for all, inside the frame."""
+    good = np.isfinite(points).all(2) & (points >= 0).all(2)
+    boxes = [
+        (p[g].min(0), p[g].max(0)) if g.any() else (np.zeros(2), np.array(shape[1::-1]))
+        for p, g in zip(points, good, strict=True)
+    ]
+    size = np.max([high - low for low, high in boxes], axis=0)
+    size = size + 0.25 * size.max() + 20
+    size = np.minimum(np.maximum(size, size.max() * np.array([0.9, 0.6])), [shape[1], shape[0]])
+    corners = [np.clip((low + high - size) / 2, 0, np.array(shape[1::-1]) - size) for low, high in boxes]
+    return [(corner[1], corner[0], size[1], size[0]) for corner in corners]
+
+
+def _pose_legend(figure: Figure, truth: bool, reach: bool) -> None:
+    sides = (("right side", "orange"), ("left side", "sky"), ("middle", "yellow"))
+    handles = [plt.Line2D([], [], color=look.OKABE_ITO[name], marker="o", label=text) for text, name in sides]
+    if truth:
+        ring = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": look.colour("muted"), "linestyle": "none"}
+        handles.append(
+            plt.Line2D([], [], **ring, label="ground truth" + (" and where a prediction counts" if reach else ""))
+        )
+    figure.legend(handles=handles, loc="lower center", ncols=4)
 
 
 def _skeleton(
     ax: Axes, joints: np.ndarray, bones: Sequence[tuple[int, int]], truth: np.ndarray | None, reach: float | None
 ) -> None:
     found = np.isfinite(joints).all(1) & (joints >= 0).all(1)
-    limits = ax.axis()
-    side = [look.OKABE_ITO["orange" if n.startswith("right") else "sky" if n.startswith("left") else "yellow"]
-            for n in look.JHMDB_JOINTS]  # fmt: skip
+    side = [look.OKABE_ITO["orange" if name.startswith("right") else "sky" if name.startswith("left") else "yellow"]
+            for name in look.JHMDB_JOINTS]  # fmt: skip
     for a, b in bones:
         if found[a] and found[b]:
-            ax.plot(*joints[[a, b]].T, color=side[b], linewidth=2.2, path_effects=HALO, solid_capstyle="round")
+            ax.plot(*joints[[a, b]].T, color=side[b], linewidth=2, path_effects=HALO, solid_capstyle="round")
     if truth is not None:
         for j in np.flatnonzero(found):
-            ax.plot(*np.stack([joints[j], truth[j]]).T, color="white", linewidth=1, linestyle=(0, (1, 1)))
-        ax.scatter(*truth.T, s=26, facecolors="none", edgecolors="white", linewidths=1.3, path_effects=HALO, zorder=3)
+            ax.plot(*np.stack([joints[j], truth[j]]).T, color="white", linewidth=1.2)
+        ax.scatter(*truth.T, s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3)
         for x, y in truth if reach is not None else ():
-            ax.add_patch(plt.Circle((x, y), reach, fill=False, edgecolor="white", linewidth=0.6, alpha=0.6))
-    ax.scatter(
-        *joints[found].T,
-        s=16,
-        c=[side[j % 15] for j in np.flatnonzero(found)],
-        edgecolors="#14171C",
-        linewidths=0.8,
-        zorder=4,
-    )
-    ax.axis(limits)
+            ax.add_patch(plt.Circle((x, y), reach, fill=False, edgecolor="white", linewidth=0.7, alpha=0.7))
+    colours = [side[j % len(side)] for j in np.flatnonzero(found)]
+    ax.scatter(*joints[found].T, s=18, c=colours, edgecolors="#14171C", linewidths=0.8, zorder=4)
 
 
 def _outline_cell(
-    ax: Axes, cell: tuple[int, int], grid: tuple[int, int], shape: tuple[int, ...], colour: str = "white"
+    ax: Axes,
+    cell: tuple[int, int],
+    grid: tuple[int, ...],
+    shape: tuple[int, ...],
+    colour: str = "white",
+    *,
+    dotted: bool = False,
 ) -> None:
     """Outline one patch: cell (row, column) of a grid (h, w) over a picture of shape (H, W, 3)."""
     height, width = shape[0] / grid[0], shape[1] / grid[1]
     corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
-    for line, edge in ((3.6, "#14171C"), (1.8, colour)):
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=edge, linewidth=line))
+    for line, edge, dash in ((3.2, "#14171C", "-"), (1.5, colour, (0, (1.5, 1)) if dotted else "-")):
+        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=edge, linewidth=line, linestyle=dash))
 
 
 @look.figure_in_style
@@ -343,18 +397,23 @@ def heatmap_on_frame(
     """
     values = look.to_array(values)
     low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
-    figure, axes = _rows(1, 2, frame.shape, extra=0.2)
-    _show(axes[0, 0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
-    _show(axes[0, 1], look.overlay_heat(frame, values, limits=(low, high), cmap=cmap), title)
+    width = (WIDTH - GAP - 0.95) / 2
+    height = width * frame.shape[0] / frame.shape[1]
+    figure = _page(LINE + height + GAP)
+    axes = [_place(figure, j * (width + GAP), LINE, width, height) for j in range(2)]
+    _show(axes[0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
+    _show(axes[1], look.overlay_heat(frame, values, limits=(low, high), cmap=cmap), title)
     if query is not None:
-        _outline_cell(axes[0, 0], query, values.shape, frame.shape, look.OKABE_ITO["orange"])
-    _scale(figure, [axes[0, 1]], (low, high), cmap, unit)
+        for ax in axes:
+            _outline_cell(ax, query, values.shape, frame.shape)
+    _scale(axes[1], (low, high), cmap, unit)
     return figure
 
 
-def _scale(figure: Figure, axes: Sequence[Axes], limits: tuple[float, float], cmap: str, unit: str) -> None:
-    mappable = plt.cm.ScalarMappable(plt.Normalize(*limits), cmap)
-    bar = figure.colorbar(mappable, ax=list(axes), fraction=0.03, pad=0.015, aspect=22)
+def _scale(ax: Axes, limits: tuple[float, float], cmap: str, unit: str) -> None:
+    """A colour scale as high as the picture, at its right."""
+    inset = ax.inset_axes((1.02, 0, 0.03, 1))
+    bar = ax.figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(*limits), cmap), cax=inset)
     bar.set_label(unit)
     bar.outline.set_visible(False)
 
@@ -370,44 +429,42 @@ def attention_grid(
     title: str = "",
     cmap: str = "viridis",
 ) -> Figure:
-    """Where one patch of the current frame looks in other frames: the mean over heads, then every head.
+    """Where one patch of the current frame looks in other frames: a row per map, the mean over heads, each head.
 
     Args:
         frame: the query's picture, uint8 (H, W, 3).
-        query: (row, column) of its patch.
-        frames: name (`past`, `future`, ...) -> the picture looked at.
-        maps: same names -> attention (heads, h, w), each head summing to 1.
+        query: (row, column) of its patch; outlined, and dotted at the same place of the other pictures.
+        frames: `past`, `future`, ... -> the picture looked at.
+        maps: name -> attention (heads, h, w), each head summing to 1. A name is a key of `frames`, or one with a comma
+            and more words (`past, untrained`) for several maps on one picture.
         mask: bool (h, w): patches hidden from the encoder, covered in the query's picture.
         title: above the figure.
         cmap: colour map. Each map has its own scale, from 0 to its largest weight.
     """
     grids = {name: look.to_array(values) for name, values in maps.items()}
-    heads, *grid = next(iter(grids.values())).shape
-    per_row = max(1, round(heads**0.5))
-    per_row += -heads // per_row == -heads / per_row and 0
-    aspect = frame.shape[0] / frame.shape[1]
-    height = WIDTH / 3.3 * aspect
-    figure = plt.figure(figsize=(WIDTH, len(grids) * (height + 0.3) + (0.4 if title else 0.1)))
-    axes = figure.subplots(len(grids), 3, squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
+    heads, h, w = next(iter(grids.values())).shape
+    columns = max(1, round(heads**0.5))
+    width = (WIDTH - 3 * GAP) / 4
+    height = width * frame.shape[0] / frame.shape[1]
+    top, step = 0.3 if title else 0.0, LINE + height + GAP
+    figure = _page(top + len(grids) * step)
+    left = _place(figure, 0, top + LINE + (len(grids) - 1) * step / 2, width, height)
     shown = frame if mask is None else look.hide_patches(frame, mask)
+    _show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
+    _outline_cell(left, query, (h, w), frame.shape)
     for i, (name, values) in enumerate(grids.items()):
-        mean = values.mean(0)
-        role = look.ROLE_COLOURS.get(name)
-        if i == 0:
-            _show(axes[0, 0], shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-            _outline_cell(axes[0, 0], query, (grid[0], grid[1]), frame.shape, look.OKABE_ITO["orange"])
-        else:
-            axes[i, 0].set_visible(False)
-        _show(axes[i, 1], look.overlay_heat(frames[name], mean, limits=(0.0, mean.max()), cmap=cmap),
-              f"{name}: mean of {heads} heads, largest {mean.max():.1%}", role)  # fmt: skip
-        _outline_cell(axes[i, 1], query, (grid[0], grid[1]), frame.shape, look.OKABE_ITO["orange"])
-        small = [look.overlay_heat(frames[name], head, limits=(0.0, head.max()), cmap=cmap) for head in values]
-        _show(
-            axes[i, 2], look.tile(small, per_row, gap=max(2, frame.shape[1] // 40)), f"{name}: heads 1 to {heads}", role
-        )
-    if title:
-        figure.suptitle(title, x=0.01, ha="left")
+        role = name.split(",")[0]
+        picture, mean = frames[role], values.mean(0)
+        painted = look.overlay_heat(picture, mean, limits=(0.0, mean.max()), cmap=cmap)
+        small = [look.overlay_heat(picture, head, limits=(0.0, head.max()), cmap=cmap) for head in values]
+        sheet = look.tile(small, columns, gap=max(2, picture.shape[1] // 40), paper=look.colour("paper"))
+        texts = (name, f"mean of {heads} heads, up to {mean.max():.1%}", f"heads 1 to {heads}")
+        for j, (image, text) in enumerate(zip((picture, painted, sheet), texts, strict=True)):
+            ax = _place(figure, (1 + j) * (width + GAP), top + i * step + LINE, width, height)
+            _show(ax, image, text, look.ROLE_COLOURS.get(role))
+            if j < 2:
+                _outline_cell(ax, query, (h, w), picture.shape, dotted=True)
+    _headline(figure, title)
     return figure
 
 
@@ -432,31 +489,28 @@ def top_k_links(
         grid: (h, w).
         titles: of the context frames.
     """
-    weights, columns = np.asarray(weights, float), max(3, len(context))
-    figure, axes = _rows(2, columns, frame.shape, extra=0.7)
-    centre = columns // 2
-    for j in range(columns):
-        if j != centre:
-            axes[0, j].set_visible(False)
-        if j >= len(context):
-            axes[1, j].set_visible(False)
-        else:
-            _show(axes[1, j], context[j])
-            axes[1, j].set_xlabel(titles[j] if titles is not None else f"context {j}", fontsize=9)
-    _show(axes[0, centre], frame, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    _outline_cell(axes[0, centre], query, grid, frame.shape, look.OKABE_ITO["orange"])
+    positions, weights = np.asarray(positions), np.asarray(weights, float)
+    columns = -(-len(context) // 2)
+    aspect = frame.shape[0] / frame.shape[1]
+    width = (WIDTH - (columns + 1) * GAP) / (2 + columns)
+    step = LINE + width * aspect + GAP
+    figure = _page(2 * step)
+    left = _place(figure, 0, step + LINE / 2 - (width + GAP / 2) * aspect, 2 * width + GAP, (2 * width + GAP) * aspect)
+    _show(left, frame, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
     size = np.array([frame.shape[1] / grid[1], frame.shape[0] / grid[0]])
-    start = (np.array(query[::-1]) + 0.5) * size
-    for (where, row, column), weight in sorted(
-        zip(np.asarray(positions).tolist(), weights, strict=True), key=lambda x: x[1]
-    ):
-        share = weight / weights.max()
-        _outline_cell(axes[1, where], (row, column), grid, frame.shape, look.OKABE_ITO["sky"])
-        end = (np.array([column, row]) + 0.5) * size
-        figure.add_artist(ConnectionPatch(start, end, "data", "data", axesA=axes[0, centre], axesB=axes[1, where],
-                                          color=look.OKABE_ITO["orange"], linewidth=0.6 + 2.4 * share, alpha=0.3 + 0.7 * share))  # fmt: skip
-        axes[1, where].annotate(f"{weight:.0%}", end, xytext=(5, 5), textcoords="offset points", fontsize=7.5, color="white",
-                                path_effects=HALO)  # fmt: skip
+    start = (np.array(query[::-1]) + 0.5) * size - 0.5
+    for j, picture in enumerate(context):
+        ax = _place(figure, (2 + j % columns) * (width + GAP), j // columns * step + LINE, width, width * aspect)
+        name, votes = titles[j] if titles is not None else f"context {j}", positions[:, 0] == j
+        _show(ax, picture, f"{name}: {weights[votes].sum():.0%} of the vote, {votes.sum()} patches")
+        for (_, row, column), weight in zip(positions[votes], weights[votes], strict=True):
+            share = weight / weights.max()
+            _outline_cell(ax, (row, column), grid, picture.shape, look.OKABE_ITO["yellow"])
+            end = (np.array([column, row]) + 0.5) * size - 0.5
+            link = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=ax, color=look.OKABE_ITO["orange"],
+                                   linewidth=0.6 + 2.4 * share, alpha=0.25 + 0.65 * share)  # fmt: skip
+            figure.add_artist(link)
+    _outline_cell(left, query, grid, frame.shape)
     return figure
 
 
@@ -471,7 +525,8 @@ def pca_rgb(
         maps: encoder name -> floats (N, h, w, 3) in 0..1, components fitted over all frames together.
         titles: of the columns.
     """
-    figure, axes = _rows(1 + len(maps), len(frames), frames[0].shape, extra=0.3)
+    lines = [titles is not None] + [False] * len(maps)
+    figure, axes = _rows(1 + len(maps), len(frames), frames[0].shape, lines=lines, left=LABEL)
     for j, frame in enumerate(frames):
         _show(axes[0, j], frame, titles[j] if titles is not None else "")
         for i, values in enumerate(maps.values()):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from tcore_lib import look
 from tcore_lib.errors import InputError
@@ -68,6 +68,18 @@ def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]
     return figure, list(axes.flat[:panels])
 
 
+def _bottom_labels(axes: Sequence[Axes], text: str, columns: int = 3) -> None:
+    """Name the horizontal axis under the lowest panel of each column only."""
+    for ax in axes[-columns:]:
+        ax.set_xlabel(text)
+
+
+def _power(values: np.ndarray) -> int:
+    """Exponent of ten to draw very small or large values with, in steps of three; 0 for ordinary ones."""
+    largest = np.nanmax(np.abs(values), initial=0.0)
+    return 0 if largest == 0 or 1e-2 <= largest < 1e5 else int(3 * np.floor(np.log10(largest) / 3))
+
+
 def _title(ax: Axes, text: str, unit: str = "") -> None:
     ax.set_title(text)
     if unit:
@@ -105,15 +117,18 @@ def schedules(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Figu
     figure, axes = _grid(len(names), 3, 1.75)
     for ax, name in zip(axes, names, strict=True):
         values = table[name].to_numpy(float)
-        ax.plot(x, values, color=look.CYCLE[0])
-        ax.fill_between(x, values, values.min(), color=look.CYCLE[0], alpha=0.10, linewidth=0)
-        _title(ax, *TITLES.get(name, (name.replace("_", " "), "")))
-        ends = f"{values[0]:.3g} → {values[-1]:.3g}"
-        ax.set_title(ends, loc="right", fontsize=8.5, color=look.colour("muted"))
+        power = _power(values)
+        ax.plot(x, values / 10.0**power, color=look.CYCLE[0])
+        ax.fill_between(
+            x, values / 10.0**power, values.min() / 10.0**power, color=look.CYCLE[0], alpha=0.10, linewidth=0
+        )
+        ax.set_title(TITLES.get(name, (name.replace("_", " "), ""))[0])
+        ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
+        stations = [values[0], *([values.max()] if values.max() > max(values[0], values[-1]) else []), values[-1]]
+        ax.set_title(" → ".join(f"{v:.3g}" for v in stations), loc="right", fontsize=8, color=look.colour("muted"))
         ax.margins(x=0.01)
-        ax.set_xlabel(x_name)
-        ax.yaxis.set_major_formatter(EngFormatter() if np.abs(values).max() < 1e-3 else ax.yaxis.get_major_formatter())
         ax.yaxis.set_major_locator(MaxNLocator(4))
+    _bottom_labels(axes, x_name)
     return figure
 
 
@@ -138,10 +153,10 @@ def loss_curves(
             if name in table.columns:
                 x, x_name = _position(table)
                 _curve(ax, x, table[name].to_numpy(float), colour, run or None)
-                ax.set_xlabel(x_name)
         _title(ax, *TITLES.get(name, (name.replace("_", " "), "")))
         ax.margins(x=0.01)
         ax.yaxis.set_major_locator(MaxNLocator(4))
+    _bottom_labels(axes, x_name)
     if len(logs) > 1:
         axes[0].legend()
     if title:
@@ -152,8 +167,8 @@ def loss_curves(
 class LiveCurves:
     """`loss_curves` that redraws itself in place while a notebook cell trains.
 
-    `update(log)` may be called at every logged step; it draws at most once per `every` seconds. `close(log)` draws the last
-    state. Outside IPython nothing is shown and only the last figure is kept, as `figure`.
+    `update(log)` may be called at every logged step; it draws at most once per `every` seconds. `close(log)` draws the
+    last state. Outside IPython nothing is shown and only the last figure is kept, as `figure`.
     """
 
     def __init__(self, columns: Sequence[str] | None = None, *, every: float = 5.0, title: str = "") -> None:
@@ -230,7 +245,7 @@ def histogram(values: Any, unit: str = "", title: str = "", *, bins: int = 40, n
 def class_counts(
     counts: Mapping[str, int] | pd.Series, title: str = "", *, unit: str = "videos", top: int = 30
 ) -> Figure:
-    """Horizontal bars of the most frequent classes; the rest is one bar more, with the number of classes in it.
+    """Horizontal bars of the most frequent classes; how many others there are stands below.
 
     Args:
         counts: class name -> number.
@@ -242,18 +257,14 @@ def class_counts(
     if series.empty:
         raise InputError(f"{title or 'class_counts'}: there is no class to count.")
     shown = series.head(top)
-    names = [str(name) for name in shown.index]
-    values = list(shown.to_numpy())
-    if len(series) > top:
-        names.append(f"{len(series) - top} more")
-        values.append(series.iloc[top:].sum())
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.24 * len(names)))
-    colours = [look.CYCLE[0]] * len(shown) + [look.CYCLE[-1]]
-    bars = ax.barh(names, values, color=colours[: len(names)], height=0.7)
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.24 * len(shown)))
+    bars = ax.barh([str(name) for name in shown.index], shown.to_numpy(), color=look.CYCLE[0], height=0.7)
     ax.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8, color=look.colour("muted"))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(xlabel=unit, title=title)
+    rest = series.iloc[top:]
+    more = f"   (not drawn: {len(rest):,} more classes with {rest.sum():,.0f} {unit})" if len(rest) else ""
+    ax.set(xlabel=unit + more, title=title)
     ax.set_title(
         f"{len(series):,} classes, {series.sum():,.0f} {unit}", loc="right", fontsize=8.5, color=look.colour("muted")
     )
@@ -276,7 +287,12 @@ def score_table(
 
     Args:
         table: long form, one row per encoder and benchmark; columns `low`, `high` and `paper` may be absent or NaN.
-        row, panel, value, low, high, paper: names of the columns.
+        row: column of the encoder's name.
+        panel: column of the benchmark's name.
+        value: column of the measured score.
+        low: column of the interval's lower end.
+        high: column of its upper end.
+        paper: column of the published score.
         unit: of the score.
     """
     for name in (row, panel, value):
@@ -306,8 +322,8 @@ def _score_panel(ax: Axes, part: pd.DataFrame, names: tuple[str, str, str, str])
     good = np.isfinite(value) & np.isfinite(low) & np.isfinite(high)
     ax.errorbar(value[good], y[good], xerr=np.abs([value[good] - low[good], high[good] - value[good]]), fmt="none",
                 ecolor=look.colour("ink"), elinewidth=1.2, capsize=3, label="95 % interval over clips")  # fmt: skip
-    ax.scatter(paper, y, marker="D", s=34, facecolor=look.colour("paper"), edgecolor=look.CYCLE[1], linewidth=1.6, zorder=3,
-               label="paper")  # fmt: skip
+    ax.scatter(paper, y, marker="D", s=34, facecolor=look.colour("paper"), edgecolor=look.CYCLE[1], linewidth=1.6,
+               zorder=3, label="paper")  # fmt: skip
     right = np.nanmax(np.concatenate([value, high, paper, [1.0]]))
     ax.set_xlim(0, right * 1.22)
     for i, number in enumerate(value):
@@ -335,10 +351,13 @@ def depth_curves(table: pd.DataFrame, columns: Sequence[str] | None = None, *, t
     figure, axes = _grid(len(names), 3, 2.0)
     for ax, name in zip(axes, names, strict=True):
         lines = table[name] if levels > 1 else table[[name]]
+        power = _power(lines.to_numpy(float))
         for label, colour in zip(lines.columns, look.CYCLE * len(lines.columns), strict=False):
-            ax.plot(lines.index, lines[label], color=colour, marker="o", markersize=3.5, label=str(label))
-        ax.set(title=str(name).replace("_", " "), xlabel="block")
+            ax.plot(lines.index, lines[label] / 10.0**power, color=colour, marker="o", markersize=3.5, label=str(label))
+        ax.set_title(str(name).replace("_", " "))
+        ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _bottom_labels(axes, "block")
     if levels > 1:
         axes[0].legend()
     if title:
