@@ -1,200 +1,278 @@
-"""The vision transformer: how it is trained, and how its patch features are read.
+"""An encoder from anywhere, read as patch features.
 
-The network is timm's `VisionTransformer` (METHOD section 4). Ours are the mask token, the separate CLS position,
-stochastic depth decided from outside, and the official key layout. Reading weight files is the business of `weights`.
+`load_encoder` turns a file, folder or name into a `FeatureEncoder`; `layer_tokens` and `attention_maps` look inside one.
+The network that is trained stands in `vit`, and is also importable from here.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from tcore_lib import params
+from tcore_lib import layouts, params, released
 from tcore_lib.errors import InputError
-from tcore_lib.randomness import generator
+from tcore_lib.vit import ViT, difference, initial_vit, load_official, official_state_dict
+from tcore_lib.weights import OURS, WeightFile, check_values, read_weights
+
+__all__ = [
+    "FeatureEncoder",
+    "Pixels",
+    "TimmNetwork",
+    "ViT",
+    "attention_maps",
+    "difference",
+    "initial_vit",
+    "layer_tokens",
+    "load_encoder",
+    "load_official",
+    "official_state_dict",
+    "random_encoder",
+]
 
 
-def _residual_block(block: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
-    """One timm block whose two residual branches are weighted per sample.
-
-    The weights are an argument, not a state of the block: activation checkpointing runs this function a second time,
-    after other forward passes have been made.
-
-    Args:
-        block: a timm `Block`.
-        x: (B, T, D).
-        scale: (2, B), 0 or 1 / (1 - p), for the attention and the MLP branch.
-    """
-    attention, mlp = scale.to(x.dtype)[:, :, None, None]  # (B, 1, 1) each
-    x = x + attention * block.ls1(block.attn(block.norm1(x)))
-    return x + mlp * block.ls2(block.mlp(block.norm2(x)))
-
-
-class ViT(nn.Module):
-    """The encoder that is trained: CLS + R registers + patches, LayerScale, final LayerNorm (METHOD section 4).
-
-    Initialised as DINOv2 does it: linear weights and positions truncated normal 0.02, CLS and registers normal 1e-6,
-    mask token 0, biases 0, the patch embedding as torch initialises a convolution. The draws come from torch's global
-    generator; `initial_vit` seeds it.
-
-    Attributes:
-        vit: timm's VisionTransformer; positions on patches only.
-        mask_token: (1, D), stands in for the embedding of a masked patch.
-        cls_pos: (1, 1, D), the position of CLS. A parameter of its own because it is stepped and decayed on its own;
-            the official layout stores it as the first row of `pos_embed`.
-        activation_checkpointing: recompute each block in the backward pass instead of storing it.
-    """
-
-    def __init__(self, settings: params.Encoder, img_size: int) -> None:
-        super().__init__()
-        width, depth, heads = settings.shape
-        self.settings, self.img_size = settings, img_size
-        self.patch_size, self.width, self.depth, self.heads = settings.patch_size, width, depth, heads
-        self.activation_checkpointing = False
-        self._scale: Tensor | None = None
-        self.vit = VisionTransformer(
-            img_size=img_size,
-            patch_size=settings.patch_size,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            reg_tokens=settings.registers,
-            init_values=settings.layer_scale,
-            no_embed_class=True,
-            dynamic_img_size=True,
-            num_classes=0,
-            global_pool="",
-            weight_init="skip",
-        )
-        self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))
-        self._initialise()
-
-    def _initialise(self) -> None:
-        nn.init.trunc_normal_(self.vit.pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.cls_pos, std=0.02)
-        nn.init.normal_(self.vit.cls_token, std=1e-6)
-        if self.vit.reg_token is not None:
-            nn.init.normal_(self.vit.reg_token, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def set_drop_keep(self, keep: Tensor | None) -> None:
-        """Stochastic depth of the following forward passes, until it is set again.
-
-        Args:
-            keep: (depth, 2, B) bool, False where a sample skips the attention ([:, 0]) or the MLP ([:, 1]) of a block;
-                what is kept is scaled by 1 / (1 - drop_path). None switches it off.
-        """
-        self._scale = None if keep is None else keep.float() / (1.0 - self.settings.drop_path)
-
-    def embed(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) images, (B, P) bool masks -> (B, T, D) tokens before the first block: CLS, registers, P."""
-        vit = self.vit
-        x = vit.patch_embed(images)  # (B, h, w, D)
-        batch, grid = x.shape[0], (x.shape[1], x.shape[2])
-        x = x.flatten(1, 2)  # (B, P, D), row by row
-        if masks is not None:
-            x = torch.where(masks[:, :, None], self.mask_token.to(x.dtype), x)
-        position = resample_abs_pos_embed(vit.pos_embed, grid, vit.patch_embed.grid_size, num_prefix_tokens=0)
-        prefix = [vit.cls_token + self.cls_pos]
-        if vit.reg_token is not None:
-            prefix.append(vit.reg_token)
-        return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position], dim=1)
-
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens after the final norm.
-
-        Args:
-            images: (B, 3, H, W), ImageNet-normalised; H and W multiples of the patch size.
-            masks: (B, P) bool, True = the patch's embedding is replaced by the mask token.
-
-        Returns:
-            CLS (B, D) and patches (B, P, D), row by row.
-        """
-        x = self.embed(images, masks)
-        scale = self._scale
-        if scale is not None and scale.shape != (self.depth, 2, len(x)):
-            raise ValueError(f"drop keep is {tuple(scale.shape)}, the batch needs {(self.depth, 2, len(x))}")
-        for i, block in enumerate(self.vit.blocks):
-            function, arguments = (block, (x,)) if scale is None else (_residual_block, (block, x, scale[i]))
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(function, *arguments, use_reentrant=False)
-            else:
-                x = function(*arguments)
-        x = self.vit.norm(x)
-        return x[:, 0], x[:, self.vit.num_prefix_tokens :]
-
-
-def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
-    """The student and teacher that a run with this seed starts from. torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, "init").integers(2**62)))
-        return ViT(settings, img_size)
-
-
-# timm's name -> the official one, where they differ
-_OFFICIAL = {"reg_token": "register_tokens"}
-_TIMM = {official: timm for timm, official in _OFFICIAL.items()}
-
-
-def official_state_dict(vit: ViT) -> dict[str, Tensor]:
-    """The encoder's weights under the official names: `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS
-    first, `register_tokens` (1, R, D), `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`.
-
-    Tensors share memory with the parameters except `pos_embed`.
-    """
-    state = {_OFFICIAL.get(name, name): value.detach() for name, value in vit.vit.state_dict().items()}
-    state["pos_embed"] = torch.cat([vit.cls_pos.detach(), state["pos_embed"]], dim=1)
-    state["mask_token"] = vit.mask_token.detach()
-    first = [name for name in ("cls_token", "pos_embed", "register_tokens", "mask_token") if name in state]
-    return {name: state[name] for name in (*first, *(name for name in state if name not in first))}
-
-
-def difference(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
-    """What is missing, unexpected or misshapen in a state dict, as one clause; empty if nothing is."""
-    missing = sorted(set(expected) - set(given))
-    unexpected = sorted(set(given) - set(expected))
-    misshapen = [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in given and given[name].shape != expected[name].shape
-    ]
-    found = []
-    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
-        if names:
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            found.append(f"{len(names)} {kind}: {', '.join(names[:8])}{more}")
-    return "; ".join(found)
-
-
-def load_official(vit: ViT, state: Mapping[str, Tensor], origin: str = "the weights") -> None:
-    """Copy official weights into `vit`, exactly.
-
-    Args:
-        vit: of the same shape.
-        state: as `official_state_dict` returns them.
-        origin: what an error names, e.g. the file.
+class TimmNetwork(nn.Module):
+    """Any transformer of timm whose images may have any size: DINO, DINOv2/v3, MAE, CLIP, ...
 
     Raises:
-        InputError: lists every tensor that is missing, unexpected or misshapen; nothing is copied then.
+        InputError: the model is no plain transformer.
     """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        super().__init__()
+        needed = ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim", "forward_features")
+        if not all(hasattr(model, attribute) for attribute in needed):
+            raise InputError(f"timm's {name} is no vision transformer with patch tokens; choose a vit_* or eva* model.")
+        self.model, self.architecture = model, name
+        self.patch_size, self.width = model.patch_embed.patch_size[0], model.embed_dim
+        self.prefix = model.num_prefix_tokens
+        mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+        own_mean, own_std = torch.tensor(model.pretrained_cfg["mean"]), torch.tensor(model.pretrained_cfg["std"])
+        # images come ImageNet-normalised; a model trained otherwise (CLIP, SigLIP) gets its own normalisation
+        self.register_buffer("scale", (std / own_std)[:, None, None], persistent=False)
+        self.register_buffer("shift", ((mean - own_mean) / own_std)[:, None, None], persistent=False)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks."""
+        return self.model.blocks
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, T, D), as timm's `forward_features` gives them."""
+        return self.model.forward_features(images * self.scale + self.shift)
+
+
+class Pixels(nn.Module):
+    """The weightless baseline: a patch's feature is its own normalised pixels, ordered channel, row, column."""
+
+    blocks: tuple[nn.Module, ...] = ()
+
+    def __init__(self, patch_size: int = 16) -> None:
+        super().__init__()
+        self.patch_size, self.width, self.prefix = patch_size, 3 * patch_size**2, 0
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, P, 3 * patch * patch)."""
+        return nn.functional.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2)
+
+
+class FeatureEncoder(nn.Module):
+    """A network read as patch features, for images of any height and width that are multiples of its patch size.
+
+    The network itself is left as it is, so a student in training can be looked at too.
+
+    Attributes:
+        name: what the encoder is called in tables; its source by default.
+        network: a `ViT`, `TimmNetwork` or `Pixels`.
+        patch_size: pixels.
+        width: D, length of a feature.
+        prefix: number of tokens before the patches (CLS and registers).
+        metadata: what is known about the weights (step, params, scores, ...).
+    """
+
+    def __init__(
+        self, network: ViT | TimmNetwork | Pixels, name: str, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.name, self.metadata = network, name, dict(metadata or {})
+        self.patch_size, self.width, self.prefix = network.patch_size, network.width, network.prefix
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patches (h, w) of an image of this size in pixels.
+
+        Raises:
+            InputError: the size is not a multiple of the patch size.
+        """
+        if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
+            raise InputError(
+                f"{self.name} cannot take images of {height}x{width} pixels (height x width); "
+                f"make both multiples of its patch size, {self.patch_size}."
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, T, D) tokens after the final norm: CLS, registers, patches."""
+        self.grid(*images.shape[2:])
+        return self.network.tokens(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Patch features.
+
+        Args:
+            images: (B, 3, H, W), ImageNet-normalised.
+
+        Returns:
+            (B, h, w, D), patch tokens after the final norm; no gradient is recorded.
+
+        Raises:
+            InputError: H or W is not a multiple of the patch size.
+        """
+        h, w = self.grid(*images.shape[2:])
+        return self.tokens(images)[:, self.prefix :].unflatten(1, (h, w))
+
+
+def random_encoder(settings: params.Encoder, img_size: int, seed: int) -> FeatureEncoder:
+    """The initialisation that a run with this seed starts from, frozen: what training has to beat."""
+    return _frozen(FeatureEncoder(initial_vit(settings, img_size, seed), "random"))
+
+
+def _frozen(encoder: FeatureEncoder) -> FeatureEncoder:
+    return encoder.requires_grad_(False).eval()
+
+
+# ---------------------------------------------------------------------------------------------- loading
+
+
+def _ours(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
+    """A file in the official, our own, timm's or Hugging Face's layout as a `ViT`."""
+    state = layouts.to_official(layouts.find_encoder(file.tensors, which, file.path))
+    heads = heads or layouts.known_heads(file.metadata) or file.config.get("num_attention_heads")
+    settings, img_size = layouts.architecture(state, heads, file.path)
+    vit = initial_vit(settings, img_size, seed=0)
     wrong = difference(official_state_dict(vit), state)
     if wrong:
-        raise InputError(
-            f"{origin} do not fit this encoder ({wrong}); load them into the architecture they were made for."
-        )
-    inner = {_TIMM.get(name, name): value for name, value in state.items() if name != "mask_token"}
-    inner["pos_embed"] = state["pos_embed"][:, 1:]
-    vit.vit.load_state_dict(inner)
-    with torch.no_grad():
-        vit.cls_pos.copy_(state["pos_embed"][:, :1])
-        vit.mask_token.copy_(state["mask_token"])
+        raise InputError(f"{file.path} is no whole {settings.arch} encoder ({wrong}); give a complete one.")
+    check_values(state, file.path)
+    load_official(vit, state, str(file.path))
+    return FeatureEncoder(vit, str(file.path), {**file.metadata, **file.metadata.get(OURS, {})})
+
+
+def _timm(name: str) -> FeatureEncoder:
+    """`NAME` with its published weights, or `NAME:random`."""
+    model, _, start = name.partition(":")
+    if start not in ("", "random"):
+        raise InputError(f"timm:{name} is not known; write timm:{model} or timm:{model}:random.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = released.timm_model(model, pretrained=not start)
+    return FeatureEncoder(TimmNetwork(network, model), f"timm:{name}")
+
+
+def _timm_folder(file: WeightFile) -> FeatureEncoder:
+    """A folder that timm's own export wrote (config.json names the architecture)."""
+    name, arguments = file.config["architecture"], file.config.get("model_args") or {}
+    model = released.timm_model(name, pretrained=False, arguments=arguments)
+    state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
+    wrong = difference(model.state_dict(), state)
+    if wrong:
+        raise InputError(f"{file.path} does not fit timm's {name} ({wrong}); export the folder again.")
+    check_values(state, file.path)
+    model.load_state_dict(state)
+    return FeatureEncoder(TimmNetwork(model, name), str(file.path.parent), file.metadata)
+
+
+def load_encoder(
+    source: str | Path, *, device: str | torch.device = "cpu", which: str = "teacher", heads: int | None = None
+) -> FeatureEncoder:
+    """An encoder from anywhere, frozen and ready to read features.
+
+    Args:
+        source: one of
+            a file: official T-CoRe (`{"teacher": {"backbone.*", ...}}`), a training checkpoint of this library, a bare
+            state dict (official or timm names), as .pth, .pt, .bin or .safetensors;
+            a folder with `model.safetensors` and `config.json` (timm or transformers' Dinov2);
+            `vits16_k400`, `vits16_inet`, `vitb16_k400`: the published encoders, fetched if they are not here;
+            `timm:NAME` with timm's weights, `timm:NAME:random` without;
+            `pixels`: no network, each patch's own normalised pixels.
+        device: where it shall run.
+        which: "teacher" or "student", where a file holds both.
+        heads: attention heads, where neither the width (64 per head) nor the file tells them.
+
+    Raises:
+        InputError: the source cannot be had, read or trusted, or its tensors are not those of one whole encoder.
+    """
+    text = str(source)
+    if text == "pixels":
+        encoder = FeatureEncoder(Pixels(), "pixels")
+    elif text.startswith("timm:"):
+        encoder = _timm(text.removeprefix("timm:"))
+    else:
+        path = released.fetch(text) if text in released.FILES else Path(text).expanduser()
+        if not path.exists():
+            known = ", ".join((*released.FILES, "timm:NAME", "pixels"))
+            raise InputError(f"{text} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
+        file = read_weights(path)
+        foreign = "architecture" in file.config and OURS not in file.config
+        encoder = _timm_folder(file) if foreign else _ours(file, which, heads)
+        encoder.name = text
+    return _frozen(encoder).to(device)
+
+
+# ---------------------------------------------------------------------------------------------- looking inside
+
+
+@torch.no_grad()
+def layer_tokens(encoder: FeatureEncoder | ViT, images: Tensor) -> Tensor:
+    """All tokens after every block, before the final norm.
+
+    Args:
+        encoder: a transformer.
+        images: (B, 3, H, W), ImageNet-normalised.
+
+    Returns:
+        (depth, B, T, D); the first `encoder.prefix` tokens are CLS and registers. Pixels have depth 0.
+    """
+    network = encoder.network if isinstance(encoder, FeatureEncoder) else encoder
+    collected: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda *call: collected.append(call[-1])) for block in network.blocks]
+    try:
+        network.tokens(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(collected) if collected else images.new_empty(0)
+
+
+@torch.no_grad()
+def attention_maps(encoder: FeatureEncoder | ViT, images: Tensor, layer: int = -1) -> Tensor:
+    """Self-attention weights of one block. Only this block leaves the fused kernel, and only for this call.
+
+    Args:
+        encoder: a transformer.
+        images: (B, 3, H, W), ImageNet-normalised.
+        layer: block; negative counts from the end.
+
+    Returns:
+        (B, heads, T, T): each row (a query) sums to 1; tokens are CLS, registers, patches row by row.
+
+    Raises:
+        InputError: the encoder has no such layer.
+    """
+    network = encoder.network if isinstance(encoder, FeatureEncoder) else encoder
+    if not -len(network.blocks) <= layer < len(network.blocks):
+        raise InputError(f"layer = {layer} is not possible: the encoder has {len(network.blocks)} blocks; choose one.")
+    attention = network.blocks[layer].attn
+    collected: list[Tensor] = []
+    hook = attention.attn_drop.register_forward_hook(lambda *call: collected.append(call[-1]))
+    fused, attention.fused_attn = attention.fused_attn, False
+    try:
+        network.tokens(images)
+    finally:
+        attention.fused_attn = fused
+        hook.remove()
+    return collected[0]
