@@ -1,7 +1,7 @@
 """An encoder from anywhere, read as patch features.
 
-`load_encoder` turns a file, folder or name into a `FeatureEncoder`; `layer_tokens` and `attention_maps` look inside one.
-The network that is trained stands in `vit`, and is also importable from here.
+`load_encoder` turns a file, a folder or a name into a `FeatureEncoder`; `layer_tokens` and `attention_maps` look inside
+one. The network that is trained stands in `vit`, and is also importable from here.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
@@ -42,12 +42,16 @@ class TimmNetwork(nn.Module):
         InputError: the model is no plain transformer.
     """
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: Any, name: str) -> None:  # timm models share no base class
         super().__init__()
         needed = ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim", "forward_features")
         if not all(hasattr(model, attribute) for attribute in needed):
             raise InputError(f"timm's {name} is no vision transformer with patch tokens; choose a vit_* or eva* model.")
-        self.model, self.architecture = model, name
+        self.model: Any = model
+        self.architecture = name
         self.patch_size, self.width = model.patch_embed.patch_size[0], model.embed_dim
         self.prefix = model.num_prefix_tokens
         mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
@@ -57,7 +61,7 @@ class TimmNetwork(nn.Module):
         self.register_buffer("shift", ((mean - own_mean) / own_std)[:, None, None], persistent=False)
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> nn.Sequential:
         """The transformer's blocks."""
         return self.model.blocks
 
@@ -98,8 +102,11 @@ class FeatureEncoder(nn.Module):
         self, network: ViT | TimmNetwork | Pixels, name: str, metadata: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self.network, self.name, self.metadata = network, name, dict(metadata or {})
-        self.patch_size, self.width, self.prefix = network.patch_size, network.width, network.prefix
+        self.network: ViT | TimmNetwork | Pixels = network
+        self.name, self.metadata = name, dict(metadata or {})
+        self.patch_size: int = network.patch_size
+        self.width: int = network.width
+        self.prefix: int = network.prefix
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches (h, w) of an image of this size in pixels.
@@ -266,7 +273,7 @@ def attention_maps(encoder: FeatureEncoder | ViT, images: Tensor, layer: int = -
     network = encoder.network if isinstance(encoder, FeatureEncoder) else encoder
     if not -len(network.blocks) <= layer < len(network.blocks):
         raise InputError(f"layer = {layer} is not possible: the encoder has {len(network.blocks)} blocks; choose one.")
-    attention = network.blocks[layer].attn
+    attention: Any = network.blocks[layer].attn
     collected: list[Tensor] = []
     hook = attention.attn_drop.register_forward_hook(lambda *call: collected.append(call[-1]))
     fused, attention.fused_attn = attention.fused_attn, False

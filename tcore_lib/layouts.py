@@ -101,8 +101,10 @@ def _from_hugging_face(state: State) -> State:
 
 
 def to_timm(state: Mapping[str, Tensor]) -> State:
-    """Official names -> timm's, the position of CLS folded into CLS: `cls_token + pos_embed[:, :1]`, as the sum is
-    made at every forward pass. The mask token has no place there."""
+    """Official names -> timm's, the position of CLS folded into CLS.
+
+    The fold, `cls_token + pos_embed[:, :1]`, is the very sum a forward pass makes. The mask token has no place there.
+    """
     renamed = {name: value for name, value in state.items() if name not in ("mask_token", "register_tokens")}
     if "register_tokens" in state:
         renamed["reg_token"] = state["register_tokens"]
@@ -150,7 +152,7 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
     shape = (width, depth, heads or width // 64)
     if depth < 1 or width % shape[2]:
         raise InputError(f"{origin} has width {width}, {depth} blocks and {shape[2]} heads, which is no transformer.")
-    names = {known: name for name, known in params.ARCHITECTURES.items()}
+    names: dict[Any, Any] = {known: name for name, known in params.ARCHITECTURES.items()}
     common = {"patch_size": patch[2], "registers": registers}
     if shape in names:
         return params.Encoder(arch=names[shape], **common), grid * patch[2]

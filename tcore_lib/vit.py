@@ -20,7 +20,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.randomness import generator
 
 
-def _residual_block(block: nn.Module, x: Tensor, scale: Tensor) -> Tensor:
+def _residual_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
     """One timm block whose two residual branches are weighted per sample.
 
     The weights are an argument, not a state of the block: activation checkpointing runs this function a second time,
@@ -58,7 +58,7 @@ class ViT(nn.Module):
         self.patch_size, self.width, self.depth, self.heads = settings.patch_size, width, depth, heads
         self.activation_checkpointing = False
         self._scale: Tensor | None = None
-        self.vit = VisionTransformer(
+        self.vit: Any = VisionTransformer(
             img_size=img_size,
             patch_size=settings.patch_size,
             embed_dim=width,
@@ -78,7 +78,7 @@ class ViT(nn.Module):
         self._initialise()
 
     @property
-    def blocks(self) -> nn.ModuleList:
+    def blocks(self) -> nn.Sequential:
         """The transformer's blocks."""
         return self.vit.blocks
 
@@ -152,10 +152,10 @@ def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
 
 
 def official_state_dict(vit: ViT) -> dict[str, Tensor]:
-    """The encoder's weights under the official names: `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS
-    first, `register_tokens` (1, R, D), `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`.
+    """The encoder's weights under the official names.
 
-    Tensors share memory with the parameters except `pos_embed`.
+    `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens` (1, R, D),
+    `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`. All but `pos_embed` share the parameters' memory.
     """
     names = {"reg_token": "register_tokens"}  # timm's name -> the official one, where they differ
     state = {names.get(name, name): value.detach() for name, value in vit.vit.state_dict().items()}

@@ -77,7 +77,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _split(path: Path, kind: str, content: Any) -> WeightFile:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict.")
-    tensors, metadata = {}, {}
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, Any] = {}
     for name, leaf in _walk(content, ""):
         (tensors if isinstance(leaf, Tensor) else metadata)[_plain(name)] = leaf
     if not tensors:
@@ -231,7 +232,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
