@@ -1,8 +1,9 @@
-"""Chosen frames of one video file or image: as few of its frames decoded as the container allows, upright, RGB, reduced.
+"""Chosen frames of one video or image file, upright, RGB, reduced; as few of them decoded as the container allows.
 
-A video is first read without decoding (`timeline`); from the times of its frames those to keep are chosen (`choose`), and only
-then is it decoded (`read_frames`): seeking over groups of pictures nobody asked for, and inside a group skipping the frames
-that no other frame refers to. AVI stores no presentation times, so it is decoded from the start and frames are counted.
+A video is first read without decoding (`timeline`); from the times of its frames those to keep are chosen (`choose`),
+and only then is it decoded (`read_frames`): seeking over groups of pictures nobody asked for, and inside a group
+skipping the frames that no other frame refers to. AVI stores no presentation times, so it is decoded from the start and
+frames are counted.
 """
 
 import io
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -63,8 +64,9 @@ class Timeline:
 def choose(timeline: Timeline, num_frames: int, fps: float | None) -> np.ndarray:
     """Positions (N,) int64 of the frames to keep, ascending, no frame twice.
 
-    Without `fps`, `num_frames` frames spread evenly over the clip, the first and last included (all, where it has fewer;
-    the middle one, where one is wanted). With `fps`, for k = 0, 1, ... the frame shown k / fps seconds after the first.
+    Without `fps`, `num_frames` frames spread evenly over the clip, the first and last included (all, where it has
+    fewer; the middle one, where one is wanted). With `fps`, for k = 0, 1, ... the frame shown k / fps seconds after the
+    first.
     """
     total = len(timeline.timestamps)
     if fps is None:
@@ -107,7 +109,7 @@ def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarra
             if image.width * image.height > 100_000_000:
                 raise BadFile(f"{image.width}x{image.height} pixels, which no training image has")
             if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")
+                return reduce_short_side(np.asarray(image.convert("RGBA").convert("RGB")), short_side)
             if image.mode.startswith("I"):  # 16 bits a channel; convert("RGB") would clip instead of scale
                 grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
                 return reduce_short_side(np.repeat(grey[..., None], 3, axis=-1), short_side)
@@ -133,7 +135,7 @@ def are_numbered(names: Sequence[str]) -> bool:
 
 
 @contextmanager
-def open_video(source: Path | bytes) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+def open_video(source: Path | bytes) -> Iterator[tuple[Any, "VideoStream"]]:
     """Open a video file (or its bytes) at its first real video stream. No network address is ever followed.
 
     Raises:
@@ -186,7 +188,7 @@ def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     if not names & _TIMED or None in times or len(set(times)) < len(times):
         return Timeline(np.arange(len(times), dtype=np.int64), 1 / rate, True)
-    found = Timeline(np.sort(np.array(times, dtype=np.int64)), float(stream.time_base), False)
+    found = Timeline(np.sort(np.array(times, dtype=np.int64)), float(stream.time_base or 1), False)
     declared = _declared_seconds(stream)
     if found.seconds < 0.95 * declared - 0.5:
         raise BadFile(f"truncated: {found.seconds:.1f} of {declared:.1f} seconds")
@@ -309,7 +311,7 @@ def _upright(frame: "VideoFrame") -> np.ndarray:
 def _declared_seconds(stream: "VideoStream") -> float:
     """Length the container declares for this stream; 0 where it declares none."""
     if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
+        return float(stream.duration * (stream.time_base or 1))
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska: 00:00:10.010000000
     minutes, _, seconds = rest.partition(":")
     try:

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from tcore_lib import decode
@@ -20,7 +21,8 @@ class Task:
 
     Attributes:
         target: `<class>/<name>`, for the one who asked.
-        kind: "extract" = video to frames in `folder`; "video" = index a video file; "frames", "image" = index as they lie.
+        kind: "extract" = video to frames in `folder`; "video" = index a video file; "frames", "image" = index as they
+            lie.
         source: the file or folder, or a video's bytes.
         folder: empty or missing folder that "extract" fills.
         num_frames, fps, short_side, jpeg_quality: see `params.Data`.
@@ -38,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the index: frames, their size in pixels, checksum; bytes written; how a video file's frames are found."""
+    """One row of the index (`FrameIndex`), and how many bytes of frames were written for it."""
 
     num_frames: int
     width: int
@@ -64,7 +66,7 @@ def work(task: Task) -> Row:
     return _folder(task.source, task.short_side) if task.kind == "frames" else _image(task.source, task.short_side)
 
 
-def encode(image: object, quality: int) -> bytes:
+def encode(image: np.ndarray, quality: int) -> bytes:
     """uint8 (H, W, 3) RGB -> JPEG bytes, chroma at half resolution as JPEGs of the field are."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)

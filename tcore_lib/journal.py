@@ -1,13 +1,15 @@
 """What a preparation has finished, kept so that it can be killed at any moment.
 
-Every shard appends to a file of its own, one JSON line per video. A line that says a folder is finished is written before the
-folder gets its name, and only the finished folder is ever given it: finished = the line and the folder are both there.
+Every shard appends to a file of its own, one JSON line per video. A line that says a folder is finished is written
+before the folder gets its name, and only the finished folder is ever given it: finished = the line and the folder are
+    both there.
 """
 
 import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +45,7 @@ class Journal:
             if changed:
                 key = changed[0]
                 raise InputError(
-                    f"{folder.parent} was prepared with data.{key} = {earlier.get(key)!r}, now it is {settings[key]!r}; "
+                    f"{folder.parent} was prepared with data.{key} = {earlier.get(key)!r}, not {settings[key]!r}; "
                     "choose another data.root or delete that folder."
                 )
         self._stream = open(self.path, "ab")  # noqa: SIM115 (open as long as the preparation runs)
@@ -57,6 +59,19 @@ class Journal:
         if self._stream.tell() and not _ends_with_newline(self.path):
             self._stream.write(b"\n")  # the last line was cut by a kill
         shutil.rmtree(self.scratch, ignore_errors=True)
+        self._shard = shard
+        self._marker(shard[0]).unlink(missing_ok=True)
+
+    def _marker(self, i: int) -> Path:
+        return self.folder / f"{i}-of-{self._shard[1]}.finished"
+
+    def mark_finished(self) -> None:
+        """Note that this shard has come to its end."""
+        self._marker(self._shard[0]).touch()
+
+    def all_finished(self) -> bool:
+        """True where every shard of this division has come to its end."""
+        return all(self._marker(i).exists() for i in range(self._shard[1]))
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """The latest entry of every target, over all shards of any division."""
@@ -65,17 +80,16 @@ class Journal:
             for line in path.read_bytes().splitlines():
                 try:
                     entry = json.loads(line)
-                    target = entry["target"]
+                    target, _ = entry["target"], entry["time"]
                 except (ValueError, TypeError, KeyError):
                     continue  # cut by a kill: that video is done again
-                if "row" in entry or target not in found:
-                    found[target] = entry
-                elif "bad" in found[target]:
+                if target not in found or entry["time"] >= found[target]["time"]:
                     found[target] = entry
         return found
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add one line; it survives the process at once (a power cut within seconds may lose it)."""
+        entry = entry | {"time": time.time()}
         self._stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         self._stream.flush()
 

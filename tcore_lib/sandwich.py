@@ -48,10 +48,10 @@ class Batch(TypedDict):
 def sandwich_indices(num_frames: int, ranges: params.Sandwich, rng: np.random.Generator) -> tuple[int, int, int]:
     """Draw the frame indices (past, current, future) of one sample.
 
-    Current is uniform over `int(0.3 T) ... int(0.7 T) - 1`, past and future at offsets `int(0.15 T) ... int(0.25 T)` from
-    it, every end included. `int()` truncates the floating-point product, so 0.7 T is one short at T = 90, 170, ...: kept,
-    as in the released code. Where a range is empty or the roles could not be told apart, one frame, uniform over the clip,
-    takes all three roles (METHOD section 1).
+    Current is uniform over `int(0.3 T) ... int(0.7 T) - 1`, past and future at offsets `int(0.15 T) ... int(0.25 T)`
+    from it, every end included. `int()` truncates the floating-point product, so 0.7 T is one short at T = 90, 170,
+    ...: kept, as in the released code. Where a range is empty or the roles could not be told apart, one frame, uniform
+    over the clip, takes all three roles (METHOD section 1).
 
     Args:
         num_frames: T >= 1, frames of the video.
@@ -137,7 +137,7 @@ class SandwichDataset(Dataset[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of different sizes: padded with zeros at the right and the bottom to the largest height and width."""
+    """Stack samples, padded with zeros at the right and the bottom to the largest height and width among them."""
     sizes = torch.tensor([sample["frames"].shape[-2:] for sample in samples], dtype=torch.int64)  # (B, 2)
     height, width = sizes.amax(dim=0).tolist()
     frames = torch.zeros((len(samples), 3, 3, height, width), dtype=torch.uint8)
@@ -155,8 +155,8 @@ def counters(step: int, batch_size: int, rank: int, world: int, accumulate: int)
     """This rank's global sample counters of one optimiser step, one list per micro-batch.
 
     The step's global batch is counters `step * batch_size ... (step + 1) * batch_size - 1`. It is cut into
-    `accumulate * world` consecutive blocks; rank r takes block `m * world + r` as its micro-batch m. So all ranks together
-    work on consecutive samples at any time, and two ranks do what one rank does in two accumulation steps.
+    `accumulate * world` consecutive blocks; rank r takes block `m * world + r` as its micro-batch m. So all ranks
+    together work on consecutive samples at any time, and two ranks do what one rank does in two accumulation steps.
 
     Raises:
         InputError: batch_size is no multiple of world * accumulate.
@@ -164,7 +164,8 @@ def counters(step: int, batch_size: int, rank: int, world: int, accumulate: int)
     size, rest = divmod(batch_size, world * accumulate)
     if rest or size == 0:
         raise InputError(
-            f"loop.batch_size = {batch_size} is not a multiple of processes x accumulate = {world} x {accumulate}; change one of them."
+            f"loop.batch_size = {batch_size} is not a multiple of processes x accumulate = {world} x {accumulate}; "
+            "change one of them."
         )
     starts = (step * batch_size + (micro * world + rank) * size for micro in range(accumulate))
     return [list(range(start, start + size)) for start in starts]
@@ -201,6 +202,6 @@ def worker_init(worker: int) -> None:
 
 
 def loader_settings(workers: int) -> dict[str, Any]:
-    """DataLoader arguments that go with this dataset: collate, worker set-up and prefetching for `workers` processes."""
+    """Arguments of a DataLoader over this dataset with that many worker processes."""
     settings: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "worker_init_fn": worker_init}
     return settings | ({"persistent_workers": True, "prefetch_factor": 4} if workers else {})

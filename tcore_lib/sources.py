@@ -8,12 +8,13 @@ import itertools
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tcore_lib import decode, params
 from tcore_lib.errors import InputError
+from tcore_lib.released_index import read_released
 
 UNLABELLED = "unlabelled"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -72,8 +73,8 @@ class Source:
     def shard(self, shard: tuple[int, int], skip: Callable[[str], bool] = lambda target: False) -> Iterator[Item]:
         """The items of shard i of n whose target is not to be skipped; members of archives come with their bytes.
 
-        Items are dealt out in turn. So are archives where there are at least n; fewer are read by every shard, which takes its
-        members in turn.
+        Items are dealt out in turn. So are archives where there are at least n; fewer are read by every shard, which
+        takes its members in turn.
         """
         i, n = shard
         yield from (item for item in itertools.islice(self.items, i, None, n) if not skip(item.target))
@@ -85,39 +86,51 @@ class Source:
 
 
 class Annotations:
-    """The official CSV: columns label (where given), youtube_id, time_start, time_end, split."""
+    """Which class a video belongs to: the official CSV or the released entries-TRAIN.npy.
+
+    The CSV has columns label (where known), youtube_id, time_start, time_end and split.
+
+    Attributes:
+        labels: name of a video (`<youtube id>_<start>_<end>`) -> its class folder.
+        class_names: all classes in the order of their ids.
+
+    Raises:
+        InputError: the file is missing, of another format, or without a row of the split.
+    """
 
     def __init__(self, path: Path, split: str) -> None:
-        """Read the rows of one split ("val", "validate" and "validation" are the same).
-
-        Raises:
-            InputError: missing, not such a CSV, or without a row of the split.
-        """
-        self.path = path
-        self.labels: dict[str, str] = {}  # <youtube id>_<start>_<end> -> class folder
-        self.by_id: dict[str, str] = {}
-        wanted = _SPLITS.get(split, split)
+        self.labels: dict[str, str] = {}
+        self._by_id: dict[str, str] = {}
+        if path.suffix == ".npy":
+            pairs, self.class_names = read_released(path)
+            self.labels = {video: class_name for class_name, video in pairs}
+            return
         try:
             with open(path, encoding="utf-8", newline="") as stream:
-                for row in csv.DictReader(stream):
-                    if _SPLITS.get(row.get("split") or wanted, row.get("split") or wanted) != wanted:
-                        continue
-                    label = class_folder(row.get("label") or UNLABELLED)
-                    start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
-                    self.labels[f"{row['youtube_id']}_{start:06d}_{end:06d}"] = label
-                    self.by_id[row["youtube_id"]] = label
+                self._read_rows(csv.DictReader(stream), _SPLITS.get(split, split))
         except OSError as error:
             raise InputError(f"data.annotations = {path} cannot be read ({error.strerror}); check the path.") from error
-        except (KeyError, ValueError, TypeError, csv.Error, UnicodeDecodeError) as error:
+        except (KeyError, ValueError, TypeError, csv.Error) as error:
+            reason = f"{type(error).__name__}: {error}"
             raise InputError(
-                f"{path} is not the official CSV (needs columns youtube_id, time_start, time_end; {type(error).__name__}: {error})."
+                f"{path} is not the official CSV with youtube_id, time_start, time_end ({reason})."
             ) from error
         if not self.labels:
             raise InputError(f"{path} has no row of split {split!r}; check data.split and data.annotations.")
+        self.class_names = sorted(set(self.labels.values()))
 
-    def label(self, stem: str) -> str | None:
-        """Class folder of a file named `stem`, by the whole name or by its YouTube id alone; None if not listed."""
-        return self.labels.get(stem) or self.by_id.get(stem)
+    def _read_rows(self, rows: "csv.DictReader[str]", split: str) -> None:
+        for row in rows:
+            given = row.get("split") or split
+            if _SPLITS.get(given, given) == split:
+                start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+                label = class_folder(row.get("label") or UNLABELLED)
+                self.labels[f"{row['youtube_id']}_{start:06d}_{end:06d}"] = label
+                self._by_id[row["youtube_id"]] = label
+
+    def label(self, name: str) -> str | None:
+        """Class folder of the video `name`, by the whole name or by its YouTube id alone; None if it is not listed."""
+        return self.labels.get(name) or self._by_id.get(name)
 
 
 def class_folder(label: str) -> str:
@@ -151,7 +164,7 @@ def find(settings: params.Data, source: Path | None = None) -> Source:
 
 
 def _split_root(root: Path, split: str) -> Path:
-    """Step into the released layout (frames/train) or a folder by split (train beside val, not beside other classes)."""
+    """Step into frames/train (the released layout) or into train beside val (but not beside other classes)."""
     if (root / "frames" / split).is_dir():
         return root / "frames" / split
     splits = {"train", "val", "test", split, *_SPLITS}
@@ -159,8 +172,7 @@ def _split_root(root: Path, split: str) -> Path:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, str]]:
-    """(folder relative to root, file name) of every file below root, sorted, hidden ones left out; links to folders followed
-    once."""
+    """(folder relative to root, file name) of every file below root, sorted, without hidden ones; follows links."""
     for folder, inner, files in os.walk(root, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         relative = os.path.relpath(folder, root)
@@ -224,11 +236,14 @@ def _frames(root: Path, annotations: Annotations | None) -> Source:
     """Folders that hold frames: <class>/<video>/ or <video>/."""
     found = Source(root, "frames", [], annotations=annotations)
     for first in _folders(root):
-        inner = list(_folders(root / first))
-        found.items += [Item(first, name, root / first / name) for name in inner]
-        if not inner:
-            label = annotations.label(first) if annotations else None
-            found.items.append(Item(label or UNLABELLED, first, root / first))
+        inner = _folders(root / first)
+        folders = [Item(first, name, root / first / name) for name in inner] or [Item(UNLABELLED, first, root / first)]
+        for item in folders:
+            label = annotations.label(item.name) if annotations else item.class_name
+            if label is None:
+                found.unlisted += 1
+            else:
+                found.items.append(replace(item, class_name=label))
     return found
 
 

@@ -1,29 +1,40 @@
 """Prepare training data: whatever lies on disk -> frames in the released layout and the index that training reads.
 
-Sized for Kinetics-400: all cores, bounded memory, shards over machines, resumable after a kill, and no file that stops it.
+Sized for Kinetics-400: all cores, bounded memory, shards over machines, resumable after a kill, and no file that stops
+it.
 """
 
 import csv
 import errno
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from tcore_lib import extract, params, workpool
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path
-from tcore_lib.index import FrameIndex, export_released, read_released
+from tcore_lib.index import FrameIndex, Kind
 from tcore_lib.journal import Journal
 from tcore_lib.sources import Item, Source, find
 
-__all__ = ["FrameIndex", "PrepareReport", "export_released", "index_path", "prepare", "read_released"]
+__all__ = ["FrameIndex", "PrepareReport", "index_path", "prepare"]
+
+_GUESSED_BYTES = 400_000  # of a clip's 20 frames, before one is measured
+_ROW_COLUMNS = {  # key of `extract.Row` -> column of the index
+    "num_frames": "num_frames",
+    "width": "widths",
+    "height": "heights",
+    "checksum": "checksums",
+    "numbered": "numbered",
+    "sequential": "sequential",
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +87,9 @@ def prepare(
 ) -> PrepareReport:
     """Prepare `settings.source`, or continue doing so.
 
-    Videos are extracted to `<root>/frames/<split>/<class>/<video>/00000.jpg ...`, or with `direct` only indexed. Frame folders and
-    images are indexed where they lie. Written under `<root>`: the frames, `index-<split>.parquet`, `bad_files.csv` (one line per
-    file that cannot be used, with the reason) and `.prepare-<split>/` (what is finished).
+    Videos are extracted to `<root>/frames/<split>/<class>/<video>/00000.jpg ...`, or with `direct` only indexed. Frame
+    folders and images are indexed where they lie. Written under `<root>`: the frames, `index-<split>.parquet`,
+    `bad_files.csv` (one line per file that cannot be used, with the reason) and `.prepare-<split>/` (what is finished).
 
     Args:
         settings: the section `data` of a parameter file.
@@ -87,8 +98,8 @@ def prepare(
         progress: show a progress bar.
 
     Raises:
-        InputError: nothing usable in the source; `root` holds something prepared otherwise; the disk is full (with the space that
-            is missing; what is finished is kept).
+        InputError: nothing usable in the source; `root` holds something prepared otherwise; the disk is full (with the
+            space that is missing; what is finished is kept).
     """
     started = time.monotonic()
     shard = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
@@ -101,25 +112,25 @@ def prepare(
         )
     job = _Job(settings, found, shard)
     try:
-        done, skipped, size = job.run(progress)
+        job.run(progress)
         index, bad, complete = job.merge()
     finally:
         job.journal.close()
     missing = None
-    if found.annotations is not None and not found.archives:
+    if found.annotations is not None and found.total is not None:
         missing = len(found.annotations.labels) - len(found.items)
     return PrepareReport(
-        index_path(settings),
-        len(index),
-        done,
-        skipped,
-        bad,
-        job.bad_files,
-        missing,
-        found.unlisted,
-        complete,
-        time.monotonic() - started,
-        size,
+        index=index_path(settings),
+        videos=len(index),
+        done=job.done,
+        skipped=job.skipped,
+        bad=bad,
+        bad_files=job.bad_files,
+        missing=missing,
+        unlisted=found.unlisted,
+        complete=complete,
+        seconds=time.monotonic() - started,
+        bytes=job.size,
     )
 
 
@@ -130,77 +141,83 @@ class _Job:
         self.settings, self.found, self.shard = settings, found, shard
         self.root = params.resolve(settings.root)
         self.bad_files = self.root / "bad_files.csv"
-        self.kind = {"videos": "video" if settings.direct else "extract", "frames": "frames", "images": "image"}[
-            found.layout
-        ]
         self.frames = self.root / "frames" / settings.split
+        self.kind = task_kind(settings, found)
         kept = ("num_frames", "fps", "short_side", "jpeg_quality", "direct")
         self.recipe = {name: getattr(settings, name) for name in kept} | {"layout": found.layout}
         if self.kind != "extract":
             self.recipe["source"] = str(found.root.absolute())
         self.journal = Journal(self.root / f".prepare-{settings.split}", self.recipe, shard)
-        self.size = 0
+        self.done = self.skipped = self.bad = self.size = 0
 
-    def run(self, progress: bool) -> tuple[int, int, int]:
-        """Work through this shard: (clips done now, clips done before, bytes written)."""
+    def run(self, progress: bool) -> None:
+        """Work through this shard; counts into `done`, `skipped`, `bad` and `size` (bytes written)."""
         entries = self.journal.entries()
         present = self._present()
+        self._refuse_foreign(entries, present)
         finished = {target for target, entry in entries.items() if _is_finished(entry, present)}
-        foreign = sorted((present or set()) - {target for target, entry in entries.items() if "row" in entry})
-        if foreign:
-            raise InputError(
-                f"{self.frames / foreign[0]} was not written by this preparation; choose another data.root, or index existing "
-                "frames with data.layout: frames."
-            )
-        skipped = 0
-
-        def skip(target: str) -> bool:
-            nonlocal skipped
-            skipped += target in finished
-            return target in finished
-
-        total = None
-        if self.found.total is not None:
-            mine = self.found.items[self.shard[0] :: self.shard[1]]
-            total = sum(item.target not in finished for item in mine)
-        workers = self.settings.workers or os.cpu_count() or 1
-        done = bad = 0
+        total = self._remaining(finished)
         items: dict[str, Item] = {}  # those under way
-        outcomes = workpool.run(extract.work, self._tasks(skip, items), workers)
+        outcomes = workpool.run(extract.work, self._tasks(finished, items), worker_count(self.settings))
         try:
             with tqdm(
-                total=total, unit="clip", desc="prepare", file=sys.stdout, disable=not progress, smoothing=0.05
+                total=total, unit="clip", desc="prepare", file=sys.stdout, disable=not progress or total == 0
             ) as bar:
                 for task, outcome in outcomes:
                     item = items.pop(task.target)
                     if isinstance(outcome, workpool.Failed):
-                        self._refuse_full_disk(outcome, done, total)
+                        self._refuse_full_disk(outcome.errno, total)
                         self._note_bad(item, outcome)
-                        bad += 1
                     else:
                         self._finish(task, outcome)
-                        done += 1
-                    bar.set_postfix(bad=bad, refresh=False)
+                    bar.set_postfix(bad=self.bad, refresh=False)
                     bar.update()
-        except OSError as error:  # this process's own writes: journal, rename
-            self._refuse_full_disk(workpool.Failed(str(error), "OSError", error.errno), done, total)
+        except OSError as error:  # this process's own writes
+            self._refuse_full_disk(error.errno, total)
             raise
         finally:
             outcomes.close()
-        return done, skipped, self.size
 
     def _present(self) -> set[str] | None:
         """Targets whose frame folder is there; None where no frames are written."""
         if self.kind != "extract":
             return None
-        classes = [entry.name for entry in os.scandir(self.frames) if entry.is_dir()] if self.frames.is_dir() else []
+        if not self.frames.is_dir():
+            return set()
+        classes = [entry.name for entry in os.scandir(self.frames) if entry.is_dir()]
         return {f"{name}/{entry.name}" for name in classes for entry in os.scandir(self.frames / name)}
 
-    def _tasks(self, skip: Any, items: dict[str, Item]) -> Iterator[extract.Task]:
+    def _refuse_foreign(self, entries: dict[str, dict[str, Any]], present: set[str] | None) -> None:
+        foreign = sorted((present or set()) - {target for target, entry in entries.items() if "row" in entry})
+        if foreign:
+            raise InputError(
+                f"{self.frames / foreign[0]} was not written by this preparation; choose another data.root, or index "
+                "existing frames with data.layout: frames."
+            )
+
+    def _remaining(self, finished: set[str]) -> int | None:
+        """Clips this shard has still to do; None where only reading the archives would tell."""
+        if self.found.total is not None:
+            return sum(item.target not in finished for item in self.found.items[self.shard[0] :: self.shard[1]])
+        if self.found.annotations is not None:
+            return max(0, len(self.found.annotations.labels) - len(finished)) // self.shard[1]
+        return None
+
+    def _tasks(self, finished: set[str], items: dict[str, Item]) -> Iterator[extract.Task]:
         s = self.settings
+        seen: set[str] = set()
+
+        def skip(target: str) -> bool:
+            self.skipped += target in finished
+            return target in finished
+
         for number, item in enumerate(self.found.shard(self.shard, skip)):
+            if item.problem is None and item.target in seen:
+                item = replace(item, name=f"{item.name} again", problem=f"has the name of another video, {item.target}")
+            seen.add(item.target)
             if item.problem is not None:
-                self._note_bad(item, workpool.Failed(item.problem, "BadFile"))
+                if item.target not in finished:
+                    self._note_bad(item, workpool.Failed(item.problem, "BadFile"))
                 continue
             items[item.target] = item
             folder = self.journal.scratch / f"{os.getpid()}-{number}"
@@ -208,7 +225,7 @@ class _Job:
             yield extract.Task(item.target, self.kind, where, folder, s.num_frames, s.fps, s.short_side, s.jpeg_quality)
 
     def _finish(self, task: extract.Task, row: extract.Row) -> None:
-        entry = {"target": task.target, "row": {k: v for k, v in asdict(row).items() if v is not None}}
+        entry: dict[str, Any] = {"target": task.target, "row": asdict(row)}
         if self.kind != "extract":
             entry["path"] = os.path.relpath(str(task.source), self.found.root)
         self.journal.append(entry)  # before the rename: see journal.py
@@ -217,90 +234,97 @@ class _Job:
             final.parent.mkdir(parents=True, exist_ok=True)
             os.rename(task.folder, final)
         self.size += row.bytes
+        self.done += 1
 
     def _note_bad(self, item: Item, failed: workpool.Failed) -> None:
         reason = failed.reason if failed.kind in ("BadFile", "died", "hung") else f"{failed.kind}: {failed.reason}"
-        entry = {
-            "target": item.target,
-            "bad": reason,
-            "file": item.shown,
-            "stamp": extract.stamp(item.path),
-            "of": str(item.path),
-        }
-        self.journal.append(entry)
+        stamp = extract.stamp(item.path)
+        self.journal.append(
+            {"target": item.target, "bad": reason, "file": item.shown, "of": str(item.path), "stamp": stamp}
+        )
+        self.bad += 1
 
-    def _refuse_full_disk(self, failed: workpool.Failed, done: int, total: int | None) -> None:
-        if failed.errno not in (errno.ENOSPC, errno.EDQUOT):
+    def _refuse_full_disk(self, code: int | None, total: int | None) -> None:
+        if code not in (errno.ENOSPC, errno.EDQUOT):
             return
-        need = "the space for the rest"
-        if total is not None and done:
-            need = f"about {(total - done) * self.size / done / 1e9:.2f} GB more"
-        of = f"of {total} " if total is not None else ""
+        need, of = "more space", ""
+        if total is not None:
+            of = f"of {total} "
+            each = self.size / self.done if self.done else _GUESSED_BYTES
+            need = f"about {(total - self.done) * each / 1e9:.3g} GB more"
         raise InputError(
-            f"The disk of {self.root} is full after {done} {of}clips; this part needs {need}: free it and run the same command again."
+            f"The disk of {self.root} is full after {self.done} {of}clips; this part needs {need}: free it and run the "
+            "same command again, which continues."
         )
 
     def merge(self) -> tuple[FrameIndex, int, bool]:
-        """Write the index and bad_files.csv from what all shards have finished: (index, bad files, all of the source covered)."""
+        """Write the index and bad_files.csv from what all shards have finished.
+
+        Returns:
+            The index, the number of bad files, and whether all of the source is in one or the other.
+        """
         with self.journal.merging():
             entries = self.journal.entries()
-            if self.kind != "extract":  # the index follows the folder it describes
-                known = {item.target for item in self.found.items}
-                entries = {target: entry for target, entry in entries.items() if target in known}
-            rows = {target: entries[target] for target in sorted(entries) if "row" in entries[target]}
-            bad = [entries[target] for target in sorted(entries) if "bad" in entries[target]]
-            self._write_bad(bad)
+            present = self._present()
+            if present is None:  # the index follows the folder it describes
+                present = {item.target for item in self.found.items}
+            ordered = [entries[target] for target in sorted(entries)]
+            rows = [entry for entry in ordered if "row" in entry and entry["target"] in present]
+            bad = [entry for entry in ordered if "bad" in entry]
+            write_bad_files(self.bad_files, self.settings.split, bad)
             if not rows:
-                reason = f"; the first: {bad[0]['file']}: {bad[0]['bad']}" if bad else ""
+                reason = f"; {bad[0]['file']}: {bad[0]['bad']}" if bad else ""
                 raise InputError(f"None of the files in {self.found.root} can be used{reason}; see {self.bad_files}.")
             index = self._index(rows)
             index.save(index_path(self.settings))
-        covered = self.shard[1] == 1
-        if self.found.total is not None:
-            covered = all(item.target in entries for item in self.found.items)
-        return index, len(bad), covered
+            self.journal.mark_finished()
+            if self.found.total is None:
+                return index, len(bad), self.journal.all_finished()
+            return index, len(bad), all(item.target in entries for item in self.found.items)
 
-    def _index(self, rows: dict[str, dict[str, Any]]) -> FrameIndex:
-        names = {target.split("/")[0] for target in rows}
-        if self.found.annotations is not None:
-            names |= set(self.found.annotations.labels.values())
-        class_names = sorted(names)
+    def _index(self, rows: list[dict[str, Any]]) -> FrameIndex:
+        class_of = [entry["target"].split("/")[0] for entry in rows]
+        annotated = self.found.annotations.class_names if self.found.annotations is not None else []
+        class_names = annotated + sorted(set(class_of) - set(annotated))
         number = {name: k for k, name in enumerate(class_names)}
-        column = {
-            key: [entry["row"][key] for entry in rows.values()] for key in ("num_frames", "width", "height", "checksum")
-        }
-        flags = {key: [entry["row"][key] for entry in rows.values()] for key in ("numbered", "sequential")}
-        kind = {"extract": "frames", "video": "video", "frames": "frames", "image": "images"}[self.kind]
-        stamps = [stamp for entry in rows.values() for stamp in entry["row"]["timestamps"]] if kind == "video" else None
+        columns: dict[str, Any] = {name: [entry["row"][key] for entry in rows] for key, name in _ROW_COLUMNS.items()}
+        if self.kind == "video":
+            columns["timestamps"] = [stamp for entry in rows for stamp in entry["row"]["timestamps"]]
+        kinds: dict[str, Kind] = {"extract": "frames", "video": "video", "frames": "frames", "image": "images"}
         return FrameIndex(
-            self.frames if self.kind == "extract" else self.found.root,
-            [entry.get("path", target) for target, entry in rows.items()],
-            [number[target.split("/")[0]] for target in rows],
-            class_names,
-            column["num_frames"],
-            column["width"],
-            column["height"],
-            column["checksum"],
-            kind,
-            flags["numbered"],
-            flags["sequential"],
-            stamps,
-            self.settings.short_side,
-            self.recipe,
+            root=self.frames if self.kind == "extract" else self.found.root,
+            paths=np.array([entry.get("path", entry["target"]) for entry in rows], dtype=np.dtypes.StringDType()),
+            class_ids=np.array([number[name] for name in class_of]),
+            class_names=class_names,
+            kind=kinds[self.kind],
+            short_side=self.settings.short_side,
+            settings=self.recipe,
+            **columns,
         )
 
-    def _write_bad(self, bad: list[dict[str, Any]]) -> None:
-        others: list[list[str]] = []
-        if self.bad_files.exists():
-            with open(self.bad_files, encoding="utf-8", newline="") as stream:
-                others = [
-                    row for row in csv.reader(stream) if len(row) == 4 and row[0] not in ("split", self.settings.split)
-                ]
-        with atomic_path(self.bad_files) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(("split", "class", "file", "reason"))
-            writer.writerows(others)
-            writer.writerows((self.settings.split, e["target"].split("/")[0], e["file"], e["bad"]) for e in bad)
+
+def task_kind(settings: params.Data, found: Source) -> str:
+    """What a worker does with an item of this source (`extract.Task`)."""
+    return {"videos": "video" if settings.direct else "extract", "frames": "frames", "images": "image"}[found.layout]
+
+
+def worker_count(settings: params.Data) -> int:
+    """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return settings.workers or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def write_bad_files(path: Path, split: str, bad: list[dict[str, Any]]) -> None:
+    """Write bad_files.csv (split, class, file, reason); the lines of other splits stay."""
+    others: list[list[str]] = []
+    if path.exists():
+        with open(path, encoding="utf-8", newline="") as stream:
+            others = [row for row in csv.reader(stream) if len(row) == 4 and row[0] not in ("split", split)]
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("split", "class", "file", "reason"))
+        writer.writerows(others)
+        writer.writerows((split, entry["target"].split("/")[0], entry["file"], entry["bad"]) for entry in bad)
 
 
 def _is_finished(entry: dict[str, Any], present: set[str] | None) -> bool:

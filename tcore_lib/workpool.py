@@ -6,7 +6,7 @@
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -73,11 +73,12 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
 
 def run(
     function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limit_s: float = 3600.0
-) -> Iterator[tuple[Any, Any]]:
+) -> Generator[tuple[Any, Any], None, None]:
     """Yield (task, result or `Failed`) in the order in which tasks end.
 
-    One task per worker is under way, one more is read ahead: memory is bounded however many tasks there are. Closing the generator
-    stops the workers.
+    One task per worker is under way, one more is read ahead: memory is bounded however many tasks there are. Closing
+        the
+    generator stops the workers.
 
     Args:
         function: importable by name (it runs in fresh processes); tasks and results must pickle.
