@@ -1,0 +1,174 @@
+"""Sandwich sampling (METHOD section 1): ranges, statistics, determinism over workers, ranks and accumulation."""
+
+import itertools
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch.utils.data import DataLoader
+
+from tcore_lib.errors import InputError
+from tcore_lib.params import Sandwich
+from tcore_lib.randomness import generator
+from tcore_lib.sandwich import (
+    CounterBatches,
+    SandwichDataset,
+    collate,
+    counters,
+    epoch_order,
+    loader_settings,
+    sandwich_indices,
+    video_of,
+)
+
+DEFAULT = Sandwich()
+
+
+class Coded:
+    """An index whose frames say which video and frame they are: channel 0 = video, channel 1 = frame, by content."""
+
+    def __init__(self, num_frames: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
+        self.num_frames = np.array(num_frames, dtype=np.int32)
+        self.sizes = sizes
+        self.reads: list[tuple[int, list[int]]] = []
+
+    def __len__(self) -> int:
+        return len(self.num_frames)
+
+    def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
+        self.reads.append((i, list(frame_indices)))
+        height, width = self.sizes[i % len(self.sizes)]
+        return [np.broadcast_to(np.array([i, j, 7], np.uint8), (height, width, 3)).copy() for j in frame_indices]
+
+
+def draws(num_frames: int, count: int, ranges: Sandwich = DEFAULT) -> np.ndarray:
+    return np.array([sandwich_indices(num_frames, ranges, generator(0, "frames", k)) for k in range(count)])
+
+
+def test_twenty_frames_are_uniform_over_the_stated_ranges() -> None:
+    """T = 20: current 6..13 (8 values), offsets 3..5 (3 values each), all independent: 72 equally likely triples."""
+    past, current, future = draws(20, 14_400).T
+    assert set(current) == set(range(6, 14))
+    assert set(current - past) == set(future - current) == {3, 4, 5}
+    cells = np.zeros((8, 3, 3), int)
+    np.add.at(cells, (current - 6, current - past - 3, future - current - 3), 1)
+    assert chisquare(cells.ravel()).pvalue > 1e-3  # 200 expected in each cell
+    assert chisquare(np.bincount(current - 6)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 7])
+def test_too_short_clips_give_one_frame_anywhere_in_three_roles(num_frames: int) -> None:
+    got = draws(num_frames, 300)
+    assert (got == got[:, :1]).all()
+    assert set(got[:, 0]) == set(range(num_frames))
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "current", "offsets"),
+    [
+        (4, (1, 1), (0, 1)),  # int(1.2) .. int(2.8) - 1; int(0.6) .. int(1.0)
+        (8, (2, 4), (1, 2)),  # int(2.4) .. int(5.6) - 1; int(1.2) .. int(2.0)
+        (90, (27, 61), (13, 22)),  # 0.7 * 90 = 62.99999999999999 in floating point: int() gives 62, so 61, not 62
+        (300, (90, 209), (45, 75)),  # 0.7 * 300 = 210 exactly
+    ],
+)
+def test_ranges_by_hand(num_frames: int, current: tuple[int, int], offsets: tuple[int, int]) -> None:
+    past, now, future = draws(num_frames, 3000).T
+    assert (now.min(), now.max()) == current
+    for distance in (now - past, future - now):
+        assert (distance.min(), distance.max()) == offsets
+
+
+def test_every_length_stays_inside_the_clip_and_in_order() -> None:
+    shares = [(0.3, 0.7), (0.25, 0.75), (0.5, 0.6)]
+    for current, num_frames in itertools.product(shares, range(1, 200)):
+        past, now, future = draws(num_frames, 20, Sandwich(current_range=current)).T
+        assert (past >= 0).all()
+        assert (past <= now).all()
+        assert (now <= future).all()
+        assert (future < num_frames).all()
+
+
+def test_an_epoch_shows_each_video_once_and_the_next_in_another_order() -> None:
+    first, second = ([video_of(3, counter, 50) for counter in range(e * 50, e * 50 + 50)] for e in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert first != [video_of(4, counter, 50) for counter in range(50)]
+    with pytest.raises(ValueError, match="read-only"):
+        epoch_order(3, 0, 50)[0] = 1
+
+
+def test_sample_holds_the_frames_it_drew() -> None:
+    index = Coded([20, 20, 20, 1], [(4, 6)])
+    dataset = SandwichDataset(index, DEFAULT, seed=1)
+    for counter in range(40):
+        sample = dataset[counter]
+        video = video_of(1, counter, 4)
+        roles = sandwich_indices(int(index.num_frames[video]), DEFAULT, generator(1, "frames", counter))
+        assert sample["frames"].shape == (3, 3, 4, 6)
+        assert sample["frames"].dtype == torch.uint8
+        assert sample["frames"].is_contiguous()
+        assert (sample["counter"], sample["video"]) == (counter, video)
+        assert sample["frames"][:, 0].unique().tolist() == [video]
+        assert sample["frames"][:, 1, 0, 0].tolist() == list(roles)
+        assert index.reads[-1] == (video, sorted(set(roles)))  # a lone frame is read once
+
+
+def test_bad_indexes_are_refused() -> None:
+    with pytest.raises(InputError, match="no videos"):
+        SandwichDataset(Coded([], [(2, 2)]), DEFAULT, seed=0)
+
+    class Uneven(Coded):
+        def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
+            return [np.zeros((2 + k, 2, 3), np.uint8) for k in range(len(frame_indices))]
+
+    with pytest.raises(InputError, match="different sizes"):
+        SandwichDataset(Uneven([20], [(2, 2)]), DEFAULT, seed=0)[0]
+
+
+def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
+    dataset = SandwichDataset(Coded([20] * 3, [(4, 6), (5, 3), (2, 2)]), DEFAULT, seed=0)
+    batch = collate([dataset[counter] for counter in range(3)])
+    assert batch["frames"].shape == (3, 3, 3, 5, 6)
+    assert batch["counter"].tolist() == [0, 1, 2]
+    assert sorted(batch["sizes"].tolist()) == [[2, 2], [4, 6], [5, 3]]
+    for frames, (h, w), video in zip(batch["frames"], batch["sizes"].tolist(), batch["video"], strict=True):
+        assert (frames[:, 0, :h, :w] == video).all()
+        assert (frames[:, 2, :h, :w] == 7).all()
+        assert frames[..., h:, :].sum() == frames[..., w:].sum() == 0
+
+
+def test_workers_change_nothing() -> None:
+    dataset = SandwichDataset(Coded([20, 9, 1, 33, 20], [(4, 6), (6, 4)]), DEFAULT, seed=5)
+    batches = CounterBatches(2, 6, batch_size=4, rank=0, world=1, accumulate=2)
+    alone = list(DataLoader(dataset, batch_sampler=batches, **loader_settings(0)))
+    shared = list(DataLoader(dataset, batch_sampler=batches, multiprocessing_context="spawn", **loader_settings(2)))
+    assert len(alone) == len(shared) == len(batches) == 8
+    assert [b["counter"].tolist() for b in alone[:2]] == [[8, 9], [10, 11]]
+    for a, b in zip(alone, shared, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_dataset_pickles_for_spawned_workers() -> None:
+    dataset = pickle.loads(pickle.dumps(SandwichDataset(Coded([20], [(2, 2)]), DEFAULT, seed=0)))
+    assert dataset[3]["counter"] == 3
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 3)])
+def test_ranks_and_micro_batches_partition_the_step(world: int, accumulate: int) -> None:
+    step, batch = 7, 24
+    per_rank = [counters(step, batch, rank, world, accumulate) for rank in range(world)]
+    assert all(len(micro) == accumulate for micro in per_rank)
+    # walking micro-batch by micro-batch, rank by rank, the counters are consecutive
+    walked = [c for m in range(accumulate) for rank in range(world) for c in per_rank[rank][m]]
+    assert walked == list(range(step * batch, (step + 1) * batch))
+
+
+def test_an_impossible_split_is_refused() -> None:
+    with pytest.raises(InputError, match="10 is not a multiple"):
+        counters(0, 10, 0, 4, 1)
+    with pytest.raises(InputError, match="multiple"):
+        CounterBatches(0, 1, 2, 0, 4, 1)
