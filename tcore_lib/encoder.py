@@ -158,7 +158,7 @@ def _frozen(encoder: FeatureEncoder) -> FeatureEncoder:
 def _ours(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
     """A file in the official, our own, timm's or Hugging Face's layout as a `ViT`."""
     state = layouts.to_official(layouts.find_encoder(file.tensors, which, file.path))
-    heads = heads or layouts.known_heads(file.metadata) or file.config.get("num_attention_heads")
+    heads = heads or layouts.known_heads(file.metadata, file.config)
     settings, img_size = layouts.architecture(state, heads, file.path)
     vit = initial_vit(settings, img_size, seed=0)
     wrong = difference(official_state_dict(vit), state)

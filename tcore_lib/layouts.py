@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
+from tcore_lib.weights import OURS
 
 State = dict[str, Tensor]
 
@@ -95,8 +96,9 @@ def _from_hugging_face(state: State) -> State:
                 name = re.sub(pattern, replacement, name)
             found[name] = value
         elif part[2] == "query":
-            three = [state[name.replace(".query.", f".{kind}.")] for kind in ("query", "key", "value")]
-            found[f"blocks.{part[1]}.attn.qkv.{part[3]}"] = torch.cat(three)
+            three = [state.get(name.replace(".query.", f".{kind}.")) for kind in ("query", "key", "value")]
+            if all(tensor is not None and tensor.shape == value.shape for tensor in three):
+                found[f"blocks.{part[1]}.attn.qkv.{part[3]}"] = torch.cat(three)
     return found
 
 
@@ -148,9 +150,10 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
         raise InputError(
             f"{origin} has width {width}, from which its number of attention heads cannot be told; give heads."
         )
-    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    tokens = state.get("register_tokens")
+    registers = tokens.shape[1] if tokens is not None and tokens.ndim == 3 else 0
     shape = (width, depth, heads or width // 64)
-    if depth < 1 or width % shape[2]:
+    if not 1 <= depth <= 1000 or not 1 <= shape[2] <= width or width % shape[2]:
         raise InputError(f"{origin} has width {width}, {depth} blocks and {shape[2]} heads, which is no transformer.")
     names: dict[Any, Any] = {known: name for name, known in params.ARCHITECTURES.items()}
     common = {"patch_size": patch[2], "registers": registers}
@@ -159,11 +162,13 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
     return params.Encoder(arch="custom", width=width, depth=depth, heads=shape[2], **common), grid * patch[2]
 
 
-def known_heads(metadata: Mapping[str, Any]) -> int | None:
-    """The number of attention heads, if metadata written by this library tells it."""
+def known_heads(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    """The number of attention heads, if a file's metadata or the `config.json` beside it tells."""
     try:
         if "params" in metadata:  # a training checkpoint
             return params.Encoder.model_validate(metadata["params"]["pretrain"]["encoder"]).shape[2]
-        return int(metadata["tcore_lib"]["encoder"]["heads"])
+        if OURS in metadata:
+            return int(metadata[OURS]["encoder"]["heads"])
+        return int(config["num_attention_heads"])  # transformers
     except (KeyError, TypeError, ValueError):
         return None

@@ -216,8 +216,8 @@ def check_values(tensors: Mapping[str, Tensor], origin: str | Path) -> None:
         InputError: a tensor holds NaN, infinity or a value above `ABSURD`.
     """
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise InputError(f"{origin} is damaged or not a network: {name} holds {tensor.dtype}, not real numbers.")
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            raise InputError(f"{origin} cannot be used: {name} holds {tensor.dtype}; save it as float32.")
         largest = tensor.abs().max().item() if tensor.numel() else 0.0  # NaN wins every maximum
         if not largest <= ABSURD:
             raise InputError(f"{origin} is damaged: {name} holds the value {largest:g}; fetch or save it again.")
@@ -232,7 +232,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

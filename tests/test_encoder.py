@@ -1,0 +1,258 @@
+"""The network against an independent transcription, and everything training relies on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference_vit import reference_tokens
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from tcore_lib import layouts, params
+from tcore_lib.encoder import (
+    FeatureEncoder,
+    Pixels,
+    ViT,
+    attention_maps,
+    initial_vit,
+    layer_tokens,
+    load_encoder,
+    load_official,
+    official_state_dict,
+    random_encoder,
+)
+from tcore_lib.errors import InputError
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
+SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
+
+
+def drawn_vit(settings: params.Encoder = SMALL, img_size: int = 64, seed: int = 0) -> ViT:
+    """A ViT in which every tensor matters: at the official start LayerScale hides the blocks, CLS and mask are 0."""
+    vit = initial_vit(settings, img_size, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in vit.named_parameters():
+            spread = 1.0 if "gamma" in name or "norm" in name else 0.3 if parameter.ndim > 2 else 0.1
+            parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
+    return vit
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (96, 96), (480, 880), (320, 176)], ids=str)
+def test_tokens_equal_the_transcription(size: tuple[int, int]) -> None:
+    """float32, at the sizes of training and evaluation and one portrait; 1e-5 is a fraction of the values' size, 1."""
+    vit = drawn_vit(img_size=224)
+    batch = images(1, 3, *size)
+    expected = reference_tokens(official_state_dict(vit), 4, batch)
+    with torch.no_grad():
+        cls, patches = vit(batch)
+    assert 0.3 < expected.std() < 3
+    assert (torch.cat([cls[:, None], patches], 1) - expected[:, [0, *range(5, expected.shape[1])]]).abs().max() < 1e-5
+    encoder = FeatureEncoder(vit, "test")
+    grid = (size[0] // 16, size[1] // 16)
+    assert encoder(batch).shape == (1, *grid, 64)
+    assert torch.equal(encoder(batch).flatten(1, 2), patches)
+
+
+def test_another_resizing_of_positions_would_be_seen() -> None:
+    """The comparison above can fail: without antialias the positions of a 96-pixel crop differ by far more."""
+    positions = drawn_vit(img_size=224).vit.pos_embed.detach().reshape(1, 14, 14, 64).permute(0, 3, 1, 2)
+    resized = [torch.nn.functional.interpolate(positions, (6, 6), mode="bicubic", antialias=a) for a in (True, False)]
+    assert (resized[0] - resized[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_masks_and_registers(registers: int) -> None:
+    vit = drawn_vit(SMALL.model_copy(update={"registers": registers})).double()
+    batch, masks = images(3, 3, 32, 64).double(), torch.arange(24).reshape(3, 8) % 3 == 0
+    state = official_state_dict(vit)
+    state.setdefault("register_tokens", torch.zeros(1, 0, 64, dtype=torch.float64))
+    expected = reference_tokens(state, 4, batch, masks)
+    cls, patches = vit(batch, masks)
+    assert (cls - expected[:, 0]).abs().max() < 1e-12
+    assert (patches - expected[:, 1 + registers :]).abs().max() < 1e-12
+    assert (vit(batch)[1] - patches).abs().max() > 0.01
+
+
+def test_stochastic_depth_is_decided_outside() -> None:
+    """Dropped branches vanish for their sample alone, kept ones are scaled by 1 / (1 - 0.1)."""
+    vit = drawn_vit().double()
+    batch, keep = images(3, 3, 64, 64).double(), torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 1]]]).bool()
+    vit.set_drop_keep(keep)
+    expected = reference_tokens(official_state_dict(vit), 4, batch, scale=keep / 0.9)
+    assert (vit(batch)[1] - expected[:, 5:]).abs().max() < 1e-6  # the scale 1 / 0.9 is float32
+    with pytest.raises(ValueError, match="batch needs"):
+        vit(batch[:2])
+    vit.set_drop_keep(None)
+    assert (vit(batch)[1] - reference_tokens(official_state_dict(vit), 4, batch)[:, 5:]).abs().max() < 1e-12
+
+
+def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
+    """A later forward pass with other decisions, as a training step makes, must not leak into the recomputation."""
+    vit = drawn_vit()
+    batch, masks = images(3, 3, 64, 64), torch.arange(48).reshape(3, 16) % 2 == 0
+    gradients = []
+    for checkpointing in (False, True):
+        vit.activation_checkpointing = checkpointing
+        vit.set_drop_keep(torch.tensor([True, False, True]).expand(2, 2, 3))
+        cls, patches = vit(batch, masks)
+        vit.set_drop_keep(None)
+        vit(batch)
+        gradients.append(torch.autograd.grad(cls.square().sum() + patches.square().sum(), list(vit.parameters())))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_compiles_without_a_graph_break() -> None:
+    vit = drawn_vit()
+    compiled = torch.compile(vit, backend="eager", fullgraph=True)
+    batch, masks = images(2, 3, 32, 32), torch.tensor([[True, False, False, True]]).expand(2, 4)
+    for keep in (torch.ones(2, 2, 2).bool(), torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 1]]]).bool()):
+        vit.set_drop_keep(keep)
+        assert torch.equal(compiled(batch, masks)[1], vit(batch, masks)[1])
+
+
+def test_official_start() -> None:
+    """Spreads of METHOD's initialisation; the same seed gives the same weights; torch's own generator is untouched."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    vit = initial_vit(params.Encoder(), 224, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    state = official_state_dict(vit)
+    block = 4 * 384 + 2 * 384 + (384 + 1) * 1152 + (384 + 1) * 384 + (384 + 1) * 1536 + (1536 + 1) * 384
+    tokens = (1 + 197 + 4 + 1) * 384  # CLS, positions, registers, mask
+    assert sum(value.numel() for value in state.values()) == 12 * block + tokens + (768 + 1) * 384 + 2 * 384
+    for name, spread in (("pos_embed", 0.02), ("blocks.5.mlp.fc1.weight", 0.02), ("cls_token", 1e-6)):
+        assert state[name].std().item() == pytest.approx(spread, rel=0.1), name
+    assert state["register_tokens"].std().item() == pytest.approx(1e-6, rel=0.1)
+    assert state["mask_token"].abs().max() == 0
+    assert torch.equal(state["blocks.0.ls1.gamma"], torch.full((384,), 1e-5))
+    again, other = (official_state_dict(initial_vit(params.Encoder(), 224, seed=seed)) for seed in (3, 4))
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    assert not torch.equal(state["pos_embed"], other["pos_embed"])
+    assert random_encoder(SMALL, 64, seed=3)(images(1, 3, 32, 48)).shape == (1, 2, 3, 64)
+
+
+def test_official_layout_round_trip() -> None:
+    """Bit for bit, and strict: what does not fit is listed and nothing is copied."""
+    vit, other = drawn_vit(seed=1), drawn_vit(seed=2)
+    state = official_state_dict(vit)
+    load_official(other, state)
+    assert all(torch.equal(a, b) for a, b in zip(vit.parameters(), other.parameters(), strict=True))
+    broken = dict(state)
+    del broken["blocks.1.norm2.bias"]
+    broken |= {"head.weight": torch.zeros(3), "cls_token": torch.zeros(1, 1, 32)}
+    fresh = drawn_vit(seed=3)
+    with pytest.raises(InputError) as caught:
+        load_official(fresh, broken, "broken.pth")
+    for part in (
+        "broken.pth",
+        "1 missing: blocks.1.norm2.bias",
+        "1 unexpected: head.weight",
+        "cls_token is (1, 1, 32)",
+    ):
+        assert part in str(caught.value)
+    assert torch.equal(fresh.mask_token, drawn_vit(seed=3).mask_token)
+
+
+def test_folding_of_cls_is_exact() -> None:
+    """timm's own network, given the folded weights, computes the same bits."""
+    vit = drawn_vit()
+    plain = VisionTransformer(
+        img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=4, reg_tokens=4, no_embed_class=True,
+        init_values=1e-5, dynamic_img_size=True, num_classes=0,
+    )  # fmt: skip
+    plain.load_state_dict(layouts.to_timm(official_state_dict(vit)))
+    batch = images(2, 3, 96, 48)
+    assert torch.equal(plain.eval().forward_features(batch), vit.tokens(batch))
+
+
+def test_attention_and_layers() -> None:
+    vit = drawn_vit().double()
+    batch = images(2, 3, 32, 64).double()
+    encoder = FeatureEncoder(vit, "test")
+    for layer in (0, -1):
+        maps = attention_maps(encoder, batch, layer)
+        assert maps.shape == (2, 4, 13, 13)
+        assert (maps - reference_tokens(official_state_dict(vit), 4, batch, attention_of=layer % 2)).abs().max() < 1e-12
+    assert all(block.attn.fused_attn for block in vit.blocks)
+    assert torch.equal(maps, attention_maps(vit, batch))
+    layers = layer_tokens(encoder, batch)
+    assert layers.shape == (2, 2, 13, 64)
+    assert torch.equal(vit.vit.norm(layers[-1]), vit.tokens(batch))
+    with pytest.raises(InputError, match="has 2 blocks"):
+        attention_maps(encoder, batch, 2)
+
+
+def test_pixels() -> None:
+    """Channel, row, column: pixel (channel 2, row 5, column 7) of a patch is its feature 2 * 256 + 5 * 16 + 7."""
+    encoder = load_encoder("pixels")
+    batch = images(2, 3, 32, 48)
+    features = encoder(batch)
+    assert (features.shape, encoder.width, encoder.patch_size) == ((2, 2, 3, 768), 768, 16)
+    assert features[1, 1, 2, 2 * 256 + 5 * 16 + 7] == batch[1, 2, 16 + 5, 32 + 7]
+    with pytest.raises(InputError, match="50x48 pixels"):
+        encoder(images(1, 3, 50, 48))
+    with pytest.raises(InputError, match="0 blocks"):
+        attention_maps(encoder, batch)
+    assert isinstance(encoder.network, Pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "prefix"),
+    [("vit_small_patch14_reg4_dinov2", 14, 5), ("vit_small_patch16_dinov3", 16, 5), ("vit_tiny_patch16_224", 16, 1)],
+)
+def test_any_transformer_of_timm(name: str, patch: int, prefix: int) -> None:
+    """Registers, patch 14, rotary positions: the patch tokens are those timm's own model gives after the prefix."""
+    encoder = load_encoder(f"timm:{name}:random")
+    batch = images(1, 3, 2 * patch, 3 * patch)
+    features = encoder(batch)
+    assert features.shape == (1, 2, 3, encoder.width)
+    model = encoder.network.model
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    own_mean, own_std = torch.tensor(model.pretrained_cfg["mean"]), torch.tensor(model.pretrained_cfg["std"])
+    pixels = batch * std[:, None, None] + mean[:, None, None]
+    theirs = model.forward_features((pixels - own_mean[:, None, None]) / own_std[:, None, None])[:, prefix:]
+    assert (features.flatten(1, 2) - theirs).abs().max() < 1e-4
+    maps = attention_maps(encoder, batch, 0)
+    assert (maps.sum(-1) - 1).abs().max() < 1e-5
+    assert layer_tokens(encoder, batch).shape == (12, 1, prefix + 6, encoder.width)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("timm:vit_smal_patch16_224:random", "does not exist"),
+        ("timm:resnet18:random", "choose a vit"),
+        ("timm:vit_tiny_patch16_224:other", "is not known"),
+        ("timm:vit_small_patch16_224.nope", "does not exist"),
+        ("vits16_k440", "neither a file, a folder nor a known encoder"),
+    ],
+)
+def test_unknown_sources(source: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_encoder(source)
+
+
+def test_golden_weights_of_the_original() -> None:
+    """The original's own key names and float64 weights; features equal to the transcription's."""
+    if not GOLDEN.is_file():
+        pytest.skip(f"{GOLDEN} is not here")
+    start = "init/student/backbone."
+    with np.load(GOLDEN) as archive:
+        state = {name.removeprefix(start): torch.from_numpy(archive[name]) for name in archive.files if start in name}
+        crops, masks = (torch.from_numpy(archive[f"step0/{name}"]) for name in ("current", "masks"))
+        local = torch.from_numpy(archive["step0/local"])
+    vit = initial_vit(params.Encoder(arch="custom", width=32, depth=2, heads=2), 64, seed=0).double()
+    load_official(vit, state)
+    assert list(official_state_dict(vit)) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in official_state_dict(vit).items())
+    for batch, mask in ((crops.double(), masks), (local.double(), None)):
+        cls, patches = vit(batch, mask)
+        expected = reference_tokens(state, 2, batch, mask)
+        assert (cls - expected[:, 0]).abs().max() < 1e-12
+        assert (patches - expected[:, 5:]).abs().max() < 1e-12
