@@ -1,0 +1,227 @@
+"""Patterns of the synthetic scenes: noise, stripes, plaid, dots, planks, dead leaves, and the palettes they are drawn in.
+
+Letters: H W pixels, S the short side. A pattern is float32 (H, W, 3), sRGB in 0..1. Lengths inside a pattern are measured
+in short sides (one unit = S pixels), so that a pattern looks the same at every resolution.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Rng = np.random.Generator
+Shape = tuple[int, int]
+
+# Six colours each, from light to dark with one or two accents; a scene keeps to one of them.
+PALETTES = (
+    ("#f4e9cd", "#e8b44f", "#d9663b", "#8a3033", "#4f6d44", "#2f3e46"),
+    ("#e9f1f4", "#a8cfd8", "#4b8ea8", "#22577a", "#f2b880", "#c8553d"),
+    ("#f3f2d8", "#c9d99e", "#7fa650", "#3f6b43", "#e6a54a", "#b5483a"),
+    ("#fde2e4", "#f5a6b8", "#c8619b", "#6a4c93", "#8ac4d0", "#f7d08a"),
+    ("#f7e3c6", "#e3b27c", "#c67b4e", "#8c4a32", "#5d737e", "#31465a"),
+    ("#eef3f7", "#c4d7e6", "#86a8c8", "#4d6f94", "#b65f5f", "#2d3a4f"),
+    ("#e6e2c3", "#a9b388", "#6b8f5e", "#345e45", "#d08c4a", "#7a3e2b"),
+    ("#f6d7c3", "#eb9f8b", "#b8627d", "#6b4a7a", "#3a3c63", "#f2c76e"),
+    ("#e8f6ef", "#93d3c1", "#2f9c95", "#1c5d66", "#f4a259", "#e4572e"),
+    ("#f1e4c8", "#e0a53b", "#cf5a36", "#7b9a8c", "#3d6772", "#452f3d"),
+)
+
+
+def colours(codes: Sequence[str]) -> np.ndarray:
+    """`#rrggbb` codes -> float32 (n, 3) in 0..1."""
+    return np.array([[int(code[i : i + 2], 16) for i in (1, 3, 5)] for code in codes], np.float32) / 255
+
+
+def palette(rng: Rng) -> np.ndarray:
+    """One of `PALETTES`, slightly shifted in colour: float32 (6, 3)."""
+    chosen = colours(PALETTES[rng.integers(len(PALETTES))])
+    return np.clip(chosen * rng.uniform(0.93, 1.05, 3).astype(np.float32), 0, 1)
+
+
+def mute(colour: np.ndarray, saturation: float, towards: float = 0.6, contrast: float = 1.0) -> np.ndarray:
+    """Take saturation and contrast away, for what should stay in the background."""
+    grey = colour.mean(-1, keepdims=True)
+    return np.clip((grey + (colour - grey) * saturation - towards) * contrast + towards, 0, 1).astype(np.float32)
+
+
+def coordinates(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """x as (1, W) and y as (H, 1), in short sides from the upper left corner."""
+    height, width = shape
+    short = min(shape)
+    x = (np.arange(width, dtype=np.float32) + 0.5) / short
+    y = (np.arange(height, dtype=np.float32) + 0.5) / short
+    return x[None, :], y[:, None]
+
+
+def noise(rng: Rng, shape: Shape, cells: float, octaves: int = 5, stretch: float = 1.0) -> np.ndarray:
+    """Fractal noise: octaves of smooth random grids, each twice as fine and half as strong.
+
+    Args:
+        rng: where the grids are drawn from.
+        shape: (H, W).
+        cells: grid cells of the first octave along the short side.
+        octaves: how many; those finer than two pixels are left out.
+        stretch: > 1 draws the noise out horizontally.
+
+    Returns:
+        float32 (H, W) in 0..1, mean 0.5, standard deviation about 0.2.
+    """
+    height, width = shape
+    total = None
+    for octave in range(octaves):
+        fine = cells / min(shape) * 2**octave
+        size = (max(2, round(width * fine / stretch)) + 1, max(2, round(height * fine)) + 1)
+        if octave and size[1] > height // 2:
+            break
+        grid = rng.standard_normal(size[::-1], np.float32) * 0.5**octave
+        # A coarse octave is enlarged step by step: one resize to the full size instead of one per octave.
+        total = grid if total is None else grid + _resize(total, size)
+    total = _resize(total, (width, height))
+    return np.clip(0.5 + 0.2 * (total - total.mean()) / (total.std() + 1e-6), 0, 1)
+
+
+def _resize(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
+
+
+def ramp(values: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Values in 0..1 (H, W) -> colours between the stops (n, 3): (H, W, 3)."""
+    places = np.linspace(0, len(stops) - 1, 512)
+    low = np.minimum(places.astype(int), len(stops) - 2)
+    share = (places - low)[:, None]
+    table = (stops[low] * (1 - share) + stops[low + 1] * share).astype(np.float32)
+    return table[np.clip(values * 511, 0, 511).astype(np.int32)]
+
+
+def step(values: np.ndarray, width: float) -> np.ndarray:
+    """0 below -width/2, 1 above width/2, straight in between: an edge without jaggies."""
+    return np.clip(values / width + 0.5, 0, 1)
+
+
+def mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Blend `above` over `below` by a share (H, W) in 0..1."""
+    return below + (above - below) * share[..., None]
+
+
+def grain(rng: Rng, image: np.ndarray, strength: float = 0.08, cells: float = 24) -> np.ndarray:
+    """Multiply fine noise onto a pattern, so that no surface is flat."""
+    return np.clip(image * (1 + strength * 4 * (noise(rng, image.shape[:2], cells, 3) - 0.5))[..., None], 0, 1)
+
+
+def bands(phase: np.ndarray, stops: np.ndarray, soft: float) -> np.ndarray:
+    """Periodic bands: phase (H, W) in bands -> colour n at n..n+1, edges `soft` bands wide."""
+    n = len(stops)
+    within = phase % 1
+    index = np.floor(phase).astype(np.int32) % n
+    share = np.clip((within - 1 + soft) / soft, 0, 1)
+    return mix(stops[index], stops[(index + 1) % n], share)
+
+
+def marble(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
+    """Veins: a ramp through noise bent by other noise."""
+    x, y = coordinates(shape)
+    bent = noise(rng, shape, rng.uniform(1.5, 3.5), 5)
+    wave = 0.5 + 0.5 * np.sin(6 * (x * rng.normal() + y * rng.normal()) + 14 * bent)
+    return ramp(0.65 * wave + 0.35 * noise(rng, shape, 6, 4), tones)
+
+
+def stripes(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
+    """Stripes at any angle, straight or wavy."""
+    x, y = coordinates(shape)
+    angle, frequency = rng.uniform(0, np.pi), rng.uniform(7, 16)
+    wobble = rng.choice([0.0, 0.6, 2.5]) * noise(rng, shape, 2, 2)
+    phase = frequency * (x * np.cos(angle) + y * np.sin(angle)) + wobble
+    return bands(phase.astype(np.float32), tones, max(0.08, 1.5 * frequency / min(shape)))
+
+
+def plaid(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
+    """Two sets of bands laid over one another."""
+    x, y = coordinates(shape)
+    frequency = rng.uniform(5, 9)
+    soft = max(0.08, 1.5 * frequency / min(shape))
+    order = tones[rng.permutation(len(tones))]
+    across = bands(np.broadcast_to(frequency * x, shape), order, soft)
+    down = bands(np.broadcast_to(frequency * y, shape), order, soft)
+    thin = step(np.abs((frequency * x / 2 + frequency * y / 2) % 1 - 0.5) - 0.44, 0.08)
+    return mix(0.5 * across + 0.5 * down, np.broadcast_to(tones[0], (*shape, 3)), 0.5 * thin)
+
+
+def dots(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
+    """A hexagonal lattice of dots; each has one of the tones, the ground is another."""
+    x, y = coordinates(shape)
+    pitch = 1 / rng.uniform(5, 9)
+    row = np.floor(y / pitch)
+    shifted = x / pitch + 0.5 * (row % 2)
+    column = np.floor(shifted)
+    distance = np.hypot(shifted - column - 0.5, y / pitch - row - 0.5)
+    table = tones[rng.integers(1, len(tones), (16, 16))]
+    spot = table[row.astype(int) % 16, column.astype(int) % 16]
+    inside = step(rng.uniform(0.26, 0.38) - distance, 1.6 / (pitch * min(shape)))
+    return mix(np.broadcast_to(tones[0], (*shape, 3)), spot, inside)
+
+
+def planks(rng: Rng, shape: Shape, tones: np.ndarray, rows: float = 6, length: float = 3.0) -> np.ndarray:
+    """Boards or bricks: rows of shifted rectangles of slightly different colours with dark joints."""
+    x, y = coordinates(shape)
+    v = y * rows
+    row = np.floor(v).astype(int)
+    shift = rng.random(64) if length > 2.5 else 0.5 * (np.arange(64) % 2)
+    u = x * rows / length + shift[row % 64]
+    column = np.floor(u).astype(int)
+    tone = ramp(rng.random((64, 64), np.float32), tones)[row % 64, column % 64]
+    pixel = rows / min(shape)
+    edge = np.minimum(np.minimum(v % 1, 1 - v % 1), np.minimum(u % 1, 1 - u % 1) * length)
+    streaks = noise(rng, shape, 8, 4, stretch=6 if length > 2.5 else 1)
+    lit = (0.55 + 0.45 * step(edge - 0.05, max(0.06, 2 * pixel))) * (0.85 + 0.3 * streaks)
+    return np.clip(tone * lit[..., None], 0, 1).astype(np.float32)
+
+
+def leaves(rng: Rng, shape: Shape, tones: np.ndarray, largest: float = 0.16, count: int | None = None) -> np.ndarray:
+    """Dead leaves: shapes of many sizes dropped on one another until nothing else is seen."""
+    height, width = shape
+    short = min(shape)
+    fine = 2 if max(shape) < 700 else 1
+    sheet = Image.new("RGB", (width * fine, height * fine), tuple((tones[-1] * 150).astype(int).tolist()))
+    draw = ImageDraw.Draw(sheet)
+    count = count or int(np.clip(9 * height * width / (largest * short) ** 2, 60, 1500))
+    sizes = np.sort(largest * rng.power(1.6, count) * 0.9 + 0.012)[::-1]
+    # Large ones first, so that small ones stay visible; a little disorder keeps occlusion going both ways.
+    sizes = sizes[np.argsort(np.arange(count) + rng.uniform(0, 0.45 * count, count))]
+    theta = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    lobes, wave, angle, slim = rng.integers(2, 6, count), rng.choice([0, 0.2, 0.3], count), *rng.random((2, count))
+    radius = (sizes * short)[:, None] * (1 + wave[:, None] * np.cos(lobes[:, None] * theta))
+    angle, slim = 2 * np.pi * angle[:, None], 0.45 + 0.55 * slim[:, None]
+    u, v = radius * np.cos(theta), radius * slim * np.sin(theta)
+    outlines = np.stack([u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)], -1)
+    centres = rng.random((count, 1, 2)) * (width, height)
+    tone = tones[rng.integers(len(tones), size=count)] * rng.uniform(0.8, 1.12, (count, 1))
+    # Each leaf: a dark edge, its own colour, a lighter spot towards the light.
+    coats = [
+        ((centres + outlines * scale + offset * short * sizes[:, None, None]) * fine, np.clip(tone * light * 255, 0, 255))
+        for scale, light, offset in ((1.0, 0.72, 0.05), (0.92, 1.0, 0.0), (0.5, 1.1, -0.12))
+    ]
+    drawn = [(points.reshape(count, -1).tolist(), fill.astype(int).tolist()) for points, fill in coats]
+    for i in range(count):
+        for points, fill in drawn:
+            draw.polygon(points[i], fill=tuple(fill[i]))
+    if fine > 1:
+        sheet = sheet.reduce(fine)
+    return np.asarray(sheet, np.float32) / 255
+
+
+def knit(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
+    """Wool: rows of small V stitches over broad bands."""
+    x, y = coordinates(shape)
+    pitch = rng.uniform(22, 30)
+    bend = np.abs((x * pitch) % 1 - 0.5)
+    ridge = 0.5 + 0.5 * np.cos(2 * np.pi * (y * pitch * 0.8 + bend))
+    base = bands(np.broadcast_to(y * rng.uniform(4, 8), shape), tones, 0.25)
+    return base * (0.8 + 0.25 * ridge)[..., None]
+
+
+PATTERNS: tuple[Callable[[Rng, Shape, np.ndarray], np.ndarray], ...] = (marble, stripes, plaid, dots, leaves, knit)
+
+
+def pattern(rng: Rng, shape: Shape, tones: np.ndarray, among: Sequence[Callable[..., np.ndarray]] = PATTERNS) -> np.ndarray:
+    """A random one of the patterns, with grain."""
+    return grain(rng, among[rng.integers(len(among))](rng, shape, tones), 0.06)
