@@ -77,12 +77,12 @@ def colour(name: str) -> str:
 def style() -> Iterator[None]:
     """The look as a matplotlib context: `with look.style(): fig, ax = plt.subplots()`."""
     ink, muted, rule, paper = (colour(name) for name in ("ink", "muted", "rule", "paper"))
-    settings: dict[str, Any] = {
+    settings: Any = {
         "figure.facecolor": paper, "figure.dpi": 110, "figure.constrained_layout.use": True,
         "axes.facecolor": paper, "axes.edgecolor": rule, "axes.labelcolor": muted, "axes.labelsize": 9,
         "axes.titlesize": 10, "axes.titlecolor": ink, "axes.titlelocation": "left", "axes.titlepad": 7,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-        "axes.prop_cycle": mpl.cycler(color=CYCLE), "axes.formatter.useoffset": False,
+        "axes.prop_cycle": plt.cycler("color", CYCLE), "axes.formatter.useoffset": False,
         "grid.color": rule, "grid.linewidth": 0.6, "grid.alpha": 0.7, "lines.linewidth": 1.7,
         "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
         "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0, "ytick.major.size": 0,

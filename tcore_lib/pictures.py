@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch, Patch, Rectangle
+from matplotlib.patches import Circle, ConnectionPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from tcore_lib import look
@@ -331,10 +331,9 @@ def _pose_legend(figure: Figure, truth: bool, reach: bool) -> None:
     sides = (("right side", "orange"), ("left side", "sky"), ("middle", "yellow"))
     handles = [plt.Line2D([], [], color=look.OKABE_ITO[name], marker="o", label=text) for text, name in sides]
     if truth:
-        ring = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": look.colour("muted"), "linestyle": "none"}
-        handles.append(
-            plt.Line2D([], [], **ring, label="ground truth" + (" and where a prediction counts" if reach else ""))
-        )
+        text = "ground truth" + (" and where a prediction counts" if reach else "")
+        handles.append(plt.Line2D([], [], marker="o", markerfacecolor="none", markeredgecolor=look.colour("muted"),
+                                  linestyle="none", label=text))  # fmt: skip
     figure.legend(handles=handles, loc="lower center", ncols=4)
 
 
@@ -350,11 +349,11 @@ def _skeleton(
     if truth is not None:
         for j in np.flatnonzero(found):
             ax.plot(*np.stack([joints[j], truth[j]]).T, color="white", linewidth=1.2)
-        ax.scatter(*truth.T, s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3)
+        ax.scatter(truth[:, 0], truth[:, 1], s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3)
         for x, y in truth if reach is not None else ():
-            ax.add_patch(plt.Circle((x, y), reach, fill=False, edgecolor="white", linewidth=0.7, alpha=0.7))
+            ax.add_patch(Circle((x, y), reach or 0.0, fill=False, edgecolor="white", linewidth=0.7, alpha=0.7))
     colours = [side[j % len(side)] for j in np.flatnonzero(found)]
-    ax.scatter(*joints[found].T, s=18, c=colours, edgecolors="#14171C", linewidths=0.8, zorder=4)
+    ax.scatter(joints[found, 0], joints[found, 1], s=18, c=colours, edgecolors="#14171C", linewidths=0.8, zorder=4)
 
 
 def _outline_cell(

@@ -25,6 +25,7 @@ TITLES = {
     "dino_local": ("DINO, local crops", "nats"),
     "dino_global": ("DINO, global crops", "nats"),
     "koleo": ("KoLeo", "nats"),
+    "patch": ("masked patches (iBOT)", "nats"),
     "patch_past": ("patches restored from the past", "nats"),
     "patch_future": ("patches restored from the future", "nats"),
     "agreement": ("past-future agreement", "logit²"),
@@ -224,7 +225,7 @@ def histogram(values: Any, unit: str = "", title: str = "", *, bins: int = 40, n
         raise InputError(f"the histogram {title!r} has no finite value to draw.")
     figure, ax = plt.subplots(figsize=(WIDTH, 2.6))
     whole = bool(np.all(good == np.round(good))) and np.ptp(good) < bins
-    edges = np.arange(good.min() - 0.5, good.max() + 1) if whole else bins
+    edges = np.arange(good.min() - 0.5, good.max() + 1).tolist() if whole else bins
     ax.hist(good, bins=edges, color=look.CYCLE[0], alpha=0.85, rwidth=0.92)
     for share, text in ((5, "5 %"), (50, "median"), (95, "95 %")):
         at = float(np.percentile(good, share))
