@@ -169,12 +169,12 @@ def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
     """
     names = set(container.format.name.split(","))
     times: list[int | None] = []
-    packets = seen = 0
+    packets = started = 0
     try:
         for packet in container.demux(stream):
             packets += packet.size > 0
-            seen += packet.is_keyframe
-            if packet.size and seen and not packet.is_discard:  # what precedes the first keyframe cannot be decoded
+            started += packet.is_keyframe
+            if packet.size and started and not packet.is_discard:  # before the first keyframe nothing can be decoded
                 times.append(packet.pts)
             if packet.is_corrupt:
                 raise BadFile(f"truncated or damaged at frame {packets} of {stream.frames or 'unknown'}")
@@ -182,15 +182,16 @@ def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
         raise BadFile(f"truncated or damaged at frame {packets + 1} ({one_line(error)})") from error
     if not times:
         raise BadFile("no frames")
-    tolerance = 0 if names & _EXACT else 2 + stream.frames // 50  # headers of other containers are estimates
+    tolerance = 0 if names & _EXACT else 2 + stream.frames // 50  # an AVI's header is an estimate
     if packets < stream.frames - tolerance:
         raise BadFile(f"truncated: {packets} of {stream.frames} frames")
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    if not names & _TIMED or None in times or len(set(times)) < len(times):
+    stamps = [time for time in times if time is not None]
+    if not names & _TIMED or len(set(stamps)) < len(times):
         return Timeline(np.arange(len(times), dtype=np.int64), 1 / rate, True)
-    found = Timeline(np.sort(np.array(times, dtype=np.int64)), float(stream.time_base or 1), False)
-    declared = _declared_seconds(stream)
-    if found.seconds < 0.95 * declared - 0.5:
+    found = Timeline(np.sort(np.array(stamps, dtype=np.int64)), float(stream.time_base or 1), False)
+    declared = 0.0 if names & _EXACT else _declared_seconds(stream)  # an edit list shortens what an MP4 declares
+    if found.seconds < 0.98 * declared - 2 / rate:
         raise BadFile(f"truncated: {found.seconds:.1f} of {declared:.1f} seconds")
     return found
 
@@ -240,7 +241,8 @@ def read_video(
 
 def _timed(container: "InputContainer", stream: "VideoStream", wanted: list[int]) -> Iterator["VideoFrame"]:
     """Frames by timestamp, in order, seeking to the keyframe before each where that skips something."""
-    keyframes = np.array([entry.timestamp for entry in stream.index_entries if entry.is_keyframe])  # decoding times
+    entries = getattr(stream, "index_entries", ())  # older PyAV has none: then one seek, to the first frame
+    keyframes = np.array([entry.timestamp for entry in entries if entry.is_keyframe])  # decoding times
     context = stream.codec_context
     container.seek(wanted[0], stream=stream, backward=True)
     remaining, targets = wanted[::-1], set(wanted)
