@@ -111,7 +111,10 @@ class ViT(nn.Module):
         if masks is not None:
             x = torch.where(masks[:, :, None], self.mask_token.to(x.dtype), x)
         position = resample_abs_pos_embed(vit.pos_embed, grid, vit.patch_embed.grid_size, num_prefix_tokens=0)
-        prefix = [vit.cls_token + self.cls_pos]
+        cls_pos = self.cls_pos
+        if grid != tuple(vit.patch_embed.grid_size):
+            cls_pos = cls_pos.float().to(cls_pos.dtype)  # the original rounds all positions to float32 to resize them
+        prefix = [vit.cls_token + cls_pos]
         if vit.reg_token is not None:
             prefix.append(vit.reg_token)
         return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position], dim=1)
