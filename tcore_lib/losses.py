@@ -1,0 +1,199 @@
+"""The losses of METHOD section 6, without holding what a reader of the formula would hold.
+
+With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. Here every
+cross-entropy is one function over L2-normalised bottleneck features: it makes logits, targets and the gradient for a
+slice of rows at a time. The mean logit and the agreement of two sets of logits need no logits at all.
+
+Letters: S student sets and V teacher sets that share R rows, d bottleneck width, K prototypes, M masked patches, B samples.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Values of one slice of logits. On a GPU large enough to fill it; on a CPU small enough not to thrash memory.
+SLICE = {"cpu": 2**23, "cuda": 2**26}
+# Softmax values near 1 / K are below fp16's normal range; a power of two lifts them and changes no digit elsewhere.
+LIFT = 64.0
+
+
+def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """H(t, s) = -sum t log softmax(s / temperature), row by row: the definition. (..., K), (..., K) -> (...)."""
+    return -(targets * F.log_softmax(logits / temperature, dim=-1)).sum(-1)
+
+
+def sharpen(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """The teacher's distribution, softmax((z - centre) / temperature). (..., K), (K,) -> (..., K)."""
+    return F.softmax((logits - centre) / temperature, dim=-1)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T with its result in float32 at least; half-precision products on a GPU accumulate straight into it."""
+    if x.dtype in (torch.float32, torch.float64):
+        return x @ weight.T
+    if x.is_cuda:
+        return torch.mm(x, weight.T, out_dtype=torch.float32)
+    return (x @ weight.T).float()
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would multiply in; the tensor's own dtype outside of it and in float64."""
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+class _PrototypeCrossEntropy(torch.autograd.Function):
+    """Computes the gradient together with the value, slice by slice, so that no logits outlive their slice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        prototypes: Tensor,
+        teacher: Tensor,
+        teacher_prototypes: Tensor,
+        centre: Tensor,
+        weights: Tensor,
+        coefficients: tuple[float, ...],
+        temperatures: tuple[float, float],
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        cool, sharp = temperatures
+        dtype = _compute_dtype(student)
+        wide = torch.float64 if student.dtype == torch.float64 else torch.float32
+        wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        num_teachers, rows, num_prototypes = len(teacher), student.shape[1], len(prototypes)
+        with torch.autocast(student.device.type, enabled=False):
+            weights = weights.to(wide)
+            own, others = prototypes.to(dtype), teacher_prototypes.to(dtype)
+            shift = centre.to(wide) / sharp
+            losses = torch.zeros(len(student), dtype=wide, device=student.device)
+            entropy = torch.zeros((), dtype=wide, device=student.device)
+            grad_student = torch.zeros_like(student, dtype=wide) if wants else None
+            grad_prototypes = torch.zeros_like(prototypes, dtype=wide) if wants else None
+            step = max(1, SLICE["cpu" if student.device.type == "cpu" else "cuda"] // num_prototypes)
+            for start in range(0, rows, step):
+                part = slice(start, start + step)
+                targets = None
+                for view in teacher:
+                    target = _product((view[part] / sharp).to(dtype), others).sub_(shift)
+                    if with_entropy:
+                        log_target = F.log_softmax(target, dim=-1)
+                        target = log_target.exp()
+                        entropy -= torch.linalg.vecdot(target, log_target).sum() / (rows * num_teachers)
+                    else:
+                        target = F.softmax(target, dim=-1)
+                    targets = target if targets is None else targets.add_(target)
+                for i, coefficient in enumerate(coefficients):
+                    x = student[i, part]
+                    log_student = F.log_softmax(_product((x / cool).to(dtype), own), dim=-1)
+                    losses[i] -= weights[part] @ torch.linalg.vecdot(targets, log_student)
+                    if not wants:
+                        continue
+                    # d H / d logits = (V softmax - targets) / temperature
+                    slope = torch.sub(log_student.exp_(), targets, alpha=1 / num_teachers, out=log_student)
+                    slope = slope.mul_(LIFT).to(dtype)
+                    scale = weights[part, None] * (coefficient * num_teachers / cool / LIFT)
+                    grad_student[i, part] = (slope @ own).to(wide) * scale
+                    # weights are scaled to 1 first: as they are they underflow in fp16
+                    peak = weights.max().clamp_min(torch.finfo(wide).tiny)
+                    shares = (x.to(wide) * (weights[part, None] / peak)).to(dtype)
+                    factor = peak * (coefficient * num_teachers / cool / LIFT)
+                    grad_prototypes += _product(slope.T, shares.T) * factor
+                    del slope, log_student
+        if wants:
+            ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
+        total = losses @ losses.new_tensor(coefficients)
+        ctx.mark_non_differentiable(losses, entropy)
+        return total, losses, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        grad_student, grad_prototypes = ctx.saved_tensors
+        return grad_student * grad_total, grad_prototypes * grad_total, *(None,) * 7
+
+
+def prototype_cross_entropy(
+    student: Tensor,
+    prototypes: Tensor,
+    teacher: Tensor,
+    teacher_prototypes: Tensor,
+    centre: Tensor,
+    weights: Tensor,
+    *,
+    coefficients: tuple[float, ...],
+    student_temperature: float,
+    teacher_temperature: float,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of student sets against the sum of the teacher sets' distributions, all over the same prototypes.
+
+    loss_s = sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with different
+    sets (METHOD section 6). Equals `cross_entropy` and `sharpen` on materialised logits to rounding; in a half-precision
+    autocast the products are taken in that precision and everything else in float32.
+
+    Args:
+        student: (S, R, d), L2-normalised bottleneck features.
+        prototypes: (K, d), the student head's.
+        teacher: (V, R, d), without gradient.
+        teacher_prototypes: (K, d).
+        centre: (K,), the teacher's centre.
+        weights: (R,), of each row.
+        coefficients: S numbers, the weight of each student set in the total.
+        student_temperature: of the student's softmax.
+        teacher_temperature: of the teacher's.
+        with_entropy: also compute the third result.
+
+    Returns:
+        total = sum_s coefficients_s loss_s, the only differentiable one; losses (S,); the mean entropy of the teacher's
+        distributions in nats, or 0.
+    """
+    temperatures = (student_temperature, teacher_temperature)
+    return _PrototypeCrossEntropy.apply(
+        student, prototypes, teacher, teacher_prototypes, centre, weights, coefficients, temperatures, with_entropy
+    )
+
+
+def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
+    """Sum over all M x K entries of (past logit - future logit)^2; METHOD section 6 divides by M K.
+
+    Logits are linear in the features: the sum is difference . (W^T W) . difference, which needs no logits. With fewer
+    patches than features the logits of the difference are the smaller way.
+
+    Args:
+        past: (M, d) bottleneck features restored from the past.
+        future: (M, d), from the future.
+        prototypes: (K, d).
+    """
+    with torch.autocast(past.device.type, enabled=False):
+        past, future, prototypes = (x if x.dtype == torch.float64 else x.float() for x in (past, future, prototypes))
+        difference = past - future
+        if difference.shape[0] < difference.shape[1]:
+            return (difference @ prototypes.T).square().sum()
+        gram = prototypes.T @ prototypes  # (d, d)
+        return ((difference @ gram) * difference).sum()
+
+
+def koleo(features: Tensor) -> Tensor:
+    """Sum over the B samples of -log(distance to the nearest other sample + 1e-8), on L2-normalised features.
+
+    In float32 whatever comes in (float64 stays). The distance adds 1e-8 to every coordinate's difference, as torch's
+    pairwise distance does.
+
+    Args:
+        features: (B, D), B >= 2.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features = features if features.dtype == torch.float64 else features.float()
+        features = F.normalize(features, dim=-1, eps=1e-8)
+        with torch.no_grad():
+            similarity = features @ features.T
+            nearest = similarity.fill_diagonal_(-1.0).argmax(dim=1)
+        distance = F.pairwise_distance(features, features[nearest], eps=1e-8)
+        return -(distance + 1e-8).log().sum()

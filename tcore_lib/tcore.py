@@ -1,0 +1,345 @@
+"""T-CoRe itself: student, teacher, decoder and heads; one `forward` from views to loss terms (METHOD sections 4 to 6).
+
+Every number a forward pass returns is this micro-batch's *share*: summed over micro-batches and ranks it is the value of
+the global batch, whatever the split. (On one rank without accumulation the share is the value.)
+
+Letters: B samples, N global batch, P patches, D width, d bottleneck, K prototypes, C crops with masked patches, Q the most
+masked patches of a crop, M masked patches, L local crops.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tcore_lib import params
+from tcore_lib.decoder import AuxiliaryDecoder
+from tcore_lib.vit import difference, initial_vit, load_official, official_state_dict
+from tcore_lib.errors import InputError
+from tcore_lib.heads import ProjectionHead
+from tcore_lib.losses import agreement, koleo, prototype_cross_entropy
+from tcore_lib.optimiser import ema
+from tcore_lib.plan import Plan
+from tcore_lib.randomness import generator
+
+
+class TCoRe(nn.Module):
+    """The networks of one run and their common step.
+
+    Args:
+        settings: the whole section `pretrain`.
+        seed: initial weights follow from it.
+    """
+
+    def __init__(self, settings: params.Pretrain, seed: int) -> None:
+        super().__init__()
+        self.settings = settings
+        vit = initial_vit(settings.encoder, settings.views.global_size, seed)
+        vit.activation_checkpointing = settings.loop.activation_checkpointing
+        self.student = nn.ModuleDict({"encoder": vit})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator(seed, "init", 1).integers(2**62)))
+            self.student["head"] = ProjectionHead(vit.width, settings.head)
+            if settings.head.separate_patch_head:
+                self.student["patch_head"] = ProjectionHead(vit.width, settings.head)
+            self.decoder = AuxiliaryDecoder(vit.width, settings.decoder) if settings.decoder.enabled else None
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.patch_head = "patch_head" if settings.head.separate_patch_head else "head"
+        self.register_buffer("cls_centre", torch.zeros(settings.head.prototypes))
+        self.register_buffer("patch_centre", torch.zeros(settings.head.prototypes))
+        self._seen: dict[str, Tensor] = {}  # sums of the teacher's features since the centres were last updated
+        weights, branches = settings.loss, settings.decoder.branches
+        pair = settings.decoder.enabled and branches == "both" and weights.agreement > 0
+        self._agreement = weights.agreement if pair else 0.0
+        self._branches = {}  # auxiliary frame -> weight of its patch term
+        for frame, weight in (("past", weights.patch_past), ("future", weights.patch_future)):
+            if settings.decoder.enabled and branches in ("both", frame) and (weight > 0 or pair):
+                self._branches[frame] = weight
+
+    def trained(self) -> dict[str, nn.Module]:
+        """The modules the optimiser steps; gradients are clipped for each of them."""
+        return dict(self.student.items()) | ({} if self.decoder is None else {"decoder": self.decoder})
+
+    # ---- one step, part by part -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _teach(self, current: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher on the unmasked current crops: CLS (2B, D), features of CLS (2B, d) and of masked patches (M, d)."""
+        cls, patches = self.teacher["encoder"](current)
+        masked = patches.flatten(0, 1)[plan.tokens]
+        if self.patch_head == "head":
+            cls_features, patch_features = self.teacher["head"](torch.cat([cls, masked])).split([len(cls), len(masked)])
+        else:
+            cls_features, patch_features = self.teacher["head"](cls), self.teacher["patch_head"](masked)
+        self._count("cls", cls_features)
+        self._count("patch", patch_features)
+        return cls, cls_features, patch_features
+
+    def _count(self, kind: str, features: Tensor) -> None:
+        total = features.sum(0)
+        self._seen[kind] = self._seen[kind] + total if kind in self._seen else total
+
+    @torch.no_grad()
+    def _auxiliary(self, views: Mapping[str, Tensor], plan: Plan) -> Tensor:
+        """Student, in train mode, on the clean auxiliary crops that a masked crop needs: (branches * C, P, D)."""
+        encoder = self.student["encoder"]
+        keep = [getattr(plan, f"keep_{frame}") for frame in self._branches]
+        encoder.set_drop_keep(None if keep[0] is None else torch.cat(keep, dim=-1))
+        return encoder(torch.cat([views[frame][plan.crops] for frame in self._branches]))[1]
+
+    def _masked_patches(self, patches: Tensor, views: Mapping[str, Tensor], plan: Plan) -> list[Tensor]:
+        """The student's tokens (M, D) at the masked positions: one set per branch, or its own without a decoder."""
+        if self.decoder is None:
+            return [patches.flatten(0, 1)[plan.tokens]] if self.settings.loss.patch > 0 else []
+        if not self._branches:
+            return []
+        auxiliary = self._auxiliary(views, plan)
+        times = len(self._branches)
+        masked = patches[plan.crops].repeat(times, 1, 1)
+        restored = self.decoder(masked, auxiliary, plan.wanted.repeat(times, 1))  # (branches * C, Q, D)
+        return [part.flatten(0, 1)[plan.rows] for part in restored.chunk(times)]
+
+    def _koleo(self, cls: Tensor) -> Tensor:
+        """KoLeo of both views' CLS (2B, D); the neighbours are sought in the rank's samples or in all ranks'."""
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        if self.settings.loss.koleo_scope == "rank" or world == 1:
+            return sum(koleo(view) for view in cls.chunk(2))
+        everyone = [torch.empty_like(cls) for _ in range(world)]
+        dist.all_gather(everyone, cls.detach().contiguous())
+        everyone[dist.get_rank()] = cls  # the others' features are constants here; their ranks make their gradients
+        views = zip(*(rank.chunk(2) for rank in everyone), strict=True)
+        whole = sum(koleo(torch.cat(view)) for view in views)
+        return whole - whole.detach() * (1 - 1 / world)  # the whole gradient, a rank's share of the value
+
+    def forward(self, views: Mapping[str, Tensor], plan: Plan, teacher_temperature: float) -> dict[str, Any]:
+        """Loss of one micro-batch.
+
+        Args:
+            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s), as `views.make_views` returns.
+            plan: masks and stochastic depth of the same samples.
+            teacher_temperature: of this step.
+
+        Returns:
+            `total`, the weighted sum to differentiate; `terms`, name -> value before its weight (METHOD section 6);
+            `diagnostics`: `teacher_entropy` in nats, `feature_std` (of the teacher's L2-normalised CLS over the batch, 1 =
+            spread evenly, 0 = all equal), `centre_norm`. All are shares of the global batch's value, on the device,
+            detached but for `total`.
+        """
+        weights, batch = self.settings.loss, len(plan.masks) // 2
+        encoder = self.student["encoder"]
+        cls_teacher, cls_targets, patch_targets = self._teach(views["current"], plan)
+
+        encoder.set_drop_keep(plan.keep_global)
+        cls, patches = encoder(views["current"], plan.masks)
+        rows = []  # tokens for the head: local CLS, global CLS
+        if weights.dino > 0:
+            if len(views["local"]):
+                encoder.set_drop_keep(plan.keep_local)
+                rows.append(encoder(views["local"])[0])
+            rows.append(cls)
+        sets = self._masked_patches(patches, views, plan) if len(plan.tokens) else []
+        features, patch_features, used = self._project(rows, sets)
+
+        terms: dict[str, Tensor] = {}
+        total = cls.new_zeros((), dtype=cls_targets.dtype)
+        entropy = total
+        if rows:
+            total, entropy = self._dino(features, cls_targets, batch, plan, teacher_temperature, terms)
+        if sets:
+            total = total + self._patch(patch_features, patch_targets, plan, teacher_temperature, terms)
+        if weights.koleo > 0:
+            value = self._koleo(cls) / plan.samples
+            terms["koleo"] = value.detach()
+            total = total + weights.koleo * value
+        for name, module in self.trained().items():
+            if name not in used:  # DistributedDataParallel waits for a gradient of every parameter
+                total = total + sum(p.sum() for p in module.parameters()) * 0.0
+        share = batch / plan.samples
+        spread = F.normalize(cls_teacher.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
+        diagnostics = {
+            "teacher_entropy": entropy * share,
+            "feature_std": spread * share,
+            "centre_norm": torch.linalg.vector_norm(self.cls_centre) * share,
+        }
+        return {"total": total, "terms": terms, "diagnostics": diagnostics}
+
+    def _project(self, rows: list[Tensor], sets: list[Tensor]) -> tuple[Tensor | None, list[Tensor], set[str]]:
+        """One pass of each head: features of the CLS rows, features of the patch sets, names of the modules used."""
+        head, patch_head = self.student["head"], self.student[self.patch_head]
+        used = {"encoder"} if rows or sets or self.settings.loss.koleo > 0 else set()
+        used |= {"decoder"} if sets else set()
+        used |= ({"head"} if rows else set()) | ({self.patch_head} if sets else set())
+        if patch_head is head and rows and sets:
+            sizes = [sum(map(len, rows)), *map(len, sets)]
+            features, *patch_features = head(torch.cat([*rows, *sets])).split(sizes)
+            return features, patch_features, used
+        features = head(torch.cat(rows)) if rows else None
+        patch_features = list(patch_head(torch.cat(sets)).split([len(tokens) for tokens in sets])) if sets else []
+        return features, patch_features, used
+
+    def _dino(
+        self, features: Tensor, targets: Tensor, batch: int, plan: Plan, sharp: float, terms: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Both DINO terms; features (L * B + 2B, d), targets (2B, d). Returns their weighted sum and the entropy."""
+        weight, num_local = self.settings.loss.dino, len(features) // batch - 2
+        local, current = features.split([num_local * batch, 2 * batch])
+        common = {
+            "prototypes": self.student["head"].last_layer(),
+            "teacher_prototypes": self.teacher["head"].last_layer(),
+            "centre": self.cls_centre,
+            "student_temperature": self.settings.loss.student_temperature,
+            "teacher_temperature": sharp,
+        }
+        # 2 global and 2 L local pairs; each pair is a mean over the N samples
+        row = current.new_full((2 * batch,), 1.0 / ((2 + 2 * num_local) * plan.samples))
+        swapped = targets.roll(batch, 0)[None]
+        total, values, entropy = prototype_cross_entropy(
+            current[None], teacher=swapped, weights=row, coefficients=(weight,), with_entropy=True, **common
+        )
+        terms["dino_global"] = values[0]
+        if num_local:
+            more, values, _ = prototype_cross_entropy(
+                local.unflatten(0, (num_local, batch)),
+                teacher=targets.unflatten(0, (2, batch)),
+                weights=row[:batch],
+                coefficients=(weight,) * num_local,
+                **common,
+            )
+            terms["dino_local"] = values.sum()
+            total = total + more
+        return total, entropy
+
+    def _patch(
+        self, sets: list[Tensor], targets: Tensor, plan: Plan, sharp: float, terms: dict[str, Tensor]
+    ) -> Tensor:
+        """Patch terms and the agreement; sets of (M, d), targets (M, d). Returns their weighted sum."""
+        prototypes = self.student[self.patch_head].last_layer()
+        chosen = {"patch": self.settings.loss.patch}
+        if self.decoder is not None:
+            chosen = {f"patch_{frame}": weight for frame, weight in self._branches.items()}
+        counted = {name: (x, chosen[name]) for name, x in zip(chosen, sets, strict=True) if chosen[name] > 0}
+        total = prototypes.new_zeros(())
+        if counted:
+            total, values, _ = prototype_cross_entropy(
+                torch.stack([x for x, _ in counted.values()]),
+                prototypes,
+                targets[None],
+                self.teacher[self.patch_head].last_layer(),
+                self.patch_centre,
+                plan.weights.to(targets.dtype) / (2 * plan.samples),
+                coefficients=tuple(weight for _, weight in counted.values()),
+                student_temperature=self.settings.loss.student_temperature,
+                teacher_temperature=sharp,
+            )
+            terms |= dict(zip(counted, values.unbind(), strict=True))
+        if self._agreement > 0:
+            value = agreement(*sets, prototypes) / (plan.masked * len(prototypes))
+            terms["agreement"] = value.detach()
+            total = total + self._agreement * value
+        return total
+
+    # ---- after the optimiser's step -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update_centres(self, samples: int, masked: int) -> None:
+        """Move both centres towards the mean logit of all the step's forward passes, on all ranks.
+
+        The mean logit is the mean feature times the prototypes, so d numbers travel between ranks instead of K. Call it
+        before the teacher moves: the logits were made with its weights of this step.
+
+        Args:
+            samples: N, the global batch.
+            masked: masked patches of the global batch; without any the patch centre stays.
+        """
+        counts = {"cls": 2 * samples, "patch": masked}
+        sums = torch.stack([self._seen[kind] for kind in counts])
+        self._seen = {}
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        for total, (kind, count) in zip(sums, counts.items(), strict=True):
+            if count == 0:
+                continue
+            head = self.teacher["head" if kind == "cls" else self.patch_head]
+            centre = self.cls_centre if kind == "cls" else self.patch_centre
+            mean = head.last_layer() @ (total / count)
+            centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
+
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student: EMA of every weight of encoder and heads."""
+        ema(self.teacher.parameters(), self.student.parameters(), momentum)
+
+
+def reported(terms: Mapping[str, float], settings: params.Loss) -> dict[str, float]:
+    """Terms under the names and with the factors of the released logs.
+
+    KoLeo, the patch terms and the agreement are shown halved there, and KoLeo with its weight.
+    """
+    names = {
+        "dino_local": ("dino_local_crops_loss", 1.0),
+        "dino_global": ("dino_global_crops_loss", 1.0),
+        "koleo": ("koleo_loss", settings.koleo / 2),
+        "patch": ("ibot_loss", 0.5),
+        "patch_past": ("past_tea_ibot_loss", 0.5),
+        "patch_future": ("future_tea_ibot_loss", 0.5),
+        "agreement": ("past_future_MSE_loss", 0.5),
+    }
+    return {names[name][0]: value * names[name][1] for name, value in terms.items()}
+
+
+# ---- the official layout of weights ---------------------------------------------------------------------------------
+
+_DECODER_NAMES = (
+    (r"^blocks\.", "decoder."),
+    (r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1."),
+    (r"\.norm(\d)\.", r".auxiliary_layer_norm\1."),
+)
+_HEADS = {"head": "dino_head", "patch_head": "ibot_head"}
+
+
+def _official_decoder_name(name: str) -> str:
+    for pattern, new in _DECODER_NAMES:
+        name = re.sub(pattern, new, name)
+    return f"auxiliary_decoder.{name}"
+
+
+def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
+    """`student`, `teacher` (`backbone.*`, `dino_head.*`, `ibot_head.*` for a separate patch head) and `auxiliary`
+    (`auxiliary_decoder.*`) as in released checkpoints. Tensors share memory with the model except `pos_embed`."""
+    weights: dict[str, dict[str, Tensor]] = {}
+    for role, networks in (("student", model.student), ("teacher", model.teacher)):
+        weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks["encoder"]).items()}
+        for key, prefix in _HEADS.items():
+            if key in networks:
+                weights[role] |= {f"{prefix}.{k}": v.detach() for k, v in networks[key].state_dict().items()}
+    weights["auxiliary"] = {}
+    if model.decoder is not None:
+        weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in model.decoder.state_dict().items()}
+    return weights
+
+
+def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> None:
+    """Copy weights in the layout of `official_weights` into the model, exactly.
+
+    Raises:
+        InputError: a tensor is missing, unexpected or misshapen.
+    """
+    own = official_weights(model)
+    for role, expected in own.items():
+        wrong = difference(expected, weights.get(role, {}))
+        if wrong:
+            raise InputError(
+                f"{origin}: the {role} does not fit ({wrong}); use the settings these weights were trained with."
+            )
+    for role, networks in (("student", model.student), ("teacher", model.teacher)):
+        inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
+        load_official(networks["encoder"], inner, origin)
+    with torch.no_grad():
+        for role, expected in own.items():
+            for name, tensor in expected.items():
+                if not name.startswith("backbone."):
+                    tensor.copy_(weights[role][name])
