@@ -1,4 +1,4 @@
-"""The method on one page, drawn: sandwich sampling, views, student and teacher, decoder, losses (METHOD sections 1-6)."""
+"""The method on one page, drawn: sandwich sampling, views, student, teacher, decoder, losses (METHOD sections 1-6)."""
 
 from collections.abc import Sequence
 
@@ -77,19 +77,9 @@ def _arrow(ax: Axes, points: Sequence[Point], colour: str, *, dashed: bool = Fal
     dash = (0, (3, 2)) if dashed else "-"
     if len(points) > 2:
         ax.plot(*np.array(points[:-1]).T, color=colour, linewidth=1.4, linestyle=dash, zorder=3.5)
-    ax.add_patch(
-        FancyArrowPatch(
-            *points[-2:],
-            arrowstyle="-|>" if head else "-",
-            mutation_scale=9,
-            color=colour,
-            linewidth=1.4,
-            linestyle=dash,
-            shrinkA=0,
-            shrinkB=0,
-            zorder=3.5,
-        )  # fmt: skip
-    )
+    arrow = FancyArrowPatch(*points[-2:], arrowstyle="-|>" if head else "-", mutation_scale=9, shrinkA=0, shrinkB=0)
+    arrow.set(color=colour, linewidth=1.4, linestyle=dash, zorder=3.5)
+    ax.add_patch(arrow)
 
 
 def _note(ax: Axes, where: Point, text: str, colour: str = "", *, align: str = "center") -> None:
