@@ -12,9 +12,10 @@ TRIES = 10  # per block
 def fill_with_blocks(counts: np.ndarray, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Mask `counts[i]` patches of crop i by rectangles; all crops advance together, one try at a time.
 
-    A try draws a block's area uniformly between 4 and what is left to mask, its aspect and its place; it is taken if it lies
-    inside the grid (and is smaller than it in both directions) and masks at least one and at most that many new patches. A
-    crop ends when its count is reached or ten tries in a row failed; then it stays below its count, as in the original.
+    A try draws a block's area uniformly between 4 and what is left to mask, its aspect and its place. It is taken if
+    the block is smaller than the grid in both directions and masks at least one and at most that many new patches. A
+    crop ends when its count is reached or ten tries in a row failed: it then stays a little below its count, as in
+    BEiT.
 
     Args:
         counts: (n,) int, patches to mask.
@@ -76,4 +77,4 @@ def block_masks(
     counts = np.zeros(num_crops, dtype=np.int64)
     counts[:masked] = (grid[0] * grid[1] * target).astype(np.int64)
     masks = fill_with_blocks(counts, grid, rng)
-    return masks[rng.permutation(num_crops)].reshape(num_crops, -1)
+    return masks[rng.permutation(num_crops)].reshape(num_crops, grid[0] * grid[1])

@@ -1,17 +1,19 @@
 """From three frames of a video to the fourteen crops that T-CoRe trains on (METHOD section 2).
 
-`draw_views` draws every crop's box and photometry on the host, each sample from its own counter alone; `make_views` turns a
-batch of uint8 frames into normalised crops on whatever device the frames are on.
+`draw_views` draws every crop's box and photometry on the host, each sample from its own counter alone; `make_views`
+turns a batch of uint8 frames into normalised crops on whatever device the frames are on.
 
-Letters: B samples, V crops of a sample, H W pixels, S side of a crop. A sample's crops stand in the order of `crop_names`.
+Letters: B samples, V crops of a sample, C crops of one size, H W pixels of a frame, S side of a crop. A sample's crops
+stand in the order of `crop_names`; a box is (top, left, height, width) in pixels of the frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
@@ -19,35 +21,41 @@ from tcore_lib.errors import InputError
 from tcore_lib.params import Views
 from tcore_lib.photometry import JITTER_OPS, Photometry, apply_photometry
 from tcore_lib.randomness import generator
-from tcore_lib.resample import resize_by_matrices, resize_one
+from tcore_lib.resample import resize_batch, resize_one, to_device
 
-ROLES = ("past", "current", "future")  # order of the frames of a sample
-NUM_LARGE = 6  # crops of the global size: two each of the current, past and future frame
+ROLES = ("past", "current", "future")  # order of a sample's frames
+LARGE = ("global_1", "global_2", "past_1", "past_2", "future_1", "future_2")  # crops of the global size
+LARGE_ROLES = (1, 1, 0, 0, 2, 2)  # the frame each of them is cut from; local crops come from the current one
 TRIES = 10  # attempts at a random box before the centre crop is taken
-DEVICE_CHUNK = 256  # crops worked on at a time on a GPU: about 1 GB of intermediate values at 256 x 340 pixels
+PER_BOX = 2 * TRIES + 2  # uniform numbers that one crop's box may need: areas, ratios, top, left
+PER_CROP = PER_BOX + 14  # and flip and photometry besides
+DEVICE_CHUNK = 256  # crops worked on at a time on a GPU: about 1.5 GB of intermediate values for 256 x 340 frames
 
 
 def crop_names(num_local: int) -> list[str]:
-    """Names of a sample's V = 6 + num_local crops, in storage order."""
-    large = ["global_1", "global_2", "past_1", "past_2", "future_1", "future_2"]
-    return large + [f"local_{i + 1}" for i in range(num_local)]
+    """Names of a sample's V = 6 + num_local crops, in storage order; `past_*` and `future_*` are the auxiliary ones."""
+    return [*LARGE, *(f"local_{i + 1}" for i in range(num_local))]
 
 
 @dataclass(frozen=True)
 class ViewParams:
     """The draws of a batch; host arrays with leading shape (B, V)."""
 
-    boxes: np.ndarray  # (B, V, 4) int64: top, left, height, width in pixels of the frame
+    boxes: np.ndarray  # (B, V, 4) int64: top, left, height, width
     flips: np.ndarray  # (B, V) bool
-    photometry: Photometry
+    photometry: Photometry  # arrays (B, V, ...)
 
     def __len__(self) -> int:
         """Number of samples B."""
         return len(self.boxes)
 
+    def __getitem__(self, index: Any) -> "ViewParams":
+        """Some samples, or with a pair of slices some crops, as NumPy indexes them."""
+        return ViewParams(self.boxes[index], self.flips[index], self.photometry.map(lambda array: array[index]))
+
 
 def centre_boxes(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
-    """Largest centred box whose width / height lies in `ratio`; sizes (B, 2) of (H, W) -> (B, 4)."""
+    """Largest centred box whose width / height lies in `ratio`; sizes (B, 2) of (H, W) -> (B, 4) int64."""
     height, width = sizes[:, 0], sizes[:, 1]
     shape = width / height
     box_height = np.where(shape < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)
@@ -58,11 +66,14 @@ def centre_boxes(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
 def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
     """Boxes of a random resized crop, distributed as torchvision's `RandomResizedCrop.get_params` draws them.
 
+    Of ten tries (area uniform, ratio log-uniform, sides rounded) the first that fits inside the frame is placed
+    uniformly; if none fits, the box is `centre_boxes`.
+
     Args:
-        uniform: (B, V, 2 * TRIES + 2) in [0, 1): areas, ratios, top, left.
+        uniform: (B, V, PER_BOX) in [0, 1).
         sizes: (B, 2) int, (H, W).
         scale: (V, 2), range of the box's share of the frame's area.
-        ratio: range of width / height, log-uniform.
+        ratio: range of width / height.
 
     Returns:
         (B, V, 4) int64.
@@ -85,10 +96,13 @@ def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, rati
 
 
 def draw_photometry(uniform: np.ndarray, settings: Views) -> Photometry:
-    """Photometry of every crop from 13 uniform numbers each; uniform (B, V, 13) -> arrays (B, V, ...)."""
-    pairs = [settings.blur_global_1, settings.blur_global_2] * 3
-    blur = np.array(pairs + [settings.blur_local] * settings.num_local)
-    solarize = np.array([0.0, settings.solarize_global_2] * 3 + [0.0] * settings.num_local)
+    """Photometry of every crop from 13 uniform numbers each: (B, V, 13) -> arrays (B, V, ...).
+
+    The auxiliary crops of the past and the future frame are drawn like the two global crops, each frame for itself.
+    """
+    pairs = len(LARGE) // 2
+    blur = [settings.blur_global_1, settings.blur_global_2] * pairs + [settings.blur_local] * settings.num_local
+    solarize = [0.0, settings.solarize_global_2] * pairs + [0.0] * settings.num_local
     strength = np.array([settings.brightness, settings.contrast, settings.saturation])
     low = np.append(np.maximum(0, 1 - strength), -settings.hue)
     high = np.append(1 + strength, settings.hue)
@@ -99,12 +113,12 @@ def draw_photometry(uniform: np.ndarray, settings: Views) -> Photometry:
         order=uniform[..., 1:5].argsort(-1),
         factors=(low + (high - low) * uniform[..., 5:9]).astype(np.float32),
         grayscale=uniform[..., 9] < settings.grayscale,
-        sigma=np.where(uniform[..., 10] < blur, sigma, 0).astype(np.float32),
-        solarize=uniform[..., 12] < solarize,
+        sigma=np.where(uniform[..., 10] < np.array(blur), sigma, 0).astype(np.float32),
+        solarize=uniform[..., 12] < np.array(solarize),
     )
 
 
-def draw_views(seed: int, counters: Sequence[int], sizes: Any, settings: Views) -> ViewParams:
+def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, settings: Views) -> ViewParams:
     """Draw boxes and photometry of a batch; sample b depends on (seed, counters[b], sizes[b]) alone.
 
     Args:
@@ -116,80 +130,119 @@ def draw_views(seed: int, counters: Sequence[int], sizes: Any, settings: Views) 
     Raises:
         InputError: a size is missing or not positive.
     """
-    counters, sizes = np.asarray(counters), np.asarray(sizes)
+    sizes = np.asarray(sizes)
     if sizes.shape != (len(counters), 2) or (sizes < 1).any():
         raise InputError(f"sizes must hold one positive (height, width) per sample, not {sizes.tolist()}.")
-    crops = NUM_LARGE + settings.num_local
-    uniform = np.stack([generator(seed, "views", int(c)).random((crops, 2 * TRIES + 16)) for c in counters])
-    boxes, rest = uniform[..., : 2 * TRIES + 2], uniform[..., 2 * TRIES + 2 :]
-    scale = np.array([settings.global_scale] * NUM_LARGE + [settings.local_scale] * settings.num_local)
-    boxes = random_boxes(boxes, sizes, scale, settings.ratio)
-    boxes[:, 2:NUM_LARGE] = centre_boxes(sizes, settings.ratio)[:, None]  # past and future share one box
-    flips = rest[..., 0] < settings.local_flip
-    flips[:, :NUM_LARGE] = False
-    return ViewParams(boxes, flips, draw_photometry(rest[..., 1:], settings))
+    shape = (len(LARGE) + settings.num_local, PER_CROP)
+    uniform = np.stack([generator(seed, "views", int(counter)).random(shape) for counter in counters])
+    scale = np.array([settings.global_scale] * len(LARGE) + [settings.local_scale] * settings.num_local)
+    boxes = random_boxes(uniform[..., :PER_BOX], sizes, scale, settings.ratio)
+    boxes[:, 2 : len(LARGE)] = centre_boxes(sizes, settings.ratio)[:, None]  # past and future, both crops: one box
+    flips = uniform[..., PER_BOX] < settings.local_flip
+    flips[:, : len(LARGE)] = False
+    return ViewParams(boxes, flips, draw_photometry(uniform[..., PER_BOX + 1 :], settings))
 
 
-def _render(frames: Tensor, views: ViewParams, crops: slice, size: int, settings: Views, dtype: torch.dtype) -> Tensor:
-    """Crops of one size, crop-major: (C * B, 3, S, S)."""
+def _one_by_one(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Resized crops one at a time, so that a crop stays in the core's cache; the past's two crops are resized once."""
+    last, picture = None, torch.empty(0)
+    for i, row in enumerate(geometry):
+        if last is None or (row != last).any():
+            last, picture = row, resize_one(images[row[0]], row[1:5], bool(row[5]), size)
+        yield slice(i, i + 1), picture.clone()
+
+
+def _batched(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """Resized crops by the hundred, for a GPU; crops that share frame and box are resized once."""
+    for start in range(0, len(geometry), DEVICE_CHUNK):
+        part = slice(start, start + DEVICE_CHUNK)
+        distinct, which = np.unique(geometry[part], axis=0, return_inverse=True)
+        source = images[to_device(distinct[:, 0], images.device)]
+        pictures = resize_batch(source, distinct[:, 1:5], distinct[:, 5].astype(bool), size)
+        yield part, pictures[to_device(which.ravel(), images.device)]
+
+
+def _render(
+    frames: Tensor,
+    roles: Sequence[int],
+    views: ViewParams,
+    size: int,
+    blur_kernel: int,
+    dtype: torch.dtype,
+    batched: bool,
+) -> Tensor:
+    """C crops of one size of every sample, cut from the frames `roles` (C,): (C * B, 3, S, S), crop-major."""
     batch, device = len(frames), frames.device
-    roles = np.array([1, 1, 0, 0, 2, 2] + [1] * settings.num_local)[crops]
-    role = np.repeat(roles, batch)
-    sample = np.tile(np.arange(batch), len(roles))
-
-    def flat(array: np.ndarray) -> np.ndarray:
-        return array[:, crops].swapaxes(0, 1).reshape(-1, *array.shape[2:])
-
-    boxes, flips, photometry = flat(views.boxes), flat(views.flips), views.photometry.map(flat)
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(3, 1, 1)
-    scale = 1 / torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(3, 1, 1)
-    out = torch.empty(len(role), 3, size, size, dtype=dtype, device=device)
-    # one crop at a time stays in a core's cache; a GPU wants many
-    chunk = 1 if device.type == "cpu" else DEVICE_CHUNK
-    for start in range(0, len(role), chunk):
-        part = slice(start, start + chunk)
-        if chunk == 1:
-            x = resize_one(frames[sample[start], role[start]], boxes[start], bool(flips[start]), size)[None]
-        else:
-            index = torch.from_numpy(sample[part] * 3 + role[part]).pin_memory().to(device, non_blocking=True)
-            x = resize_by_matrices(frames.flatten(0, 1)[index], boxes[part], flips[part], size)
-        apply_photometry(x, photometry.map(lambda array: array[part]), settings.blur_kernel)  # noqa: B023
-        out[part] = x.sub_(mean).mul_(scale)
+    source = np.array(roles, dtype=np.int64) + 3 * np.arange(batch)[:, None]  # (B, C), image of each crop
+    geometry = np.concatenate([source[..., None], views.boxes, views.flips[..., None]], axis=-1).reshape(-1, 6)
+    target = (np.arange(len(roles)) * batch + np.arange(batch)[:, None]).ravel()  # the place of each crop in `out`
+    photometry = views.photometry.map(lambda array: array.reshape(-1, *array.shape[2:]))
+    mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), device).view(3, 1, 1)
+    inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), device).view(3, 1, 1)
+    out = torch.empty(len(target), 3, size, size, dtype=dtype, device=device)
+    pictures = (_batched if batched else _one_by_one)(frames.flatten(0, 1), geometry, size)
+    for part, x in pictures:
+        apply_photometry(x, photometry.map(_take(part)), blur_kernel)
+        out.index_copy_(0, to_device(target[part], device), x.sub_(mean).mul_(inverse_std).to(dtype))
     return out
+
+
+def _take(index: Any) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda array: array[index]
 
 
 @torch.no_grad()
 def make_views(
-    frames: Tensor, views: ViewParams, settings: Views, *, dtype: torch.dtype = torch.float32
+    frames: Tensor,
+    views: ViewParams,
+    settings: Views,
+    *,
+    dtype: torch.dtype = torch.float32,
+    batched: bool | None = None,
 ) -> dict[str, Tensor]:
     """Cut, resize and colour all crops of a batch on the frames' device.
 
     Args:
-        frames: uint8 (B, 3, 3, H, W), roles past, current, future x RGB; smaller frames are padded at the bottom and right.
+        frames: uint8 (B, 3, 3, H, W), roles past, current, future x RGB; smaller frames are padded right and below.
         views: the draws of the same B samples.
         settings: section `pretrain.views`, as given to `draw_views`.
-        dtype: of the result.
+        dtype: of the result; the arithmetic is float32.
+        batched: many crops at a time instead of one by one. Default: on a GPU. The result is the same.
 
     Returns:
-        `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet mean and
-        standard deviation; crop-major: all first crops, then all second.
+        `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet
+        mean and standard deviation; crop-major: all first crops, then all second.
+
+    Raises:
+        InputError: frames and views do not belong together.
     """
-    batch = len(frames)
-    if frames.dtype != torch.uint8 or frames.shape[1:3] != (3, 3) or frames.ndim != 5 or len(views) != batch:
-        raise InputError(f"frames must be uint8 ({len(views)}, 3, 3, H, W), not {frames.dtype} {tuple(frames.shape)}.")
-    large = _render(frames, views, slice(0, NUM_LARGE), settings.global_size, settings, dtype)
-    local = _render(frames, views, slice(NUM_LARGE, None), settings.local_size, settings, dtype)
-    current, past, future = large.split(2 * batch)
-    return {"current": current, "local": local, "past": past, "future": future}
+    batch, crops = views.flips.shape
+    if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[:3] != (batch, 3, 3):
+        raise InputError(f"frames must be uint8 ({batch}, 3, 3, H, W), not {frames.dtype} {tuple(frames.shape)}.")
+    if crops != len(LARGE) + settings.num_local:
+        raise InputError(f"num_local is {settings.num_local}, but the views hold {crops} crops; draw them again.")
+    if (views.boxes[..., :2] + views.boxes[..., 2:] > frames.shape[-2:]).any():
+        raise InputError(
+            f"a box exceeds the frames of {tuple(frames.shape[-2:])} pixels; draw the views with their sizes."
+        )
+    batched = frames.device.type != "cpu" if batched is None else batched
+    large, local = views[:, : len(LARGE)], views[:, len(LARGE) :]
+    kernel = settings.blur_kernel
+    first = _render(frames, LARGE_ROLES, large, settings.global_size, kernel, dtype, batched)
+    small = _render(frames, [1] * settings.num_local, local, settings.local_size, kernel, dtype, batched)
+    current, past, future = first.split(2 * batch)
+    return {"current": current, "local": small, "past": past, "future": future}
 
 
 def describe(views: ViewParams, i: int) -> dict[str, dict[str, Any]]:
-    """The draws of sample `i`, readable: crop name -> settings; `pandas.DataFrame(describe(v, 0)).T` makes a table."""
+    """The draws of sample `i`, readable: crop -> settings. `pandas.DataFrame(describe(views, 0)).T` makes a table."""
+    names = crop_names(views.flips.shape[1] - len(LARGE))
     rows = {}
-    for crop, name in enumerate(crop_names(views.boxes.shape[1] - NUM_LARGE)):
-        draws = views.photometry.map(lambda array: array[i, crop])  # noqa: B023
+    for crop, name in enumerate(names):
+        draws = views.photometry.map(_take((i, crop)))
         steps = [f"{JITTER_OPS[k]} {draws.factors[k]:.2f}" for k in draws.order] if draws.jitter else []
         rows[name] = {
+            "frame": ROLES[LARGE_ROLES[crop] if crop < len(LARGE) else 1],
             "box": tuple(views.boxes[i, crop].tolist()),
             "flip": bool(views.flips[i, crop]),
             "jitter": ", ".join(steps),

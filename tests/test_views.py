@@ -1,0 +1,388 @@
+"""Views against torch and torchvision: same resize, colours and distributions; nothing of a neighbour leaks in."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as TF
+from scipy.stats import kstest
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+
+from tcore_lib import photometry, resample
+from tcore_lib.errors import InputError
+from tcore_lib.params import Views
+from tcore_lib.photometry import JITTER_OPS, Photometry
+from tcore_lib.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
+
+LEVEL = 1 / 255
+SETTINGS = Views()
+SMALL = Views(global_size=64, local_size=32)  # the same pipeline on fewer pixels
+PLAIN = Views(
+    global_size=16, local_size=16, jitter=0.0, grayscale=0.0, blur_global_2=0.0, blur_local=0.0, solarize_global_2=0.0
+)
+SLOTS = {name: i for i, name in enumerate(crop_names(8))}
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """uint8 (3, H, W): smooth colours, hard edges and noise, from black to white."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / 20
+    waves = np.stack([np.sin(x + a) + np.sin(y * b + x / 3) for a, b in rng.random((3, 2)) * 4])
+    edges = 2 * ((x + y)[None] % 3 > 1.5) * rng.random((3, 1, 1))
+    mixed = 128 + 55 * (waves + edges - 1) + rng.normal(0, 8, (3, height, width))
+    return torch.from_numpy(mixed.clip(0, 255).astype(np.uint8))
+
+
+def sandwich(batch: int, height: int, width: int) -> Tensor:
+    """uint8 (B, 3, 3, H, W) of different pictures."""
+    return torch.stack([picture(height, width, seed) for seed in range(3 * batch)]).unflatten(0, (batch, 3))
+
+
+@pytest.fixture(scope="module")
+def many() -> ViewParams:
+    """The draws of 6,000 samples of 256 x 340 frames."""
+    return draw_views(1, range(6000), np.tile([256, 340], (6000, 1)), SETTINGS)
+
+
+# ---------------------------------------------------------------------------------------------------- crop and resize
+
+
+@pytest.mark.parametrize("size", [224, 96, 37])
+def test_resize_is_torchs_antialiased_bicubic_(size: int) -> None:
+    image = picture(256, 340)
+    boxes = np.array([[0, 0, 256, 340], [13, 40, 200, 150], [100, 7, 31, 290], [250, 330, 6, 10], [9, 9, 1, 1]])
+    flips = np.array([False, True, False, True, False])
+    batched = resample.resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size)
+    for i, (top, left, height, width) in enumerate(boxes.tolist()):
+        crop = image[None, :, top : top + height, left : left + width].float()
+        expected = F.interpolate(crop, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+        expected = expected.flip(-1) if flips[i] else expected
+        assert (batched[i] * 255 - expected[0]).abs().max() < 0.01
+        single = resample.resize_one(image, boxes[i], bool(flips[i]), size)
+        assert (single * 255 - expected).abs().max() < 0.01
+
+
+def test_resize_is_antialiased() -> None:
+    """One-pixel stripes shrunk from 512 to 112 pixels become gray: not antialiased, a std of 0.29 is left."""
+    stripes = (torch.arange(512) % 2 * 255).to(torch.uint8).expand(1, 3, 512, 512)
+    out = resample.resize_batch(stripes, np.array([[0, 0, 512, 512]]), np.array([False]), 112)
+    assert out.std() < 0.02
+    assert (out.mean() - 0.5).abs() < 0.01
+
+
+def test_weights_sum_to_one_inside_the_box_and_are_zero_outside() -> None:
+    start, length = np.array([5, 0]), np.array([50, 80])
+    weights = resample.resize_matrices(start, length, np.array([False, True]), 80, 16, torch.device("cpu"))
+    assert torch.allclose(weights.sum(-1), torch.ones(2, 16))
+    assert weights[0, :, :5].count_nonzero() == weights[0, :, 55:].count_nonzero() == 0
+    assert torch.equal(
+        weights[1], resample.resize_matrices(start, length, torch.tensor([False] * 2), 80, 16)[1].flip(0)
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- photometry
+
+
+def value(number: float) -> Tensor:
+    return torch.full((1, 1, 1, 1), number)
+
+
+@pytest.mark.parametrize(
+    ("name", "factors"),
+    [("brightness", (0.6, 1.0, 1.4)), ("contrast", (0.6, 1.0, 1.4)), ("saturation", (0.0, 0.8, 1.2)),
+     ("hue", (-0.5, -0.1, 0.0, 0.03, 0.1, 0.5))],
+)  # fmt: skip
+def test_jitter_operation_is_torchvisions(name: str, factors: tuple[float, ...]) -> None:
+    image = picture(64, 64)[None] / 255
+    image[..., :8] = image[:, :1, :, :8]  # gray pixels have no hue
+    for factor in factors:
+        x = image.clone()
+        getattr(photometry, f"adjust_{name}")(x, value(factor))
+        assert (x - getattr(TF, f"adjust_{name}")(image, factor)).abs().max() < 1e-5
+
+
+def test_grayscale_blur_and_solarize_are_torchvisions() -> None:
+    image = picture(48, 64)[None] / 255
+    x = image.clone()
+    photometry.to_grayscale(x)
+    assert (x - TF.rgb_to_grayscale(image, 3)).abs().max() < 1e-6
+    x = image.clone()
+    photometry.solarize(x)
+    assert (x - TF.solarize(image, 128 / 255)).abs().max() < 1e-6
+    for sigma in (0.1, 0.7, 2.0):
+        x = image.clone()
+        photometry.gaussian_blur(x, value(sigma), 9)
+        assert (x - TF.gaussian_blur(image, [9, 9], [sigma, sigma])).abs().max() < 1e-5
+
+
+def test_every_crop_gets_its_own_order_of_jitter() -> None:
+    """All 24 orders in one batch; 8-bit brightness 1.4 then contrast is far from contrast then brightness."""
+    orders = np.array(list(itertools.permutations(range(4))))
+    factors = np.random.default_rng(0).uniform([0.6, 0.6, 0.8, -0.1], [1.4, 1.4, 1.2, 0.1], (24, 4)).astype(np.float32)
+    none = np.zeros(24, dtype=bool)
+    jitter = ~none
+    jitter[::5] = False
+    image = picture(40, 40)[None] / 255
+    x = image.repeat(24, 1, 1, 1)
+    photometry.apply_photometry(x, Photometry(jitter, orders, factors, none, np.zeros(24, np.float32), none), 9)
+    for i in range(24):
+        expected = image[0]
+        for op in orders[i] if jitter[i] else ():
+            expected = getattr(TF, f"adjust_{JITTER_OPS[op]}")(expected, float(factors[i, op]))
+        assert (x[i] - expected).abs().max() < 1e-5
+
+
+def reference_crop(frame: Tensor, views: ViewParams, b: int, crop: int, size: int) -> Tensor:
+    """One crop by torchvision's functions, float or uint8 as `frame` is; (3, S, S) of that type, not normalised."""
+    box, draws = views.boxes[b, crop].tolist(), views.photometry.map(lambda array: array[b, crop])
+    if frame.dtype == torch.uint8:
+        x = TF.resized_crop(frame, *box, [size, size], TF.InterpolationMode.BICUBIC, antialias=True)
+    else:
+        x = TF.resized_crop(frame, *box, [size, size], TF.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    x = TF.horizontal_flip(x) if views.flips[b, crop] else x
+    for op in draws.order if draws.jitter else ():
+        x = getattr(TF, f"adjust_{JITTER_OPS[op]}")(x, float(draws.factors[op]))
+    x = TF.rgb_to_grayscale(x, 3) if draws.grayscale else x
+    x = TF.gaussian_blur(x, [9, 9], [float(draws.sigma)] * 2) if draws.sigma > 0 else x
+    return TF.solarize(x, 128 if x.dtype == torch.uint8 else 128 / 255) if draws.solarize else x
+
+
+def unnormalised(out: dict[str, Tensor], batch: int) -> Tensor:
+    """All large crops as (B, 6, 3, S, S) in 0..1, in the order of `crop_names`."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    stacked = torch.cat([out["current"], out["past"], out["future"]]).unflatten(0, (len(LARGE), batch))
+    return (stacked.float() * std + mean).transpose(0, 1)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", ["float", "uint8"])
+def test_the_whole_pipeline_is_torchvisions(kind: str, batched: bool) -> None:
+    """Within one grey level of the float pipeline, everywhere.
+
+    torchvision's uint8 pipeline cuts fractions off after every jitter step: it is 1.2 levels darker on average, and at
+    most 8 away (contrast and hue amplify what a step before lost).
+    """
+    frames = sandwich(12, 100, 130)
+    views = draw_views(5, range(12), [(100, 130)] * 12, SMALL)
+    ours = unnormalised(make_views(frames, views, SMALL, batched=batched), 12)
+    differences = []
+    for b, (crop, role) in itertools.product(range(12), enumerate((1, 1, 0, 0, 2, 2))):
+        frame = frames[b, role] if kind == "uint8" else frames[b, role] / 255
+        expected = reference_crop(frame, views, b, crop, 64)
+        differences.append((ours[b, crop] * 255 - expected * (1 if kind == "uint8" else 255)).flatten())
+    difference = torch.cat(differences)
+    if kind == "float":
+        assert difference.abs().max() <= 1.0
+        assert difference.abs().mean() < 0.01
+    else:
+        assert difference.abs().max() <= 8.0
+        assert difference.abs().mean() < 1.5
+        assert difference[: 64 * 64].std() < 1.5
+
+
+# -------------------------------------------------------------------------------------------------------------- draws
+
+
+def test_boxes_follow_torchvisions_distribution(many: ViewParams) -> None:
+    """Two-sample Kolmogorov-Smirnov against RandomResizedCrop.get_params, on frames where some tries do not fit."""
+    torch.manual_seed(0)
+    for name, scale in (("global_1", SETTINGS.global_scale), ("local_3", SETTINGS.local_scale)):
+        frame = torch.empty(1, 256, 340)
+        drawn = np.array([RandomResizedCrop.get_params(frame, list(scale), list(SETTINGS.ratio)) for _ in range(3000)])
+        ours = many.boxes[:, SLOTS[name]]
+        for statistic in (
+            lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2], lambda b: b[:, 0], lambda b: b[:, 1]
+        ):  # fmt: skip
+            assert kstest(statistic(ours), statistic(drawn)).pvalue > 1e-3
+
+
+def test_local_area_is_uniform_ratio_log_uniform_place_uniform() -> None:
+    views = draw_views(2, range(500), np.tile([1000, 1000], (500, 1)), SETTINGS)  # every try fits
+    top, left, height, width = views.boxes[:, len(LARGE) :].reshape(-1, 4).T
+    assert kstest(height * width / 1e6, "uniform", (0.05, 0.27)).pvalue > 1e-3
+    assert kstest(np.log(width / height), "uniform", (math.log(3 / 4), math.log(16 / 9))).pvalue > 1e-3
+    assert kstest((top + 0.5) / (1001 - height), "uniform").pvalue > 1e-3
+    assert kstest((left + 0.5) / (1001 - width), "uniform").pvalue > 1e-3
+
+
+def test_boxes_lie_inside_frames_of_any_shape() -> None:
+    sizes = np.array([[256, 340], [400, 40], [40, 400], [3, 5], [1, 1], [720, 1280]])
+    views = draw_views(0, range(6), sizes, SETTINGS)
+    top, left, height, width = np.moveaxis(views.boxes, -1, 0)
+    assert (np.stack([top, left, height - 1, width - 1]) >= 0).all()
+    assert (top + height <= sizes[:, :1]).all()
+    assert (left + width <= sizes[:, 1:]).all()
+
+
+def test_auxiliary_crops_share_the_largest_centred_box() -> None:
+    views = draw_views(0, range(4), [(256, 340), (240, 426), (400, 200), (90, 120)], SETTINGS)
+    expected = [[0, 0, 256, 340], [0, 53, 240, 320], [66, 0, 267, 200], [0, 0, 90, 120]]  # 240 * 4/3, 200 / (3/4)
+    for name in ("past_1", "past_2", "future_1", "future_2"):
+        assert views.boxes[:, SLOTS[name]].tolist() == expected
+
+
+def test_probabilities_are_the_trained_ones(many: ViewParams) -> None:
+    """6,000 draws: a frequency's standard deviation is at most 0.0065; tolerance 4 of it."""
+    draws = many.photometry
+    pairs = [0, 1] * 3
+    blur = np.array([(0.0, 0.9)[p] for p in pairs] + [0.5] * 8)
+    solarize = np.array([(0.0, 0.2)[p] for p in pairs] + [0.0] * 8)
+    for values, expected in (
+        (draws.jitter, 0.8), (draws.grayscale, 0.2), (draws.sigma > 0, blur), (draws.solarize, solarize),
+        (many.flips, np.array([0.0] * 6 + [0.5] * 8)),
+    ):  # fmt: skip
+        assert np.abs(values.mean(0) - expected).max() < 0.026
+        assert (values.mean(0) == 0)[np.broadcast_to(expected == 0, 14)].all()
+
+
+def test_strengths_and_orders_are_uniform(many: ViewParams) -> None:
+    draws = many.photometry
+    for op, (low, width) in enumerate([(0.6, 0.8), (0.6, 0.8), (0.8, 0.4), (-0.1, 0.2)]):
+        assert kstest(draws.factors[:, 0, op], "uniform", (low, width)).pvalue > 1e-3
+    sigma = draws.sigma[:, SLOTS["global_2"]]
+    assert kstest(sigma[sigma > 0], "uniform", (0.1, 1.9)).pvalue > 1e-3
+    _, counts = np.unique(draws.order.reshape(-1, 4), axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert np.abs(counts - 6000 * 14 / 24).max() < 5 * math.sqrt(6000 * 14 / 24)
+
+
+def test_frames_and_crops_are_coloured_independently(many: ViewParams) -> None:
+    factors = many.photometry.factors[..., 0]
+    correlation = np.corrcoef(factors.T) - np.eye(14)
+    assert np.abs(correlation).max() < 0.06  # 4.6 / sqrt(6000)
+
+
+def test_a_sample_depends_on_its_counter_alone() -> None:
+    sizes = np.array([[100, 130]] * 5)
+    batch = draw_views(3, [9, 4, 7, 0, 2], sizes, SMALL)
+    alone = draw_views(3, [7], sizes[:1], SMALL)
+    assert describe(batch, 2) == describe(alone, 0)
+    assert describe(batch, 1) != describe(batch, 2)
+    assert describe(draw_views(4, [7], sizes[:1], SMALL), 0) != describe(alone, 0)
+    fewer = draw_views(3, [7], sizes[:1], Views(global_size=64, local_size=32, num_local=2))
+    assert np.array_equal(fewer.boxes, alone.boxes[:, :8])  # local crops come last
+
+
+# ----------------------------------------------------------------------------------------------------------- assembly
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_sample_alone_equals_the_sample_in_its_batch(batched: bool) -> None:
+    frames = sandwich(4, 60, 80)
+    views = draw_views(3, range(4), [(60, 80)] * 4, SMALL)
+    together = make_views(frames, views, SMALL, batched=batched)
+    alone = make_views(frames[2:3], draw_views(3, [2], [(60, 80)], SMALL), SMALL, batched=batched)
+    for name, crops in alone.items():
+        assert torch.allclose(crops, together[name][2::4], atol=1e-4 if batched else 0)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_padding_never_leaks_in(batched: bool) -> None:
+    sizes = [(60, 80), (41, 100), (90, 33)]
+    views = draw_views(3, range(3), sizes, SMALL)
+    zeros, noise = torch.zeros(3, 3, 3, 90, 100, dtype=torch.uint8), torch.randint(0, 256, (3, 3, 3, 90, 100)).byte()
+    frames = [sandwich(1, *size) for size in sizes]
+    for padded, b in itertools.product((zeros, noise), range(3)):
+        padded[b, :, :, : sizes[b][0], : sizes[b][1]] = frames[b][0]
+    with_zeros, with_noise = (make_views(padded, views, SMALL, batched=batched) for padded in (zeros, noise))
+    for b in range(3):
+        exact = make_views(frames[b], draw_views(3, [b], [sizes[b]], SMALL), SMALL, batched=batched)
+        for name in exact:
+            assert torch.equal(with_zeros[name], with_noise[name])
+            assert torch.allclose(exact[name], with_zeros[name][b::3], atol=1e-4)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_crops_are_crop_major_and_from_the_right_frame(batched: bool) -> None:
+    """Each frame is one gray value: 10 * sample + role."""
+    grays = 10 * torch.arange(3)[:, None] + torch.arange(3)
+    frames = grays.to(torch.uint8)[:, :, None, None, None].expand(3, 3, 3, 20, 30)
+    out = make_views(frames, draw_views(0, range(3), [(20, 30)] * 3, PLAIN), PLAIN, batched=batched)
+    mean, std = (torch.tensor(v) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    for name, role, crops in (("past", 0, 2), ("current", 1, 2), ("future", 2, 2), ("local", 1, 8)):
+        assert out[name].shape == (3 * crops, 3, 16, 16)
+        gray = (out[name].permute(0, 2, 3, 1) * std + mean) / LEVEL
+        expected = (10 * torch.arange(3) + role).repeat(crops).float()
+        assert torch.allclose(gray, expected.view(-1, 1, 1, 1).expand_as(gray), atol=1e-3)
+
+
+def test_global_crops_never_flip_and_local_crops_do() -> None:
+    """A frame that brightens to the right keeps doing so in every large crop, and in the local crops unless flipped."""
+    frames = torch.arange(0, 240, 2).to(torch.uint8).expand(20, 3, 3, 90, 120)
+    views = draw_views(0, range(20), [(90, 120)] * 20, PLAIN)
+    out = make_views(frames, views, PLAIN)
+    rising = {name: crops[..., -1].mean((1, 2)) > crops[..., 0].mean((1, 2)) for name, crops in out.items()}
+    assert rising["current"].all()
+    assert rising["past"].all()
+    assert rising["future"].all()
+    assert rising["local"].numpy().tolist() == (~views.flips[:, 6:].T.ravel()).tolist()
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_gray_footage_stays_gray_and_finite(batched: bool) -> None:
+    """uint8 frames of one channel, stored three times, with saturated areas: no hue to divide by."""
+    gray = picture(60, 80)[:1].clone()
+    gray[..., :20], gray[..., -20:] = 0, 255
+    frames = gray.expand(4, 3, 3, 60, 80)
+    out = unnormalised(make_views(frames, draw_views(1, range(4), [(60, 80)] * 4, SMALL), SMALL, batched=batched), 4)
+    assert out.isfinite().all()
+    assert (out.amax(2) - out.amin(2)).max() < 1e-3
+    assert -1e-5 <= out.min() <= out.max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_result_type_changes_nothing_but_rounding(dtype: torch.dtype) -> None:
+    frames = sandwich(2, 60, 80)
+    views = draw_views(1, range(2), [(60, 80)] * 2, SMALL)
+    single, other = make_views(frames, views, SMALL), make_views(frames, views, SMALL, dtype=dtype)
+    for name, crops in single.items():
+        assert other[name].dtype == dtype
+        assert torch.equal(other[name], crops.to(dtype))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_memory_order_of_the_frames_and_autocast_do_not_matter(batched: bool) -> None:
+    frames = sandwich(2, 60, 80)
+    views = draw_views(1, range(2), [(60, 80)] * 2, SMALL)
+    plain = make_views(frames, views, SMALL, batched=batched)
+    channels_last = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        other = make_views(channels_last, views, SMALL, batched=batched)
+    for name, crops in plain.items():
+        assert torch.equal(other[name], crops)
+        assert other[name].is_contiguous()
+
+
+def test_no_local_crops() -> None:
+    settings = Views(global_size=32, local_size=16, num_local=0)
+    out = make_views(sandwich(1, 40, 50), draw_views(0, [0], [(40, 50)], settings), settings)
+    assert out["local"].shape == (0, 3, 16, 16)
+    assert out["current"].shape == (2, 3, 32, 32)
+
+
+def test_describe_names_every_crop() -> None:
+    rows = describe(draw_views(0, [3], [(60, 80)], SETTINGS), 0)
+    assert list(rows) == crop_names(8)
+    assert rows["past_2"]["frame"] == "past"
+    assert rows["local_8"]["frame"] == "current"
+    assert rows["past_1"]["box"] == (0, 0, 60, 80)
+    assert rows["past_1"]["blur"] == 0.0
+    jittered = [row["jitter"] for row in rows.values() if row["jitter"]]
+    assert all(sorted(step.split()[0] for step in text.split(", ")) == sorted(JITTER_OPS) for text in jittered)
+
+
+def test_bad_input_is_named() -> None:
+    views = draw_views(0, [0, 1], [(60, 80)] * 2, SMALL)
+    with pytest.raises(InputError, match=r"one positive \(height, width\) per sample"):
+        draw_views(0, [0, 1], [(60, 80)], SMALL)
+    with pytest.raises(InputError, match=r"must be uint8 \(2, 3, 3, H, W\), not torch.float32"):
+        make_views(torch.zeros(2, 3, 3, 60, 80), views, SMALL)
+    with pytest.raises(InputError, match="exceeds the frames of"):
+        make_views(torch.zeros(2, 3, 3, 60, 40, dtype=torch.uint8), views, SMALL)
+    with pytest.raises(InputError, match="num_local is 3, but the views hold 14 crops"):
+        make_views(torch.zeros(2, 3, 3, 60, 80, dtype=torch.uint8), views, Views(num_local=3))
