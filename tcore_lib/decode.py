@@ -36,8 +36,8 @@ class BadFile(InputError):
     """A file that cannot be used. The message is the reason alone, fit for a line of bad_files.csv."""
 
 
-class _Missed(Exception):
-    """Decoding by timestamps did not meet every wanted frame."""
+class Missed(BadFile):
+    """The container lists a frame that decoding does not give (a hidden or empty one, or damage)."""
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,29 @@ def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
         return Timeline(np.arange(len(times), dtype=np.int64), 1 / rate, True)
     found = Timeline(np.sort(np.array(stamps, dtype=np.int64)), float(stream.time_base or 1), False)
     declared = 0.0 if names & _EXACT else _declared_seconds(stream)  # an edit list shortens what an MP4 declares
-    if found.seconds < 0.98 * declared - 2 / rate:
-        raise BadFile(f"truncated: {found.seconds:.1f} of {declared:.1f} seconds")
+    end = max(found.seconds, float(found.timestamps[-1]) * found.time_base + 1 / rate)
+    if end < 0.98 * declared - 2 / rate:
+        raise BadFile(f"truncated: {end:.1f} of {declared:.1f} seconds")
     return found
+
+
+def decoded_timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
+    """As `timeline`, but from decoding every frame: for files whose packets are not their frames.
+
+    Raises:
+        BadFile: no frame can be decoded, or one is damaged.
+    """
+    try:
+        times = [frame.pts for frame in _from_start(container, stream)]
+    except av.FFmpegError as error:
+        raise BadFile(f"cannot be decoded to the end ({one_line(error)})") from error
+    if not times:
+        raise BadFile("no frame can be decoded")
+    stamps = np.array([-1 if time is None else time for time in times], dtype=np.int64)
+    if _TIMED & set(container.format.name.split(",")) and None not in times and (np.diff(stamps) > 0).all():
+        return Timeline(stamps, float(stream.time_base or 1), False)
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    return Timeline(np.arange(len(times), dtype=np.int64), 1 / rate, True)
 
 
 def read_frames(
@@ -208,12 +228,14 @@ def read_frames(
     Frames of a video that changes its resolution on the way are resized to the first one's size.
 
     Raises:
-        BadFile: a frame cannot be decoded, or decoding reports damage before it.
+        Missed: a frame is not where the container says.
+        BadFile: decoding reports damage.
     """
     size: tuple[int, int] | None = None
     given = 0
     attempts = (_counted,) if sequential else (_timed, _timed_slowly)
     for attempt in attempts:
+        last = attempt is attempts[-1]
         try:
             for frame in attempt(container, stream, list(timestamps)[given:]):
                 image = _upright(frame)
@@ -221,12 +243,12 @@ def read_frames(
                 yield resize(image, size)
                 given += 1
             return
-        except _Missed:  # an unusual group structure: what is left is decoded without shortcuts
-            continue
+        except Missed:  # an unusual group structure: what is left is decoded without shortcuts
+            if last:
+                raise Missed(f"kept frame {given + 1} of {len(timestamps)} is missing or damaged") from None
         except av.FFmpegError as error:
-            if attempt is attempts[-1]:
+            if last:
                 raise BadFile(f"kept frame {given + 1} cannot be decoded ({one_line(error)})") from error
-    raise BadFile(f"kept frame {given + 1} of {len(timestamps)} is missing or damaged")
 
 
 def read_video(
@@ -253,7 +275,7 @@ def _timed(container: "InputContainer", stream: "VideoStream", wanted: list[int]
         context.skip_frame = "DEFAULT" if packet.pts in targets or not packet.size else "NONREF"
         for frame in packet.decode():
             if frame.pts is None or frame.pts > remaining[-1] or (frame.pts == remaining[-1] and frame.is_corrupt):
-                raise _Missed
+                raise Missed
             if frame.pts == remaining[-1]:
                 yield frame
                 remaining.pop()
@@ -263,7 +285,7 @@ def _timed(container: "InputContainer", stream: "VideoStream", wanted: list[int]
             between = (keyframes > packet.dts) & (keyframes + delay <= remaining[-1])
             if between.any():
                 container.seek(remaining[-1], stream=stream, backward=True)
-    raise _Missed
+    raise Missed
 
 
 def _timed_slowly(container: "InputContainer", stream: "VideoStream", wanted: list[int]) -> Iterator["VideoFrame"]:
@@ -275,7 +297,7 @@ def _timed_slowly(container: "InputContainer", stream: "VideoStream", wanted: li
             remaining.pop()
             if not remaining:
                 return
-    raise _Missed
+    raise Missed
 
 
 def _counted(container: "InputContainer", stream: "VideoStream", wanted: list[int]) -> Iterator["VideoFrame"]:
@@ -287,7 +309,7 @@ def _counted(container: "InputContainer", stream: "VideoStream", wanted: list[in
             remaining.pop()
             if not remaining:
                 return
-    raise _Missed
+    raise Missed
 
 
 def _from_start(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame"]:
@@ -300,7 +322,7 @@ def _from_start(container: "InputContainer", stream: "VideoStream") -> Iterator[
         if started:
             for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise _Missed
+                    raise BadFile("a frame is damaged")
                 yield frame
 
 

@@ -6,8 +6,10 @@ A checksum is the BLAKE2b-64 (16 hex digits) of a clip's frame files one after t
 import hashlib
 import io
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,6 +54,13 @@ class Row:
     timestamps: list[int] | None = None
 
 
+def task(item: Any, kind: str, folder: Path, settings: Any) -> Task:
+    """The task for a `sources.Item` under `params.Data` settings."""
+    source = item.data if item.data is not None else item.path
+    s = settings
+    return Task(item.target, kind, source, folder, s.num_frames, s.fps, s.short_side, s.jpeg_quality)
+
+
 def work(task: Task) -> Row:
     """Do one task.
 
@@ -74,22 +83,29 @@ def encode(image: np.ndarray, quality: int) -> bytes:
 
 
 def _video(task: Task) -> Row:
-    """Keep the chosen frames (kind "extract"), or decode them only to see that they are there (kind "video")."""
+    with decode.open_video(task.source) as (container, stream):
+        try:
+            return _keep(task, container, stream, decode.timeline(container, stream))
+        except decode.Missed:  # packets that are no frames: the frames themselves have to say where they are
+            shutil.rmtree(task.folder, ignore_errors=True)
+            return _keep(task, container, stream, decode.decoded_timeline(container, stream))
+
+
+def _keep(task: Task, container: Any, stream: Any, timeline: decode.Timeline) -> Row:
+    """Write the chosen frames (kind "extract"), or decode them only to see that they are there (kind "video")."""
     if task.kind == "extract":
         task.folder.mkdir(parents=True)
     digest = hashlib.blake2b(digest_size=8)
     count = size = width = height = 0
-    with decode.open_video(task.source) as (container, stream):
-        timeline = decode.timeline(container, stream)
-        stamps = timeline.timestamps[decode.choose(timeline, task.num_frames, task.fps)].tolist()
-        for image in decode.read_frames(container, stream, stamps, timeline.sequential, task.short_side):
-            height, width = image.shape[:2]
-            if task.kind == "extract":
-                data = encode(image, task.jpeg_quality)
-                (task.folder / f"{count:05d}.jpg").write_bytes(data)
-                digest.update(data)
-                size += len(data)
-            count += 1
+    stamps = timeline.timestamps[decode.choose(timeline, task.num_frames, task.fps)].tolist()
+    for image in decode.read_frames(container, stream, stamps, timeline.sequential, task.short_side):
+        height, width = image.shape[:2]
+        if task.kind == "extract":
+            data = encode(image, task.jpeg_quality)
+            (task.folder / f"{count:05d}.jpg").write_bytes(data)
+            digest.update(data)
+            size += len(data)
+        count += 1
     if task.kind == "extract":
         return Row(count, width, height, digest.hexdigest(), size)
     return Row(count, width, height, checksum_file(task.source), 0, True, timeline.sequential, stamps)

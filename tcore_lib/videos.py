@@ -204,7 +204,6 @@ class _Job:
         return None
 
     def _tasks(self, finished: set[str], items: dict[str, Item]) -> Iterator[extract.Task]:
-        s = self.settings
         seen: set[str] = set()
 
         def skip(target: str) -> bool:
@@ -221,8 +220,7 @@ class _Job:
                 continue
             items[item.target] = item
             folder = self.journal.scratch / f"{os.getpid()}-{number}"
-            where = item.data if item.data is not None else item.path
-            yield extract.Task(item.target, self.kind, where, folder, s.num_frames, s.fps, s.short_side, s.jpeg_quality)
+            yield extract.task(item, self.kind, folder, self.settings)
 
     def _finish(self, task: extract.Task, row: extract.Row) -> None:
         entry: dict[str, Any] = {"target": task.target, "row": asdict(row)}
