@@ -62,8 +62,8 @@ DATASETS: tuple[DataSet, ...] = (
         "annotations CC BY 4.0 (Google); the videos belong to those who uploaded them",
         "about 350 GB, 240,000 clips",
         "k400/train/*.mp4 or part_N.tar.gz, k400/annotations/train.csv",
-        by_hand="Run k400_downloader.sh of that repository (archives may stay packed), put the videos under <root>/k400/train, "
-        "train.csv under <root>/k400/annotations, and set data.source and data.annotations to them.",
+        by_hand="Run k400_downloader.sh of that repository (archives may stay packed), put the videos under "
+        "<root>/k400/train, train.csv under <root>/k400/annotations, and set data.source and data.annotations to them.",
     ),
     DataSet(
         "imagenet1k",
