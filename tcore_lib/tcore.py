@@ -61,6 +61,16 @@ class TCoRe(nn.Module):
             if settings.decoder.enabled and branches in ("both", frame) and (weight > 0 or pair):
                 self._branches[frame] = weight
 
+    @property
+    def term_names(self) -> list[str]:
+        """The loss terms a forward pass returns: those whose weight is not 0."""
+        weights = self.settings.loss
+        names = (["dino_global"] + ["dino_local"] * (self.settings.views.num_local > 0)) if weights.dino > 0 else []
+        if self.decoder is None:
+            names += ["patch"] * (weights.patch > 0)
+        names += [f"patch_{frame}" for frame, weight in self._branches.items() if weight > 0]
+        return names + ["agreement"] * (self._agreement > 0) + ["koleo"] * (weights.koleo > 0)
+
     def trained(self) -> dict[str, nn.Module]:
         """The modules the optimiser steps; gradients are clipped for each of them."""
         return dict(self.student.items()) | ({} if self.decoder is None else {"decoder": self.decoder})
@@ -145,8 +155,8 @@ class TCoRe(nn.Module):
         sets = self._masked_patches(patches, views, plan) if len(plan.tokens) else []
         features, patch_features, used = self._project(rows, sets)
 
-        terms: dict[str, Tensor] = {}
         total = cls.new_zeros((), dtype=cls_targets.dtype)
+        terms = dict.fromkeys(self.term_names, total)  # a micro-batch without masked patches has patch terms of 0
         entropy = total
         if rows:
             total, entropy = self._dino(features, cls_targets, batch, plan, teacher_temperature, terms)
