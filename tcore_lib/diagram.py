@@ -53,18 +53,11 @@ def _box(
     """A rounded box with a bold line and a small second line."""
     x, y = centre[0] - size[0] / 2, centre[1] - size[1] / 2
     tint = np.array(look.to_rgb8(colour)) / 255 * 0.12 + np.array(look.to_rgb8(look.colour("paper"))) / 255 * 0.88
-    ax.add_patch(
-        FancyBboxPatch(
-            (x, y),
-            *size,
-            boxstyle=f"round,pad=0,rounding_size={round_}",
-            facecolor=tint,
-            edgecolor=colour,
-            linewidth=1.5,
-            linestyle=(0, (4, 2)) if dashed else "-",
-            zorder=4,
-        )  # fmt: skip
+    patch = FancyBboxPatch(
+        (x, y), *size, boxstyle=f"round,pad=0,rounding_size={round_}", facecolor=tint, edgecolor=colour
     )
+    patch.set(linewidth=1.5, linestyle=(0, (4, 2)) if dashed else "-", zorder=4)
+    ax.add_patch(patch)
     shift = 0.09 * (1 + small.count("\n")) if small else 0.0
     ax.text(centre[0], centre[1] + shift, text, ha="center", va="center", fontsize=9, fontweight="bold", zorder=5)
     if small:
