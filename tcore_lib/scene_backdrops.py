@@ -1,7 +1,7 @@
 """Backdrops of the synthetic scenes: meadow, room, street, sea, table and stone, painted once per clip.
 
-A backdrop is float32 (H, W, 3), sRGB in 0..1, larger than a frame: the camera pans and zooms over it. `ground` is the row
-(a share of H) that things stand on; the floor begins above it and reaches down to the lower edge.
+A backdrop is float32 (H, W, 3), sRGB in 0..1, larger than a frame: the camera pans and zooms over it. `ground` is the
+row (a share of H) that things stand on; the floor begins above it and reaches down to the lower edge.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,12 @@ def meadow(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarr
     height, width = shape
     _, y = textures.coordinates(shape)
     y = y / y[-1, 0]
-    sky = textures.colours(("#7fb2d9", "#a8d0e6", "#f4ecd8"))[rng.permutation(2).tolist() + [2]]
+    sky = textures.colours(("#7fb2d9", "#a8d0e6", "#f4ecd8"))[[*rng.permutation(2), 2]]
     image = textures.ramp(np.broadcast_to(y / ground, shape), textures.mute(sky + 0.15 * (tones[0] - sky), 0.9))
     clouds = textures.noise(rng, shape, 2.5, 5, stretch=2)
-    image = textures.mix(image, np.ones_like(image), 0.75 * textures.step(clouds - 0.62, 0.25) * (1 - y / ground).clip(0, 1))
+    image = textures.mix(
+        image, np.ones_like(image), 0.75 * textures.step(clouds - 0.62, 0.25) * (1 - y / ground).clip(0, 1)
+    )
     greens = textures.colours(("#9dbb86", "#6f9a5b", "#48743f"))
     for i, base in enumerate((0.52, 0.68, 0.84)):
         line = ground * (base + 0.1 * _ridge(rng, width, 2.0 + i))
@@ -32,9 +34,9 @@ def meadow(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarr
         haze = (0.45, 0.25, 0.05)[i]
         image = textures.mix(image, far + haze * (image - far), textures.step(y - line[None, :], 2.5 / height))
     grass = textures.ramp(textures.noise(rng, shape, 22, 4), np.stack([greens[2] * 0.8, greens[1], greens[0]]))
-    flowers = textures.leaves(rng, shape, tones[[0, 1, 2, 4]], 0.012, 500)
-    dotted = textures.step(textures.noise(rng, shape, 40, 2) - 0.78, 0.05)
-    grass = textures.mix(grass, flowers, 0.9 * dotted)
+    flowers = textures.leaves(rng, shape, np.clip(tones[[0, 1, 2]] * 1.25 + 0.1, 0, 1), 0.014, 500)
+    dotted = textures.step(textures.noise(rng, shape, 48, 2) - 0.84, 0.05)
+    grass = textures.mix(grass, flowers, 0.85 * dotted)
     near = np.clip((y - ground) / (1 - ground + 1e-6), 0, 1)
     floor = textures.step(y - ground + 0.06 * height / height + 0.01 * _ridge(rng, width, 6)[None, :], 2.5 / height)
     return textures.mix(image, grass * (1.05 - 0.3 * near[..., None]), floor)
@@ -42,8 +44,8 @@ def meadow(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarr
 
 def room(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarray:
     """A papered wall with pictures and a window, a skirting board, a floor of boards or carpet."""
-    height, width = shape
-    x, y = textures.coordinates(shape)
+    height = shape[0]
+    _, y = textures.coordinates(shape)
     y = y / y[-1, 0]
     pale = textures.mute(tones, 0.75, 0.75, 0.45)
     paper = (textures.stripes, textures.dots, textures.plaid, textures.leaves, textures.marble)[rng.integers(5)]
@@ -52,9 +54,11 @@ def room(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarray
     image = image * (0.85 + 0.3 * light)[..., None]
     _hang_pictures(rng, image, tones, ground)
     edge = ground - 0.09
-    boards = textures.mute(tones[[2, 3, 4]], 0.7, 0.45, 0.6) * 0.6 + 0.4 * textures.colours(("#c79a6b", "#a87a4f", "#8b6242"))
+    boards = textures.mute(tones[[2, 3, 4]], 0.7, 0.45, 0.6) * 0.6 + 0.4 * textures.colours(
+        ("#c79a6b", "#a87a4f", "#8b6242")
+    )
     if rng.random() < 0.65:
-        floor = textures.planks(rng, shape, boards, rows=rng.uniform(9, 14), length=rng.uniform(4, 7))
+        floor = textures.planks(rng, shape, boards, rows=rng.uniform(13, 19), length=rng.uniform(5, 9))
     else:
         floor = textures.grain(rng, textures.plaid(rng, shape, textures.mute(tones, 0.8, 0.5, 0.7)), 0.12)
     near = np.clip((y - edge) / (1 - edge), 0, 1)
@@ -118,14 +122,18 @@ def _house(rng: Rng, shape: Shape, tones: np.ndarray, height: int) -> np.ndarray
     h, w = shape
     wall = textures.mute(tones[rng.integers(1, len(tones))], 0.75, 0.62, 0.7)
     if rng.random() < 0.5:
-        front = textures.planks(rng, (h, w), np.stack([wall * 0.9, wall * 1.08]), rows=min(h, w) / height * 55, length=2)
+        front = textures.planks(
+            rng, (h, w), np.stack([wall * 0.9, wall * 1.08]), rows=min(h, w) / height * 55, length=2
+        )
     else:
         front = textures.grain(rng, np.broadcast_to(wall, (h, w, 3)), 0.08)
     columns = max(1, round(w / height / 0.075))
     rows = max(1, round(h / height / 0.1))
     u = (np.arange(w) + 0.5) / w * columns
     v = (np.arange(h) + 0.5) / h * rows
-    lit = textures.ramp(rng.random((rows, columns)).astype(np.float32), np.clip(np.stack([tones[-1] * 0.7, tones[3], tones[0]]), 0, 1))
+    lit = textures.ramp(
+        rng.random((rows, columns)).astype(np.float32), np.clip(np.stack([tones[-1] * 0.7, tones[3], tones[0]]), 0, 1)
+    )
     soft = 1.5 * columns / w
     pane_x, pane_y = np.abs(u % 1 - 0.5), np.abs(v % 1 - 0.5)
     inside = textures.step(0.27 - pane_x, soft)[None, :] * textures.step(0.3 - pane_y, soft)[:, None]

@@ -1,40 +1,17 @@
-"""The things of the synthetic scenes: balls, stars, gears, leaves, fish, birds, cars, balloons, each with a texture of its own.
+"""The things of the synthetic scenes: balls, stars, gears, leaves, fish, birds, cars, balloons, each textured anew.
 
-An object is drawn within a circle of about one unit (its radius); a path says where that circle goes. Objects of several
-pieces (a bird's wings, a car's wheels) are several layers with one owner.
+An object is drawn within a circle of about one unit (its radius); a path says where that circle goes. Objects of
+several pieces (a bird's wings, a car's wheels) are several layers with one owner.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from tcore_lib import scene_textures as textures
-from tcore_lib.scene_figure import ellipse
-from tcore_lib.scene_sprites import Layer, Sprite, cut
+from tcore_lib.scene_paths import Path
+from tcore_lib.scene_sprites import Layer, Sprite, cut, ellipse
 from tcore_lib.scene_textures import Rng
 
 SHAPES = ("ball", "star", "gear", "donut", "flower", "blob", "heart", "leaf", "fish", "bird", "balloon", "car")
-
-
-@dataclass(frozen=True)
-class Path:
-    """Where an object is: (N, 2) world centre, (N,) angle, (N, 2) scale of its own axes, (N,) depth, (N,) phase of its inner motion."""
-
-    centre: np.ndarray
-    angle: np.ndarray
-    scale: np.ndarray
-    depth: np.ndarray
-    phase: np.ndarray
-
-    def axes(self, radius: float) -> np.ndarray:
-        """(N, 2, 2) world vectors of the object's units."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        turn = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
-        return radius * turn * self.scale[:, None, :]
-
-    def at(self, radius: float, x: float, y: float) -> np.ndarray:
-        """World position (N, 2) of a point of the object."""
-        return self.centre + np.einsum("nij,j->ni", self.axes(radius), [x, y])
 
 
 def outline(rng: Rng, shape: str) -> list[np.ndarray]:
@@ -46,21 +23,33 @@ def outline(rng: Rng, shape: str) -> list[np.ndarray]:
         "gear": 0.88 + 0.1 * np.tanh(4 * np.cos(rng.integers(7, 11) * a)),
         "donut": np.ones_like(a),
         "flower": 0.72 + 0.28 * np.abs(np.cos(rng.integers(5, 8) * a / 2)) ** 0.7,
-        "blob": 0.8 + 0.16 * np.sin(2 * a + rng.uniform(0, 6)) * rng.uniform(0.5, 1) + 0.1 * np.sin(3 * a + rng.uniform(0, 6)),
+        "blob": 0.8
+        + 0.16 * np.sin(2 * a + rng.uniform(0, 6)) * rng.uniform(0.5, 1)
+        + 0.1 * np.sin(3 * a + rng.uniform(0, 6)),
     }.get(shape)
     if radius is not None:
         return [np.stack([radius * np.sin(a), -radius * np.cos(a)], 1)]
     if shape == "heart":
-        return [np.stack([16 * np.sin(a) ** 3, -(13 * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a))], 1) / 17]
+        return [
+            np.stack(
+                [16 * np.sin(a) ** 3, -(13 * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a))], 1
+            )
+            / 17
+        ]
     if shape == "leaf":
         x = np.linspace(-1, 1, 50)
         half = 0.5 * np.sin(np.pi * (x + 1) / 2) ** 0.75 * (1 - 0.25 * x)
-        return [np.concatenate([np.stack([x, half], 1), np.stack([x, -half], 1)[::-1]]), np.array([[-1.2, -0.03], [-0.9, -0.04], [-0.9, 0.04], [-1.2, 0.03]])]
+        return [
+            np.concatenate([np.stack([x, half], 1), np.stack([x, -half], 1)[::-1]]),
+            np.array([[-1.2, -0.03], [-0.9, -0.04], [-0.9, 0.04], [-1.2, 0.03]]),
+        ]
     if shape == "fish":
         x = np.linspace(-0.75, 1, 50)
         half = 0.52 * np.sin(np.pi * ((x + 0.75) / 1.75) ** 0.75) ** 0.8 + 0.07 * (1 - x) / 1.75
         body = np.concatenate([np.stack([x, half], 1), np.stack([x, -half], 1)[::-1]])
-        tail = np.array([[-0.6, 0.0], [-0.85, -0.32], [-1.15, -0.52], [-1.0, -0.1], [-1.0, 0.1], [-1.15, 0.52], [-0.85, 0.32]])
+        tail = np.array(
+            [[-0.6, 0.0], [-0.85, -0.32], [-1.15, -0.52], [-1.0, -0.1], [-1.0, 0.1], [-1.15, 0.52], [-0.85, 0.32]]
+        )
         fin = np.array([[-0.3, -0.4], [-0.35, -0.72], [0.05, -0.7], [0.45, -0.4]])
         return [body, tail, fin, np.array([[-0.1, 0.4], [-0.3, 0.72], [-0.05, 0.7], [0.3, 0.42]])]
     if shape == "bird":
@@ -74,9 +63,9 @@ def outline(rng: Rng, shape: str) -> list[np.ndarray]:
         knot = np.array([[-0.03, 0.9], [0.03, 0.9], [0.12, 1.08], [-0.12, 1.08]])
         return [np.concatenate([np.stack([half, y], 1), np.stack([-half, y], 1)[::-1]]), knot]
     if shape == "car":
-        body = np.array([[-1.15, 0.1], [-1.1, -0.12], [-0.75, -0.18], [-0.5, -0.52], [0.3, -0.55], [0.65, -0.18], [1.05, -0.1],
-                         [1.18, 0.08], [1.16, 0.36], [-1.14, 0.36]])  # fmt: skip
-        return [_rounded(body)]
+        x = [-1.15, -1.1, -0.75, -0.5, 0.3, 0.65, 1.05, 1.18, 1.16, -1.14]
+        y = [0.1, -0.12, -0.18, -0.52, -0.55, -0.18, -0.1, 0.08, 0.36, 0.36]
+        return [_rounded(np.stack([x, y], 1))]
     raise ValueError(f"unknown shape {shape!r}")
 
 
@@ -88,7 +77,9 @@ def _rounded(points: np.ndarray, rounds: int = 3) -> np.ndarray:
     return points
 
 
-def object_layers(rng: Rng, shape: str, tones: np.ndarray, radius: float, path: Path, owner: int, resolution: float) -> list[Layer]:
+def object_layers(
+    rng: Rng, shape: str, tones: np.ndarray, radius: float, path: Path, owner: int, resolution: float
+) -> list[Layer]:
     """Layers of one object.
 
     Args:
@@ -111,14 +102,18 @@ def object_layers(rng: Rng, shape: str, tones: np.ndarray, radius: float, path: 
     holes = [ellipse(0.4, 0.4)] if shape == "donut" else [ellipse(0.22, 0.22)] if shape == "gear" else []
     bevel = {"ball": 0.9, "balloon": 0.8, "leaf": 0.2, "gear": 0.16, "star": 0.35, "donut": 0.5}.get(shape, 0.4)
     sprite = cut(texture, shapes, bounds, bevel, holes=holes, rim=0.28)
-    wave = {"fish": (0.16, 2.6, 2.2 * path.phase), "leaf": (0.2, 2.2, path.phase), "blob": (0.14, 3.2, path.phase)}.get(shape)
+    wave = {"fish": (0.16, 2.6, 2.2 * path.phase), "leaf": (0.2, 2.2, path.phase), "blob": (0.14, 3.2, path.phase)}.get(
+        shape
+    )
     shadow = (0.14 * radius, 0.2 * radius, 0.4)
     body = Layer(sprite, path.centre, path.axes(radius), path.depth, owner, wave=wave, shadow=shadow)
     extra = {"bird": _wings, "car": _wheels, "balloon": _string}.get(shape)
     return [body] + (extra(rng, tones, radius, path, owner, pixels) if extra else [])
 
 
-def _texture(rng: Rng, shape: str, tones: np.ndarray, size: tuple[int, int], corner: tuple[float, float], pixels: float) -> np.ndarray:
+def _texture(
+    rng: Rng, shape: str, tones: np.ndarray, size: tuple[int, int], corner: tuple[float, float], pixels: float
+) -> np.ndarray:
     """A pattern with what makes the shape recognisable painted on: eyes, windows, veins."""
     image = textures.pattern(rng, size, tones)
     x = corner[0] + (np.arange(size[1]) + 0.5)[None, :] / pixels
@@ -127,7 +122,9 @@ def _texture(rng: Rng, shape: str, tones: np.ndarray, size: tuple[int, int], cor
 
     def spot(at_x: float, at_y: float, r: float, colour: float | np.ndarray) -> None:
         nonlocal image
-        image = textures.mix(image, np.broadcast_to(colour, (3,)), textures.step(r - np.hypot(x - at_x, y - at_y), soft))
+        image = textures.mix(
+            image, np.broadcast_to(colour, (3,)), textures.step(r - np.hypot(x - at_x, y - at_y), soft)
+        )
 
     if shape in ("blob", "star", "flower"):
         for side in (-0.2, 0.2):
@@ -148,7 +145,9 @@ def _texture(rng: Rng, shape: str, tones: np.ndarray, size: tuple[int, int], cor
         spot(0.72, -0.32, 0.1, 1.0)
         spot(0.74, -0.32, 0.055, 0.05)
     elif shape == "car":
-        glass = textures.step(0.02 - np.maximum(np.abs(y + 0.31) - 0.12, np.abs(x + 0.1) - 0.36 - 0.35 * (y + 0.31)), soft)
+        glass = textures.step(
+            0.02 - np.maximum(np.abs(y + 0.31) - 0.12, np.abs(x + 0.1) - 0.36 - 0.35 * (y + 0.31)), soft
+        )
         pillar = 1 - textures.step(0.035 - np.abs(x + 0.1), soft)
         image = textures.mix(image, np.array([0.68, 0.84, 0.92]), glass * pillar)
         spot(1.02, 0.06, 0.09, np.array([1.0, 0.93, 0.65]))
@@ -192,7 +191,9 @@ def _wheels(rng: Rng, tones: np.ndarray, radius: float, path: Path, owner: int, 
     tyre = textures.mix(rim, np.full(3, 0.13), textures.step(away - 0.19, 2 / pixels)).astype(np.float32)
     sprite = cut(tyre, [ellipse(0.29, 0.29)], (-0.39, -0.39, -0.39 + size / pixels, -0.39 + size / pixels), 0.1)
     turned = Path(path.centre, path.phase, np.ones_like(path.scale), path.depth, path.phase)
-    return [Layer(sprite, path.at(radius, x, 0.38), turned.axes(radius), path.depth + 1e-3, owner) for x in (-0.62, 0.62)]
+    return [
+        Layer(sprite, path.at(radius, x, 0.38), turned.axes(radius), path.depth + 1e-3, owner) for x in (-0.62, 0.62)
+    ]
 
 
 def _string(rng: Rng, tones: np.ndarray, radius: float, path: Path, owner: int, pixels: float) -> list[Layer]:

@@ -1,7 +1,7 @@
-"""Patterns of the synthetic scenes: noise, stripes, plaid, dots, planks, dead leaves, and the palettes they are drawn in.
+"""Patterns of the synthetic scenes: noise, stripes, plaid, dots, planks, dead leaves, and the palettes they come in.
 
-Letters: H W pixels, S the short side. A pattern is float32 (H, W, 3), sRGB in 0..1. Lengths inside a pattern are measured
-in short sides (one unit = S pixels), so that a pattern looks the same at every resolution.
+Letters: H W pixels, S the short side. A pattern is float32 (H, W, 3), sRGB in 0..1. Lengths inside a pattern are
+measured in short sides (one unit = S pixels), so that a pattern looks the same at every resolution.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def mute(colour: np.ndarray, saturation: float, towards: float = 0.6, contrast: 
 
 
 def coordinates(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """x as (1, W) and y as (H, 1), in short sides from the upper left corner."""
+    """Places of the pixels, x as (1, W) and y as (H, 1), in short sides from the upper left corner."""
     height, width = shape
     short = min(shape)
     x = (np.arange(width, dtype=np.float32) + 0.5) / short
@@ -67,7 +67,7 @@ def noise(rng: Rng, shape: Shape, cells: float, octaves: int = 5, stretch: float
         float32 (H, W) in 0..1, mean 0.5, standard deviation about 0.2.
     """
     height, width = shape
-    total = None
+    total: np.ndarray | None = None
     for octave in range(octaves):
         fine = cells / min(shape) * 2**octave
         size = (max(2, round(width * fine / stretch)) + 1, max(2, round(height * fine)) + 1)
@@ -76,6 +76,7 @@ def noise(rng: Rng, shape: Shape, cells: float, octaves: int = 5, stretch: float
         grid = rng.standard_normal(size[::-1], np.float32) * 0.5**octave
         # A coarse octave is enlarged step by step: one resize to the full size instead of one per octave.
         total = grid if total is None else grid + _resize(total, size)
+    assert total is not None, "octaves must be at least 1"
     total = _resize(total, (width, height))
     return np.clip(0.5 + 0.2 * (total - total.mean()) / (total.std() + 1e-6), 0, 1)
 
@@ -197,7 +198,10 @@ def leaves(rng: Rng, shape: Shape, tones: np.ndarray, largest: float = 0.16, cou
     tone = tones[rng.integers(len(tones), size=count)] * rng.uniform(0.8, 1.12, (count, 1))
     # Each leaf: a dark edge, its own colour, a lighter spot towards the light.
     coats = [
-        ((centres + outlines * scale + offset * short * sizes[:, None, None]) * fine, np.clip(tone * light * 255, 0, 255))
+        (
+            (centres + outlines * scale + offset * short * sizes[:, None, None]) * fine,
+            np.clip(tone * light * 255, 0, 255),
+        )
         for scale, light, offset in ((1.0, 0.72, 0.05), (0.92, 1.0, 0.0), (0.5, 1.1, -0.12))
     ]
     drawn = [(points.reshape(count, -1).tolist(), fill.astype(int).tolist()) for points, fill in coats]
@@ -222,6 +226,8 @@ def knit(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
 PATTERNS: tuple[Callable[[Rng, Shape, np.ndarray], np.ndarray], ...] = (marble, stripes, plaid, dots, leaves, knit)
 
 
-def pattern(rng: Rng, shape: Shape, tones: np.ndarray, among: Sequence[Callable[..., np.ndarray]] = PATTERNS) -> np.ndarray:
+def pattern(
+    rng: Rng, shape: Shape, tones: np.ndarray, among: Sequence[Callable[..., np.ndarray]] = PATTERNS
+) -> np.ndarray:
     """A random one of the patterns, with grain."""
-    return grain(rng, among[rng.integers(len(among))](rng, shape, tones), 0.06)
+    return grain(rng, among[int(rng.integers(len(among)))](rng, shape, tones), 0.06)

@@ -1,16 +1,10 @@
-"""The embedded default data: synthetic scenes written as a mini Kinetics, DAVIS-2017, JHMDB and VIP, in their own formats.
+"""The embedded default data: synthetic scenes as a mini Kinetics, DAVIS-2017, JHMDB and VIP, in their own formats.
 
-Every set is drawn from scenes of its own (never one of another set), so what is trained on is not what is tested on. A set
-appears at its place in one step, complete; one with the same settings that is already there is kept.
+Every set is drawn from scenes of its own (never one of another set), so what is trained on is not what is tested on.
+A set appears at its place in one step, complete; one with the same settings that is already there is kept.
 """
 
-import multiprocessing
-import os
-import shutil
-import socket
-import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,20 +12,28 @@ from typing import Any
 import av
 import numpy as np
 import scipy.io
-import torch
 from PIL import Image
-from tqdm import tqdm
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, write_json
 from tcore_lib.params import SyntheticData
+from tcore_lib.scene_sets import Job, write_set
 from tcore_lib.scenes import DOMAINS, KINDS, Scene, render_scene
 
 # Part of every set's identity: raise it when a change of the renderer changes the pictures.
 RENDERER = 1
-RECORD = "settings.json"
 
-DAVIS_KINDS = ("bouncing", "swimming", "walking", "orbiting", "rolling", "jumping", "drifting", "dancing", "spinning", "waving")
+DAVIS_KINDS = (
+    "bouncing",
+    "swimming",
+    "walking",
+    "orbiting",
+    "rolling",
+    "jumping",
+    "drifting",
+    "dancing",
+    "spinning",
+    "waving",
+)
 DAVIS_SIZES = ((854, 480), (640, 480), (854, 480), (910, 480))
 # JHMDB class -> kind of motion.
 JHMDB_CLASSES = {"walk": "walking", "wave": "waving", "jump": "jumping", "dance": "dancing"}
@@ -40,11 +42,9 @@ VIP_KINDS = ("walking", "dancing", "waving", "jumping")
 VIP_SIZES = ((640, 360), (1280, 720), (640, 480))
 EVAL_FPS = 10.0  # scene time between two benchmark frames: 1 / EVAL_FPS s
 
-Job = tuple[Callable[..., None], tuple[Any, ...]]
-
 
 def palette() -> list[int]:
-    """The 256-colour palette of DAVIS and PASCAL VOC masks: bit k of an id goes to the high bits of red, green, blue in turn."""
+    """The 256 colours of DAVIS and PASCAL VOC masks: an id's bits go to the high bits of red, green, blue in turn."""
     table = []
     for number in range(256):
         rgb = [0, 0, 0]
@@ -74,13 +74,17 @@ def write_videos(
     """
     width, height = settings.video_size
     if width % 2 or height % 2 or min(width, height) < 32:
-        raise InputError(f"data.synthetic.video_size = {width}x{height} is not possible: both must be even and at least 32.")
+        raise InputError(
+            f"data.synthetic.video_size = {width}x{height} is not possible: both must be even and at least 32."
+        )
     if settings.classes > len(KINDS):
-        raise InputError(f"data.synthetic.classes = {settings.classes} is not possible: there are {len(KINDS)} kinds of motion.")
+        raise InputError(
+            f"data.synthetic.classes = {settings.classes} is not possible: there are {len(KINDS)} kinds of motion."
+        )
     if settings.videos < settings.classes:
         raise InputError(
-            f"data.synthetic.videos = {settings.videos} leaves some of the {settings.classes} classes empty; raise it to at "
-            f"least {settings.classes} or lower classes."
+            f"data.synthetic.videos = {settings.videos} leaves some of the {settings.classes} classes empty; raise it "
+            f"to {settings.classes} or more, or lower classes."
         )
     kinds = list(KINDS)[: settings.classes]
     keys = ("videos", "classes", "video_size", "video_seconds", "fps")
@@ -89,7 +93,7 @@ def write_videos(
         kind = kinds[i % len(kinds)]
         path = f"{kind}/{kind}_{i // len(kinds):03d}.mp4"
         jobs.append((_video, (path, kind, seed, i, width, height, settings.video_seconds, settings.fps)))
-    _write_set(Path(root), _record("videos", settings, keys, seed), jobs, {}, progress, workers)
+    write_set(Path(root), _record("videos", settings, keys, seed), jobs, {}, progress, workers)
     return sorted(Path(root).glob("*/*.mp4"))
 
 
@@ -107,7 +111,9 @@ def write_davis(
         for i, clip in enumerate(clips)
     ]
     texts = {"ImageSets/2017/val.txt": "".join(f"{clip}\n" for clip in clips)}
-    _write_set(Path(root), _record("davis", settings, ("davis_clips", "eval_frames"), seed), jobs, texts, progress, workers)
+    write_set(
+        Path(root), _record("davis", settings, ("davis_clips", "eval_frames"), seed), jobs, texts, progress, workers
+    )
     return [Path(root) / "JPEGImages" / "480p" / clip for clip in clips]
 
 
@@ -128,7 +134,9 @@ def write_jhmdb(
         f"splits/{name}_test_split1.txt": "".join(f"{clip}.avi 2\n" for other, clip in clips if other == name)
         for name in dict.fromkeys(name for name, _ in clips)
     }
-    _write_set(Path(root), _record("jhmdb", settings, ("jhmdb_clips", "eval_frames"), seed), jobs, texts, progress, workers)
+    write_set(
+        Path(root), _record("jhmdb", settings, ("jhmdb_clips", "eval_frames"), seed), jobs, texts, progress, workers
+    )
     return [Path(root) / "Rename_Images" / name / clip for name, clip in clips]
 
 
@@ -146,95 +154,18 @@ def write_vip(
         for i, clip in enumerate(clips)
     ]
     texts = {"lists/val_videos.txt": "".join(f"{clip}\n" for clip in clips)}
-    _write_set(Path(root), _record("vip", settings, ("vip_clips", "eval_frames"), seed), jobs, texts, progress, workers)
+    write_set(Path(root), _record("vip", settings, ("vip_clips", "eval_frames"), seed), jobs, texts, progress, workers)
     return [Path(root) / "Images" / clip for clip in clips]
 
 
 def _record(what: str, settings: SyntheticData, keys: tuple[str, ...], seed: int) -> dict[str, Any]:
     """What decides a set, as it stands in its `settings.json`."""
-    return {"set": what, "renderer": RENDERER, "seed": seed, "settings": settings.model_dump(mode="json", include=set(keys))}
-
-
-def _write_set(
-    root: Path, record: dict[str, Any], jobs: list[Job], texts: dict[str, str], progress: bool, workers: int | None
-) -> None:
-    """Write a whole set beside its place and move it there; keep the one that is there if it is the same and complete."""
-    root = root.absolute()
-    if _is_there(root, record):
-        return
-    marker = f".{root.name}.{socket.gethostname()}."
-    root.parent.mkdir(parents=True, exist_ok=True)
-    for left in root.parent.glob(f"{marker}*.tmp"):
-        if not _alive(int(left.name.removeprefix(marker).removesuffix(".tmp"))):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = root.with_name(f"{marker}{os.getpid()}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        for name, text in texts.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        _run(jobs, folder, f"drawing {record['set']}", progress, workers)
-        write_json(folder / RECORD, record | {"files": _count(folder)})
-        if _is_there(root, record):  # another process was faster
-            return
-        if root.exists():
-            old = root.with_name(f"{folder.name}.old")
-            root.rename(old)
-            folder.rename(root)
-            shutil.rmtree(old)
-        else:
-            folder.rename(root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_there(root: Path, record: dict[str, Any]) -> bool:
-    """Whether `root` holds exactly this set.
-
-    Raises:
-        InputError: `root` holds something that this module has not written, which is never removed.
-    """
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    if not (root / RECORD).is_file():
-        raise InputError(f"{root} exists and was not written by the scene renderer; remove it or choose another folder.")
-    found = read_json(root / RECORD)
-    if not isinstance(found, dict) or found.get("set") != record["set"]:
-        raise InputError(f"{root} holds another kind of data set; remove it or choose another folder.")
-    return found == record | {"files": _count(root)}
-
-
-def _count(folder: Path) -> int:
-    return sum(path.is_file() and path.name != RECORD for path in folder.rglob("*"))
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _run(jobs: list[Job], folder: Path, title: str, progress: bool, workers: int | None) -> None:
-    """Do all jobs, in this process or in a pool."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, len(jobs))
-    with tqdm(total=len(jobs), desc=title, unit="clip", file=sys.stdout, disable=not progress) as bar:
-        if workers == 1:
-            for function, arguments in jobs:
-                function(folder, *arguments)
-                bar.update()
-            return
-        # spawn: a fork of a process that has started torch's threads may hang
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for done in as_completed([pool.submit(function, folder, *arguments) for function, arguments in jobs]):
-                done.result()
-                bar.update()
+    return {
+        "set": what,
+        "renderer": RENDERER,
+        "seed": seed,
+        "settings": settings.model_dump(mode="json", include=set(keys)),
+    }
 
 
 def _video(
@@ -252,7 +183,7 @@ def encode(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write frames (N, H, W, 3) uint8, H and W even, as .mp4: H.264, or MPEG-4 part 2 where FFmpeg lacks libx264."""
     modern = "libx264" in av.codecs_available
     with av.open(str(path), "w") as container:
-        options = {"crf": "17", "preset": "veryfast"} if modern else {"qscale": "2"}
+        options = {"crf": "17", "preset": "superfast"} if modern else {"qscale": "2"}
         stream = container.add_stream("libx264" if modern else "mpeg4", rate=Fraction(fps), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -316,7 +247,9 @@ def _jhmdb(folder: Path, name: str, clip: str, seed: int, index: int, frames: in
 def _vip_score(scene: Scene) -> float:
     """Fit for VIP: a figure of some size with many classes in the first frame, and still there at the end."""
     opening, last = scene.parts[0], scene.parts[-1]
-    return min(1.0, float((opening > 0).mean()) / 0.05, (len(np.unique(opening)) - 1) / 7, float((last > 0).mean()) / 0.03)
+    return min(
+        1.0, float((opening > 0).mean()) / 0.05, (len(np.unique(opening)) - 1) / 7, float((last > 0).mean()) / 0.03
+    )
 
 
 def _vip(folder: Path, clip: str, kind: str, seed: int, index: int, size: tuple[int, int], frames: int) -> None:
