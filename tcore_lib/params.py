@@ -323,7 +323,12 @@ class Benchmark(Section):
     radius: AboveZero = Field(20.0, description="patches; a context patch counts if its distance is below it")
     context: Positive = Field(20, description="preceding frames that vote, besides the first")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of features and the candidate search")
-    save_predictions: Bool = Field(False, description="write label PNGs or joint JSON under the run folder")
+    save_predictions: Bool = Field(True, description="write label PNGs or joint JSON; the notebooks show clips from them")
+    long_memory: list[Annotated[Int, Field(ge=0)]] = Field([0], description="frames that vote besides, without radius")
+    radius_inclusive: Bool = Field(False, description="variant: distance <= radius (DINO)")
+    restrict_first: Bool = Field(False, description="variant: the radius holds for the long memory too")
+    repeat_first: Bool = Field(True, description="false = variant: frame 0 does not stand in for missing frames")
+    upsampling: Literal["linear", "nearest"] = Field("linear", description="of soft maps; nearest = variant (DINO)")
 
 
 class Davis(Benchmark):
@@ -331,6 +336,9 @@ class Davis(Benchmark):
 
     split: str = Field("val", description="ImageSets/2017/<split>.txt")
     input_size: tuple[Positive, Positive] = Field((480, 880), description="(height, width) the frames are resized to")
+    score_size: Literal["native", "input"] = Field(
+        "native", description="size of the masks J and F are taken on; input = variant (CropMAE, RSP)"
+    )
 
 
 class Jhmdb(Benchmark):
@@ -489,7 +497,8 @@ def _meant(word: str, known: Any) -> str:
 
 def _sentence(error: ValidationError) -> str:
     """The first error of a pydantic report as one sentence with key, value and remedy. Unknown keys come first: they
-    are often the cause of what else is wrong."""
+    are often the cause of what else is wrong.
+    """
     report = error.errors(include_url=False)
     first = next((item for item in report if item["type"] == "extra_forbidden"), report[0])
     key = ".".join(str(part) for part in first["loc"]) or "the file"

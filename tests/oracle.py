@@ -1,7 +1,7 @@
 """The propagation protocol by brute force, straight from EVALUATION: padded context, dense affinity, no tricks.
 
 The tests hold the engine (`tcore_lib.propagation`) against it; `benchmarks/propagation.py` times the engine against it.
-It needs memory for every similarity of a frame at once and encodes nothing twice only because it is given features.
+Among equal similarities the first of the list votes (long memory, then preceding frames oldest first, each row by row).
 """
 
 import math
@@ -19,7 +19,7 @@ def radius_mask(h: int, w: int, radius: float, inclusive: bool = False) -> Tenso
 
 
 def context_frames(time: int, context: int, long_memory: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """(long-memory frames, preceding frames) of frame `time`, with repetitions: 0 stands for what does not exist yet."""
+    """(long-memory frames, preceding frames) of frame `time`, with repetitions; 0 stands in for what is not there."""
     return [m if m < time else 0 for m in long_memory], [max(i, 0) for i in range(time - context, time)]
 
 
@@ -49,7 +49,8 @@ def brute_force(
         restricted = 0 if restrict_first else len(long)
         affinity[restricted:].masked_fill_(~mask, -math.inf)
         affinity = affinity.flatten(0, 1) / temperature
-        values, index = affinity.topk(min(top_k, len(affinity)), dim=0)  # (k, P queries)
+        values, index = affinity.sort(dim=0, descending=True, stable=True)
+        values, index = values[:top_k], index[:top_k]  # (k, P queries)
         weights = values.softmax(0)
         known = torch.cat([labels[i] for i in [*long, *near]], dim=1)  # (C, frames * P)
         labels.append((known[:, index] * weights).sum(1))

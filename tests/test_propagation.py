@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from oracle import brute_force
-from tcore_lib.propagation import Propagator, propagate
+
+from tcore_lib.propagation import Propagator, pack, propagate, unpack
 
 
 def random_clip(
@@ -78,7 +79,7 @@ CASES = {
 def test_equals_brute_force(name: str) -> None:
     settings = dict(CASES[name])
     (h, w), frames = settings.pop("grid"), settings.pop("frames")
-    for seed in range(3):
+    for seed in range(1 if h * w > 100 else 3):
         features, labels = random_clip(seed, frames, h, w)
         expected = brute_force(features.double(), labels, **settings)
         measured = propagate(features, labels, **settings)
@@ -98,7 +99,7 @@ def test_two_patches_by_hand() -> None:
     # Grid 1 x 2, two frames, k = 2, temperature 1. Features of length 1: frame 0 has (1, 0) and (0, 1).
     features = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]], [[[1.0, 0.0], [0.6, 0.8]]]])
     labels = torch.tensor([[[1.0, 0.0]]])
-    # Context of frame 1 with one preceding frame: frame 0 as long memory and frame 0 as its predecessor, in both places.
+    # Context of frame 1, one preceding frame: frame 0 as long memory and frame 0 again as its predecessor.
     # Left patch: similarities 1, 1 (left, twice), 0, 0 (right, twice): both places are the left patch, label 1.
     # Right patch: 0.8, 0.8 (right, twice), 0.6, 0.6 (left, twice): both places are the right patch, label 0.
     measured = propagate(features, labels, top_k=2, temperature=1.0, radius=5.0, context=1)
@@ -118,13 +119,57 @@ def test_neighbours_say_who_voted() -> None:
         propagator.step(frame)
     votes = propagator.neighbours(features[6])
     soft = propagator.step(features[6])
-    assert votes.count.sum(1).eq(7).all()  # every place is filled
-    assert set(votes.frame[votes.count > 0].tolist()) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
+    assert votes.frame.shape == (40, 7)
+    assert set(votes.frame.flatten().tolist()) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
     torch.testing.assert_close(votes.weight.sum(1), torch.ones(40))
+    assert (votes.similarity.diff(dim=1) <= 1e-7).all()  # best first
     unit = torch.nn.functional.normalize(features, dim=-1).flatten(1, 2)
     chosen = (unit[votes.frame, votes.patch] * unit[6][:, None]).sum(-1)
     torch.testing.assert_close(chosen, votes.similarity)
+    near = votes.frame != 0  # only frame 0 may vote from afar
+    query = torch.arange(40)[:, None].expand(-1, 7)
+    distance = torch.hypot((votes.patch // 8 - query // 8).float(), (votes.patch % 8 - query % 8).float())
+    assert (distance[near] < 3.0).all()
+    assert (distance[~near] >= 3.0).any()
     assert torch.isfinite(soft).all()
+
+
+def test_equal_similarities_go_by_the_order_of_the_context() -> None:
+    # Every feature is the same, so everything ties: the first k of the protocol's list vote, equally.
+    features, labels = torch.ones(6, 4, 6, 8), torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    votes = Propagator(features[0], labels, radius=3.0, context=2).neighbours(features[1])
+    # Long memory is first in the list: frame 0, patches 0 ... 6 row by row, wherever the query is.
+    assert votes.frame.eq(0).all()
+    assert votes.patch.eq(torch.arange(7)).all()
+    torch.testing.assert_close(votes.weight, torch.full((24, 7), 1 / 7))
+    # Without long memory: the first preceding frame (4, then 5), its patches within reach in order.
+    propagator = Propagator(features[0], labels, radius=2.0, context=2, long_memory=())
+    for frame in features[1:5]:
+        propagator.step(frame)
+    votes = propagator.neighbours(features[5])
+    # Query (0, 0) reaches (0, 0), (0, 1), (1, 0), (1, 1) of frame 3, then the first three of them in frame 4.
+    assert votes.frame[0].tolist() == [3, 3, 3, 3, 4, 4, 4]
+    assert votes.patch[0].tolist() == [0, 1, 6, 7, 0, 1, 6]
+
+
+@pytest.mark.parametrize("grid", [(9, 14), (14, 9), (1, 12)])
+def test_many_equal_similarities_equal_brute_force(grid: tuple[int, int]) -> None:
+    # Features of a few values only: ties between positions, frames and with frame 0, at every rank.
+    generator = torch.Generator().manual_seed(5)
+    features = torch.nn.functional.one_hot(torch.randint(0, 3, (9, *grid), generator=generator), 3).float()
+    labels = torch.rand(3, *grid, generator=generator)
+    for settings in ({"radius": 4.0, "context": 3}, {"radius": 2.5, "context": 12, "long_memory": (0, 2)}):
+        measured = propagate(features, labels, **settings)
+        torch.testing.assert_close(measured, brute_force(features, labels, **settings), rtol=0, atol=2e-6)
+
+
+def test_packed_entries_sort_by_value_then_lowest_index() -> None:
+    value = torch.tensor([0.5, -0.25, 0.5, -math.inf, 0.0, -0.0, 1e-30])
+    packed = pack(value, torch.arange(7))
+    assert packed.argsort(descending=True).tolist() == [0, 2, 6, 4, 5, 1, 3]
+    back, index = unpack(packed)
+    assert back.equal(value)
+    assert index.tolist() == list(range(7))
 
 
 def test_a_label_that_vanishes_stays_defined() -> None:
@@ -151,7 +196,7 @@ def test_memory_is_that_of_the_context() -> None:
     for frame in features[1:]:
         propagator.step(frame)
     assert propagator.features.shape == (3 + 1, 20, 16)  # three frames and the first
-    assert propagator.labels.shape == (3 + 1, 20, 3)
+    assert propagator.labels.shape == (3, (3 + 1) * 20)
 
 
 def test_labels_on_another_grid_are_refused() -> None:
