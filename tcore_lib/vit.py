@@ -112,8 +112,8 @@ class ViT(nn.Module):
             x = torch.where(masks[:, :, None], self.mask_token.to(x.dtype), x)
         position = resample_abs_pos_embed(vit.pos_embed, grid, vit.patch_embed.grid_size, num_prefix_tokens=0)
         cls_pos = self.cls_pos
-        if grid != tuple(vit.patch_embed.grid_size):
-            cls_pos = cls_pos.float().to(cls_pos.dtype)  # the original rounds all positions to float32 to resize them
+        if cls_pos.dtype == torch.float64 and grid != tuple(vit.patch_embed.grid_size):
+            cls_pos = cls_pos.float().double()  # the original rounds all positions to float32 to resize them
         prefix = [vit.cls_token + cls_pos]
         if vit.reg_token is not None:
             prefix.append(vit.reg_token)

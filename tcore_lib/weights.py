@@ -8,6 +8,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -132,14 +133,16 @@ def _read_torch(path: Path, head: bytes) -> WeightFile:
     elif not head.startswith(b"\x80"):  # the first byte of a pickle, torch's older format
         raise InputError(f"{path} is no weight file (it begins with {head[:12]!r}); give a .pth, .pt or .safetensors.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())
-        wanted = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:class|global) ([\w.]+)", reason)
-        asked = next((group for group in wanted.groups() if group), "") if wanted else ""
-        if asked:
+        wanted = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", reason)
+        if wanted or "Unsupported operand" in reason:  # an instruction that weights have no use for
+            asked = f" ({wanted[1]})" if wanted else ""
             raise InputError(
-                f"{path} wants to run code when it is opened ({asked}) and was not; give a file with tensors only."
+                f"{path} wants to run code when it is opened{asked} and was not opened; give a file with tensors only."
             ) from None
         raise InputError(f"{path} is truncated, damaged or not a weight file; fetch or save it again.") from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OSError) as error:

@@ -46,13 +46,14 @@ def embedded(state: dict[str, Tensor], images: Tensor, masks: Tensor | None) -> 
     x = torch.stack(rows, 1)
     if masks is not None:
         x = masks[..., None] * state["mask_token"] + ~masks[..., None] * x
-    positions = state["pos_embed"][:, 1:]
+    cls_position, positions = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
     grid = math.isqrt(positions.shape[1])
     if (h, w) != (grid, grid):
-        square = positions.float().reshape(1, grid, grid, width).permute(0, 3, 1, 2)  # the original resizes in float32
+        cls_position = cls_position.float().to(x.dtype)  # the original resizes in float32, CLS's row passing through
+        square = positions.float().reshape(1, grid, grid, width).permute(0, 3, 1, 2)
         resized = F.interpolate(square, size=(h, w), mode="bicubic", align_corners=False, antialias=True)
         positions = resized.permute(0, 2, 3, 1).reshape(1, h * w, width).to(x.dtype)
-    cls = (state["cls_token"] + state["pos_embed"][:, :1]).expand(batch, -1, -1)
+    cls = (state["cls_token"] + cls_position).expand(batch, -1, -1)
     registers = state["register_tokens"].expand(batch, -1, -1)
     return torch.cat([cls, registers, x + positions], 1)
 
