@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,29 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
         except decode.BadFile as error:
             raise decode.BadFile(f"{name} is truncated") from error
     return size
+
+
+def examine(folder: Path) -> tuple[int, str, list[str]]:
+    """One frame folder: (number of frames, checksum, what is wrong with it)."""
+    names = decode.frame_names(folder)
+    if not names:
+        return 0, "", ["has no frames"]
+    faults: list[str] = []
+    sizes: Counter[tuple[int, ...]] = Counter()
+    for name in names:
+        try:
+            sizes[decode.read_image(folder / name).shape[1::-1]] += 1
+        except decode.BadFile as error:
+            faults.append(f"{name}: {error}")
+    if len(sizes) > 1:
+        faults.append(f"frames of different sizes: {', '.join(f'{w}x{h}' for w, h in sizes)}")
+    stems = [Path(name).stem for name in names]
+    if all(stem.isdecimal() for stem in stems):
+        numbers = sorted(int(stem) for stem in stems)
+        gaps = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
+        if gaps:
+            faults.append(f"{len(gaps)} missing in the numbering, the first is {gaps[0]}")
+    return len(names), checksum_frames(folder), faults
 
 
 def checksum_file(source: Path | bytes) -> str:

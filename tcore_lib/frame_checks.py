@@ -198,7 +198,7 @@ def doctor_frames(
     problems: list[tuple[str, str]] = []
     lengths: dict[str, int] = {}
     tasks = [item.path for item in found.items]
-    outcomes = workpool.run(examine, tasks, worker_count(settings))
+    outcomes = workpool.run(extract.examine, tasks, worker_count(settings))
     for path, outcome in tqdm(
         outcomes, total=len(tasks), desc="doctor", unit="clip", file=sys.stdout, disable=not progress
     ):
@@ -221,29 +221,6 @@ def doctor_frames(
         lengths=pd.Series(lengths, dtype=int).value_counts().sort_index().rename_axis("frames").rename("videos"),
         problems=pd.DataFrame(sorted(problems), columns=["video", "problem"]),
     )
-
-
-def examine(folder: Path) -> tuple[int, str, list[str]]:
-    """One frame folder: (number of frames, checksum, what is wrong with it). Runs in a worker process."""
-    names = decode.frame_names(folder)
-    if not names:
-        return 0, "", ["has no frames"]
-    faults: list[str] = []
-    sizes: Counter[tuple[int, ...]] = Counter()
-    for name in names:
-        try:
-            sizes[decode.read_image(folder / name).shape[1::-1]] += 1
-        except decode.BadFile as error:
-            faults.append(f"{name}: {error}")
-    if len(sizes) > 1:
-        faults.append(f"frames of different sizes: {', '.join(f'{w}x{h}' for w, h in sizes)}")
-    stems = [Path(name).stem for name in names]
-    if all(stem.isdecimal() for stem in stems):
-        numbers = sorted(int(stem) for stem in stems)
-        gaps = sorted(set(range(numbers[0], numbers[-1])) - set(numbers))
-        if gaps:
-            faults.append(f"{len(gaps)} missing in the numbering, the first is {gaps[0]}")
-    return len(names), extract.checksum_frames(folder), faults
 
 
 def _unusual_lengths(lengths: dict[str, int]) -> list[tuple[str, str]]:

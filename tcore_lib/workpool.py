@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -27,6 +28,10 @@ class Failed:
     errno: int | None = None
 
 
+class _Ready:
+    """A worker's first message: it has started, the time of its first task begins now."""
+
+
 class _Worker:
     """One process and the task it holds."""
 
@@ -39,6 +44,7 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.task: Any = None
+        self.ready = False
         self.since = 0.0
 
     def give(self, task: Any) -> None:
@@ -55,6 +61,8 @@ class _Worker:
 def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
     """Work until the other end closes, which it also does when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    with suppress(OSError):
+        connection.send(_Ready())
     while True:
         try:
             task = connection.recv()
@@ -120,12 +128,15 @@ def _outcome(worker: _Worker, limit_s: float) -> Any:
     """What a busy worker has to say: None = still at work."""
     try:
         if worker.connection.poll():
-            return worker.connection.recv()
+            message = worker.connection.recv()
+            if not isinstance(message, _Ready):
+                return message
+            worker.ready, worker.since = True, time.monotonic()
     except (EOFError, OSError):
         worker.process.join(5)
         code = worker.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
         return Failed(f"the decoding process died ({how})", "died")
-    if time.monotonic() - worker.since > limit_s:
+    if worker.ready and time.monotonic() - worker.since > limit_s:
         return Failed(f"took longer than {limit_s:.0f} seconds", "hung")
     return None
