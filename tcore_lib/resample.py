@@ -3,7 +3,7 @@
 A resize is linear and separable, so one crop is `rows @ image @ columns^T`, where the two weight matrices hold the
 antialiased bicubic filter (Keys' cubic with a = -0.5, its support scaled by max(1, box / output), rows normalised) and
 are zero outside the box: padding around a frame never enters. A flip is a reversed matrix. A GPU does a whole batch as
-two batched products; a CPU does crop by crop on the pixels of the box alone, with the same result.
+two batched products; a CPU goes crop by crop and multiplies inside the box alone, with the same result.
 
 Letters: n crops, S output side, H W pixels of a (padded) frame. A box is (top, left, height, width) in pixels.
 """
@@ -28,7 +28,7 @@ def cubic(distance: Tensor) -> Tensor:
     return near * near * (1 - 2 * near) - 0.5 * far * far * (1 - far)
 
 
-def resize_matrices(
+def axis_matrices(
     start: np.ndarray, length: np.ndarray, flip: np.ndarray, pixels: int, size: int, device: torch.device
 ) -> Tensor:
     """Weights of the antialiased bicubic resize of one axis, for each of n crops.
@@ -44,45 +44,46 @@ def resize_matrices(
     Returns:
         (n, S, pixels) float32; rows sum to 1 and are zero outside [start, start + length).
     """
-    taps = math.ceil(4 * max(1.0, length.max() / size)) + 1
-    columns = np.stack([start, start + length, length / size]).astype(np.float32)
-    first, stop, scale = to_device(columns, device).view(3, -1, 1, 1)  # each (n, 1, 1)
-    out = torch.arange(size, device=device, dtype=torch.float32).view(1, -1, 1)
-    out = torch.where(to_device(flip, device).view(-1, 1, 1), size - 1 - out, out)  # (n, S, 1)
-    centre = first + scale * (out + 0.5)
-    width = scale.clamp(min=1)
-    pixel = (centre - 2 * width).floor() + torch.arange(taps, device=device)  # (n, S, taps)
-    weights = cubic((pixel + 0.5 - centre) / width) * ((pixel >= first) & (pixel < stop))
-    weights = weights / weights.sum(-1, keepdim=True)
-    matrices = torch.zeros(len(start), size, pixels, device=device)
-    # taps outside the axis weigh nothing wherever they are added
-    return matrices.scatter_add_(-1, pixel.clamp(0, pixels - 1).long(), weights)
+    taps = min(math.ceil(4 * max(1.0, length.max() / size)) + 1, pixels)
+    box = np.stack([start, start + length, length / size, np.maximum(length / size, 1)]).astype(np.float32)
+    first, stop, scale, width = to_device(box, device).view(4, -1, 1, 1)  # each (n, 1, 1)
+    out = np.where(flip[:, None], np.arange(size)[::-1], np.arange(size)).astype(np.float32) + np.float32(0.5)
+    centre = torch.addcmul(first, scale, to_device(out, device)[..., None])  # (n, S, 1), in pixels of the axis
+    window = torch.arange(taps, device=device, dtype=torch.float32)
+    pixel = (centre - 2 * width).floor_().clamp_(0, pixels - taps) + window  # (n, S, taps)
+    weights = cubic((pixel + 0.5 - centre) / width).mul_((pixel >= first) & (pixel < stop))
+    weights /= weights.sum(-1, keepdim=True)
+    return torch.zeros(len(start), size, pixels, device=device).scatter_(-1, pixel.long(), weights)
 
 
-def resize_batch(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int) -> Tensor:
-    """Resize one box of every image, all in two batched matrix products, without waiting for the device.
+def resize_matrices(
+    boxes: np.ndarray, flips: np.ndarray, frame: tuple[int, int], size: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Weights of both axes for n boxes (n, 4) and flips (n,) in frames of (H, W): rows (n, S, H), columns (n, S, W)."""
+    rows = axis_matrices(boxes[:, 0], boxes[:, 2], np.zeros_like(flips), frame[0], size, device)
+    return rows, axis_matrices(boxes[:, 1], boxes[:, 3], flips, frame[1], size, device)
+
+
+def resize(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Resize n images as two batched matrix products.
 
     Args:
         images: (n, 3, H, W) uint8.
-        boxes: (n, 4) int, host array.
-        flips: (n,) bool, host array: left and right exchanged.
-        size: S.
+        rows: (n, S, H).
+        columns: (n, S, W).
 
     Returns:
         (n, 3, S, S) float32 in 0..1, clamped where the cubic overshoots.
     """
-    height, width = images.shape[-2:]
-    rows = resize_matrices(boxes[:, 0], boxes[:, 2], np.zeros_like(flips), height, size, images.device)
-    columns = resize_matrices(boxes[:, 1], boxes[:, 3], flips, width, size, images.device)
     planar = images.to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(images.device.type, enabled=False):  # bf16 weights would be off by a grey level
         narrow = planar.flatten(1, 2) @ columns.mT  # (n, 3 * H, S)
-        out = rows[:, None] @ narrow.unflatten(1, (3, height))  # (n, 3, S, S)
+        out = rows[:, None] @ narrow.unflatten(1, (3, -1))  # (n, 3, S, S)
     return out.mul_(1 / 255).clamp_(0, 1)
 
 
-def resize_one(image: Tensor, box: np.ndarray, flip: bool, size: int) -> Tensor:
-    """`resize_batch` of one image (3, H, W), reading and multiplying no more than the box; (1, 3, S, S)."""
+def resize_inside(image: Tensor, box: np.ndarray, rows: Tensor, columns: Tensor) -> Tensor:
+    """`resize` of one image (3, H, W) with its rows (S, H) and columns (S, W), reading no more than the box."""
     top, left, height, width = box.tolist()
-    inside = np.array([[0, 0, height, width]])
-    return resize_batch(image[None, :, top : top + height, left : left + width], inside, np.array([flip]), size)
+    y, x = slice(top, top + height), slice(left, left + width)
+    return resize(image[None, :, y, x], rows[None, :, y], columns[None, :, x])

@@ -21,7 +21,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.params import Views
 from tcore_lib.photometry import JITTER_OPS, Photometry, apply_photometry
 from tcore_lib.randomness import generator
-from tcore_lib.resample import resize_batch, resize_one, to_device
+from tcore_lib.resample import resize, resize_inside, resize_matrices, to_device
 
 ROLES = ("past", "current", "future")  # order of a sample's frames
 LARGE = ("global_1", "global_2", "past_1", "past_2", "future_1", "future_2")  # crops of the global size
@@ -145,10 +145,14 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, settings: V
 
 def _one_by_one(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Resized crops one at a time, so that a crop stays in the core's cache; the past's two crops are resized once."""
-    last, picture = None, torch.empty(0)
-    for i, row in enumerate(geometry):
-        if last is None or (row != last).any():
-            last, picture = row, resize_one(images[row[0]], row[1:5], bool(row[5]), size)
+    frame, at_once = images.shape[-2:], 16  # small matrices are made together: their cost is that of calling torch
+    picture = torch.empty(0)
+    for i, (row, before) in enumerate(zip(geometry, [None, *geometry], strict=False)):
+        if i % at_once == 0:
+            some = geometry[i : i + at_once]
+            rows, columns = resize_matrices(some[:, 1:5], some[:, 5].astype(bool), frame, size, images.device)
+        if before is None or (row != before).any():
+            picture = resize_inside(images[row[0]], row[1:5], rows[i % at_once], columns[i % at_once])
         yield slice(i, i + 1), picture.clone()
 
 
@@ -158,7 +162,8 @@ def _batched(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[
         part = slice(start, start + DEVICE_CHUNK)
         distinct, which = np.unique(geometry[part], axis=0, return_inverse=True)
         source = images[to_device(distinct[:, 0], images.device)]
-        pictures = resize_batch(source, distinct[:, 1:5], distinct[:, 5].astype(bool), size)
+        flips = distinct[:, 5].astype(bool)
+        pictures = resize(source, *resize_matrices(distinct[:, 1:5], flips, source.shape[-2:], size, images.device))
         yield part, pictures[to_device(which.ravel(), images.device)]
 
 
