@@ -1,0 +1,363 @@
+"""The explorer's numbers in Python, and the exported page in a real browser: what is clicked, shown and picked."""
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tcore_lib.errors import InputError
+from tcore_lib.explorer import Explorer
+from tcore_lib.payload import pack_features, pack_frames
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+N, H, W, D = 4, 10, 16, 48  # frames, grid, width; frames are 160 x 256 pixels
+SHIFT = (1, -2)  # rows and columns that everything moves from one frame to the next
+
+
+def shifted_clip(seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Frames and features: every patch of frame 0 is found again in frame n, moved by n * SHIFT (around the edges)."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(30, 200, (H, W, 3), dtype=np.uint8)
+    features = rng.normal(size=(H, W, D))
+    moved = [(SHIFT[0] * n, SHIFT[1] * n) for n in range(N)]
+    frames = [np.roll(colours, shift, (0, 1)).repeat(16, 0).repeat(16, 1) for shift in moved]
+    return frames, np.stack([np.roll(features, shift, (0, 1)) for shift in moved])
+
+
+def one_hot_attention() -> np.ndarray:
+    """Two heads (2, P, P): head 1 looks one row further down, head 2 looks everywhere alike."""
+    below = np.roll(np.eye(H * W), W, axis=1)
+    return np.stack([below, np.full((H * W, H * W), 1 / (H * W))])
+
+
+def explorer(**more: Any) -> Explorer:
+    frames, features = shifted_clip()
+    other = np.random.default_rng(9).normal(size=features.shape)
+    return Explorer(frames, {"teacher": features, "other": other}, pick=(0, 4, 9), **more)
+
+
+# ---- in Python ------------------------------------------------------------------------------------------------------
+
+
+def test_packed_features_keep_the_cosines() -> None:
+    features = np.random.default_rng(0).normal(size=(2, 5, 7, 24)) @ np.random.default_rng(1).normal(size=(24, 40))
+    data, about = pack_features(features, 40)
+    codes = np.frombuffer(data, np.int8).reshape(70, 40) * np.array(about["scales"])
+    unit = features.reshape(70, 40) / np.linalg.norm(features.reshape(70, 40), axis=1, keepdims=True)
+    error = np.abs(codes @ codes.T - unit @ unit.T).max()
+    assert error < 0.02  # eight bits
+    assert about["error"] == pytest.approx(error, rel=0.3)
+    assert about["energy"] == pytest.approx(1.0, abs=1e-4)
+    fewer = pack_features(features, 12)[1]
+    assert fewer["dims"] == 12
+    assert fewer["error"] > 3 * about["error"]
+    assert 0.5 < fewer["energy"] < 0.99
+
+
+def test_similarity_peaks_where_the_clip_has_moved_to() -> None:
+    similarity = explorer().similarity("teacher", 0, 4, 9)
+    best = [np.unravel_index(values.argmax(), (H, W)) for values in similarity]
+    assert best == [(4, 9), (5, 7), (6, 5), (7, 3)]  # (4 + n, 9 - 2 n)
+    np.testing.assert_allclose(similarity.max((1, 2)), 1.0, atol=0.02)
+
+
+def test_the_payload_is_bounded_and_stated() -> None:
+    full = explorer()
+    assert f"{N} frames of {H} x {W} patches" in full.description
+    assert len(full._features) == 2 * N * H * W * 48
+    small = explorer(max_bytes=2 * N * H * W * 20)
+    assert len(small._features) == 2 * N * H * W * 20
+    assert full.payload_bytes - small.payload_bytes == pytest.approx(2 * N * H * W * 28, rel=0.05)
+    with pytest.raises(InputError, match="do not fit 1,000 bytes; show fewer frames"):
+        explorer(max_bytes=1000)
+
+
+def test_shown_frames_are_reduced_but_keep_their_size_in_the_description() -> None:
+    data, about = pack_frames([np.zeros((300, 500, 3), np.uint8)] * 2, long_side=100)
+    assert about["size"] == [300, 500]
+    assert sum(about["lengths"]) == len(data) < 3000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.zeros((N, H, W + 1), int)}, r"labels have shape \(4, 10, 17\) on a grid of 10 x 16"),
+        ({"labels": np.ones((N, H, W), int), "label_names": ["one"]}, "1 names for 2 channels"),
+        ({"cross_attention": {(0, N): np.eye(H * W)}}, r"cross_attention\[0, 4\] has shape"),
+        ({"cross_attention": {(0, 1): np.eye(H)}}, r"give \(heads, 160, 160\)"),
+        ({"names": ["a"]}, "names has 1 entries for 4 frames"),
+        ({"mode": "attention"}, "mode 'attention' is not there; this explorer has similarity"),
+        ({"encoder": "x"}, "encoder 'x' is not there; this explorer has teacher, other, compare"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        explorer(**change)
+
+
+def test_features_that_do_not_fit_are_refused() -> None:
+    frames, features = shifted_clip()
+    for bad, message in (
+        ({}, "at least one frame"),
+        ({"a": features[:2]}, r"features\['a'\] has shape \(2, 10, 16, 48\) for 4 frames"),
+        ({"a": np.full_like(features, np.nan)}, "not finite"),
+        ({"a": features, "b": features[:, :5]}, "must be one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Explorer(frames, bad)
+    with pytest.raises(InputError, match="different sizes"):
+        Explorer([*frames[:3], frames[0][:80]], {"a": features})
+
+
+@pytest.mark.parametrize(
+    "pick", [{"frame": 4, "row": 0, "column": 0}, {"frame": 0, "row": -1, "column": 0}, {"frame": 0}]
+)
+def test_a_pick_outside_the_clip_is_refused(pick: dict[str, int]) -> None:
+    widget = explorer()
+    with pytest.raises(InputError, match="give a whole number from 0 to"):
+        widget.pick = pick
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no browser: apt-get install chromium, or set CHROMIUM to one")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield instance
+        instance.close()
+
+
+class Page:
+    """An exported explorer in a browser, with what went wrong in it."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1000, "height": 900}, **context)
+        self.page = self.context.new_page()
+        self.trouble: list[str] = []
+        self.page.on("console", lambda message: self.trouble.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.trouble.append(request.url))
+        self.requests: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector(".tcx[data-ready=true]")
+
+    def canvas(self, i: int) -> Any:
+        """0 = the query, 1 = the first encoder, 2 = the second."""
+        return self.page.locator(".tcx-canvas").nth(i)
+
+    def point(self, locator: Any, row: int, column: int) -> dict[str, float]:
+        """The middle of a patch, in pixels of the element."""
+        box = locator.bounding_box()
+        return {"x": (column + 0.5) * box["width"] / W, "y": (row + 0.5) * box["height"] / H}
+
+    def click(self, i: int, row: int, column: int) -> None:
+        self.canvas(i).click(position=self.point(self.canvas(i), row, column))
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until what was asked for is drawn."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def get(self, name: str) -> Any:
+        return self.page.evaluate("(name) => document.getElementById('explorer').model.get(name)", name)
+
+    def picked(self) -> tuple[int, int, int]:
+        pick = self.get("pick")
+        return pick["frame"], pick["row"], pick["column"]
+
+    def status(self) -> str:
+        return str(self.page.locator(".tcx-status").inner_text())
+
+    def pixels(self, i: int) -> np.ndarray:
+        """What a canvas shows, (H, W, 3)."""
+        encoded = self.canvas(i).evaluate("(canvas) => canvas.toDataURL('image/png').split(',')[1]")
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def marked(self, i: int) -> tuple[int, int]:
+        """Row and column of the patch in which a canvas shows the orange dot of the best match."""
+        pixels = self.pixels(i).astype(int)
+        orange = np.argwhere(np.abs(pixels - (0xE6, 0x9F, 0x00)).max(-1) < 12)
+        row, column = orange.mean(0) / pixels.shape[:2] * (H, W)
+        return int(row), int(column)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    labels = np.zeros((N, 2, H, W))
+    labels[:, 0] = 1.0
+    labels[:, :, 2:5, 6:12] = np.array([0.25, 0.75])[:, None, None]
+    attention = {(0, 1): one_hot_attention()}
+    widget = explorer(
+        labels=labels,
+        label_names=["background", "</script><b>swan</b>"],
+        cross_attention=attention,
+        names=["<img src=x onerror=alert(1)>", "frame 1", "frame 2", "frame 3"],
+    )
+    return widget.to_html(
+        tmp_path_factory.mktemp("page") / "explorer.html", 'Clip <1> & "2" </title><script>x</script>'
+    )
+
+
+@pytest.fixture
+def page(browser: Any, exported: Path) -> Iterator[Page]:
+    opened = Page(browser, exported)
+    yield opened
+    trouble, requests = opened.trouble, opened.requests
+    opened.context.close()
+    assert trouble == []
+    assert requests == [exported.as_uri()]  # nothing is fetched from anywhere
+
+
+def test_a_click_moves_the_pick_the_map_and_the_best_match(page: Page) -> None:
+    assert page.picked() == (0, 4, 9)
+    assert page.marked(1) == (5, 7)  # frame 1: (4 + 1, 9 - 2)
+    before = page.pixels(1)
+    page.click(0, 2, 13)
+    assert page.picked() == (0, 2, 13)
+    assert page.marked(1) == (3, 11)
+    assert "row 2, column 13. Best match in frame 1: teacher: row 3, column 11, cosine 1.00" in page.status()
+    assert (np.abs(page.pixels(1).astype(int) - before).max(-1) > 60).mean() > 0.01
+
+
+def test_the_browser_computes_what_python_computes(page: Page) -> None:
+    page.click(0, 7, 3)
+    expected = explorer()
+    for name in ("teacher", "other"):
+        similarity = expected.similarity(name, 0, 7, 3)
+        for match in page.get("pick")["matches"][name]:
+            values = similarity[match["frame"]]
+            assert (match["row"], match["column"]) == np.unravel_index(values.argmax(), (H, W))
+            assert match["cosine"] == pytest.approx(values.max(), abs=1e-4)
+
+
+def test_a_drag_picks_on_the_way_and_at_its_end(page: Page) -> None:
+    box = page.canvas(0).bounding_box()
+    start, end = (page.point(page.canvas(0), *cell) for cell in ((1, 1), (8, 14)))
+    page.page.mouse.move(box["x"] + start["x"], box["y"] + start["y"])
+    page.page.mouse.down()
+    assert page.picked() == (0, 1, 1)
+    page.page.mouse.move(box["x"] + end["x"], box["y"] + end["y"], steps=5)
+    page.page.mouse.up()
+    page.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    assert page.picked() == (0, 8, 14)
+
+
+def test_a_click_in_another_frame_makes_it_the_query(page: Page) -> None:
+    page.click(1, 5, 7)  # in the shown frame 1: query and target change places
+    assert page.picked() == (1, 5, 7)
+    assert page.get("frame") == 0
+    assert page.marked(1) == (4, 9)
+    thumb = page.page.locator(".tcx-thumb").nth(3)
+    thumb.click(position=page.point(thumb, 7, 3))
+    page.settle()
+    assert page.picked() == (3, 7, 3)
+    assert page.marked(1) == (4, 9)
+
+
+def test_keys_move_the_patch_time_and_take_the_best_match(page: Page) -> None:
+    page.canvas(0).focus()
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft"):
+        page.page.keyboard.press(key)
+    assert page.picked() == (0, 5, 6)  # 9 + 1 - 4
+    page.canvas(1).focus()
+    page.page.keyboard.press("ArrowRight")
+    page.settle()
+    assert page.get("frame") == 2
+    assert page.marked(1) == (7, 2)
+    page.page.keyboard.press("Enter")
+    assert page.picked() == (2, 7, 2)
+    page.page.get_by_label("time: frame").focus()
+    page.page.keyboard.press("End")
+    assert page.get("frame") == 3
+
+
+def test_touch_picks(browser: Any, exported: Path) -> None:
+    page = Page(browser, exported, has_touch=True)
+    page.canvas(0).tap(position=page.point(page.canvas(0), 8, 2))
+    assert page.picked() == (0, 8, 2)
+    page.context.close()
+
+
+def test_two_encoders_answer_the_same_click(page: Page) -> None:
+    page.page.get_by_role("button", name="Compare").click()
+    page.click(0, 4, 11)
+    assert page.marked(1) == (5, 9)
+    other = explorer().similarity("other", 0, 4, 11)[1]
+    assert page.marked(2) == np.unravel_index(other.argmax(), (H, W))
+
+
+def test_temperature_and_top_k_change_the_map(page: Page) -> None:
+    spread = [page.pixels(1)]
+    for key in ("End", "Home"):
+        page.page.get_by_label("temperature").press(key)
+        page.settle()
+        spread.append(page.pixels(1))
+    brightness = [picture.astype(int).sum() for picture in spread]
+    assert brightness[2] <= brightness[0] < 0.95 * brightness[1]  # 0.01, 0.1, 1: the map widens
+    assert page.get("temperature") == 0.01
+    page.page.get_by_label("top k").press("Home")
+    page.settle()
+    assert page.get("top_k") == 1
+    assert (page.pixels(1) != spread[2]).any()
+
+
+def test_cross_attention_reads_the_row_of_the_picked_patch(page: Page) -> None:
+    page.page.get_by_role("button", name="Cross-attention").click()
+    page.page.get_by_label("attention head").select_option("head 1")
+    page.click(0, 2, 13)
+    assert page.marked(1) == (3, 13)  # head 1 looks one row further down
+    assert "Looks most at row 3, column 13 of frame 1 (100.0 %)" in page.status()
+    page.page.get_by_label("attention head").select_option("mean")
+    page.settle()
+    assert "(50.3 %)" in page.status()  # (1 + 1 / 160) / 2
+    page.page.get_by_role("button", name="frame 2", exact=True).first.click()
+    page.settle()
+    assert "did not look" in page.status()
+
+
+def test_propagated_labels_are_painted_and_read_out(page: Page) -> None:
+    page.page.get_by_role("button", name="Propagated label").click()
+    page.click(0, 3, 7)
+    assert page.status().endswith("row 3, column 7: </script><b>swan</b>, 75 %.")
+    page.click(0, 8, 1)
+    assert page.status().endswith("background, 100 %.")
+
+
+def test_names_stay_text(page: Page) -> None:
+    assert page.page.title() == 'Clip <1> & "2" </title><script>x</script>'
+    assert page.page.locator("h1").inner_text() == page.page.title()
+    assert page.page.locator("img").count() == 0
+    assert page.page.get_by_role("button", name="<img src=x onerror=alert(1)>").count() == 1
+
+
+def test_it_adapts_to_a_narrow_cell(page: Page) -> None:
+    page.page.set_viewport_size({"width": 380, "height": 900})
+    page.settle()
+    boxes = [page.canvas(i).bounding_box() for i in range(2)]
+    assert boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"]  # below each other
+    assert page.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.click(0, 1, 2)
+    assert page.picked() == (0, 1, 2)
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    nameless = page.page.evaluate(
+        "[...document.querySelectorAll('button, input, select, [tabindex]')].filter((node) =>"
+        " !node.getAttribute('aria-label') && !node.textContent.trim() && !node.closest('label')).length"
+    )
+    assert nameless == 0
