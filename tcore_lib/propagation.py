@@ -218,7 +218,7 @@ class Propagator:
     def _ring_slot(self, frame: int) -> int:
         return len(self.kept) + (frame - 1) % self.context
 
-    def _context(self) -> list[tuple[int, bool]]:
+    def context_list(self) -> list[tuple[int, bool]]:
         """The protocol's list of context frames of the next frame, in order: (frame, within the radius only?)."""
         now = self.time + 1
         long = [(frame if frame < now else 0, self.restrict_first) for frame in self.long_memory]
@@ -227,7 +227,7 @@ class Propagator:
 
     def _search(self, flat: Tensor) -> tuple[Tensor, ...]:
         """Slot, position, similarity / temperature and weight of the voters on features (P, D), each (k, P)."""
-        listed = self._context()
+        listed = self.context_list()
         slot_at = [self.kept.get(frame, self._ring_slot(frame)) for frame, _ in listed]  # per place in the list
         slots = torch.tensor(slot_at, device=self.device)
         query = flat.to(self.search.dtype)

@@ -1,0 +1,182 @@
+"""J, F, PCK and mean IoU on cases a reader checks by hand, and the properties that hold for every case."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tcore_lib import metrics
+
+
+def picture(*rows: str) -> NDArray[np.bool_]:
+    """A mask drawn with # and dots."""
+    return np.array([[character == "#" for character in row] for row in rows])
+
+
+EMPTY = np.zeros((4, 6), bool)
+LEFT = picture("##....", "##....", "##....", "......")  # 6 pixels
+RIGHT = picture(".##...", ".##...", ".##...", "......")  # 6 pixels, one column further
+
+
+# ---------------------------------------------------------------------------------------------- J
+
+
+def test_j_by_hand() -> None:
+    assert metrics.region_similarity(LEFT, RIGHT) == 3 / (6 + 6 - 3)  # the middle column is in both
+
+
+def test_j_of_equal_disjoint_and_empty_masks() -> None:
+    assert metrics.region_similarity(LEFT, LEFT) == 1
+    assert metrics.region_similarity(LEFT, ~LEFT) == 0
+    assert metrics.region_similarity(EMPTY, EMPTY) == 1
+    assert metrics.region_similarity(LEFT, EMPTY) == 0
+
+
+def test_j_leaves_void_out() -> None:
+    void = picture("#.....", "#.....", "......", "......")
+    assert metrics.region_similarity(LEFT, RIGHT, void) == 3 / (4 + 6 - 3)  # two pixels of LEFT are void
+
+
+# ---------------------------------------------------------------------------------------------- F
+
+
+def test_boundary_by_hand() -> None:
+    # Pixel by pixel: does it differ from its right, lower, or lower right neighbour?
+    mask = picture("......", "..##..", "..##..", "......")
+    assert metrics.boundary(mask).tolist() == picture(".###..", ".#.#..", ".###..", "......").tolist()
+    # In the last row and column only the neighbour inside the image counts, and the corner is no boundary.
+    corner = picture("......", "......", "....##", "....##")
+    assert metrics.boundary(corner).tolist() == picture("......", "...###", "...#..", "...#..").tolist()
+
+
+def test_tolerance_of_the_usual_sizes() -> None:
+    assert metrics.boundary_tolerance((480, 854)) == 8  # 0.008 * 979.65 = 7.84
+    assert metrics.boundary_tolerance((480, 880)) == 9  # 0.008 * 1002.4 = 8.02
+
+
+def test_f_by_hand() -> None:
+    found, true = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
+    found[:, :2], true[:, :4] = True, True  # boundaries: column 1 and column 3, 4 pixels each, 2 apart
+    assert metrics.boundary_measure(found, true, tolerance=2) == 1
+    assert metrics.boundary_measure(found, true, tolerance=1) == 0
+    true = found.copy()
+    true[:, 8:] = True  # a second object, boundary in column 7: 4 more true pixels that nobody found
+    assert metrics.boundary_measure(found, true, tolerance=2) == pytest.approx(2 / 3)  # 2 * 1 * 4/8 / (1 + 4/8)
+
+
+def test_f_reaches_in_a_disk_not_in_a_square() -> None:
+    found, true = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    found[3, 3], true[6, 6] = True, True  # boundaries: 2 x 2 blocks ending at (3, 3) and beginning at (5, 5)
+    assert metrics.boundary_measure(found, true, tolerance=2) == 0  # the corners are sqrt(8) = 2.83 apart
+    assert metrics.boundary_measure(found, true, tolerance=3) == 1 / 4  # of each block, only the corner is within 3
+
+
+def test_f_of_equal_and_empty_masks() -> None:
+    assert metrics.boundary_measure(LEFT, LEFT) == 1
+    assert metrics.boundary_measure(EMPTY, EMPTY) == 1
+    assert metrics.boundary_measure(LEFT, EMPTY) == 0
+    assert metrics.boundary_measure(EMPTY, LEFT) == 0
+
+
+def test_f_leaves_void_out_of_both_masks() -> None:
+    assert metrics.boundary_measure(LEFT, EMPTY, void=LEFT) == 1
+    assert metrics.boundary_measure(LEFT, RIGHT, void=RIGHT, tolerance=1) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_f_equals_the_dilation_of_the_toolkit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((2, 7, 9)) < 0.4
+    found, true = (mask.repeat(9, 0).repeat(8, 1) for mask in coarse)
+    radius = 5
+    offsets = np.arange(-radius, radius + 1)
+    disk = offsets[:, None] ** 2 + offsets**2 <= radius**2
+    edges = metrics.boundary(found), metrics.boundary(true)
+    reached = [ndimage.binary_dilation(edge, disk) for edge in edges]
+    precision = (edges[0] & reached[1]).sum() / edges[0].sum()
+    recall = (edges[1] & reached[0]).sum() / edges[1].sum()
+    expected = 2 * precision * recall / (precision + recall)
+    assert metrics.boundary_measure(found, true, tolerance=radius) == pytest.approx(expected, abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------- over a clip
+
+
+def test_mean_recall_and_decay_by_hand() -> None:
+    values = np.array([1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    mean, recall, decay = metrics.sequence_statistics(values)
+    assert mean == pytest.approx(3.9 / 8)
+    assert recall == 3 / 8  # 0.5 is not above 0.5
+    # Limits of the four bins: frames 1, 3, 5, 6, 8. First bin: frames 1-3, mean 0.8. Last: frames 6-8, mean 0.2.
+    assert decay == pytest.approx(0.8 - 0.2)
+
+
+def test_decay_of_a_long_clip() -> None:
+    # 401 frames falling from 1 to 0: the first and last quarter have the means 0.875 and 0.125.
+    assert metrics.sequence_statistics(np.linspace(1, 0, 401))[2] == pytest.approx(0.75, abs=1e-9)
+
+
+def test_statistics_without_a_frame_are_nan() -> None:
+    assert all(math.isnan(value) for value in metrics.sequence_statistics(np.array([])))
+    assert all(math.isnan(value) for value in metrics.sequence_statistics(np.array([math.nan])))
+    assert metrics.sequence_statistics(np.array([0.7])) == (0.7, 1.0, 0.0)
+
+
+# ---------------------------------------------------------------------------------------------- PCK
+
+
+def test_distances_by_hand() -> None:
+    # Three joints on a box of 30 x 40 pixels: diagonal 50, unit 0.6 * 50 = 30 pixels.
+    truth = np.array([[[0, 0], [30, 0], [30, 40]]], float)
+    prediction = truth + np.array([[0, 0], [3, 0], [0, -15]])
+    assert metrics.joint_distances(prediction, truth)[0] == pytest.approx([0, 0.1, 0.5])  # 3 / 30, 15 / 30
+    found, correct = metrics.joint_counts(metrics.joint_distances(prediction, truth))
+    assert found.tolist() == [1, 1, 1]
+    # Thresholds 0.1, 0.2, 0.3, 0.4, 0.5; a distance equal to the threshold is correct.
+    assert correct.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]
+
+
+def test_the_box_is_that_of_the_found_joints() -> None:
+    truth = np.array([[[0, 0], [30, 40], [3000, 4000]]], float)
+    prediction = truth + np.array([[0, 3], [0, 0], [math.nan, math.nan]])
+    distances = metrics.joint_distances(prediction, truth)[0]
+    assert distances[:2] == pytest.approx([0.1, 0])  # 3 / (0.6 * 50): the far joint was not found
+    assert math.isnan(distances[2])
+
+
+def test_a_box_without_extent_is_never_correct() -> None:
+    truth = np.zeros((1, 2, 2))
+    prediction = np.array([[[0.0, 0.0], [math.nan, math.nan]]])
+    found, correct = metrics.joint_counts(metrics.joint_distances(prediction, truth))
+    assert found.tolist() == [1, 0]
+    assert correct.sum() == 0
+
+
+def test_pck_sums_counts_and_leaves_a_joint_never_found_out() -> None:
+    percent = metrics.pck(np.array([4, 0]), np.array([[1, 2, 3, 4, 4], [0, 0, 0, 0, 0]]))
+    assert percent[0].tolist() == [25, 50, 75, 100, 100]
+    assert np.isnan(percent[1]).all()
+
+
+# ---------------------------------------------------------------------------------------------- mean IoU
+
+
+def test_iou_by_hand() -> None:
+    truth = np.array([[0, 0, 1, 1], [0, 0, 2, 255]], np.uint8)
+    prediction = np.array([[0, 1, 1, 1], [0, 0, 1, 3]], np.uint8)
+    matrix = metrics.confusion(prediction, truth, 5)
+    assert matrix[:3, :3].tolist() == [[3, 1, 0], [0, 2, 0], [0, 1, 0]]  # the pixel of id 255 is left out
+    assert matrix.sum() == 7
+    iou = metrics.class_iou(matrix)
+    assert iou[0] == 3 / 4  # hit 3, true 4, predicted 3
+    assert iou[1] == 2 / 4  # hit 2, true 2, predicted 4
+    assert iou[2] == 0  # true, never predicted
+    assert np.isnan(iou[3:]).all()  # never there, never predicted
+    assert np.nanmean(iou) == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
+
+
+def test_confusion_refuses_an_unknown_prediction() -> None:
+    with pytest.raises(ValueError, match="predicted id 7"):
+        metrics.confusion(np.full((2, 2), 7), np.zeros((2, 2), int), 5)
