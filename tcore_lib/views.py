@@ -21,7 +21,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.params import Views
 from tcore_lib.photometry import JITTER_OPS, Photometry, apply_photometry
 from tcore_lib.randomness import generator
-from tcore_lib.resample import resize, resize_inside, resize_matrices, to_device
+from tcore_lib.resample import resize_batch, resize_one, to_device
 
 ROLES = ("past", "current", "future")  # order of a sample's frames
 LARGE = ("global_1", "global_2", "past_1", "past_2", "future_1", "future_2")  # crops of the global size
@@ -145,14 +145,10 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, settings: V
 
 def _one_by_one(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Resized crops one at a time, so that a crop stays in the core's cache; the past's two crops are resized once."""
-    frame, at_once = images.shape[-2:], 16  # small matrices are made together: their cost is that of calling torch
-    picture = torch.empty(0)
-    for i, (row, before) in enumerate(zip(geometry, [None, *geometry], strict=False)):
-        if i % at_once == 0:
-            some = geometry[i : i + at_once]
-            rows, columns = resize_matrices(some[:, 1:5], some[:, 5].astype(bool), frame, size, images.device)
+    picture, before = torch.empty(0), None
+    for i, row in enumerate(geometry):
         if before is None or (row != before).any():
-            picture = resize_inside(images[row[0]], row[1:5], rows[i % at_once], columns[i % at_once])
+            picture, before = resize_one(images[row[0]], row[1:5], bool(row[5]), size), row
         yield slice(i, i + 1), picture.clone()
 
 
@@ -162,8 +158,7 @@ def _batched(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[
         part = slice(start, start + DEVICE_CHUNK)
         distinct, which = np.unique(geometry[part], axis=0, return_inverse=True)
         source = images[to_device(distinct[:, 0], images.device)]
-        flips = distinct[:, 5].astype(bool)
-        pictures = resize(source, *resize_matrices(distinct[:, 1:5], flips, source.shape[-2:], size, images.device))
+        pictures = resize_batch(source, distinct[:, 1:5], distinct[:, 5].astype(bool), size)
         yield part, pictures[to_device(which.ravel(), images.device)]
 
 
@@ -212,7 +207,8 @@ def make_views(
         views: the draws of the same B samples.
         settings: section `pretrain.views`, as given to `draw_views`.
         dtype: of the result; the arithmetic is float32.
-        batched: many crops at a time instead of one by one. Default: on a GPU. The result is the same.
+        batched: many crops at a time instead of one by one; default: on a GPU. The two differ in the resize alone, by
+            at most two grey levels (see `resample`).
 
     Returns:
         `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet

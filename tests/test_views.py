@@ -52,52 +52,50 @@ def many() -> ViewParams:
 # ---------------------------------------------------------------------------------------------------- crop and resize
 
 
-CPU = torch.device("cpu")
-
-
 @pytest.mark.parametrize("size", [224, 96, 37])
 def test_resize_is_torchs_antialiased_bicubic(size: int) -> None:
-    """Equal to 0.01 grey levels, batched over whole frames and inside each box; shrinking, enlarging, one pixel."""
+    """Batched: torch's float resize to 0.01 grey levels; one by one: torch's 8-bit resize exactly."""
     image = picture(256, 340)
     boxes = np.array([[0, 0, 256, 340], [13, 40, 200, 150], [100, 7, 31, 290], [250, 330, 6, 10], [9, 9, 1, 1]])
     flips = np.array([False, True, False, True, False])
-    rows, columns = resample.resize_matrices(boxes, flips, (256, 340), size, CPU)
-    batched = resample.resize(image.expand(5, -1, -1, -1), rows, columns)
+    batched = resample.resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size)
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
-        crop = image[None, :, top : top + height, left : left + width].float()
-        expected = F.interpolate(crop, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
-        expected = expected.flip(-1) if flips[i] else expected
-        inside = resample.resize_inside(image, boxes[i], rows[i], columns[i])
-        assert (batched[i] * 255 - expected[0]).abs().max() < 0.01
-        assert (inside * 255 - expected).abs().max() < 0.01
+        crop = image[None, :, top : top + height, left : left + width]
+        exact = F.interpolate(crop.float(), (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+        rounded = F.interpolate(crop, (size, size), mode="bicubic", antialias=True).float()
+        if flips[i]:
+            exact, rounded = exact.flip(-1), rounded.flip(-1)
+        assert (batched[i] * 255 - exact[0]).abs().max() < 0.01
+        assert (resample.resize_one(image, boxes[i], bool(flips[i]), size) * 255 - rounded).abs().max() < 0.01
 
 
-def test_resize_is_close_to_torchs_8_bit_one() -> None:
-    """That one rounds and clips between the two axes as well: a smooth picture differs by a grey level at most."""
+def test_the_two_resizes_differ_by_rounding_alone() -> None:
+    """The 8-bit one rounds and clips between the two axes as well: a smooth picture differs by a grey level at most."""
     y, x = torch.meshgrid(torch.arange(256.0), torch.arange(340.0), indexing="ij")
     smooth = torch.stack([127 + 120 * torch.sin(x / a + y / b) for a, b in ((9, 17), (31, -12), (8, 40))]).byte()
-    rows, columns = resample.resize_matrices(np.array([[20, 30, 200, 260]]), np.array([False]), (256, 340), 96, CPU)
-    ours = resample.resize(smooth[None], rows, columns) * 255
-    crop = smooth[None, :, 20:220, 30:290]
-    rounded = F.interpolate(crop, (96, 96), mode="bicubic", antialias=True)
-    assert (ours.round() - rounded).abs().max() <= 1
+    box = np.array([20, 30, 200, 260])
+    batched = resample.resize_batch(smooth[None], box[None], np.array([False]), 96)
+    difference = 255 * (batched - resample.resize_one(smooth, box, False, 96))
+    assert difference.abs().max() <= 1.05
+    assert difference.abs().mean() < 0.35
 
 
 def test_resize_is_antialiased() -> None:
     """One-pixel stripes shrunk from 512 to 112 pixels become gray; without antialias a std of 0.29 is left."""
     stripes = (torch.arange(512) % 2 * 255).to(torch.uint8).expand(1, 3, 512, 512)
-    matrices = resample.resize_matrices(np.array([[0, 0, 512, 512]]), np.array([False]), (512, 512), 112, CPU)
-    out = resample.resize(stripes, *matrices)
-    assert out.std() < 0.02
-    assert (out.mean() - 0.5).abs() < 0.01
+    box = np.array([0, 0, 512, 512])
+    one = resample.resize_one(stripes[0], box, False, 112)
+    for out in (one, resample.resize_batch(stripes, box[None], np.array([False]), 112)):
+        assert out.std() < 0.02
+        assert (out.mean() - 0.5).abs() < 0.01
 
 
 def test_weights_sum_to_one_inside_the_box_and_are_zero_outside() -> None:
     start, length = np.array([5, 0]), np.array([50, 80])
-    weights = resample.axis_matrices(start, length, np.array([False, True]), 80, 16, CPU)
+    weights = resample.axis_matrices(start, length, np.array([False, True]), 80, 16, torch.device("cpu"))
     assert torch.allclose(weights.sum(-1), torch.ones(2, 16))
     assert weights[0, :, :5].count_nonzero() == weights[0, :, 55:].count_nonzero() == 0
-    straight = resample.axis_matrices(start, length, np.array([False, False]), 80, 16, CPU)
+    straight = resample.axis_matrices(start, length, np.array([False, False]), 80, 16, torch.device("cpu"))
     assert torch.allclose(weights[1], straight[1].flip(0), atol=1e-6)
 
 
@@ -153,14 +151,15 @@ def test_every_crop_gets_its_own_order_of_jitter() -> None:
         assert (x[i] - expected).abs().max() < 1e-5
 
 
-def reference_crop(frame: Tensor, views: ViewParams, b: int, crop: int, size: int) -> Tensor:
-    """One crop by torchvision's functions, float or uint8 as `frame` is; (3, S, S) of that type, not normalised."""
-    box, draws = views.boxes[b, crop].tolist(), views.photometry.map(lambda array: array[b, crop])
-    if frame.dtype == torch.uint8:
-        x = TF.resized_crop(frame, *box, [size, size], TF.InterpolationMode.BICUBIC, antialias=True)
-    else:
-        x = TF.resized_crop(frame, *box, [size, size], TF.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-    x = TF.horizontal_flip(x) if views.flips[b, crop] else x
+def reference_resize(frame: Tensor, views: ViewParams, b: int, crop: int) -> Tensor:
+    """torchvision's resized crop of a float or uint8 frame (3, H, W), in its type."""
+    x = TF.resized_crop(frame, *views.boxes[b, crop].tolist(), [64, 64], TF.InterpolationMode.BICUBIC, antialias=True)
+    x = x if x.dtype == torch.uint8 else x.clamp(0, 1)
+    return TF.horizontal_flip(x) if views.flips[b, crop] else x
+
+
+def reference_photometry(x: Tensor, draws: Photometry) -> Tensor:
+    """torchvision's functions on a float or uint8 crop (3, S, S), in its type."""
     for op in draws.order if draws.jitter else ():
         x = getattr(TF, f"adjust_{JITTER_OPS[op]}")(x, float(draws.factors[op]))
     x = TF.rgb_to_grayscale(x, 3) if draws.grayscale else x
@@ -175,37 +174,40 @@ def unnormalised(out: dict[str, Tensor], batch: int) -> Tensor:
     return (stacked.float() * std + mean).transpose(0, 1)
 
 
-@pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("kind", ["float", "uint8"])
-def test_the_whole_pipeline_is_torchvisions(kind: str, batched: bool) -> None:
-    """Within one grey level of the float pipeline, everywhere.
+@pytest.mark.parametrize("pipeline", ["float", "8-bit resize", "uint8"])
+def test_the_whole_pipeline_is_torchvisions(pipeline: str) -> None:
+    """Within one grey level of the float pipeline, everywhere; on a CPU, of its photometry after an 8-bit resize.
 
     torchvision's uint8 pipeline cuts fractions off after every jitter step: it is 1.2 levels darker on average, and at
     most 8 away (contrast and hue amplify what a step before lost).
     """
     frames = sandwich(12, 100, 130)
     views = draw_views(5, range(12), [(100, 130)] * 12, SMALL)
-    ours = unnormalised(make_views(frames, views, SMALL, batched=batched), 12)
+    ours = 255 * unnormalised(make_views(frames, views, SMALL, batched=pipeline == "float"), 12)
     differences = []
     for b, (crop, role) in itertools.product(range(12), enumerate((1, 1, 0, 0, 2, 2))):
-        frame = frames[b, role] if kind == "uint8" else frames[b, role] / 255
-        expected = reference_crop(frame, views, b, crop, 64)
-        differences.append((ours[b, crop] * 255 - expected * (1 if kind == "uint8" else 255)).flatten())
+        resized = reference_resize(frames[b, role] / 255 if pipeline == "float" else frames[b, role], views, b, crop)
+        if pipeline == "8-bit resize":
+            resized = resized / 255
+        expected = reference_photometry(resized, views.photometry.map(lambda array: array[b, crop]))  # noqa: B023
+        differences.append((ours[b, crop] - expected * (1 if pipeline == "uint8" else 255)).flatten())
     difference = torch.cat(differences)
-    if kind == "float":
-        assert difference.abs().max() <= 1.0
-        assert difference.abs().mean() < 0.01
-    else:
+    if pipeline == "uint8":
         assert difference.abs().max() <= 8.0
         assert 0.8 < difference.mean() < 1.6
+    else:
+        assert difference.abs().max() <= 1.0
+        assert difference.abs().mean() < 0.01
 
 
-def test_batched_and_one_by_one_are_the_same() -> None:
+def test_one_by_one_and_batched_agree_but_for_the_rounding_of_the_resize() -> None:
     frames = sandwich(6, 100, 130)
     views = draw_views(7, range(6), [(100, 130)] * 6, SMALL)
     one, batched = (make_views(frames, views, SMALL, batched=batched) for batched in (False, True))
     for name, crops in one.items():
-        assert torch.allclose(crops, batched[name], atol=1e-3)  # 0.06 grey levels
+        difference = 255 * 0.225 * (crops - batched[name]).abs()  # in grey levels, nearly
+        assert difference.mean() < 0.4
+        assert difference.flatten().quantile(0.999) < 2.5
 
 
 # -------------------------------------------------------------------------------------------------------------- draws

@@ -1,0 +1,182 @@
+"""Views: the released per-image pipeline against batched views, in one run on one core.
+
+Question: what does one sample of 14 crops cost, from three JPEG frames to normalised tensors?
+
+(a) as released: PIL and torchvision, 30 crops per sample, of which 16 auxiliary local ones are thrown away;
+(b) the same with the 14 used crops only;
+(c) ours on a CPU: decode, draw, `make_views`;
+(d) ours where a GPU makes the views: what is left for the loader's worker, decode and draw.
+
+Rounds of all four alternate, so that a busy machine slows all of them; medians of CPU and wall time per sample are
+written to results/benchmarks/views.json. Targets: (a) / (d) >= 20 in CPU time, (a) / (c) >= 2.5 in samples/s.
+
+    python benchmarks/views.py [--samples 8] [--rounds 7]
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision import transforms as T
+from torchvision.transforms import functional as TF
+from tqdm import tqdm
+
+from tcore_lib import files, runs
+from tcore_lib.index import FrameIndex
+from tcore_lib.params import Params, Run, Sandwich, Views
+from tcore_lib.sandwich import SandwichDataset, collate
+from tcore_lib.views import centre_boxes, draw_views, make_views
+
+SIZE = (256, 340)  # (H, W) of a Kinetics frame with its short side at 256
+VIDEOS, FRAMES = 8, 20
+SETTINGS = Views()
+
+
+def write_frames(root: Path) -> FrameIndex:
+    """Folders of JPEG frames with edges, texture and noise at quality 95, and their index."""
+    rng = np.random.default_rng(0)
+    height, width = SIZE
+    y, x = np.mgrid[0:height, 0:width]
+    for video in range(VIDEOS):
+        small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        base = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
+        for frame in range(FRAMES):
+            disc = (x - 40 - 12 * frame) ** 2 + (y - 128) ** 2 < 2500
+            picture = np.where(disc[..., None], 255 - base, base) + rng.normal(0, 4.5, (height, width, 3))
+            path = root / f"{video:02d}" / f"{frame:05d}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+    ones = np.ones(VIDEOS, dtype=np.int32)
+    return FrameIndex(
+        root=root, paths=np.array([f"{video:02d}" for video in range(VIDEOS)]), class_ids=0 * ones,
+        class_names=["unlabelled"], num_frames=FRAMES * ones, widths=width * ones, heights=height * ones,
+        checksums=np.array([""] * VIDEOS),
+    )  # fmt: skip
+
+
+def photometry(blur: float, solarize: float) -> T.Compose:
+    """One view's photometry with the trained probabilities (METHOD section 2), on PIL images."""
+    jitter = T.ColorJitter(SETTINGS.brightness, SETTINGS.contrast, SETTINGS.saturation, SETTINGS.hue)
+    return T.Compose([
+        T.RandomApply([jitter], SETTINGS.jitter),
+        T.RandomGrayscale(SETTINGS.grayscale),
+        T.RandomApply([T.GaussianBlur(SETTINGS.blur_kernel, SETTINGS.blur_sigma)], blur),
+        T.RandomSolarize(128, solarize),
+        T.ToTensor(),
+        T.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    ])  # fmt: skip
+
+
+COLOURS = (photometry(SETTINGS.blur_global_1, 0.0), photometry(SETTINGS.blur_global_2, SETTINGS.solarize_global_2))
+LOCAL = T.Compose([
+    T.RandomResizedCrop(SETTINGS.local_size, SETTINGS.local_scale, interpolation=T.InterpolationMode.BICUBIC),
+    T.RandomHorizontalFlip(SETTINGS.local_flip),
+    photometry(SETTINGS.blur_local, 0.0),
+])  # fmt: skip
+GLOBAL = T.RandomResizedCrop(SETTINGS.global_size, SETTINGS.global_scale, interpolation=T.InterpolationMode.BICUBIC)
+
+
+def per_image(index: FrameIndex, counter: int, auxiliary_locals: bool) -> list[torch.Tensor]:
+    """One sample as the released loader makes it: one PIL image and one torchvision transform at a time."""
+    video = counter % len(index)
+    past, current, future = (Image.open(index.frame_path(video, frame)).convert("RGB") for frame in (6, 10, 14))
+    crops = [colour(GLOBAL(current)) for colour in COLOURS]
+    crops += [LOCAL(current) for _ in range(SETTINGS.num_local)]
+    top, left, height, width = centre_boxes(np.array([SIZE]), SETTINGS.ratio)[0].tolist()
+    size = [SETTINGS.global_size] * 2
+    for frame in (past, future):
+        for colour in COLOURS:
+            box = TF.resized_crop(frame, top, left, height, width, size, T.InterpolationMode.BICUBIC)
+            crops.append(colour(box))
+        crops += [LOCAL(frame) for _ in range(SETTINGS.num_local if auxiliary_locals else 0)]
+    return crops
+
+
+def contestants(index: FrameIndex, samples: int) -> dict[str, Callable[[int], object]]:
+    """Name -> a function that makes `samples` samples starting from a counter."""
+    dataset = SandwichDataset(index, Sandwich(), seed=0)
+
+    def worker(start: int) -> tuple:
+        batch = collate([dataset[counter] for counter in range(start, start + samples)])
+        return batch, draw_views(0, batch["counter"].tolist(), batch["sizes"], SETTINGS)
+
+    def ours(start: int) -> object:
+        batch, views = worker(start)
+        return make_views(batch["frames"], views, SETTINGS)
+
+    def released(start: int, auxiliary_locals: bool) -> None:
+        for counter in range(start, start + samples):
+            crops = per_image(index, counter, auxiliary_locals)
+            assert len(crops) == (30 if auxiliary_locals else 14)
+
+    return {
+        "a_released_30_crops": lambda start: released(start, True),
+        "b_released_14_crops": lambda start: released(start, False),
+        "c_ours_cpu": ours,
+        "d_ours_worker_for_gpu": worker,
+    }
+
+
+def measure(index: FrameIndex, samples: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Median CPU and wall milliseconds per sample of every contestant; the first round warms up and is not counted."""
+    cpu: dict[str, list[float]] = {}
+    wall: dict[str, list[float]] = {}
+    for turn in tqdm(range(rounds + 1), desc="rounds", file=sys.stdout):
+        for name, run in contestants(index, samples).items():
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            run(turn * samples)
+            if turn:
+                cpu.setdefault(name, []).append(1e3 * (time.process_time() - cpu_start) / samples)
+                wall.setdefault(name, []).append(1e3 * (time.perf_counter() - wall_start) / samples)
+    return {
+        name: {
+            "cpu_ms_per_sample": round(statistics.median(cpu[name]), 3),
+            "wall_ms_per_sample": round(statistics.median(wall[name]), 3),
+            "samples_per_second": round(1e3 / statistics.median(wall[name]), 2),
+        }
+        for name in cpu
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The released per-image pipeline against batched views, on one core.")
+    parser.add_argument("--samples", type=int, default=8, help="samples per contestant and round")
+    parser.add_argument("--rounds", type=int, default=7, help="counted rounds")
+    parser.add_argument("--output", default="results/benchmarks/views.json")
+    arguments = parser.parse_args()
+    started = time.time()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(write_frames(Path(folder)), arguments.samples, arguments.rounds)
+    a, b, c, d = (figures[name] for name in sorted(figures))
+    ratios = {
+        "a_over_d_cpu": round(a["cpu_ms_per_sample"] / d["cpu_ms_per_sample"], 1),
+        "c_over_a_samples_per_second": round(c["samples_per_second"] / a["samples_per_second"], 2),
+        "c_over_a_cpu": round(a["cpu_ms_per_sample"] / c["cpu_ms_per_sample"], 2),
+        "c_over_b_cpu": round(b["cpu_ms_per_sample"] / c["cpu_ms_per_sample"], 2),
+    }
+    result = {
+        "what": "from 3 JPEG frames of 340x256 to 14 crops, one core, medians",
+        "samples": arguments.samples,
+        "rounds": arguments.rounds,
+        "figures": figures,
+        "ratios": ratios,
+        "targets": {"a_over_d_cpu": 20, "c_over_a_samples_per_second": 2.5},
+        "provenance": runs.provenance(Params(run=Run(device="cpu")), started),
+    }
+    files.write_json(arguments.output, result)
+    for name, figure in figures.items():
+        print(f"{name:24s} {figure['cpu_ms_per_sample']:8.2f} ms CPU {figure['samples_per_second']:8.1f} samples/s")
+    print(ratios)
+
+
+if __name__ == "__main__":
+    main()
