@@ -43,19 +43,22 @@ def summarise(table: pd.DataFrame, kind: str, *, seed: int = 0) -> pd.DataFrame:
         names, score = _scorer(rows, kind)
         clips = rows["clip"].nunique()
         value = score(np.ones((1, clips)))[0]
-        low = high = np.full(len(names), math.nan)
-        if clips > 1:
-            draws = generator(seed, "bootstrap").integers(clips, size=(SAMPLES, clips))
-            times = np.apply_along_axis(np.bincount, 1, draws, minlength=clips).astype(np.float64)  # (S, c)
-            edges = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-            sampled = score(times)  # (S, scores)
-            known = ~np.isnan(sampled).all(0)
-            low, high = low.copy(), high.copy()
-            low[known], high[known] = np.nanpercentile(sampled[:, known], edges, axis=0)
+        low, high = _interval(score, clips, seed)
         parts.append(
             pd.DataFrame({"encoder": encoder, "score": names, "value": value, "low": low, "high": high, "clips": clips})
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def _interval(score: Callable[[Array], Array], clips: int, seed: int) -> Array:
+    """Ends of the bootstrap interval of every score, (2, scores); NaN with one clip, or where a score is never known."""
+    if clips == 1:
+        return np.full((2, score(np.ones((1, 1))).shape[1]), math.nan)
+    draws = generator(seed, "bootstrap").integers(clips, size=(SAMPLES, clips))
+    times = np.apply_along_axis(np.bincount, 1, draws, minlength=clips).astype(np.float64)  # (S, c)
+    columns = [column[~np.isnan(column)] for column in score(times).T]
+    ends = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
+    return np.array([np.percentile(column, ends) if len(column) else [math.nan] * 2 for column in columns]).T
 
 
 def _scorer(rows: pd.DataFrame, kind: str) -> tuple[list[str], Callable[[Array], Array]]:

@@ -1,0 +1,99 @@
+"""Labels on and off the grid, by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tcore_lib import labelmaps
+
+
+def test_input_is_normalised_and_resized_linearly() -> None:
+    frame = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    frame[0, :, 1, 0] = 255  # the right column is red
+    same = labelmaps.to_input(frame, (2, 2))
+    assert same.shape == (1, 3, 2, 2)
+    assert same[0, 0, 0, 1].item() == pytest.approx((1 - 0.485) / 0.229)
+    assert same[0, 2, 0, 1].item() == pytest.approx((0 - 0.406) / 0.225)
+    # Four columns from two: centres at -0.25, 0.25, 0.75, 1.25 of the old ones, so 0, 1/4, 3/4, 1 of red.
+    wide = labelmaps.to_input(frame, (2, 4))[0, 0, 0] * 0.229 + 0.485
+    torch.testing.assert_close(wide, torch.tensor([0, 0.25, 0.75, 1.0]))
+
+
+def test_shrinking_takes_no_antialias() -> None:
+    stripes = torch.zeros(1, 4, 8, 3, dtype=torch.uint8)
+    stripes[:, :, 1::4] = 255
+    # Half of the columns: every new pixel is the mean of exactly two old ones; antialias would blend four.
+    small = labelmaps.to_input(stripes, (4, 4))[0, 0, 0] * 0.229 + 0.485
+    torch.testing.assert_close(small, torch.tensor([0.5, 0.0, 0.5, 0.0]))
+
+
+def test_nearest_takes_the_pixel_that_opencv_takes() -> None:
+    # floor(i * 5 / 3) = 0, 1, 3 and floor(i * 3 / 5) = 0, 0, 1, 1, 2
+    line = torch.arange(5, dtype=torch.uint8)[None]
+    assert labelmaps.resize_ids(line, (1, 3))[0].tolist() == [0, 1, 3]
+    assert labelmaps.resize_ids(line[:, :3], (1, 5))[0].tolist() == [0, 0, 1, 1, 2]
+
+
+def test_first_soft_map_is_a_share_of_each_id() -> None:
+    labels = np.zeros((4, 4), np.uint8)
+    labels[:, 1] = 3
+    soft, ids = labelmaps.first_soft_map(labels, (4, 4), (2, 2))
+    assert ids == [0, 3]
+    # A cell of 2 x 2 pixels: the left column's cells are half background, half object 3.
+    torch.testing.assert_close(soft[1], torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+    torch.testing.assert_close(soft.sum(0), torch.ones(2, 2))
+
+
+def test_ids_are_the_largest_channel_at_input_size() -> None:
+    soft = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # (1, C = 2, h = 1, w = 2)
+    # Linear to 4 columns: channel 1 is 0, 1/4, 3/4, 1.
+    assert labelmaps.to_ids(soft, [0, 7], (1, 4))[0, 0].tolist() == [0, 0, 7, 7]
+    soft = torch.tensor([[[[0.6, 0.3, 0.6]], [[0.4, 0.7, 0.4]]]])
+    assert labelmaps.to_ids(soft, [0, 7], (1, 6), "nearest")[0, 0].tolist() == [0, 0, 7, 7, 0, 0]
+    # A tie goes to the lowest id.
+    assert labelmaps.to_ids(torch.full((1, 2, 1, 1), 0.5), [0, 7], (1, 1)).item() == 0
+
+
+def test_a_joint_is_a_window_of_four_cells() -> None:
+    soft = labelmaps.joint_soft_map(np.array([[5.2, 4.9]]), (10, 12))
+    # First cell (int(3.7), int(3.4)) = (3, 3) as (column, row); the peak is the third: column 5, row 5.
+    assert soft.shape == (2, 10, 12)
+    assert soft[1, 5, 5] == 1
+    assert soft[1, 5, 6].item() == pytest.approx(math.exp(-2))  # one cell away
+    assert soft[1, 3, 3].item() == pytest.approx(math.exp(-2 * 8))  # two and two
+    rows, columns = soft[1].nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 6, 3, 6)
+    assert soft[0].sum() == 120 - 16  # background where no joint has any mass
+    assert soft[0, 4, 4] == 0
+
+
+def test_joints_at_and_beyond_the_border_are_cut() -> None:
+    joints = np.array([[9.9, 9.9], [-0.6, 5.0], [30.0, 5.0], [-8.0, -8.0]])
+    soft = labelmaps.joint_soft_map(joints, (10, 10))
+    assert soft[1, 8:, 8:].count_nonzero() == 4  # first cell (8, 8): two rows and columns are inside
+    assert soft[1].count_nonzero() == 4
+    # u = -0.6: the window begins at int(-2.1) = -2 and ends before int(1.9) = 1, so only its third column is left.
+    assert soft[2].nonzero()[:, 1].tolist() == [0] * 4
+    assert soft[2, 5, 0] == 1
+    assert soft[3].count_nonzero() == 0  # wholly outside
+    assert soft[4].count_nonzero() == 0
+
+
+def test_a_joint_is_the_weighted_mean_of_five_cells() -> None:
+    soft = torch.zeros(1, 2, 4, 5)
+    for (row, column), value in {(1, 1): 4, (1, 2): 2, (2, 1): 1, (3, 4): 1, (0, 1): 2, (0, 0): 0.5}.items():
+        soft[0, 1, row, column] = value
+    # The five largest: weights 4, 2, 1, 1, 2 of 10; the cell of 0.5 is left out.
+    x = (4 * 1 + 2 * 2 + 1 * 1 + 1 * 4 + 2 * 1) / 10
+    y = (4 * 1 + 2 * 1 + 1 * 2 + 1 * 3 + 2 * 0) / 10
+    torch.testing.assert_close(labelmaps.to_joints(soft)[0, 0], torch.tensor([x, y], dtype=torch.float64))
+
+
+def test_an_empty_joint_map_is_not_found() -> None:
+    soft = torch.zeros(2, 3, 2, 2)  # four cells, fewer than five
+    soft[:, 1] = 0.25
+    joints = labelmaps.to_joints(soft)
+    assert joints[:, 0].tolist() == [[0.5, 0.5]] * 2
+    assert joints[:, 1].isnan().all()
