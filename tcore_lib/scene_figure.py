@@ -97,7 +97,8 @@ class Wardrobe:
     ) -> Sprite:
         """Cut a garment or body part around its outlines."""
         points = np.concatenate(outlines)
-        (x0, y0), (x1, y1) = points.min(0) - 0.026, points.max(0) + 0.026
+        margin = max(0.026, 2.5 / self.resolution)
+        (x0, y0), (x1, y1) = points.min(0) - margin, points.max(0) + margin
         rows, columns = (max(6, round(size * self.resolution)) for size in (y1 - y0, x1 - x0))
         bounds = (x0, y0, x0 + columns / self.resolution, y0 + rows / self.resolution)
         return cut(self.fabric(name, rows, columns), outlines, bounds, bevel, length=length, rim=rim)

@@ -63,8 +63,8 @@ def outline(rng: Rng, shape: str) -> list[np.ndarray]:
         knot = np.array([[-0.03, 0.9], [0.03, 0.9], [0.12, 1.08], [-0.12, 1.08]])
         return [np.concatenate([np.stack([half, y], 1), np.stack([-half, y], 1)[::-1]]), knot]
     if shape == "car":
-        x = [-1.15, -1.1, -0.75, -0.5, 0.3, 0.65, 1.05, 1.18, 1.16, -1.14]
-        y = [0.1, -0.12, -0.18, -0.52, -0.55, -0.18, -0.1, 0.08, 0.36, 0.36]
+        x = np.array([-1.15, -1.1, -0.75, -0.5, 0.3, 0.65, 1.05, 1.18, 1.16, -1.14])
+        y = np.array([0.1, -0.12, -0.18, -0.52, -0.55, -0.18, -0.1, 0.08, 0.36, 0.36])
         return [_rounded(np.stack([x, y], 1))]
     raise ValueError(f"unknown shape {shape!r}")
 
@@ -93,7 +93,7 @@ def object_layers(
     """
     pixels = max(8.0, 1.2 * resolution * radius)
     shapes = outline(rng, shape)
-    margin = 0.28 if shape in ("fish", "leaf", "blob") else 0.16
+    margin = max(2.5 / pixels, 0.28 if shape in ("fish", "leaf", "blob") else 0.16)
     points = np.concatenate(shapes)
     x0, y0 = points.min(0) - margin
     x1, y1 = points.max(0) + margin
@@ -161,8 +161,9 @@ def _texture(
 
 def _piece(rng: Rng, tones: np.ndarray, polygon: np.ndarray, pixels: float, bevel: float) -> Sprite:
     """A patterned cut-out of one polygon."""
-    x0, y0 = polygon.min(0) - 0.1
-    x1, y1 = polygon.max(0) + 0.1
+    margin = max(0.1, 2.5 / pixels)
+    x0, y0 = polygon.min(0) - margin
+    x1, y1 = polygon.max(0) + margin
     texture = textures.pattern(rng, (max(6, round((y1 - y0) * pixels)), max(6, round((x1 - x0) * pixels))), tones)
     return cut(texture, [polygon], (x0, y0, x0 + texture.shape[1] / pixels, y0 + texture.shape[0] / pixels), bevel)
 

@@ -123,9 +123,9 @@ def crossing(
     if kind == "orbiting":
         around = 2 * np.pi * i / count + 0.9 * times
         near = 1 + 0.22 * np.sin(around)
-        ring = 0.3 * width + 0.08
+        ring = 0.3 * width + 0.08  # seen from the side: who comes round in front hides who is behind
         spin = (1 - 2 * (i % 2)) * 0.7 * tempo * times + phase
-        return path(ring * np.cos(around), 0.24 * np.sin(around), 1 + np.sin(around), beat, spin, (near, near))
+        return path(ring * np.cos(around), 0.13 * np.sin(around), 1 + np.sin(around), beat, spin, (near, near))
     if kind == "spinning":
         x = slot + 0.12 * (np.sin(0.5 * beat) - np.sin(0.5 * phase))
         y = rng.uniform(-0.24, 0.24) + 0.04 * np.sin(0.4 * beat)

@@ -18,6 +18,7 @@ from tcore_lib.scene_sprites import Camera, Layer, Sprite
 # Light falls from the upper left towards the picture; a unit vector (x right, y down, z to the viewer).
 LIGHT = np.array([-0.42, -0.58, 0.70], np.float32)
 CHUNK = 1 << 15  # pixels worked on at once
+SHORTEST = 0.02  # length of a limb that points at the viewer, in its units
 
 
 @dataclass
@@ -67,14 +68,14 @@ def draw(layer: Layer, camera: Camera) -> Drawn:
 
 def _windows(layer: Layer, axes: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """Upper left corners (N, 2) of the windows that hold a layer, and their common (w, h)."""
-    hull = np.broadcast_to(layer.sprite.hull, (len(centre), *layer.sprite.hull.shape))
+    outline = np.broadcast_to(layer.sprite.outline, (len(centre), *layer.sprite.outline.shape))
     if layer.shown is not None:
-        above = np.clip(hull[..., 1], 0, layer.sprite.length)
-        squeezed = hull[..., 1] + above * (layer.shown[:, None] / layer.sprite.length - 1)
-        hull = np.stack([hull[..., 0], squeezed], -1)
-    reach = np.einsum("nij,nkj->nki", axes, hull) + centre[:, None]
+        shown = np.maximum(layer.shown, SHORTEST)[:, None]
+        between = np.clip(outline[..., 1], 0, layer.sprite.length)
+        outline = np.stack([outline[..., 0], outline[..., 1] + between * (shown / layer.sprite.length - 1)], -1)
+    reach = np.einsum("nij,nkj->nki", axes, outline) + centre[:, None]
     spare = layer.sprite.margin + (abs(layer.wave[0]) if layer.wave is not None else 0)
-    pad = 1 + spare * np.linalg.norm(axes, axis=(1, 2))[:, None] / np.sqrt(2)
+    pad = 1 + spare * np.abs(axes).sum(2)
     corner = np.floor(reach.min(1) - pad).astype(int)
     w, h = np.ceil((reach.max(1) + pad - corner).max(0)).astype(int) + 1
     return corner, (int(w), int(h))
@@ -91,7 +92,7 @@ def _own_coordinates(
     x = entry[:, 0, 0] * px + entry[:, 0, 1] * py
     y = entry[:, 1, 0] * px + entry[:, 1, 1] * py
     if layer.shown is not None:
-        shown = np.maximum(layer.shown[part], 0.02).astype(np.float32)[:, None, None]
+        shown = np.maximum(layer.shown[part], SHORTEST).astype(np.float32)[:, None, None]
         y += np.clip(y, 0, shown) * (layer.sprite.length / shown - 1)
     if layer.wave is not None:
         amplitude, number, phase = layer.wave

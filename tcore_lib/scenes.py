@@ -178,7 +178,7 @@ class _Plan:
     resolution: float  # pixels per world unit
 
     def some_tones(self) -> np.ndarray:
-        """Three or four of the scene's colours, among them the darkest and the lightest. Things look alike on purpose."""
+        """Three or four of the scene's colours, the darkest and lightest among them: things look alike on purpose."""
         order = self.tones[np.argsort(self.tones.sum(1))]
         middle = order[1:5][self.rng.permutation(4)[: self.rng.integers(1, 3)]]
         return np.concatenate([order[-1:], middle, order[:1]])[self.rng.permutation(len(middle) + 2)]
