@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tcore_lib import runs
+from tcore_lib import runs, summary
 from tcore_lib.errors import InputError
 from tcore_lib.params import Params, project_root
 
@@ -126,3 +126,85 @@ def as_markdown(table: pd.DataFrame) -> str:
     shown = as_shown(table).astype(str).map(lambda text: text.replace("|", r"\|"))
     lines = ["| " + " | ".join(row) + " |" for row in [list(shown.columns), *shown.to_numpy().tolist()]]
     return "\n".join([lines[0], "|" + " --- |" * len(shown.columns), *lines[1:]])
+
+
+def scores_by_encoder(params: Params) -> pd.DataFrame:
+    """This run's scores in long form, for a figure.
+
+    Returns:
+        Columns `encoder`, `benchmark`, `measured`, `low`, `high` (percent; 95 % interval over clips), `clips`, `paper` (where
+        `checkpoint.paper_rows` links the encoder to a published row).
+    """
+    published = paper_rows().set_index("source")
+    rows = []
+    for stage, heading in BENCHMARKS.values():
+        record = runs.read_result(runs.run_folder(params), stage)
+        for encoder, score in (record["result"]["scores"] if record else {}).items():
+            linked = params.checkpoint.paper_rows.get(encoder)
+            paper = published.loc[linked, heading] if linked in published.index else None
+            measured = {"measured": score["value"], **{key: score.get(key) for key in ("low", "high", "clips")}}
+            rows.append({"encoder": encoder, "benchmark": heading, **measured, "paper": paper})
+    return pd.DataFrame(rows, columns=["encoder", "benchmark", "measured", "low", "high", "clips", "paper"])
+
+
+def provenance_rows(params: Params) -> pd.DataFrame:
+    """Where this run's figures come from: one row per finished stage."""
+    rows = []
+    for stage in runs.STAGES:
+        record = runs.read_result(runs.run_folder(params), stage)
+        if record is not None:
+            origin = record["provenance"]
+            commit = (origin["commit"] or "no git")[:10] + (" + changes" if origin["uncommitted_changes"] else "")
+            machine = origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
+            facts = {"minutes": origin["seconds"] / 60, "peak memory, GB": origin["peak_memory_gb"]}
+            rows.append({"stage": stage, "commit": commit, "machine": machine, **facts, "finished": origin["finished"]})
+    return pd.DataFrame(rows)
+
+
+def headline(scores: pd.DataFrame, kind: str) -> dict[str, dict[str, Any]]:
+    """A benchmark's one score per encoder, as the stages write it into their result.
+
+    Args:
+        scores: of `summary.summarise`.
+        kind: davis, jhmdb or vip.
+
+    Returns:
+        encoder -> `value`, `low`, `high` (percent, None where unknown) and `clips`.
+    """
+    chosen = scores[scores["score"] == summary.HEADLINE[kind]].set_index("encoder")
+    return {
+        str(encoder): {key: None if pd.isna(row[key]) else float(row[key]) for key in ("value", "low", "high")}
+        | {"clips": int(row["clips"])}
+        for encoder, row in chosen.iterrows()
+    }
+
+
+def per_clip(objects: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The benchmark's score of each clip alone, in percent: one row per clip, one column per encoder.
+
+    Args:
+        objects: of `evaluate.evaluate`.
+        kind: davis, jhmdb or vip.
+    """
+    columns = {
+        clip: {encoder: score["value"] for encoder, score in headline(summary.summarise(rows, kind), kind).items()}
+        for clip, rows in objects.groupby("clip", sort=False)
+    }
+    return pd.DataFrame(columns).T.astype(float).rename_axis("clip")
+
+
+def compared(params: Params, kind: str, scores: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Measured beside expected for one benchmark, in percent; nothing is expected of encoders without a published row
+    and of rendered clips."""
+    published = paper_rows().set_index("source")
+    heading = BENCHMARKS[kind][1]
+    real = getattr(params, kind).root != "synthetic"
+    rows = {}
+    for encoder, score in scores.items():
+        linked = params.checkpoint.paper_rows.get(encoder)
+        expected = float(published.loc[linked, heading]) if real and linked in published.index else None
+        difference = None if expected is None or score["value"] is None else score["value"] - expected
+        interval = "unknown" if score["low"] is None else f"{score['low']:.1f} to {score['high']:.1f}"
+        rows[encoder] = {"measured": score["value"], "95 % interval": interval, "expected": expected}
+        rows[encoder] |= {"difference": difference, "clips": score["clips"]}
+    return pd.DataFrame(rows).T.rename_axis("encoder")
