@@ -202,7 +202,8 @@ def load_encoder(
         source: one of
             a file: official T-CoRe (`{"teacher": {"backbone.*", ...}}`), a training checkpoint of this library, a bare
             state dict (official or timm names), as .pth, .pt, .bin or .safetensors;
-            a folder with `model.safetensors` and `config.json` (timm or transformers' Dinov2);
+            a folder with `model.safetensors` and `config.json` (timm, or transformers' Dinov2WithRegisters; its Dinov2
+            too, but that one resizes positions without antialias, we with it);
             `vits16_k400`, `vits16_inet`, `vitb16_k400`: the published encoders, fetched if they are not here;
             `timm:NAME` with timm's weights, `timm:NAME:random` without;
             `pixels`: no network, each patch's own normalised pixels.

@@ -18,11 +18,11 @@ from test_encoder import drawn_vit, images
 from torch import Tensor
 
 from tcore_lib import params, released
+from tcore_lib.contents import expected_parameters, inspect
 from tcore_lib.encoder import FeatureEncoder, load_encoder, official_state_dict
 from tcore_lib.errors import InputError
 from tcore_lib.export import FORMATS, export
 from tcore_lib.files import sha256
-from tcore_lib.inspection import expected_parameters, inspect
 from tcore_lib.weights import OURS, read_weights
 
 State = dict[str, Tensor]
