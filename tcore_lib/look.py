@@ -101,27 +101,19 @@ T = TypeVar("T")
 def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a function that returns a Figure inside `style()`.
 
-    The figure comes back closed for pyplot: a notebook cell shows it once, by ending with it or by `display(figure)`.
+    In a notebook the figure is shown when the cell is done (end the line with `;`, or the returned figure is shown
+    again); anywhere else it comes back closed for pyplot, so that nothing piles up.
     """
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with style():
             figure = draw(*args, **kwargs)
-        plt.close(figure)
+        if "inline" not in mpl.get_backend().lower():
+            plt.close(figure)
         return figure
 
     return wrapper
-
-
-def davis_palette(n: int = 256) -> np.ndarray:
-    """The palette of DAVIS and VOC annotation PNGs, uint8 (n, 3): bits 0, 1, 2 of an id are the highest of R, G, B."""
-    ids = np.arange(n)
-    palette = np.zeros((n, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= ((ids >> (3 * bit + channel)) & 1) << (7 - bit)
-    return palette.astype(np.uint8)
 
 
 def object_palette(n: int = 256) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, ConnectionPatch, Patch, Rectangle
@@ -210,6 +211,11 @@ def segmentation_strip(
         classes: names of the ids; those that occur are listed below.
     """
     rows = ({"ground truth": truth} if truth is not None else {}) | dict(predictions)
+    if len(frames) == 1:  # side by side is easier to compare than one above the other
+        first = [maps[0] for maps in rows.values()]
+        if classes is None:
+            return masks_overlay(list(frames) * len(rows), first, list(rows), palette=palette)
+        return parts(list(frames) * len(rows), first, list(rows), classes=classes, palette=palette)
     lines = [times is not None] + [False] * (len(rows) - 1)
     figure, axes = _rows(
         len(rows), len(frames), frames[0].shape, lines=lines, left=LABEL, bottom=2 * LEGEND if classes else 0.0
@@ -245,7 +251,7 @@ def parts(
     titles: Sequence[str] | None = None,
     *,
     classes: Sequence[str] = look.VIP_CLASSES,
-    palette: np.ndarray = look.VIP_PALETTE,
+    palette: np.ndarray | None = look.VIP_PALETTE,
 ) -> Figure:
     """Semantic parts over one frame or several, with a legend of the classes that occur (VIP by default)."""
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
@@ -258,7 +264,8 @@ def parts(
             _show(ax, painted, titles[j] if titles is not None else "")
         else:
             ax.remove()
-    _legend(figure, np.unique(np.concatenate([np.unique(label) for label in labels])), classes, palette)
+    present = np.unique(np.concatenate([np.unique(label) for label in labels]))
+    _legend(figure, present, classes, look.object_palette() if palette is None else palette)
     return figure
 
 
@@ -510,6 +517,44 @@ def top_k_links(
                                    linewidth=0.6 + 2.4 * share, alpha=0.25 + 0.65 * share)  # fmt: skip
             figure.add_artist(link)
     _outline_cell(left, query, grid, frame.shape)
+    return figure
+
+
+@look.figure_in_style
+def match_links(
+    frame: np.ndarray,
+    other: np.ndarray,
+    matches: pd.DataFrame,
+    grid: Sequence[int],
+    titles: Sequence[str] = ("first frame", "second frame"),
+    *,
+    other_grid: Sequence[int] | None = None,
+) -> Figure:
+    """Two frames side by side and lines between the patches that find each other.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        other: the second frame.
+        matches: a row per match: `row`, `column`, `to_row`, `to_column`, and `similarity`, written beside the patch.
+        grid: (h, w) of the first frame.
+        titles: of the two frames.
+        other_grid: (h, w) of the second frame; the same by default.
+    """
+    figure, axes = _rows(1, 2, frame.shape, lines=[True])
+    for ax, image, title in zip(axes[0], (frame, other), titles, strict=True):
+        _show(ax, image, title)
+    sizes = [np.array(image.shape[1::-1]) / g[1::-1] for image, g in ((frame, grid), (other, other_grid or grid))]
+    for i, match in enumerate(matches.itertuples()):
+        ends = [(match.row, match.column), (match.to_row, match.to_column)]
+        colour = look.CYCLE[i % (len(look.CYCLE) - 1)]
+        points = [tuple((np.array(cell[::-1]) + 0.5) * size - 0.5) for cell, size in zip(ends, sizes, strict=True)]
+        for ax, (x, y) in zip(axes[0], points, strict=True):
+            ax.plot(x, y, marker="o", markersize=6, color=colour, markeredgecolor="white", markeredgewidth=1)
+        link = ConnectionPatch(points[0], points[1], "data", "data", axesA=axes[0, 0], axesB=axes[0, 1], color=colour)
+        link.set_linewidth(1.4)
+        figure.add_artist(link)
+        axes[0, 0].annotate(f"{match.similarity:.2f}", points[0], xytext=(-6, 0), textcoords="offset points",
+                            fontsize=7, ha="right", va="center", color="white", path_effects=HALO, clip_on=True)  # fmt: skip
     return figure
 
 

@@ -1,7 +1,7 @@
 """Pictures of numbers: schedules, loss curves, histograms, bars and scores. Tables in, Figures out.
 
-Every function returns a matplotlib Figure about 10 inches wide; a notebook cell shows it by ending with it. Pictures of
-frames are in `pictures`, colours and the style in `look`.
+Every function returns a matplotlib Figure about 10 inches wide; a notebook shows it at the end of the cell
+(`plots.histogram(...);`). Pictures of frames are in `pictures`, colours and the style in `look`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -186,6 +186,7 @@ class LiveCurves:
         if len(log) == 0 or (time.monotonic() - self._last < self._every and not force):
             return
         self.figure = loss_curves(log, self._columns, title=self._title)
+        plt.close(self.figure)  # shown below, not once more at the end of the cell
         self._show(self.figure)
         self._last = time.monotonic()
 

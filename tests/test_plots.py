@@ -24,12 +24,6 @@ def clip(count: int = 3, size: tuple[int, int] = (48, 64)) -> list[np.ndarray]:
 # ---- colours and painting -------------------------------------------------------------------------------------------
 
 
-def test_davis_palette_is_the_one_of_the_annotation_files() -> None:
-    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 8: (64, 0, 0), 255: (224, 224, 192)}
-    palette = look.davis_palette()
-    assert {index: tuple(palette[index].tolist()) for index in known} == known
-
-
 @pytest.mark.parametrize(
     "vision",
     [
@@ -127,6 +121,25 @@ def test_links_state_each_frames_share_of_the_vote() -> None:
     figure = pictures.top_k_links(clip(1)[0], (1, 2), clip(2), positions, np.array([0.5, 0.2, 0.3]), (6, 8))
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[1:] == ["context 0: 70% of the vote, 2 patches", "context 1: 30% of the vote, 1 patches"]
+
+
+def test_matches_are_joined_from_patch_centre_to_patch_centre() -> None:
+    matches = pd.DataFrame({"row": [1], "column": [6], "to_row": [2], "to_column": [0], "similarity": [0.9]})
+    figure = pictures.match_links(*clip(2), matches, (6, 8))
+    ends = [ax.lines[0].get_xydata()[0].tolist() for ax in figure.axes]
+    assert ends == [[51.5, 11.5], [3.5, 19.5]]  # (6.5 * 8 - 0.5, 1.5 * 8 - 0.5), (0.5 * 8 - 0.5, 2.5 * 8 - 0.5)
+
+
+def test_one_frame_of_several_encoders_stands_side_by_side() -> None:
+    figure = pictures.segmentation_strip(F[:1], {"a": IDS[:1], "b": IDS[:1]}, IDS[:1], ["frame 3"])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["ground truth", "a", "b"]
+
+
+def test_in_a_notebook_the_figure_stays_open_for_the_end_of_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    figure = plots.histogram([1, 2, 3])
+    assert plt.get_fignums() == [figure.number]
+    plt.close(figure)
 
 
 def test_joints_that_were_not_found_are_not_drawn() -> None:
@@ -279,6 +292,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "pose": lambda: pictures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0), reach=[3, 4, 5]),
     "heatmap_on_frame": lambda: pictures.heatmap_on_frame(F[0], np.eye(6, 8), "map", unit="cosine", query=(1, 2)),
     "top_k_links": lambda: pictures.top_k_links(F[0], (1, 2), F, np.array([[2, 1, 1]]), np.array([1.0]), (6, 8)),
+    "one frame, classes": lambda: pictures.segmentation_strip(F[:1], {"a": IDS[:1]}, classes=["", "swan"]),
     "pca_rgb": lambda: pictures.pca_rgb(F, {"a": np.zeros((3, 6, 8, 3))}, ["1", "2", "3"]),
     "schedules": lambda: plots.schedules(
         pd.DataFrame({"epoch": [0, 1, 2], "lr": [0, 1e-3, 1e-6], "momentum": [0.9] * 3})
@@ -301,7 +315,7 @@ def test_every_figure_draws_in_both_themes_at_notebook_width(name: str, theme: s
         look.use("light")
     assert figure.get_figwidth() == 10
     assert figure.get_figheight() < 12
-    assert plt.get_fignums() == []  # a cell that ends with the figure shows it once
+    assert plt.get_fignums() == []  # nothing piles up
     assert figure.get_facecolor()[:3] == tuple(np.array(look.to_rgb8(look.THEMES[theme]["paper"])) / 255)
 
 
