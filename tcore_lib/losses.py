@@ -108,7 +108,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                     del slope, log_student
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
-        total = losses @ losses.new_tensor(coefficients)
+        total = (losses * losses.new_tensor(coefficients)).sum()  # no product that autocast would round
         ctx.mark_non_differentiable(losses, entropy)
         return total, losses, entropy
 

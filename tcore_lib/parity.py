@@ -95,7 +95,7 @@ def read_recording(steps_npz: str | Path) -> Recording:
     steps_npz = Path(steps_npz)
     beside = steps_npz.with_suffix(".json")
     try:
-        with np.load(steps_npz, allow_pickle=False) as archive:
+        with open(steps_npz, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
         raise InputError(f"{steps_npz} is not a readable .npz file ({error}); check the path.") from error
@@ -135,14 +135,16 @@ def _check_arrays(recording: Recording) -> None:
     for name, shape in expected.items():
         found = tuple(recording.tensor(name).shape)
         if found != shape:
-            raise InputError(f"{recording.origin}: {name} is {found}, but the json says {shape}; record the steps again.")
+            raise InputError(
+                f"{recording.origin}: {name} is {found}, but the json says {shape}; record the steps again."
+            )
     for kind in ("dino", "patch"):
         for name in (f"init/{kind}_center", *(f"step{k}/{kind}_center_used" for k in range(len(recording.steps)))):
             if recording.tensor(name).numel() != settings.head.prototypes:
                 raise InputError(f"{recording.origin}: {name} does not hold {settings.head.prototypes} values.")
 
 
-# ---- a recording whose weights were saved by reference ----------------------------------------------------------------
+# ---- a recording whose weights were saved by reference --------------------------------------------------------------
 
 
 def saved_by_reference(recording: Recording) -> bool:
@@ -214,7 +216,7 @@ def _multipliers(name: str, settings: params.Pretrain) -> optimisers.Multipliers
     return optimisers.multipliers(MODULES[prefix], rest, settings.optimiser, settings.encoder.shape[1])
 
 
-# ---- the comparison ---------------------------------------------------------------------------------------------------
+# ---- the comparison -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
