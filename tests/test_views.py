@@ -11,8 +11,10 @@ import torchvision.transforms.v2.functional as TF
 from scipy.stats import kstest
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torchvision.transforms import RandomResizedCrop
 
+import tcore_lib.views
 from tcore_lib import photometry, resample
 from tcore_lib.errors import InputError
 from tcore_lib.params import Views
@@ -381,6 +383,19 @@ def test_memory_order_of_the_frames_and_autocast_do_not_matter(batched: bool) ->
     for name, crops in plain.items():
         assert torch.equal(other[name], crops)
         assert other[name].is_contiguous()
+
+
+def test_on_a_gpu_everything_stays_there_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU, by shapes alone: reading a value back, a boolean mask or a forgotten host tensor would raise."""
+    for module in (tcore_lib.views, resample, photometry):
+        monkeypatch.setattr(module, "to_device", lambda array, device: torch.from_numpy(array.copy()).to(device))
+    views = draw_views(0, range(40), [(256, 340)] * 40, SETTINGS)
+    with FakeTensorMode():
+        frames = torch.empty(40, 3, 3, 256, 340, dtype=torch.uint8, device="cuda")
+        out = make_views(frames, views, SETTINGS, dtype=torch.bfloat16)
+        assert out["future"].shape == (80, 3, 224, 224)
+        assert out["local"].shape == (320, 3, 96, 96)
+        assert {(crops.device.type, crops.dtype) for crops in out.values()} == {("cuda", torch.bfloat16)}
 
 
 def test_no_local_crops() -> None:
