@@ -68,7 +68,9 @@ class Data(Section):
 
     source: str = Field("synthetic", description="`synthetic`, or a folder of videos, frame folders or images")
     layout: Literal["auto", "videos", "frames", "images"] = Field("auto", description="what `source` holds")
-    annotations: str | None = Field(None, description="official CSV (label, youtube_id, time_start, time_end, split)")
+    annotations: str | None = Field(
+        None, description="official CSV (label, youtube_id, time_start, time_end, split), or a released entries-*.npy"
+    )
     root: str = Field("data/run", description="folder the prepared frames, index and synthetic benchmarks are written to")
     split: str = Field("train", pattern=r"^[A-Za-z0-9_-]+$", description="folder under `frames/`")
     direct: Bool = Field(False, description="train straight from the video files; only the index is written")
@@ -129,6 +131,8 @@ class Views(Section):
         _ordered("blur_sigma", self.blur_sigma, 1e-6, 100.0)
         if self.blur_kernel % 2 == 0:
             raise ValueError("blur_kernel must be odd")
+        if self.blur_kernel // 2 >= min(self.global_size, self.local_size):
+            raise ValueError("blur_kernel must be below twice local_size: the blur mirrors a crop at its border")
         return self
 
 
