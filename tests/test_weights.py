@@ -9,15 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_encoder import drawn_vit, images
 from torch import Tensor
 
-from tcore_lib import params, released
+from tcore_lib import checkpoints, params, released, tcore
 from tcore_lib.contents import expected_parameters, inspect
 from tcore_lib.encoder import FeatureEncoder, load_encoder, official_state_dict
 from tcore_lib.errors import InputError
@@ -26,6 +28,7 @@ from tcore_lib.files import sha256
 from tcore_lib.weights import OURS, read_weights
 
 State = dict[str, Tensor]
+README = Path(__file__).parents[1] / "README.md"
 NARROW = params.Encoder(arch="custom", width=64, depth=2, heads=1)  # one head of 64: what a width alone tells
 
 
@@ -106,6 +109,23 @@ def test_teacher_and_student_of_a_training_checkpoint(tmp_path: Path) -> None:
     assert (about["step"], about["run"], about["scores"]) == (300, "r1", {"davis": 0.6})
     assert about["params_sha256"] == whole.digest()
     assert load_encoder(target).network.heads == 4
+
+
+def test_what_pretraining_saves(tmp_path: Path) -> None:
+    """The real model through the real writer: the layout cannot drift apart from what is read here."""
+    encoder = NARROW.model_copy(update={"heads": 4})
+    section = params.Pretrain(encoder=encoder, head=params.Head(prototypes=32, hidden=16, bottleneck=8))
+    model = tcore.TCoRe(section, seed=0)
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(1.0)
+    whole = params.Params(pretrain=section).model_dump(mode="json")
+    path = checkpoints.save(tmp_path, 7, {**tcore.official_weights(model), "params": whole})
+    for role, networks in (("teacher", model.teacher), ("student", model.student)):
+        found = load_encoder(path, which=role)
+        assert same(found, official_state_dict(networks["encoder"]))
+        assert found.network.heads == 4
+    assert (inspect(path).encoder["difference"] == 0).all()
 
 
 def test_a_missing_role_is_named(tmp_path: Path) -> None:
@@ -578,6 +598,26 @@ def test_what_has_no_weights_of_ours_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written as JSON"):
         export(FeatureEncoder(drawn_vit(), "x"), tmp_path / "a.safetensors", metadata={"score": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recipe_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """README's ten lines that take an encoder into plain timm and torch, run as they stand."""
+    if not README.is_file():
+        pytest.skip(f"{README} is not written yet")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    recipe = next(block for block in blocks if "local-dir:tcore_encoder" in block)
+    assert "tcore_lib" not in recipe
+    assert len(recipe.splitlines()) <= 12
+    encoder = FeatureEncoder(drawn_vit(NARROW), "x")
+    export(encoder, tmp_path / "tcore_encoder", "timm")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 854, 3), dtype=np.uint8)).save(
+        tmp_path / "image.jpg"
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(recipe, names)
+    assert names["features"].shape == (1, 64, 30, 55)
+    assert (names["features"].permute(0, 2, 3, 1) - encoder(names["image"][None])).abs().max() < 1e-5
 
 
 # ------------------------------------------------------------------------------------------------ inspected
