@@ -19,6 +19,7 @@ from tcore_lib.released_index import read_released
 UNLABELLED = "unlabelled"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _LARGEST_MEMBER = 2 << 30  # bytes; a member is held in memory while it is decoded
+_REPLACEMENT = "replacement"  # beside the splits of CVDF's Kinetics: whole files for those that are corrupted there
 _SPLITS = {"validate": "val", "validation": "val", "valid": "val"}
 Layout = Literal["videos", "frames", "images"]
 
@@ -77,10 +78,12 @@ class Source:
         takes its members in turn.
         """
         i, n = shard
+        loose = {item.target for item in self.items}  # a loose file stands for the member of the same name
         yield from (item for item in itertools.islice(self.items, i, None, n) if not skip(item.target))
         by_archive = len(self.archives) >= n
         for archive in self.archives[i::n] if by_archive else self.archives:
-            for position, item in enumerate(_members(archive, self.annotations, skip)):
+            members = _members(archive, self.annotations, lambda target: target in loose or skip(target))
+            for position, item in enumerate(members):
                 if item is not None and (by_archive or position % n == i):
                     yield item
 
@@ -149,6 +152,10 @@ def find(settings: params.Data, source: Path | None = None) -> Source:
     Raises:
         InputError: nothing usable is there.
     """
+    if settings.source == "synthetic" and source is None:
+        raise InputError(
+            "data.source is synthetic: these videos are drawn by notebook 00, which then says where they lie."
+        )
     root = Path(source) if source is not None else params.resolve(settings.source)
     if not root.is_dir():
         raise InputError(f"data.source = {root} is not a folder; give a folder of videos, frame folders or images.")
@@ -167,7 +174,7 @@ def _split_root(root: Path, split: str) -> Path:
     """Step into frames/train (the released layout) or into train beside val (but not beside other classes)."""
     if (root / "frames" / split).is_dir():
         return root / "frames" / split
-    splits = {"train", "val", "test", split, *_SPLITS}
+    splits = {"train", "val", "test", split, *_SPLITS, _REPLACEMENT, "annotations"}
     return root / split if (root / split).is_dir() and splits.issuperset(_folders(root)) else root
 
 
@@ -188,13 +195,17 @@ def _suffix(name: str) -> str:
 
 
 def _guess(root: Path) -> Layout:
-    for folder, name in itertools.islice(_walk(root), 200_000):
+    """Videos, where any file is one (there may be thumbnails beside them); else frame folders or images."""
+    first: Layout | None = None
+    for folder, name in itertools.islice(_walk(root), 20_000):
         if _suffix(name) in decode.VIDEO_SUFFIXES or name.lower().endswith(_ARCHIVES):
             return "videos"
-        if _suffix(name) in decode.IMAGE_SUFFIXES:
-            deep = folder.count(os.sep) >= 1  # <class>/<video>/<frame>
-            return "frames" if deep or os.path.splitext(name)[0].isdecimal() else "images"
-    raise InputError(f"{root} holds no videos, frame folders or images; check data.source.")
+        if first is None and _suffix(name) in decode.IMAGE_SUFFIXES:
+            deep = os.sep in folder  # <class>/<video>/<frame>
+            first = "frames" if deep or os.path.splitext(name)[0].isdecimal() else "images"
+    if first is None:
+        raise InputError(f"{root} holds no videos, frame folders or images; check data.source.")
+    return first
 
 
 def _split_folder(folder: str) -> tuple[str, str]:
@@ -206,12 +217,13 @@ def _split_folder(folder: str) -> tuple[str, str]:
 def _videos(root: Path, annotations: Annotations | None) -> Source:
     found = Source(root, "videos", [], annotations=annotations)
     taken: set[str] = set()
+    better = _replacements(root)
     for folder, name in _walk(root):
-        path = root / folder / name
         if name.lower().endswith(_ARCHIVES):
-            found.archives.append(path)
+            found.archives.append(root / folder / name)
         if _suffix(name) not in decode.VIDEO_SUFFIXES:
             continue
+        path = better.pop(name, root / folder / name)
         class_name, prefix = _split_folder(folder)
         stem = os.path.splitext(name)[0]
         if annotations is not None:
@@ -229,7 +241,18 @@ def _videos(root: Path, annotations: Annotations | None) -> Source:
             )
         taken.add(item.target)
         found.items.append(item)
+    if annotations is not None:  # of the rest, those of this split: their corrupted versions are inside archives
+        rest = [(annotations.label(path.stem), path) for _, path in sorted(better.items())]
+        found.items += [Item(label, path.stem, path) for label, path in rest if label is not None]
     return found
+
+
+def _replacements(root: Path) -> dict[str, Path]:
+    """File name -> the file in the folder `replacement` beside `root`."""
+    folder = root.parent / _REPLACEMENT
+    if root.name == _REPLACEMENT or not folder.is_dir():
+        return {}
+    return {name: folder / inner / name for inner, name in _walk(folder) if _suffix(name) in decode.VIDEO_SUFFIXES}
 
 
 def _frames(root: Path, annotations: Annotations | None) -> Source:

@@ -1,6 +1,7 @@
 """Preparation: from what lies on disk to frames and index; resumable, sharded, and stopped by no file."""
 
 import csv
+import io
 import os
 import pickle
 import shutil
@@ -262,6 +263,8 @@ def test_a_torn_journal_line_costs_one_video(tmp_path: Path, here: list[str]) ->
 def test_nothing_usable_is_said_at_once(tmp_path: Path, here: list[str]) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         prepare(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match=r"data\.source is synthetic"):
+        videos.prepare(Data(root=str(tmp_path / "out")), progress=False)
     (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match="holds no videos, frame folders or images"):
         prepare(tmp_path / "in", tmp_path / "out")
@@ -354,11 +357,31 @@ def test_archives_are_read_without_unpacking(tmp_path: Path, here: list[str]) ->
         prepare(tmp_path / "k400", tmp_path / "out3", annotations=str(annotations), direct=True)
 
 
+def test_replacements_of_corrupted_files_are_taken(tmp_path: Path, here: list[str]) -> None:
+    """CVDF ships whole versions of corrupted clips in k400/replacement, of all splits together."""
+    k400 = tmp_path / "k400"
+    names = [f"id_{k:08d}_000000_000010.mp4" for k in range(4)]
+    annotations = official_csv(tmp_path / "train.csv", [("run", name[:11], 0, 10, "train") for name in names[:3]])
+    write_video(k400 / "train" / names[0], frames=8)
+    (k400 / "train" / names[1]).write_bytes(b"corrupted")
+    with tarfile.open(k400 / "train/part_0.tar", "w") as tar:
+        member = tarfile.TarInfo(names[2])
+        member.size = 9
+        tar.addfile(member, io.BytesIO(b"corrupted"))
+    for name in names[1:]:  # the last one is of another split
+        write_video(k400 / "replacement/replacement_for_corrupted_k400" / name, frames=12)
+    report = prepare(k400, tmp_path / "out", annotations=str(annotations))
+    assert (report.videos, report.bad) == (3, 0)
+    index = FrameIndex.load(report.index)
+    assert [codes(index, i)[-1] for i in range(3)] == [7, 11, 11]
+
+
 def test_names_that_meet(tmp_path: Path, here: list[str]) -> None:
     source = tmp_path / "in"
     write_video(source / "train/a.mp4", frames=8)  # a class called train, as the other class shows
     write_video(source / "train/a.avi", frames=8)
     write_video(source / "bus/a.mp4", frames=8)
+    (source / "bus/a.jpg").touch()  # a thumbnail makes it no folder of images
     index = FrameIndex.load(prepare(source, tmp_path / "out").index)
     assert index.paths.tolist() == ["bus/a", "train/a", "train/a.mp4"]
 
