@@ -4,32 +4,16 @@
 // P = h w patches, d kept dimensions. A patch's index is frame * P + row * w + column.
 
 const DOTS = 12; // most matches that are marked in one frame
-const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-
-function element(tag, properties = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name in node && !name.includes("-")) node[name] = value;
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 // ---- the payload ----------------------------------------------------------------------------------------------------
-
-const asBytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
 function readPayload(model) {
   const meta = model.get("_meta");
   const [h, w] = meta.grid;
   const data = { ...meta, h, w, P: h * w, N: meta.frames.lengths.length };
-  const files = asBytes(model.get("_frames"));
-  let start = 0;
-  data.files = meta.frames.lengths.map((length) => files.slice(start, (start += length)));
+  data.files = splitBytes(asBytes(model.get("_frames")), meta.frames.lengths);
   const codes = asBytes(model.get("_features"));
-  start = 0;
+  let start = 0;
   data.encoders = meta.encoders.map((encoder) => {
     const length = data.N * data.P * encoder.dims;
     const own = new Int8Array(codes.slice(start, (start += length)).buffer);
@@ -144,7 +128,7 @@ function markMatch(canvas, data, patch, radius, filled) {
 
 function render({ model, el }) {
   const data = readPayload(model);
-  const state = { head: 0, common: false, opacity: 0.85, playing: null, images: null, maps: [], scaled: new Map() };
+  const state = { head: 0, common: false, opacity: 0.85, images: null, maps: [], scaled: new Map() };
   const pick = () => model.get("pick");
   const cleanups = [];
   const watch = (name, run) => {
@@ -277,10 +261,8 @@ function render({ model, el }) {
   const status = element("div", { className: "tcx-status", role: "status", "aria-live": "polite" });
   const scale = element("div", { className: "tcx-scale" });
   const note = element("div", { className: "tcx-note", textContent: data.note });
-  const root = element("div", { className: "tcx", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": "Correspondence explorer" });
+  const root = frameOfWidget(el, "Correspondence explorer");
   root.append(controls, panes, element("div", { className: "tcx-time" }), strip, element("div", { className: "tcx-foot" }, scale, status), note);
-  root.addEventListener("keydown", (event) => event.stopPropagation()); // the notebook's own shortcuts stay out
-  el.replaceChildren(root);
 
   function cellAt(canvas, event) {
     const box = canvas.getBoundingClientRect();
@@ -390,20 +372,7 @@ function render({ model, el }) {
     switches.append(node);
   }
 
-  const time = root.querySelector(".tcx-time");
-  const play = element("button", { type: "button", className: "tcx-play", onclick: () => (state.playing ? stop() : start()) });
-  const clock = element("input", { type: "range", min: 0, max: data.N - 1, step: 1, "aria-label": "time: frame compared with the query", oninput: () => set("frame", Number(clock.value)) });
-  const clockText = element("output");
-  time.append(play, clock, clockText);
-  const stop = () => {
-    clearInterval(state.playing);
-    state.playing = null;
-    schedule();
-  };
-  const start = () => {
-    state.playing = setInterval(() => set("frame", (model.get("frame") + 1) % data.N), 350);
-    schedule();
-  };
+  const clock = timeline(root.querySelector(".tcx-time"), data.names, "time: frame compared with the query", () => model.get("frame"), (frame) => set("frame", frame));
 
   function describe() {
     const { frame, row, column } = pick();
@@ -472,9 +441,7 @@ function render({ model, el }) {
       });
     }
     updates.forEach((update) => update());
-    [clock.value, clockText.textContent] = [target, data.names[target]];
-    play.textContent = state.playing ? "❚❚" : "▶";
-    play.setAttribute("aria-label", state.playing ? "pause" : "play through the frames");
+    clock.update();
     for (const node of controls.querySelectorAll("[data-modes]")) node.hidden = !node.dataset.modes.split(" ").includes(mode);
     drawScale();
     const text = describe();
@@ -504,7 +471,7 @@ function render({ model, el }) {
     schedule();
   });
   return () => {
-    clearInterval(state.playing);
+    clock.stop();
     clearTimeout(saving);
     cancelAnimationFrame(state.pending);
     resized.disconnect();
