@@ -96,8 +96,9 @@ def _from_hugging_face(state: State) -> State:
                 name = re.sub(pattern, replacement, name)
             found[name] = value
         elif part[2] == "query":
-            three = [state.get(name.replace(".query.", f".{kind}.")) for kind in ("query", "key", "value")]
-            if all(tensor is not None and tensor.shape == value.shape for tensor in three):
+            names = [name.replace(".query.", f".{kind}.") for kind in ("query", "key", "value")]
+            three = [state[each] for each in names if each in state and state[each].shape == value.shape]
+            if len(three) == 3:
                 found[f"blocks.{part[1]}.attn.qkv.{part[3]}"] = torch.cat(three)
     return found
 

@@ -111,7 +111,7 @@ class ViT(nn.Module):
         if masks is not None:
             x = torch.where(masks[:, :, None], self.mask_token.to(x.dtype), x)
         position = resample_abs_pos_embed(vit.pos_embed, grid, vit.patch_embed.grid_size, num_prefix_tokens=0)
-        cls_pos = self.cls_pos
+        cls_pos: Tensor = self.cls_pos
         if cls_pos.dtype == torch.float64 and grid != tuple(vit.patch_embed.grid_size):
             cls_pos = cls_pos.float().double()  # the original rounds all positions to float32 to resize them
         prefix = [vit.cls_token + cls_pos]
