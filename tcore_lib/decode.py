@@ -31,6 +31,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 _TIMED = frozenset({"mov", "mp4", "matroska", "webm"})  # FFmpeg's names of the containers that store presentation times
 _EXACT = frozenset({"mov", "mp4"})  # ... and of those whose header counts the frames exactly
 
+_MOST_PIXELS = 100_000_000  # of a frame; a small file can claim any number and fill the memory
+
 
 class BadFile(InputError):
     """A file that cannot be used. The message is the reason alone, fit for a line of bad_files.csv."""
@@ -106,7 +108,7 @@ def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarra
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > 100_000_000:
+            if image.width * image.height > _MOST_PIXELS:
                 raise BadFile(f"{image.width}x{image.height} pixels, which no training image has")
             if image.mode == "P" and "transparency" in image.info:
                 return reduce_short_side(np.asarray(image.convert("RGBA").convert("RGB")), short_side)
@@ -157,7 +159,10 @@ def open_video(source: Path | bytes) -> Iterator[tuple[Any, "VideoStream"]]:
             raise BadFile("audio only" if container.streams.audio else "no video stream")
         if streams[0].codec_context is None:
             raise BadFile("unknown video codec")
-        streams[0].codec_context.thread_count = 1  # one process per core does better than threads
+        context = streams[0].codec_context
+        if context.width * context.height > _MOST_PIXELS:
+            raise BadFile(f"{context.width}x{context.height} pixels, which no training video has")
+        context.thread_count = 1  # one process per core does better than threads
         yield container, streams[0]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from tcore_lib import decode, extract, params, workpool
+from tcore_lib import decode, extract, params, randomness, workpool
 from tcore_lib.errors import InputError
 from tcore_lib.index import FrameIndex
 from tcore_lib.sources import Item, find
@@ -141,7 +141,7 @@ def estimate(
 
 
 def _sample(items: list[Item], count: int, seed: int) -> list[Item]:
-    chosen = np.random.default_rng(seed).permutation(len(items))[:count]
+    chosen = randomness.generator(seed, "order").permutation(len(items))[:count]
     return [items[k] for k in sorted(chosen)]
 
 

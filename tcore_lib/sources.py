@@ -20,7 +20,7 @@ UNLABELLED = "unlabelled"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _LARGEST_MEMBER = 2 << 30  # bytes; a member is held in memory while it is decoded
 _REPLACEMENT = "replacement"  # beside the splits of CVDF's Kinetics: whole files for those that are corrupted there
-_SPLITS = {"validate": "val", "validation": "val", "valid": "val"}
+_SPLITS = {"train": "train", "val": "val", "test": "test", "validate": "val", "validation": "val", "valid": "val"}
 Layout = Literal["videos", "frames", "images"]
 
 
@@ -174,7 +174,7 @@ def _split_root(root: Path, split: str) -> Path:
     """Step into frames/train (the released layout) or into train beside val (but not beside other classes)."""
     if (root / "frames" / split).is_dir():
         return root / "frames" / split
-    splits = {"train", "val", "test", split, *_SPLITS, _REPLACEMENT, "annotations"}
+    splits = {split, *_SPLITS, _REPLACEMENT, "annotations"}
     return root / split if (root / split).is_dir() and splits.issuperset(_folders(root)) else root
 
 
@@ -190,6 +190,10 @@ def _walk(root: Path) -> Iterator[tuple[str, str]]:
                 yield "" if relative == "." else relative, name
 
 
+def _is_video(name: str) -> bool:
+    return _suffix(name) in decode.VIDEO_SUFFIXES and not name.startswith(".")
+
+
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
@@ -198,7 +202,7 @@ def _guess(root: Path) -> Layout:
     """Videos, where any file is one (there may be thumbnails beside them); else frame folders or images."""
     first: Layout | None = None
     for folder, name in itertools.islice(_walk(root), 20_000):
-        if _suffix(name) in decode.VIDEO_SUFFIXES or name.lower().endswith(_ARCHIVES):
+        if _is_video(name) or name.lower().endswith(_ARCHIVES):
             return "videos"
         if first is None and _suffix(name) in decode.IMAGE_SUFFIXES:
             deep = os.sep in folder  # <class>/<video>/<frame>
@@ -221,7 +225,7 @@ def _videos(root: Path, annotations: Annotations | None) -> Source:
     for folder, name in _walk(root):
         if name.lower().endswith(_ARCHIVES):
             found.archives.append(root / folder / name)
-        if _suffix(name) not in decode.VIDEO_SUFFIXES:
+        if not _is_video(name):
             continue
         path = better.pop(name, root / folder / name)
         class_name, prefix = _split_folder(folder)
@@ -252,7 +256,7 @@ def _replacements(root: Path) -> dict[str, Path]:
     folder = root.parent / _REPLACEMENT
     if root.name == _REPLACEMENT or not folder.is_dir():
         return {}
-    return {name: folder / inner / name for inner, name in _walk(folder) if _suffix(name) in decode.VIDEO_SUFFIXES}
+    return {name: folder / inner / name for inner, name in _walk(folder) if _is_video(name)}
 
 
 def _frames(root: Path, annotations: Annotations | None) -> Source:
@@ -292,11 +296,12 @@ def _members(archive: Path, annotations: Annotations | None, skip: Callable[[str
     try:
         with tarfile.open(archive, "r|*") as tar:
             for member in tar:
-                if not member.isfile() or _suffix(member.name) not in decode.VIDEO_SUFFIXES:
-                    continue
                 parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+                if not member.isfile() or not _is_video(parts[-1]):
+                    continue
                 stem = os.path.splitext(parts[-1])[0]
-                label = annotations.label(stem) if annotations else (parts[-2] if len(parts) > 1 else UNLABELLED)
+                folder = "" if len(parts) == 1 or parts[-2] in _SPLITS else parts[-2]
+                label = annotations.label(stem) if annotations else class_folder(folder)
                 item = Item(label or "", stem, archive, member.name)
                 if label is None or skip(item.target):
                     yield None

@@ -185,7 +185,7 @@ class _Job:
         if not self.frames.is_dir():
             return set()
         classes = [entry.name for entry in os.scandir(self.frames) if entry.is_dir()]
-        return {f"{name}/{entry.name}" for name in classes for entry in os.scandir(self.frames / name)}
+        return {f"{c}/{e.name}" for c in classes for e in os.scandir(self.frames / c) if e.is_dir()}
 
     def _refuse_foreign(self, entries: dict[str, dict[str, Any]], present: set[str] | None) -> None:
         foreign = sorted((present or set()) - {target for target, entry in entries.items() if "row" in entry})

@@ -45,11 +45,13 @@ class _Worker:
         theirs.close()
         self.task: Any = None
         self.ready = False
+        self.last_try = False
         self.since = 0.0
 
-    def give(self, task: Any) -> None:
-        self.task, self.since = task, time.monotonic()
-        self.connection.send(task)
+    def give(self, task: Any, last_try: bool = False) -> None:
+        self.task, self.since, self.last_try = task, time.monotonic(), last_try
+        with suppress(OSError):  # it died while idle; the missing answer will tell
+            self.connection.send(task)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -82,7 +84,7 @@ def _serve(function: Callable[[Any], Any], connection: Connection) -> None:
 def run(
     function: Callable[[Any], Any], tasks: Iterable[Any], workers: int, limit_s: float = 3600.0
 ) -> Generator[tuple[Any, Any], None, None]:
-    """Yield (task, result or `Failed`) in the order in which tasks end.
+    """Yield (task, result or `Failed`) in the order in which tasks end. A task whose process dies gets a second try.
 
     One task per worker is under way, one more is read ahead: memory is bounded however many tasks there are. Closing
         the
@@ -96,18 +98,23 @@ def run(
     """
     remaining = iter(tasks)
     crew: list[_Worker] = []
+    again: list[Any] = []  # tasks whose process died; the second time it is their fault
     try:
         upcoming = next(remaining, None)
-        while upcoming is not None or any(worker.task is not None for worker in crew):
-            if upcoming is not None:
+        while again or upcoming is not None or any(worker.task is not None for worker in crew):
+            idle = None
+            if again or upcoming is not None:
                 idle = next((worker for worker in crew if worker.task is None), None)
                 if idle is None and len(crew) < workers:
                     idle = _Worker(function)
                     crew.append(idle)
-                if idle is not None:
+            if idle is not None:
+                if again:
+                    idle.give(again.pop(), last_try=True)
+                else:
                     idle.give(upcoming)
                     upcoming = next(remaining, None)
-                    continue
+                continue
             busy = [worker for worker in crew if worker.task is not None]
             wait([worker.connection for worker in busy], timeout=1.0)
             for worker in busy:
@@ -118,6 +125,9 @@ def run(
                 if isinstance(outcome, Failed) and outcome.kind in ("died", "hung"):
                     crew.remove(worker)
                     worker.stop()
+                    if outcome.kind == "died" and not worker.last_try:
+                        again.append(task)
+                        continue
                 yield task, outcome
     finally:
         for worker in crew:
@@ -136,6 +146,9 @@ def _outcome(worker: _Worker, limit_s: float) -> Any:
         worker.process.join(5)
         code = worker.process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        if not worker.ready:
+            why = f"Worker processes cannot start ({how}); a script has to guard its start by __name__."
+            raise RuntimeError(why) from None
         return Failed(f"the decoding process died ({how})", "died")
     if worker.ready and time.monotonic() - worker.since > limit_s:
         return Failed(f"took longer than {limit_s:.0f} seconds", "hung")
