@@ -208,9 +208,6 @@ def _evaluate(
                     for name, encoder in encoders.items()
                     if (name, clip.name) not in rows
                 }
-                # Scoring of the clip before goes on while this one is computed; of older ones it is over.
-                while len(closing) > len(encoders):
-                    close()
             pixels = torch.from_numpy(frames).to(device)
             images: dict[tuple[int, int], Tensor] = {}
             for run in active.values():
@@ -218,6 +215,8 @@ def _evaluate(
                     images[run.size] = labelmaps.to_input(pixels, run.size)
                 run.feed(images[run.size])
             bar.update(len(frames))
+            while closing:  # the clip before was scored while the first frames of this one were computed
+                close()
             if first + len(frames) == len(clip):
                 closing.extend((name, clip, run) for name, run in active.items())
                 active = {}

@@ -50,6 +50,13 @@ def propagator_settings(settings: Benchmark) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in (*names, *variants)}
 
 
+def _resized(labels: NDArray[np.uint8], size: tuple[int, ...], davis: bool) -> NDArray[np.uint8]:
+    """Nearest resize of an id map to (H, W), as the benchmark's released code does it."""
+    if not davis:
+        return scoring.resize_part_ids(labels, (size[0], size[1]))
+    return labelmaps.resize_ids(torch.from_numpy(labels), (size[0], size[1])).numpy()
+
+
 class MaskScorer:
     """DAVIS and VIP: soft maps to id maps, scored (and written) by threads."""
 
@@ -60,6 +67,8 @@ class MaskScorer:
         self.objects = scoring.number_of_objects(first)
         if clip.kind == "davis" and self.objects == 0:
             raise InputError(f"{clip.annotations[0]} shows no object; a DAVIS clip needs one in its first frame.")
+        if clip.kind == "vip" and first.max() >= len(clipfiles.PARTS):
+            raise InputError(f"{clip.annotations[0]} has the id {first.max()}; VIP's classes are 0 ... 19.")
 
     def soft_map(self, grid: tuple[int, int]) -> Tensor:
         """Labels of the first frame on the grid, (C, h, w)."""
@@ -72,27 +81,21 @@ class MaskScorer:
 
     def score(self, frame: int, prediction: NDArray[np.uint8]) -> NDArray[Any] | None:
         """J and F, or the confusion matrix, of one frame; None where it does not count. Runs in a thread."""
-        path = self.clip.annotations[frame]
-        davis = self.clip.kind == "davis"
+        path, davis = self.clip.annotations[frame], self.clip.kind == "davis"
         counts = path is not None and not (davis and frame in (0, len(self.clip) - 1))
         if not counts and self.folder is None:
             return None
-        truth = clipfiles.read_ids(path) if path is not None else None
-        native = truth.shape if truth is not None else self.clip.size
-        result = None
-        if davis and isinstance(self.settings, Davis) and self.settings.score_size == "input":
-            small = labelmaps.resize_ids(torch.from_numpy(truth), self.size).numpy()
-            result = scoring.davis_frame(prediction, small, self.objects) if counts else None
-            counts = False
-        if davis:
-            prediction = labelmaps.resize_ids(torch.from_numpy(prediction), native).numpy()
-        else:
-            prediction = scoring.resize_part_ids(prediction, native)
+        truth = None if path is None else clipfiles.read_ids(path)
+        native = _resized(prediction, self.clip.size if truth is None else truth.shape, davis)
         if self.folder is not None:
-            clipfiles.write_ids(clipfiles.prediction_path(self.folder, self.clip, frame), prediction)
-        if counts and davis:
-            return scoring.davis_frame(prediction, truth, self.objects)
-        return scoring.vip_frame(prediction, truth) if counts else result
+            clipfiles.write_ids(clipfiles.prediction_path(self.folder, self.clip, frame), native)
+        if not counts or truth is None:
+            return None
+        if not davis:
+            return scoring.vip_frame(native, truth)
+        if isinstance(self.settings, Davis) and self.settings.score_size == "input":
+            return scoring.davis_frame(prediction, _resized(truth, self.size, davis), self.objects)
+        return scoring.davis_frame(native, truth, self.objects)
 
     def rows(self, results: Sequence[NDArray[Any] | None]) -> list[dict[str, Any]]:
         """Rows of the table."""

@@ -51,7 +51,7 @@ def summarise(table: pd.DataFrame, kind: str, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _interval(score: Callable[[Array], Array], clips: int, seed: int) -> Array:
-    """Ends of the bootstrap interval of every score, (2, scores); NaN with one clip, or where a score is never known."""
+    """Ends of the bootstrap interval of every score, (2, scores); NaN with one clip or a score that is never known."""
     if clips == 1:
         return np.full((2, score(np.ones((1, 1))).shape[1]), math.nan)
     draws = generator(seed, "bootstrap").integers(clips, size=(SAMPLES, clips))
