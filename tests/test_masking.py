@@ -44,6 +44,14 @@ def test_half_of_the_crops_are_masked_in_strata() -> None:
     assert short.max() <= 8
 
 
+def test_crops_draw_their_counts_independently_inside_their_strata() -> None:
+    """Two strata over 300 steps: 0.1..0.3 and 0.3..0.5 of 196, each filled evenly, not in step with each other."""
+    counts = np.sort([block_masks(0, step, 4, GRID, 0.5, (0.1, 0.5)).sum(1) for step in range(300)])[:, 2:]
+    assert abs(np.corrcoef(counts.T)[0, 1]) < 0.2  # 3.5 / sqrt(300)
+    middle = counts.mean(0)
+    assert np.abs(middle - [39.2, 78.4]).max() < 3  # 0.2 and 0.4 of 196; a uniform draw's error is 0.65
+
+
 @pytest.mark.parametrize(
     ("num_crops", "share", "masked"), [(10, 0.5, 5), (6, 0.9, 5), (8, 0.0, 0), (8, 1.0, 8), (0, 0.5, 0)]
 )
