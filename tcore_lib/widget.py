@@ -39,6 +39,7 @@ const model = {
 const el = document.getElementById("%(id)s");
 el.model = model;
 el.sent = sent;
+el.deliver = (content, buffers) => (listeners["msg:custom"] || []).forEach((run) => run(content, buffers));
 widget.render({ model, el });
 """
 

@@ -1,0 +1,263 @@
+"""The mask painter: what its buttons do in Python, and painting in the exported page in a real browser."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcore_lib import clips, look
+from tcore_lib.errors import InputError
+from tcore_lib.painter import MaskPainter, mask_propagator
+from tcore_lib.params import Davis
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+N, H, W = 3, 60, 96
+SQUARE = np.zeros((H, W), np.uint8)
+SQUARE[20:40, 30:60] = 1
+
+
+def frames() -> list[np.ndarray]:
+    return [np.full((H, W, 3), 60 + 20 * n, np.uint8) for n in range(N)]
+
+
+def move_right(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Labels of frame n: the mask moved by 5 n pixels."""
+    for n in range(N):
+        yield np.roll(mask, 5 * n, axis=1)
+
+
+def painter(messages: list[dict[str, Any]] | None = None, **more: Any) -> MaskPainter:
+    widget = MaskPainter(frames(), more.pop("propagate", move_right), **more)
+    if messages is not None:
+        widget.send = lambda content, buffers=(): messages.append(content | {"buffers": list(buffers)})  # type: ignore[method-assign]
+    return widget
+
+
+def press(widget: MaskPainter, kind: str, *buffers: bytes) -> None:
+    """What arrives when a button is pressed in the browser."""
+    widget._on_message(widget, {"kind": kind}, [memoryview(buffer) for buffer in buffers])
+
+
+# ---- in Python ------------------------------------------------------------------------------------------------------
+
+
+def test_propagate_reports_every_frame_and_keeps_the_labels() -> None:
+    messages: list[dict[str, Any]] = []
+    widget = painter(messages)
+    press(widget, "propagate", SQUARE.tobytes())
+    assert [message["kind"] for message in messages] == ["started", "frame", "frame", "frame", "done"]
+    assert messages[2]["text"] == "frame 2 of 3"
+    np.testing.assert_array_equal(widget.labels, [np.roll(SQUARE, 5 * n, axis=1) for n in range(N)])
+    np.testing.assert_array_equal(widget.mask, SQUARE)
+    assert sum(widget._results_meta["lengths"]) == len(widget._results)  # what a re-opened notebook shows
+
+
+def test_labels_on_a_grid_are_enlarged_to_the_frame() -> None:
+    cells = np.zeros((H, W), np.uint8)
+    cells[20:40, 32:60] = 1  # whole cells of 4 pixels
+    widget = painter(propagate=lambda mask: [mask[::4, ::4]] * N, mask=cells)
+    np.testing.assert_array_equal(widget.run()[2], cells)
+
+
+@pytest.mark.parametrize(
+    ("propagate", "message"),
+    [
+        (lambda mask: [mask] * 2, "gives 2 label maps for 3 frames"),
+        (lambda mask: [mask] * 4, "more label maps than the clip's 3 frames"),
+    ],
+)
+def test_a_callback_that_miscounts_is_told(propagate: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        painter(propagate=propagate, mask=SQUARE).run()
+
+
+def test_errors_are_told_in_the_widget_and_bugs_are_raised() -> None:
+    messages: list[dict[str, Any]] = []
+    press(painter(messages), "propagate", bytes(H * W))
+    assert messages[-1]["text"].startswith("nothing is painted")
+    press(painter(messages), "propagate", bytes(5))
+    assert messages[-1]["text"].startswith("the browser sent 5 pixels")
+    press(painter(messages, output="x"), "save")
+    assert messages[-1]["text"].startswith("there is no result to save yet")
+    press(painter(messages), "load", b"no image")
+    assert messages[-1]["text"].startswith("this file is no PNG")
+
+    def broken(mask: np.ndarray) -> list[np.ndarray]:
+        raise ZeroDivisionError("oh")
+
+    with pytest.raises(ZeroDivisionError):
+        press(painter(messages, propagate=broken), "propagate", SQUARE.tobytes())
+    assert messages[-1]["text"].startswith("ZeroDivisionError: oh")
+
+
+def test_saved_masks_are_palette_files_and_the_video_shows_them(tmp_path: Path) -> None:
+    messages: list[dict[str, Any]] = []
+    widget = painter(messages, mask=SQUARE, output=tmp_path / "out")
+    widget.run()
+    press(widget, "save")
+    paths = sorted((tmp_path / "out/masks").iterdir())
+    assert [path.name for path in paths] == ["00000.png", "00001.png", "00002.png"]
+    with Image.open(paths[1]) as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.array(image), np.roll(SQUARE, 5, axis=1))
+    with av.open(str(tmp_path / "out/masks.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in shown] == [(H, W, 3)] * N
+    expected = look.overlay_labels(frames()[2], np.roll(SQUARE, 10, axis=1))
+    assert np.abs(shown[2][30, 52].astype(int) - expected[30, 52]).max() < 16  # inside; lossy
+    assert np.abs(shown[2][5, 5].astype(int) - 100).max() < 8  # outside: 60 + 2 * 20
+
+
+def test_a_mask_is_read_from_a_palette_file_and_must_fit(tmp_path: Path) -> None:
+    clips.write_ids(tmp_path / "mask.png", SQUARE)
+    np.testing.assert_array_equal(painter(mask=tmp_path / "mask.png").mask, SQUARE)
+    messages: list[dict[str, Any]] = []
+    widget = painter(messages)
+    press(widget, "load", (tmp_path / "mask.png").read_bytes())
+    np.testing.assert_array_equal(widget.mask, SQUARE)
+    with pytest.raises(InputError, match=r"the mask is \(4, 4\) pixels, the frames are \(60, 96\)"):
+        widget.mask = np.zeros((4, 4))
+    Image.fromarray(frames()[0]).save(tmp_path / "colours.png")
+    press(widget, "load", (tmp_path / "colours.png").read_bytes())
+    assert messages[-1]["text"].startswith("this PNG holds colours")
+
+
+class Shift(torch.nn.Module):
+    """An encoder whose features are the mean colours of the patches."""
+
+    name, patch_size = "mean colour", 8
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, h, w, 3)."""
+        return torch.nn.functional.avg_pool2d(images, 8).permute(0, 2, 3, 1)
+
+
+def test_an_encoder_carries_a_painted_object_along() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    clip = [np.roll(picture, n, axis=1).repeat(8, 0).repeat(8, 1) for n in range(N)]  # one patch to the right per frame
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:40, 24:56] = 1
+    settings = Davis(input_size=(64, 96), top_k=1)
+    maps = list(mask_propagator(Shift(), clip, settings)(mask))
+    for n, found in enumerate(maps):
+        expected = np.roll(mask, 8 * n, axis=1)
+        assert (found == expected).mean() > 0.97  # the linear resize rounds the corners
+        assert found[28, 40 + 8 * n] == 1
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no browser: apt-get install chromium, or set CHROMIUM to one")
+    from playwright.sync_api import sync_playwright
+
+    path = painter(output="somewhere").to_html(tmp_path_factory.mktemp("page") / "painter.html", "Painter")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1000, "height": 1000})
+        trouble: list[str] = []
+        opened.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+        opened.on("pageerror", lambda error: trouble.append(str(error)))
+        opened.goto(path.as_uri())
+        opened.wait_for_selector(".tcx[data-ready=true]")
+        yield opened
+        assert trouble == []
+        browser.close()
+
+
+def mask_in(page: Any) -> np.ndarray:
+    values = page.evaluate("[...new Uint8Array(document.getElementById('explorer').model.get('_mask').buffer)]")
+    return np.array(values, np.uint8).reshape(H, W)
+
+
+def drag(page: Any, *points: tuple[float, float]) -> None:
+    """Press, move through and release at points (x, y) of the frame."""
+    box = page.locator(".tcx-canvas").bounding_box()
+    to_page = [(box["x"] + x * box["width"] / W, box["y"] + y * box["height"] / H) for x, y in points]
+    page.mouse.move(*to_page[0])
+    page.mouse.down()
+    for x, y in to_page[1:]:
+        page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+
+
+def test_brush_lasso_eraser_and_undo_write_the_mask(page: Any) -> None:
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_label("brush radius").fill("4")
+    drag(page, (20, 30), (60, 30))
+    brush = mask_in(page)
+    assert brush[30, 20:61].all()
+    assert np.argwhere(brush).min(0).tolist() == [26, 16]  # 30 - 4, 20 - 4
+    assert np.argwhere(brush).max(0).tolist() == [33, 63]  # the pixels before 30 + 4 and 60 + 4
+    page.get_by_role("button", name="Lasso").click()
+    page.get_by_role("button", name="2", exact=True).click()
+    drag(page, (70, 10), (90, 10), (90, 50), (70, 50))
+    lasso = mask_in(page)
+    assert (lasso == 2).sum() == pytest.approx(20 * 40, rel=0.05)
+    assert (lasso[12:48, 72:88] == 2).all()
+    page.get_by_role("button", name="Eraser").click()
+    drag(page, (80, 5), (80, 55))
+    assert (mask_in(page)[:, 78:82] == 0).all()
+    page.get_by_role("button", name="Take back").click()
+    np.testing.assert_array_equal(mask_in(page), lasso)
+    assert "2 objects painted" in page.locator(".tcx-status").inner_text()
+
+
+def test_keys_paint_too(page: Any) -> None:
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Brush").click()
+    page.locator(".tcx-canvas").focus()
+    page.mouse.move(5, 5)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    painted = np.argwhere(mask_in(page))
+    assert abs(painted.mean(0) - (H / 2 - 2 - 0.5, W / 2 - 0.5)).max() < 1  # radius 4: half of it upward
+
+
+def test_the_button_sends_the_mask_and_shows_what_comes_back(page: Any) -> None:
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Brush").click()
+    page.get_by_role("button", name="1", exact=True).click()
+    drag(page, (30, 30), (50, 30))
+    page.get_by_role("button", name="Propagate").click()
+    assert page.locator(".tcx-status").inner_text() == "Asking the kernel ..."
+    sent = page.evaluate("[...new Uint8Array(document.getElementById('explorer').sent.at(-1).buffers[0])]")
+    np.testing.assert_array_equal(np.array(sent, np.uint8).reshape(H, W), mask_in(page))
+    messages: list[dict[str, Any]] = []
+    widget = painter(messages)
+    press(widget, "propagate", bytes(sent))
+    before = page.locator(".tcx-thumb").nth(2).evaluate("(canvas) => canvas.toDataURL()")
+    for message in messages:
+        buffers = [list(buffer) for buffer in message.pop("buffers")]
+        script = "([content, buffers]) => document.getElementById('explorer').deliver(content, buffers.map((b) => new DataView(Uint8Array.from(b).buffer)))"  # noqa: E501
+        page.evaluate(script, [message, buffers])
+    page.wait_for_function("document.querySelector('.tcx-status').textContent === '3 frames labelled.'")
+    page.wait_for_timeout(100)
+    assert page.locator("progress").evaluate("(bar) => bar.value") == 3
+    assert page.get_by_role("button", name="Propagate").is_enabled()
+    assert page.locator(".tcx-thumb").nth(2).evaluate("(canvas) => canvas.toDataURL()") != before
+    page.get_by_label("time: frame shown").press("End")
+    page.wait_for_timeout(100)
+    orange = page.locator(".tcx-canvas").evaluate(
+        "(c) => [...c.getContext('2d').getImageData(c.width * 50 / 96, c.height / 2, 1, 1).data]"
+    )
+    assert orange[0] > orange[2] + 50  # painted 30 to 50, in frame 2 ten further right
+
+
+def test_without_a_kernel_it_says_so(page: Any) -> None:
+    page.get_by_label("time: frame shown").press("Home")
+    page.get_by_role("button", name="Propagate").click()
+    page.wait_for_function(
+        "document.querySelector('.tcx-status').textContent.startsWith('No answer yet')", timeout=6000
+    )
