@@ -29,7 +29,7 @@ LARGE_ROLES = (1, 1, 0, 0, 2, 2)  # the frame each of them is cut from; local cr
 TRIES = 10  # attempts at a random box before the centre crop is taken
 PER_BOX = 2 * TRIES + 2  # uniform numbers that one crop's box may need: areas, ratios, top, left
 PER_CROP = PER_BOX + 14  # and flip and photometry besides
-DEVICE_CHUNK = 256  # crops worked on at a time on a GPU: about 1.5 GB of intermediate values for 256 x 340 frames
+DEVICE_PIXELS = 256 * 256 * 340  # pixels of the frames under the crops that a GPU works on at a time: some 1.5 GB
 
 
 def crop_names(num_local: int) -> list[str]:
@@ -154,8 +154,9 @@ def _one_by_one(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tup
 
 def _batched(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Resized crops by the hundred, for a GPU; crops that share frame and box are resized once."""
-    for start in range(0, len(geometry), DEVICE_CHUNK):
-        part = slice(start, start + DEVICE_CHUNK)
+    chunk = max(1, DEVICE_PIXELS // (images.shape[-2] * images.shape[-1]))
+    for start in range(0, len(geometry), chunk):
+        part = slice(start, start + chunk)
         distinct, which = np.unique(geometry[part], axis=0, return_inverse=True)
         source = images[to_device(distinct[:, 0], images.device)]
         pictures = resize_batch(source, distinct[:, 1:5], distinct[:, 5].astype(bool), size)
