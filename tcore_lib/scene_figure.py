@@ -243,7 +243,7 @@ def _torso(stand: Stand, wardrobe: Wardrobe, joints: Joints, worn: Outfit) -> No
     stand.bone(shirt, neck, pelvis, stand.near(pelvis, 0.035), worn.upper, "torso", slim)
     if worn.scarf:
         tail = wardrobe.limb("extra", 0.15, 0.024, 0.03)
-        top = neck + np.array([0.03, 0.0, 0.09])
+        top = neck + np.array([0.03, 0.0, 0.05])
         stand.bone(tail, top, top + np.array([0.02, 0.15, 0.0]), stand.near(neck, 0.045), "scarf", "torso")
         wrap = wardrobe.cut("extra", [ellipse(0.07, 0.034, 0, -0.012)], 0.05)
         stand.put(wrap, stand.flat(neck), np.eye(2), stand.near(neck, 0.05), "scarf", "torso")

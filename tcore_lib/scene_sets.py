@@ -33,7 +33,7 @@ def write_set(
         jobs: what draws the files, in any order.
         texts: small text files by their path in the set.
         progress: show a bar.
-        workers: processes; None = one per core.
+        workers: processes; None = one per core, fewer for a small set.
 
     Raises:
         InputError: `root` holds something else, which is never removed.
@@ -100,7 +100,8 @@ def _alive(process: int) -> bool:
 def _run(jobs: list[Job], folder: Path, title: str, progress: bool, workers: int | None) -> None:
     """Do all jobs, in this process or in a pool."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers or cores, len(jobs))
+    # Starting a process takes about as long as drawing four clips.
+    workers = min(workers or max(1, min(cores, len(jobs) // 4)), len(jobs))
     with tqdm(total=len(jobs), desc=title, unit="clip", file=sys.stdout, disable=not progress) as bar:
         if workers == 1:
             for function, arguments in jobs:

@@ -64,7 +64,7 @@ def write_videos(
         settings: number, size, length and frame rate of the clips.
         seed: the run's seed.
         progress: show a bar.
-        workers: processes; None = one per core. The pictures do not depend on it.
+        workers: processes; None = one per core, fewer for a small set. The pictures do not depend on it.
 
     Returns:
         The videos in order of their paths.
