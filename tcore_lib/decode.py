@@ -124,11 +124,9 @@ def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarra
 
 def frame_names(folder: Path) -> list[str]:
     """Names of the frame files of a folder, sorted. Hidden files and other types do not count."""
-    suffixes = IMAGE_SUFFIXES
     with os.scandir(folder) as entries:
-        return sorted(
-            e.name for e in entries if not e.name.startswith(".") and os.path.splitext(e.name)[1].lower() in suffixes
-        )
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
 
 
 def are_numbered(names: Sequence[str]) -> bool:
@@ -274,6 +272,7 @@ def _timed(container: "InputContainer", stream: "VideoStream", wanted: list[int]
     container.seek(wanted[0], stream=stream, backward=True)
     remaining, targets = wanted[::-1], set(wanted)
     delay = 0  # largest distance of presentation and decoding time so far
+    sought = -math.inf  # a container may land before the keyframe it lists: never ask for the same one twice
     for packet in container.demux(stream):
         if packet.size:
             delay = max(delay, (packet.pts or 0) - (packet.dts or 0))
@@ -287,8 +286,9 @@ def _timed(container: "InputContainer", stream: "VideoStream", wanted: list[int]
                 if not remaining:
                     return
         if packet.size and packet.dts is not None:
-            between = (keyframes > packet.dts) & (keyframes + delay <= remaining[-1])
-            if between.any():
+            ahead = keyframes[(keyframes > max(packet.dts, sought)) & (keyframes + delay <= remaining[-1])]
+            if len(ahead):
+                sought = ahead.max()
                 container.seek(remaining[-1], stream=stream, backward=True)
     raise Missed
 

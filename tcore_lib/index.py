@@ -201,11 +201,11 @@ class FrameIndex:
         """
         path = Path(path).absolute()
         try:
-            table = pq.read_table(path, partitioning=None)
+            table = pq.ParquetFile(path).read()
             meta = json.loads(table.schema.metadata[_META])
-            columns = {attribute: table.column(name).to_numpy() for name, (attribute, _) in _COLUMNS.items()}
+            columns = {attribute: _values(table.column(name)) for name, (attribute, _) in _COLUMNS.items()}
             if meta["kind"] == "video":
-                columns["timestamps"] = table.column("timestamps").combine_chunks().flatten().to_numpy()
+                columns["timestamps"] = _values(table.column("timestamps").combine_chunks().flatten())
             return cls(
                 root=path.parent / meta["root"],
                 class_names=list(meta["class_names"]),
@@ -221,3 +221,11 @@ class FrameIndex:
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             reason = type(error).__name__
             raise InputError(f"{path} is not an index of frames ({reason}); prepare the data again.") from error
+
+
+def _values(column: pa.ChunkedArray | pa.Array) -> Any:
+    """A column for NumPy. `to_numpy` would import pandas, which takes longer than opening the index."""
+    if pa.types.is_integer(column.type):
+        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        return np.from_dlpack(whole) if len(whole) else np.zeros(0, np.int64)
+    return column.to_pylist()
