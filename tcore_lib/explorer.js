@@ -25,10 +25,20 @@ function readPayload(model) {
     data.weights = raw.subarray(0, maps * data.P * data.P);
     data.peaks = new Float32Array(raw.slice(maps * data.P * data.P).buffer);
   }
-  if (meta.labels) data.shares = asBytes(model.get("_labels"));
+  if (meta.labels) readLabels(data, asBytes(model.get("_labels")), meta.labels.names.length);
   const table = meta.colours.match(/../g).map((pair) => parseInt(pair, 16));
   data.colour = (code) => table.slice(3 * code, 3 * code + 3); // of 0..255
   return data;
+}
+
+// From (N, C, P) shares: the channel with the largest share at every patch, and that share of 255.
+function readLabels(data, shares, channels) {
+  data.channel = new Uint8Array(data.N * data.P);
+  data.share = new Uint8Array(data.N * data.P);
+  for (let frame = 0, at = 0; frame < data.N; frame++)
+    for (let channel = 0; channel < channels; channel++)
+      for (let patch = frame * data.P; patch < (frame + 1) * data.P; patch++, at++)
+        if (shares[at] > data.share[patch]) [data.channel[patch], data.share[patch]] = [channel, shares[at]];
 }
 
 // Cosine of the picked patch with every patch of every frame: Float32Array (N * P).
@@ -200,10 +210,8 @@ function render({ model, el }) {
 
   // Channel with the largest share at a patch, and that share.
   function label(frame, patch) {
-    const channels = data.labels.names.length;
-    const shares = Array.from({ length: channels }, (_, c) => data.shares[(frame * channels + c) * data.P + patch] / 255);
-    const channel = shares.reduce((top, share, c) => (share > shares[top] ? c : top), 0);
-    return { channel, share: shares[channel] };
+    const at = frame * data.P + patch;
+    return { channel: data.channel[at], share: data.share[at] / 255 };
   }
 
   function drawLabels(canvas, frame) {

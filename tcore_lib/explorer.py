@@ -5,6 +5,7 @@ re-opened, trusted notebook without a kernel, and in the HTML file that `to_html
 Letters: N frames, h w patch grid, P = h w, D feature width, C label channels.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,7 +122,7 @@ class Explorer(StandaloneWidget):
             _features=feature_bytes,
             _attention=attention_bytes,
             _labels=label_bytes,
-            pick=dict(zip(("frame", "row", "column"), where, strict=True)),
+            pick=dict(zip(("frame", "row", "column"), map(operator.index, where), strict=True)),
             **{"encoder": next(iter(arrays)), "frame": min(1, count - 1)} | traits,
         )
 

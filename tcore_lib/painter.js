@@ -20,7 +20,7 @@ function render({ model, el }) {
   const root = frameOfWidget(el, "Mask painter");
   const controls = element("div", { className: "tcx-controls" });
   const canvas = element("canvas", { className: "tcx-canvas", tabIndex: 0, role: "application", "aria-label": "First frame. Drag to paint. Arrow keys move the brush, space paints, U takes back." });
-  canvas.style.aspectRatio = `${W} / ${H}`;
+  Object.assign(canvas.style, { aspectRatio: `${W} / ${H}`, maxWidth: `calc(75vh * ${W / H})` }); // all of it on the screen
   const time = element("div", { className: "tcx-time" });
   const strip = element("div", { className: "tcx-row" });
   const progress = element("progress", { className: "tcx-progress", max: meta.names.length, value: 0, "aria-label": "frames labelled" });

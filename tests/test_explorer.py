@@ -223,6 +223,7 @@ def page(browser: Any, exported: Path) -> Iterator[Page]:
     assert requests == [exported.as_uri()]  # nothing is fetched from anywhere
 
 
+@pytest.mark.browser
 def test_a_click_moves_the_pick_the_map_and_the_best_match(page: Page) -> None:
     assert page.picked() == (0, 4, 9)
     assert page.marked(1) == (5, 7)  # frame 1: (4 + 1, 9 - 2)
@@ -234,6 +235,7 @@ def test_a_click_moves_the_pick_the_map_and_the_best_match(page: Page) -> None:
     assert (np.abs(page.pixels(1).astype(int) - before).max(-1) > 60).mean() > 0.01
 
 
+@pytest.mark.browser
 def test_the_browser_computes_what_python_computes(page: Page) -> None:
     page.click(0, 7, 3)
     expected = explorer()
@@ -245,6 +247,7 @@ def test_the_browser_computes_what_python_computes(page: Page) -> None:
             assert match["cosine"] == pytest.approx(values.max(), abs=1e-4)
 
 
+@pytest.mark.browser
 def test_a_drag_picks_on_the_way_and_at_its_end(page: Page) -> None:
     box = page.canvas(0).bounding_box()
     start, end = (page.point(page.canvas(0), *cell) for cell in ((1, 1), (8, 14)))
@@ -257,6 +260,7 @@ def test_a_drag_picks_on_the_way_and_at_its_end(page: Page) -> None:
     assert page.picked() == (0, 8, 14)
 
 
+@pytest.mark.browser
 def test_a_click_in_another_frame_makes_it_the_query(page: Page) -> None:
     page.click(1, 5, 7)  # in the shown frame 1: query and target change places
     assert page.picked() == (1, 5, 7)
@@ -269,6 +273,7 @@ def test_a_click_in_another_frame_makes_it_the_query(page: Page) -> None:
     assert page.marked(1) == (4, 9)
 
 
+@pytest.mark.browser
 def test_keys_move_the_patch_time_and_take_the_best_match(page: Page) -> None:
     page.canvas(0).focus()
     for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft"):
@@ -286,6 +291,7 @@ def test_keys_move_the_patch_time_and_take_the_best_match(page: Page) -> None:
     assert page.get("frame") == 3
 
 
+@pytest.mark.browser
 def test_touch_picks(browser: Any, exported: Path) -> None:
     page = Page(browser, exported, has_touch=True)
     page.canvas(0).tap(position=page.point(page.canvas(0), 8, 2))
@@ -293,6 +299,7 @@ def test_touch_picks(browser: Any, exported: Path) -> None:
     page.context.close()
 
 
+@pytest.mark.browser
 def test_two_encoders_answer_the_same_click(page: Page) -> None:
     page.page.get_by_role("button", name="Compare").click()
     page.click(0, 4, 11)
@@ -301,6 +308,7 @@ def test_two_encoders_answer_the_same_click(page: Page) -> None:
     assert page.marked(2) == np.unravel_index(other.argmax(), (H, W))
 
 
+@pytest.mark.browser
 def test_temperature_and_top_k_change_the_map(page: Page) -> None:
     spread = [page.pixels(1)]
     for key in ("End", "Home"):
@@ -316,6 +324,7 @@ def test_temperature_and_top_k_change_the_map(page: Page) -> None:
     assert (page.pixels(1) != spread[2]).any()
 
 
+@pytest.mark.browser
 def test_cross_attention_reads_the_row_of_the_picked_patch(page: Page) -> None:
     page.page.get_by_role("button", name="Cross-attention").click()
     page.page.get_by_label("attention head").select_option("head 1")
@@ -330,6 +339,7 @@ def test_cross_attention_reads_the_row_of_the_picked_patch(page: Page) -> None:
     assert "did not look" in page.status()
 
 
+@pytest.mark.browser
 def test_propagated_labels_are_painted_and_read_out(page: Page) -> None:
     page.page.get_by_role("button", name="Propagated label").click()
     page.click(0, 3, 7)
@@ -338,6 +348,7 @@ def test_propagated_labels_are_painted_and_read_out(page: Page) -> None:
     assert page.status().endswith("background, 100 %.")
 
 
+@pytest.mark.browser
 def test_names_stay_text(page: Page) -> None:
     assert page.page.title() == 'Clip <1> & "2" </title><script>x</script>'
     assert page.page.locator("h1").inner_text() == page.page.title()
@@ -345,6 +356,7 @@ def test_names_stay_text(page: Page) -> None:
     assert page.page.get_by_role("button", name="<img src=x onerror=alert(1)>").count() == 1
 
 
+@pytest.mark.browser
 def test_it_adapts_to_a_narrow_cell(page: Page) -> None:
     page.page.set_viewport_size({"width": 380, "height": 900})
     page.settle()
@@ -355,6 +367,7 @@ def test_it_adapts_to_a_narrow_cell(page: Page) -> None:
     assert page.picked() == (0, 1, 2)
 
 
+@pytest.mark.browser
 def test_every_control_has_a_name(page: Page) -> None:
     nameless = page.page.evaluate(
         "[...document.querySelectorAll('button, input, select, [tabindex]')].filter((node) =>"

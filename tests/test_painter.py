@@ -192,6 +192,7 @@ def drag(page: Any, *points: tuple[float, float]) -> None:
     page.mouse.up()
 
 
+@pytest.mark.browser
 def test_brush_lasso_eraser_and_undo_write_the_mask(page: Any) -> None:
     page.get_by_role("button", name="Clear").click()
     page.get_by_label("brush radius").fill("4")
@@ -214,6 +215,7 @@ def test_brush_lasso_eraser_and_undo_write_the_mask(page: Any) -> None:
     assert "2 objects painted" in page.locator(".tcx-status").inner_text()
 
 
+@pytest.mark.browser
 def test_keys_paint_too(page: Any) -> None:
     page.get_by_role("button", name="Clear").click()
     page.get_by_role("button", name="Brush").click()
@@ -225,6 +227,7 @@ def test_keys_paint_too(page: Any) -> None:
     assert abs(painted.mean(0) - (H / 2 - 2 - 0.5, W / 2 - 0.5)).max() < 1  # radius 4: half of it upward
 
 
+@pytest.mark.browser
 def test_the_button_sends_the_mask_and_shows_what_comes_back(page: Any) -> None:
     page.get_by_role("button", name="Clear").click()
     page.get_by_role("button", name="Brush").click()
@@ -255,6 +258,7 @@ def test_the_button_sends_the_mask_and_shows_what_comes_back(page: Any) -> None:
     assert orange[0] > orange[2] + 50  # painted 30 to 50, in frame 2 ten further right
 
 
+@pytest.mark.browser
 def test_without_a_kernel_it_says_so(page: Any) -> None:
     page.get_by_label("time: frame shown").press("Home")
     page.get_by_role("button", name="Propagate").click()
