@@ -90,7 +90,7 @@ class Journal:
     def append(self, entry: dict[str, Any]) -> None:
         """Add one line; it survives the process at once (a power cut within seconds may lose it)."""
         entry = entry | {"time": time.time()}
-        self._stream.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+        self._stream.write(json.dumps(entry).encode() + b"\n")
         self._stream.flush()
 
     @contextmanager

@@ -7,6 +7,7 @@ import csv
 import itertools
 import os
 import tarfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +53,8 @@ class Item:
     @property
     def shown(self) -> str:
         """The file as a person would name it."""
-        return f"{self.path}!{self.member}" if self.member else str(self.path)
+        shown = f"{self.path}!{self.member}" if self.member else str(self.path)
+        return shown if _is_text(shown) else ascii(shown)[1:-1]
 
 
 @dataclass
@@ -179,15 +181,35 @@ def _split_root(root: Path, split: str) -> Path:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, str]]:
-    """(folder relative to root, file name) of every file below root, sorted, without hidden ones; follows links."""
+    """(folder relative to root, file name) of every file below root, sorted, without hidden ones.
+
+    Links to folders are followed, each folder is entered once.
+    """
+    entered: set[tuple[int, int]] = set()
     for folder, inner, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            inner.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         relative = os.path.relpath(folder, root)
-        if relative.count(os.sep) > 8:
-            inner.clear()  # deeper than any data set: a link to a folder above itself
         for name in sorted(files):
             if not name.startswith("."):
                 yield "" if relative == "." else relative, name
+
+
+def _is_text(name: str) -> bool:
+    """False for what a CSV line or an index cannot hold: control characters, bytes that are no UTF-8."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+
+
+def _named(item: Item) -> Item:
+    """The item itself, or one with a problem where its name cannot be written into an index."""
+    if _is_text(item.target):
+        return item
+    class_name, name = (ascii(part)[1:-1].replace("\\", "_") for part in (item.class_name, item.name))
+    return Item(class_name, name, item.path, problem="the file's or folder's name is not plain text; rename it")
 
 
 def _is_video(name: str) -> bool:
@@ -244,7 +266,7 @@ def _videos(root: Path, annotations: Annotations | None) -> Source:
                 f"{path} would get the same frame folder {item.target!r} as another file; rename one of them."
             )
         taken.add(item.target)
-        found.items.append(item)
+        found.items.append(_named(item))
     if annotations is not None:  # of the rest, those of this split: their corrupted versions are inside archives
         rest = [(annotations.label(path.stem), path) for _, path in sorted(better.items())]
         found.items += [Item(label, path.stem, path) for label, path in rest if label is not None]
@@ -270,7 +292,7 @@ def _frames(root: Path, annotations: Annotations | None) -> Source:
             if label is None:
                 found.unlisted += 1
             else:
-                found.items.append(replace(item, class_name=label))
+                found.items.append(_named(replace(item, class_name=label)))
     return found
 
 
@@ -284,7 +306,7 @@ def _images(root: Path, annotations: Annotations | None) -> Source:
     for folder, name in _walk(root):
         if _suffix(name) in decode.IMAGE_SUFFIXES:
             class_name, prefix = _split_folder(folder)
-            found.items.append(Item(class_name, prefix + name, root / folder / name))
+            found.items.append(_named(Item(class_name, prefix + name, root / folder / name)))
     return found
 
 
@@ -297,21 +319,19 @@ def _members(archive: Path, annotations: Annotations | None, skip: Callable[[str
         with tarfile.open(archive, "r|*") as tar:
             for member in tar:
                 parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
-                if not member.isfile() or not _is_video(parts[-1]):
+                if not parts or not member.isfile() or not _is_video(parts[-1]):
                     continue
                 stem = os.path.splitext(parts[-1])[0]
                 folder = "" if len(parts) == 1 or parts[-2] in _SPLITS else parts[-2]
                 label = annotations.label(stem) if annotations else class_folder(folder)
-                item = Item(label or "", stem, archive, member.name)
+                item = _named(Item(label or "", stem, archive, member.name))
                 if label is None or skip(item.target):
                     yield None
                 elif member.size > _LARGEST_MEMBER:
-                    yield Item(
-                        label, stem, archive, member.name, problem="larger than 2 GiB inside an archive; unpack it"
-                    )
+                    yield replace(item, problem="larger than 2 GiB inside an archive; unpack it")
                 else:
-                    stream = tar.extractfile(member)
-                    yield Item(label, stem, archive, member.name, stream.read() if stream else b"")
+                    content = tar.extractfile(member)
+                    yield replace(item, data=content.read() if content else b"")
     except (tarfile.TarError, OSError, EOFError) as error:
         name = archive.name.split(".")[0]
         yield Item(UNLABELLED, f"archive {name}", archive, problem=f"archive is damaged: {decode.one_line(error)}")

@@ -389,6 +389,22 @@ def test_names_that_meet(tmp_path: Path, here: list[str]) -> None:
     assert index.paths.tolist() == ["bus/a", "train/a", "train/a.mp4"]
 
 
+def test_links_and_names_that_are_no_text(tmp_path: Path, here: list[str]) -> None:
+    source = tmp_path / "in"
+    first = write_video(source / "c/a.mp4", frames=8)
+    (source / "c/round").symlink_to(source)
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    write_video(tmp_path / "elsewhere/b.mp4", frames=8)
+    shutil.copy(first, os.fsencode(source) + b"/c/\xff\n.mp4")
+    shutil.copy(first, source / "c/\u00fcber\u202f\u65e5\u672c.mp4")
+    report = prepare(source, tmp_path / "out")
+    assert FrameIndex.load(report.index).paths.tolist() == ["c/a", "c/\u00fcber\u202f\u65e5\u672c", "linked/b"]
+    bad = frame_checks.bad_files(tmp_path / "out")
+    assert bad["reason"].tolist() == ["the file's or folder's name is not plain text; rename it"]
+    assert bad["file"][0].endswith(r"/c/\udcff\n.mp4")
+    assert prepare(source, tmp_path / "out").done == 0
+
+
 def write_frames(folder: Path, count: int, name: str = "{:05d}.jpg", size: tuple[int, int] = (64, 48)) -> None:
     folder.mkdir(parents=True)
     for k in range(count):
