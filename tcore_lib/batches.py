@@ -1,5 +1,6 @@
 """Micro-batches for the training loop: frames from the workers, with everything random about them already drawn."""
 
+import multiprocessing
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,8 +54,11 @@ class Collate:
 
 
 def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
-    """Loader processes of this rank: as asked; else none on a CPU, which they would only compete for, and on a GPU the
-    machine's cores shared out among its ranks, at most 16 each."""
+    """Loader processes of this rank.
+
+    As asked; else none on a CPU, which they would only compete for, and on a GPU the machine's cores shared out among
+    its ranks, at most 16 each.
+    """
     if wanted is not None:
         return wanted
     if device.type == "cpu":
@@ -76,7 +80,10 @@ def loader(
     workers = worker_count(loop.workers, device, place)
     settings: dict[str, Any] = loader_settings(workers) | {"collate_fn": Collate(params)}
     if workers:
-        settings["multiprocessing_context"] = "forkserver"  # fork and threads do not go together
+        # Fork and threads do not go together. The server imports once what each worker would import for ten seconds.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        settings["multiprocessing_context"] = context
     return DataLoader(
         SandwichDataset(index, params.pretrain.sandwich, params.run.seed),
         batch_sampler=CounterBatches(first_step, last_step, loop.batch_size, place.rank, place.world, loop.accumulate),

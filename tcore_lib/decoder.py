@@ -10,7 +10,7 @@ from tcore_lib.params import Decoder
 
 
 class DecoderBlock(nn.Module):
-    """Cross-attention to the auxiliary frame, self-attention, linear; post-norm with eps 1e-5. torch's initialisation."""
+    """Cross-attention to the auxiliary frame, self-attention, linear; post-norm (eps 1e-5); torch's initialisation."""
 
     def __init__(self, width: int, heads: int, attn_mul: float) -> None:
         super().__init__()

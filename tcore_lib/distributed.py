@@ -59,7 +59,9 @@ def choose_device(device: str, place: Place) -> torch.device:
     if place.world > 1 and ":" in device:
         raise InputError(f"run.device = {device} names one GPU, but there are {place.world} processes; set it to auto.")
     if index >= count:
-        raise InputError(f"run.device = {device} needs GPU number {index}, but this machine has {count}; set it to cpu.")
+        raise InputError(
+            f"run.device = {device} needs GPU number {index}, but this machine has {count}; set it to cpu."
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

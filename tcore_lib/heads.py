@@ -1,5 +1,7 @@
 """The projection head onto prototypes (METHOD section 4)."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ class ProjectionHead(nn.Module):
         super().__init__()
         sizes = [width, *[settings.hidden] * (settings.layers - 1), settings.bottleneck]
         layers: list[nn.Module] = []
-        for narrow, wide in zip(sizes, sizes[1:], strict=False):
+        for narrow, wide in pairwise(sizes):
             layers += [nn.Linear(narrow, wide), nn.GELU()]
         self.mlp = nn.Sequential(*layers[:-1])
         for layer in self.mlp:

@@ -1,7 +1,7 @@
 """Training on several devices from a notebook: a supervised torchrun whose log is followed live.
 
-`python -m tcore_lib.launch ARGUMENTS` is torchrun itself, but one that ends with the process that started it; its ranks
-end with it. So nothing is left behind when the notebook's kernel is killed.
+The torchrun that is started ends with the process that started it (`orphans`), and its ranks end with it: nothing is
+left behind when the notebook's kernel is killed.
 """
 
 import os
@@ -19,16 +19,49 @@ from tqdm import tqdm
 
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
-from tcore_lib.orphans import asked, follow_parent
+from tcore_lib.index import FrameIndex
+from tcore_lib.orphans import asked
 from tcore_lib.params import Params
+from tcore_lib.pretrain import pretrain
 from tcore_lib.runs import run_folder
 from tcore_lib.schedules import Schedules
-from tcore_lib.training_log import read_log
+from tcore_lib.training_log import LOG_NAME, read_log
+from tcore_lib.videos import index_path
 
 OUTPUT = "pretrain-output.txt"  # what the processes print, in the run's folder
 PROFILE = "pretrain-params.yaml"
 POLL = 0.5  # seconds between looks at the log
 PATIENCE = 90.0  # seconds the processes get to write a checkpoint and end
+
+
+def train(
+    params: Params,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> pd.DataFrame:
+    """Train a profile into its run folder, on the index notebook 00 made: what notebook 01 calls.
+
+    With `pretrain.loop.devices` = 1 in this process, else in as many processes on this machine (`launch`).
+
+    Args:
+        params: the whole parameter file.
+        resume: as in `pretrain.pretrain`.
+        progress: show a progress bar.
+        on_log: called with every row of the log, e.g. to draw it.
+
+    Returns:
+        The log.
+
+    Raises:
+        InputError: as `pretrain.pretrain` and `launch`.
+        KeyboardInterrupt: stopped; a checkpoint has been written.
+    """
+    if params.pretrain.loop.devices > 1:
+        return launch(params, params.pretrain.loop.devices, resume=resume, progress=progress, on_log=on_log)
+    index = FrameIndex.load(index_path(params.data))
+    return pretrain(params, index, run_folder(params), resume=resume, progress=progress, on_log=on_log)
 
 
 def launch(
@@ -39,17 +72,7 @@ def launch(
     progress: bool = True,
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> pd.DataFrame:
-    """Train the profile in `devices` processes on this machine, into its run folder, on the index notebook 00 made.
-
-    Args:
-        params: the whole parameter file.
-        devices: processes, one per GPU; on a CPU they share the cores.
-        resume: as in `pretrain.pretrain`.
-        progress: show a progress bar.
-        on_log: called with every row of the log.
-
-    Returns:
-        The log.
+    """Train in `devices` processes, one per GPU; on a CPU they share the cores. See `train`.
 
     Raises:
         InputError: fewer GPUs than processes, or what the processes refused, in their words.
@@ -59,25 +82,28 @@ def launch(
     if params.run.device != "cpu" and available and devices > available:
         raise InputError(f"pretrain.loop.devices = {devices}, but this machine has {available} GPUs; lower it.")
     folder = run_folder(params)
-    profile, log = folder / PROFILE, folder / "log.csv"
-    write_text(profile, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
-    command = [sys.executable, "-m", "tcore_lib.launch", "--standalone", f"--nproc-per-node={devices}"]
-    command += ["-m", "tcore_lib.launch", "--rank", str(profile), *([] if resume else ["--fresh"])]
+    write_text(folder / PROFILE, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+    torchrun = ["-m", "tcore_lib.orphans", "--standalone", f"--nproc-per-node={devices}"]
+    rank = ["-m", "tcore_lib.pretrain", str(folder / PROFILE), *([] if resume else ["--fresh"])]
     environment = asked(os.environ)
     if available == 0 or params.run.device == "cpu":
         cores = params.run.threads or os.cpu_count() or 1
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // devices)))
     with open(folder / OUTPUT, "w", encoding="utf-8") as printed:
         child = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-            command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT, env=environment
+            [sys.executable, *torchrun, *rank],
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
     try:
-        _follow(child, log, Schedules(params.pretrain).steps, progress, on_log)
+        _follow(child, folder / LOG_NAME, Schedules(params.pretrain).steps, progress, on_log)
     finally:
         _end(child)
     if child.returncode:
         raise InputError(_reason(folder / OUTPUT, child.returncode))
-    return read_log(log)
+    return read_log(folder / LOG_NAME)
 
 
 def _follow(
@@ -124,21 +150,3 @@ def _reason(printed: Path, code: int) -> str:
     if ours:
         return ours[-1]
     return f"The training processes ended with code {code}; {printed} holds what they printed."
-
-
-def main(arguments: list[str]) -> int:
-    """torchrun, or with `--rank` first, one of its ranks."""
-    follow_parent()
-    if arguments[:1] == ["--rank"]:
-        from tcore_lib.params import load
-        from tcore_lib.pretrain import run_profile
-
-        return run_profile(load(arguments[1]), resume="--fresh" not in arguments, progress=False)
-    from torch.distributed.run import main as torchrun
-
-    torchrun(arguments)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,8 @@ With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their grad
 cross-entropy is one function over L2-normalised bottleneck features: it makes logits, targets and the gradient for a
 slice of rows at a time. The mean logit and the agreement of two sets of logits need no logits at all.
 
-Letters: S student sets and V teacher sets that share R rows, d bottleneck width, K prototypes, M masked patches, B samples.
+Letters: S student sets and V teacher sets that share R rows, d bottleneck width, K prototypes, M masked patches, B
+samples.
 """
 
 from typing import Any
@@ -31,7 +32,7 @@ def sharpen(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T with its result in float32 at least; half-precision products on a GPU accumulate straight into it."""
+    """`x @ weight.T` in float32 at least; half-precision products on a GPU accumulate straight into it."""
     if x.dtype in (torch.float32, torch.float64):
         return x @ weight.T
     if x.is_cuda:
@@ -135,8 +136,8 @@ def prototype_cross_entropy(
     """Cross-entropy of student sets against the sum of the teacher sets' distributions, all over the same prototypes.
 
     loss_s = sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with different
-    sets (METHOD section 6). Equals `cross_entropy` and `sharpen` on materialised logits to rounding; in a half-precision
-    autocast the products are taken in that precision and everything else in float32.
+    sets (METHOD section 6). Equals `cross_entropy` and `sharpen` on materialised logits to rounding; in a half-
+    precision autocast the products are taken in that precision and everything else in float32.
 
     Args:
         student: (S, R, d), L2-normalised bottleneck features.

@@ -94,7 +94,7 @@ def clip(modules: Mapping[str, nn.Module], largest: float) -> dict[str, Tensor]:
     norms = {}
     for name, module in modules.items():
         parameters = [p for p in module.parameters() if p.grad is not None]
-        norms[name] = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        norms[name] = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if largest > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, largest, norms[name])
     return norms
@@ -102,5 +102,5 @@ def clip(modules: Mapping[str, nn.Module], largest: float) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def ema(teacher: Iterable[nn.Parameter], student: Iterable[nn.Parameter], momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student, for all tensors in one call."""
+    """Set teacher = momentum * teacher + (1 - momentum) * student, for all tensors in one call."""
     get_ema_multi_avg_fn(momentum)(list(teacher), list(student), None)

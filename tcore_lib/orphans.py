@@ -1,7 +1,11 @@
-"""A process that ends when the one that started it is gone, however that one ended."""
+"""A process that ends when the one that started it is gone, however that one ended.
+
+`python -m tcore_lib.orphans ARGUMENTS` is torchrun, but one that does so.
+"""
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import MutableMapping
@@ -18,8 +22,8 @@ def asked(environment: MutableMapping[str, str]) -> dict[str, str]:
 def follow_parent(interval: float = 0.5) -> None:
     """If the environment asks for it, end this process as SIGTERM would once its parent is gone.
 
-    A parent that is killed cannot tell its children; but then the system gives them another one, and this watches for it.
-    A training writes its checkpoint on SIGTERM; what has not ended after `GRACE` seconds is ended.
+    A parent that is killed cannot tell its children; but the system then gives them another one, and this watches for
+    it. A training writes its checkpoint on SIGTERM; what has not ended after `GRACE` seconds is ended.
 
     Args:
         interval: seconds between looks.
@@ -36,3 +40,10 @@ def follow_parent(interval: float = 0.5) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="follow-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    follow_parent()
+    from torch.distributed.run import main  # late: it takes seconds, in which the parent may die
+
+    main(sys.argv[1:])

@@ -1,8 +1,8 @@
 """Does our step compute what the original does? Recorded steps of the original against ours, in float64.
 
 A recording is a pair `NAME.npz` / `NAME.json` as METHOD section 8 and the golden folder's README describe it: the json
-has the network's sizes and each step's hyper-parameters and displayed losses, the npz the weights, inputs, masks, gradients,
-centres and the weights afterwards, under official names.
+has the network's sizes and each step's hyper-parameters and displayed losses, the npz the weights, inputs, masks,
+gradients, centres and the weights afterwards, under official names.
 """
 
 import copy
@@ -20,9 +20,9 @@ from torch import Tensor
 from tcore_lib import optimiser as optimisers
 from tcore_lib import params
 from tcore_lib.errors import InputError
+from tcore_lib.official import load_official_weights, official_weights, reported
 from tcore_lib.plan import plan_masks
 from tcore_lib.schedules import Hyper
-from tcore_lib.tcore import load_official_weights, official_weights, reported
 from tcore_lib.trainer import Trainer
 
 TOLERANCE = {"losses": 1e-9, "gradients": 1e-8, "gradient of pos_embed": 1e-6, "weights": 1e-6, "centres": 1e-6}
@@ -151,7 +151,8 @@ def saved_by_reference(recording: Recording) -> bool:
     """Whether `init` and every `after` are one and the same: the weights after the last step, saved under all names.
 
     It happens when a recorder keeps references to tensors that the optimiser then changes in place. The shipped
-    `golden/pretraining_steps.npz` is such a file: its lr is 1e-3 and yet no weight differs between `init` and `step2/after`.
+    `golden/pretraining_steps.npz` is such a file: its lr is 1e-3 and yet no weight differs between `init` and
+    `step2/after`.
     """
     moved = any(step["hyper"]["lr"] > 0 for step in recording.steps)
     after = [name for name in recording.arrays if "/after/" in name]
@@ -164,8 +165,8 @@ def restore_weights(recording: Recording) -> Recording:
     """Undo the steps: the weights before and after each one, from the last ones and the recorded gradients.
 
     AdamW's update is a function of the gradients alone and its decay is a factor, so a step can be undone exactly (to
-    rounding), and so can the EMA. What this assumes of the optimiser is checked by what follows: with a wrong update the
-    losses and gradients recorded for the following steps would not come out.
+    rounding), and so can the EMA. What this assumes of the optimiser is checked by what follows: with a wrong update
+    the losses and gradients recorded for the following steps would not come out.
     """
     settings, arrays = recording.settings, dict(recording.arrays)
     trained = [name for name in arrays if name.startswith("step0/grad/")]
@@ -240,7 +241,7 @@ class Deviation:
 
 
 def relative(value: Tensor, expected: Tensor) -> float:
-    """max |value - expected| / max |expected|."""
+    """Largest |value - expected| over largest |expected|."""
     scale = expected.abs().max().clamp_min(1e-300)
     return ((value.reshape(expected.shape) - expected).abs().max() / scale).item()
 
@@ -260,7 +261,7 @@ def _hyper(step: Mapping[str, Any]) -> Hyper:
 
 
 def _without_keys(name: str, tensor: Tensor) -> Tensor:
-    """A packed attention bias without its key third: its gradient is zero in exact arithmetic, Adam's update is noise."""
+    """A packed attention bias without its key third: its gradient is 0 in exact arithmetic, Adam makes it noise."""
     if name.endswith(("qkv.bias", "in_proj_bias")):
         third = len(tensor) // 3
         return torch.cat([tensor[:third], tensor[2 * third :]])
@@ -354,8 +355,8 @@ def run(steps_npz: str | Path) -> int:
     recording = read_recording(steps_npz)
     if saved_by_reference(recording):
         print(
-            f"{steps_npz}: init/* and */after/* hold one and the same weights, those after the last step. The weights before "
-            "and after each step are restored by undoing AdamW and EMA with the recorded gradients."
+            f"{steps_npz}: init/* and */after/* hold one and the same weights, those after the last step. "
+            "The weights before and after each step are restored by undoing AdamW and EMA with the recorded gradients."
         )
         recording = restore_weights(recording)
     deviations = compare(recording)

@@ -1,10 +1,10 @@
 """What is decided on the host before a step: which patches are masked, which residual branches are dropped.
 
-Everything here follows from (seed, step, sample counters), so that a rank, a micro-batch or a restart changes nothing, and
-every count is known without asking the device.
+Everything here follows from (seed, step, sample counters), so that a rank, a micro-batch or a restart changes nothing,
+and every count is known without asking the device.
 
-Letters: B samples of this micro-batch, P patches, C crops with masked patches, Q the most masked patches of a crop, M masked
-patches, V views of a sample, N global batch.
+Letters: B samples of this micro-batch, P patches, C crops with masked patches, Q the most masked patches of a crop, M
+masked patches, V views of a sample, N global batch.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def plan_masks(masks: np.ndarray, samples: int, masked: int, **keep: Tensor | No
 
 
 def draw_keep(seed: int, counters: Sequence[int], views: int, depth: int, rate: float) -> Tensor:
-    """Stochastic depth of every view of every sample: (depth, 2, V * B) bool, view-major, False with probability `rate`."""
+    """Stochastic depth of every view of every sample: (depth, 2, V * B) bool, view-major; False with chance `rate`."""
     draws = np.stack([generator(seed, "drop_path", int(c)).random((views, depth, 2)) for c in counters])  # (B, V, ...)
     return torch.from_numpy(draws >= rate).permute(2, 3, 1, 0).flatten(2).contiguous()
 

@@ -1,8 +1,8 @@
 """The training loop: resumable, logged, on one device or as one rank of many. Also what torchrun and srun start.
 
-    python -m tcore_lib pretrain PROFILE                                     one process
-    torchrun --nproc-per-node=8 -m tcore_lib pretrain PROFILE                one machine, eight GPUs
-    srun --ntasks-per-node=8 python -m tcore_lib pretrain PROFILE            SLURM, any number of machines
+python -m tcore_lib pretrain PROFILE                                     one process
+torchrun --nproc-per-node=8 -m tcore_lib pretrain PROFILE                one machine, eight GPUs
+srun --ntasks-per-node=8 python -m tcore_lib pretrain PROFILE            SLURM, any number of machines
 """
 
 import os
@@ -26,22 +26,30 @@ from tcore_lib.batches import MicroBatch, loader
 from tcore_lib.distributed import Place, choose_device, joined, place_of, summed
 from tcore_lib.errors import InputError
 from tcore_lib.index import FrameIndex
+from tcore_lib.official import load_official_weights, official_weights
 from tcore_lib.orphans import follow_parent
-from tcore_lib.params import Params
+from tcore_lib.params import Params, load
 from tcore_lib.runs import provenance, run_folder
 from tcore_lib.sandwich import Videos
 from tcore_lib.schedules import Schedules
-from tcore_lib.tcore import load_official_weights, official_weights
 from tcore_lib.trainer import Trainer, out_of_memory
-from tcore_lib.training_log import TrainingLog, read_log
+from tcore_lib.training_log import LOG_NAME, TrainingLog, read_log
 from tcore_lib.videos import index_path
 from tcore_lib.views import make_views
 from tcore_lib.watch import check_collapse, check_finite
 
-LOG_NAME = "log.csv"
 CHECKPOINTS = "checkpoints"
 # Settings that say how far and how a run goes on, not what it computes: they may change between parts of one run.
-FREE = {"max_steps", "devices", "workers", "checkpoint_every", "keep_last", "milestone_every", "log_every", "tensorboard"}
+FREE = {
+    "max_steps",
+    "devices",
+    "workers",
+    "checkpoint_every",
+    "keep_last",
+    "milestone_every",
+    "log_every",
+    "tensorboard",
+}
 FREE |= {"accumulate", "activation_checkpointing", "compile"}
 
 
@@ -200,8 +208,8 @@ class _Loop:
                         self.save()
                     if signum:
                         raise Interrupted(
-                            f"Stopped at step {self.step} of {last} by {signal.Signals(signum).name}; a checkpoint is in "
-                            f"{self.folder}, the same call or command continues from it.",
+                            f"Stopped at step {self.step} of {last} by {signal.Signals(signum).name}; a checkpoint is "
+                            f"in {self.folder}, the same call or command continues from it.",
                             signum,
                         )
         finally:
@@ -243,13 +251,13 @@ def refuse_other_run(content: dict[str, Any], params: Params, num_videos: int, o
     for key in sorted(set(before) | set(now)):
         if before.get(key) != now.get(key):
             raise InputError(
-                f"{key} = {now.get(key)!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start anew "
-                "in another output folder or with resume=False."
+                f"{key} = {now.get(key)!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start "
+                "anew in another output folder or with resume=False."
             )
     if content["num_videos"] != num_videos:
         raise InputError(
-            f"The index holds {num_videos} videos, but {origin} was trained on {content['num_videos']}; use the same data, "
-            "or start anew in another output folder."
+            f"The index holds {num_videos} videos, but {origin} was trained on {content['num_videos']}; use the same "
+            "data, or start anew in another output folder."
         )
 
 
@@ -343,3 +351,8 @@ def run_profile(params: Params, *, resume: bool = True, progress: bool = True) -
             print(f"tcore_lib: {stop}", file=sys.stderr)
         return stop.exit_code
     return 0
+
+
+if __name__ == "__main__":
+    profile, *options = sys.argv[1:]
+    sys.exit(run_profile(load(profile), resume="--fresh" not in options, progress=False))

@@ -1,14 +1,13 @@
 """T-CoRe itself: student, teacher, decoder and heads; one `forward` from views to loss terms (METHOD sections 4 to 6).
 
-Every number a forward pass returns is this micro-batch's *share*: summed over micro-batches and ranks it is the value of
-the global batch, whatever the split. (On one rank without accumulation the share is the value.)
+Every number a forward pass returns is this micro-batch's *share*: summed over micro-batches and ranks it is the value
+of the global batch, whatever the split. (On one rank without accumulation the share is the value.)
 
-Letters: B samples, N global batch, P patches, D width, d bottleneck, K prototypes, C crops with masked patches, Q the most
-masked patches of a crop, M masked patches, L local crops.
+Letters: B samples, N global batch, P patches, D width, d bottleneck, K prototypes, C crops with masked patches, Q the
+most masked patches of a crop, M masked patches, L local crops.
 """
 
 import copy
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,13 +18,12 @@ from torch import Tensor, nn
 
 from tcore_lib import params
 from tcore_lib.decoder import AuxiliaryDecoder
-from tcore_lib.vit import difference, initial_vit, load_official, official_state_dict
-from tcore_lib.errors import InputError
 from tcore_lib.heads import ProjectionHead
 from tcore_lib.losses import agreement, koleo, prototype_cross_entropy
 from tcore_lib.optimiser import ema
 from tcore_lib.plan import Plan
 from tcore_lib.randomness import generator
+from tcore_lib.vit import initial_vit
 
 
 class TCoRe(nn.Module):
@@ -130,15 +128,15 @@ class TCoRe(nn.Module):
         """Loss of one micro-batch.
 
         Args:
-            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s), as `views.make_views` returns.
+            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s) of `views.make_views`.
             plan: masks and stochastic depth of the same samples.
             teacher_temperature: of this step.
 
         Returns:
             `total`, the weighted sum to differentiate; `terms`, name -> value before its weight (METHOD section 6);
-            `diagnostics`: `teacher_entropy` in nats, `feature_std` (of the teacher's L2-normalised CLS over the batch, 1 =
-            spread evenly, 0 = all equal), `centre_norm`. All are shares of the global batch's value, on the device,
-            detached but for `total`.
+            `diagnostics`: `teacher_entropy` in nats, `feature_std` (of the teacher's L2-normalised CLS over the batch,
+            1 = spread evenly, 0 = all equal), `centre_norm`. All are shares of the global batch's value, on the
+            device, detached but for `total`.
         """
         weights, batch = self.settings.loss, len(plan.masks) // 2
         encoder = self.student["encoder"]
@@ -224,9 +222,7 @@ class TCoRe(nn.Module):
             total = total + more
         return total, entropy
 
-    def _patch(
-        self, sets: list[Tensor], targets: Tensor, plan: Plan, sharp: float, terms: dict[str, Tensor]
-    ) -> Tensor:
+    def _patch(self, sets: list[Tensor], targets: Tensor, plan: Plan, sharp: float, terms: dict[str, Tensor]) -> Tensor:
         """Patch terms and the agreement; sets of (M, d), targets (M, d). Returns their weighted sum."""
         prototypes = self.student[self.patch_head].last_layer()
         chosen = {"patch": self.settings.loss.patch}
@@ -282,74 +278,3 @@ class TCoRe(nn.Module):
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: EMA of every weight of encoder and heads."""
         ema(self.teacher.parameters(), self.student.parameters(), momentum)
-
-
-def reported(terms: Mapping[str, float], settings: params.Loss) -> dict[str, float]:
-    """Terms under the names and with the factors of the released logs.
-
-    KoLeo, the patch terms and the agreement are shown halved there, and KoLeo with its weight.
-    """
-    names = {
-        "dino_local": ("dino_local_crops_loss", 1.0),
-        "dino_global": ("dino_global_crops_loss", 1.0),
-        "koleo": ("koleo_loss", settings.koleo / 2),
-        "patch": ("ibot_loss", 0.5),
-        "patch_past": ("past_tea_ibot_loss", 0.5),
-        "patch_future": ("future_tea_ibot_loss", 0.5),
-        "agreement": ("past_future_MSE_loss", 0.5),
-    }
-    return {names[name][0]: value * names[name][1] for name, value in terms.items()}
-
-
-# ---- the official layout of weights ---------------------------------------------------------------------------------
-
-_DECODER_NAMES = (
-    (r"^blocks\.", "decoder."),
-    (r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1."),
-    (r"\.norm(\d)\.", r".auxiliary_layer_norm\1."),
-)
-_HEADS = {"head": "dino_head", "patch_head": "ibot_head"}
-
-
-def _official_decoder_name(name: str) -> str:
-    for pattern, new in _DECODER_NAMES:
-        name = re.sub(pattern, new, name)
-    return f"auxiliary_decoder.{name}"
-
-
-def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
-    """`student`, `teacher` (`backbone.*`, `dino_head.*`, `ibot_head.*` for a separate patch head) and `auxiliary`
-    (`auxiliary_decoder.*`) as in released checkpoints. Tensors share memory with the model except `pos_embed`."""
-    weights: dict[str, dict[str, Tensor]] = {}
-    for role, networks in (("student", model.student), ("teacher", model.teacher)):
-        weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks["encoder"]).items()}
-        for key, prefix in _HEADS.items():
-            if key in networks:
-                weights[role] |= {f"{prefix}.{k}": v.detach() for k, v in networks[key].state_dict().items()}
-    weights["auxiliary"] = {}
-    if model.decoder is not None:
-        weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in model.decoder.state_dict().items()}
-    return weights
-
-
-def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> None:
-    """Copy weights in the layout of `official_weights` into the model, exactly.
-
-    Raises:
-        InputError: a tensor is missing, unexpected or misshapen.
-    """
-    own = official_weights(model)
-    for role, expected in own.items():
-        wrong = difference(expected, weights.get(role, {}))
-        if wrong:
-            raise InputError(
-                f"{origin}: the {role} does not fit ({wrong}); use the settings these weights were trained with."
-            )
-    for role, networks in (("student", model.student), ("teacher", model.teacher)):
-        inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
-        load_official(networks["encoder"], inner, origin)
-    with torch.no_grad():
-        for role, expected in own.items():
-            for name, tensor in expected.items():
-                if not name.startswith("backbone."):
-                    tensor.copy_(weights[role][name])

@@ -111,5 +111,6 @@ def out_of_memory(error: BaseException, settings: Pretrain) -> InputError | None
     more = "" if loop.activation_checkpointing else ", set pretrain.loop.activation_checkpointing: true"
     return InputError(
         f"The device's memory is full with pretrain.loop.batch_size = {loop.batch_size} in "
-        f"{loop.accumulate} micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}{more}, or use more devices."
+        f"{loop.accumulate} micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}{more}, "
+        "or use more devices."
     )

@@ -12,6 +12,8 @@ import pandas as pd
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 
+LOG_NAME = "log.csv"  # in the run's folder
+
 
 class TrainingLog:
     """One row per logged step, appended and flushed at once.

@@ -40,8 +40,8 @@ def check_finite(names: Sequence[str], values: Sequence[Sequence[float]], first_
             safer = "" if settings.loop.precision in ("fp32", "fp64") else ", or set pretrain.loop.precision: fp32"
             clip = "" if settings.optimiser.clip_grad > 0 else ", or set pretrain.optimiser.clip_grad: 3.0"
             raise TrainingStopped(
-                f"Training stopped at step {step}: {name} became {value}; resume from an earlier checkpoint or start anew, "
-                f"and {lower}{clip}{safer}."
+                f"Training stopped at step {step}: {name} became {value}; resume from an earlier checkpoint or start "
+                f"anew, and {lower}{clip}{safer}."
             )
 
 
@@ -63,7 +63,8 @@ def check_collapse(log: pd.DataFrame, settings: Pretrain) -> None:
     if (recent["teacher_entropy"] > UNIFORM * most).all() and (recent["feature_std"] < SAME_FEATURES).all():
         last = recent.iloc[-1]
         raise TrainingStopped(
-            f"Training stopped at step {int(last['step'])}: it has collapsed (teacher_entropy {last['teacher_entropy']:.3f} of "
-            f"at most {most:.3f}, feature_std {last['feature_std']:.1e} over {PATIENCE} rows of the log); lower "
-            "pretrain.optimiser.base_lr or teacher_temperature_end, raise pretrain.loss.koleo or loop.batch_size."
+            f"Training stopped at step {int(last['step'])}: it has collapsed (teacher_entropy "
+            f"{last['teacher_entropy']:.3f} of at most {most:.3f}, feature_std {last['feature_std']:.1e} over {PATIENCE} "
+            "rows of the log); lower pretrain.optimiser.base_lr or teacher_temperature_end, raise pretrain.loss.koleo or "
+            "loop.batch_size."
         )

@@ -1,7 +1,8 @@
 """One T-CoRe step written down from METHOD sections 5 and 6 as it stands there, sentence by sentence.
 
-Nothing is saved or left out: every crop goes through everything, attention weights are computed, the CLS tokens go through
-the head twice, all logits are held. `tcore_lib.tcore` has to give the same numbers; `benchmarks/step.py` measures against it.
+Nothing is saved or left out: every crop goes through everything, attention weights are computed, the CLS tokens go
+through the head twice, all logits are held. `tcore_lib.tcore` has to give the same numbers; `benchmarks/step.py`
+measures against it.
 """
 
 import torch

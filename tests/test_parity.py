@@ -1,7 +1,6 @@
 """Our step against the original's: recorded steps where they are, and a golden problem that lives here."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from tiny_problem import formula_views, formula_weights, step_plan, tiny
 
 from tcore_lib import parity
 from tcore_lib.errors import InputError
+from tcore_lib.official import official_weights, reported
 from tcore_lib.schedules import Hyper
-from tcore_lib.tcore import official_weights, reported
 from tcore_lib.trainer import Trainer
 
 STEPS = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
@@ -132,7 +131,7 @@ def test_undoing_the_steps_restores_the_weights(tmp_path: Path) -> None:
         n: recording.arrays[n.replace("init/", "step1/after/")]
         for n in recording.arrays
         if n.count("/") == 2 and n.startswith("init/")
-    }  # noqa: E501
+    }
     spoilt = dict(recording.arrays)
     for name, value in last.items():
         for prefix in ("init/", "step0/after/"):
@@ -202,9 +201,9 @@ def test_malformed_recordings_are_refused_in_a_sentence(tmp_path: Path, change: 
 
 # ---- a golden problem without any file ------------------------------------------------------------------------------
 
-# Inputs and weights are hashes (tests/tiny_problem.py), masks by hand, float64. Recorded with this code on 2026-11-22, commit
-# 58b4c71, when `python -m tcore_lib parity golden/pretraining_steps.npz` agreed with the original on losses to 1e-15 and on
-# gradients to 1e-14.
+# Inputs and weights are hashes (tests/tiny_problem.py), masks by hand, float64. Recorded with this code on 2026-11-22,
+# commit 58b4c71, when `python -m tcore_lib parity golden/pretraining_steps.npz` agreed with the original on losses to
+# 1e-15 and on gradients to 1e-14.
 GOLDEN_STEPS = [
     {
         "dino_global": 2.3575192737480815,
