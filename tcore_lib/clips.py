@@ -6,7 +6,7 @@ joints; whether every image decodes is the business of `doctor`.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -173,40 +173,25 @@ def _chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str
     return names if wanted is None else [name for name in names if name in wanted]
 
 
-def load_davis(settings: params.Davis, root: str | Path) -> list[Clip]:
-    """Clips of a DAVIS-2017 split.
-
-    Raises:
-        InputError: list, folder or annotation missing; frames and annotations do not pair up.
-    """
-    root = Path(root)
+def _davis_names(settings: params.Davis, root: Path) -> list[str]:
     split = root / "ImageSets" / "2017" / f"{settings.split}.txt"
-    return [_davis_clip(root, name) for name in _chosen(_lines(split), settings.clips, split)]
+    return _chosen(_lines(split), settings.clips, split)
 
 
 def _davis_clip(root: Path, name: str) -> Clip:
     frames = _in_order(root / "JPEGImages" / "480p" / name, (".jpg", ".jpeg"))
     folder = root / "Annotations" / "480p" / name
     stems = {path.stem: path for path in _in_order(folder, (".png",))}
-    for frame in frames:
-        if frame.stem not in stems:
-            raise InputError(f"{folder / (frame.stem + '.png')} is missing; every frame needs its annotation.")
-    extra = sorted(stems.keys() - {frame.stem for frame in frames})
-    if extra:
-        raise InputError(
-            f"{stems[extra[0]]} has no frame of that number in {frames[0].parent}; unpack the frames again."
-        )
+    missing = [frame.stem for frame in frames if frame.stem not in stems]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(f"{folder / (missing[0] + '.png')}{more} is missing; every frame needs its annotation.")
+    _no_extra(stems, frames)
     annotations = tuple(stems[frame.stem] for frame in frames)
     return Clip(name, "davis", tuple(frames), image_size(frames[0]), annotations, source=folder)
 
 
-def load_jhmdb(settings: params.Jhmdb, root: str | Path) -> list[Clip]:
-    """Test clips of a JHMDB split, class by class.
-
-    Raises:
-        InputError: list, folder or joints missing; not as many joints as frames.
-    """
-    root = Path(root)
+def _jhmdb_names(settings: params.Jhmdb, root: Path) -> list[str]:
     pattern = f"*_test_split{settings.split}.txt"
     lists = sorted(path for path in (root / "splits").glob(pattern) if not path.name.startswith("."))
     if not lists:
@@ -219,38 +204,30 @@ def load_jhmdb(settings: params.Jhmdb, root: str | Path) -> list[Clip]:
                 raise InputError(f"{path} has the line {line!r}; each should be `<clip>.avi` and 0, 1 or 2.")
             if words[1] == "2":
                 class_of[words[0].removesuffix(".avi")] = path.name.removesuffix(pattern[1:])
-    names = _chosen(list(class_of), settings.clips, root / "splits")
-    return [_jhmdb_clip(root, class_of[name], name) for name in names]
+    return [f"{class_of[name]}/{name}" for name in _chosen(list(class_of), settings.clips, root / "splits")]
 
 
-def _jhmdb_clip(root: Path, class_name: str, name: str) -> Clip:
-    frames = _in_order(root / "Rename_Images" / class_name / name, (".png",))
-    source = root / "joint_positions" / class_name / name / "joint_positions.mat"
+def _jhmdb_clip(root: Path, name: str) -> Clip:
+    frames = _in_order(root / "Rename_Images" / name, (".png",))
+    source = root / "joint_positions" / name / "joint_positions.mat"
     joints = read_joints(source)
     if len(joints) != len(frames):
-        raise InputError(f"{source} has joints of {len(joints)} frames, {frames[0].parent} has {len(frames)} frames.")
-    return Clip(name, "jhmdb", tuple(frames), image_size(frames[0]), joints=joints, source=source)
+        raise InputError(
+            f"{source} has joints of {len(joints)} frames, {frames[0].parent} has {len(frames)}; unpack both again."
+        )
+    return Clip(name.split("/")[-1], "jhmdb", tuple(frames), image_size(frames[0]), joints=joints, source=source)
 
 
-def load_vip(settings: params.Vip, root: str | Path) -> list[Clip]:
-    """Clips of a VIP split. Frames without annotation are carried through but not scored.
-
-    Raises:
-        InputError: list or folder missing; first frame not annotated; an annotation without its frame.
-    """
-    root = Path(root)
+def _vip_names(settings: params.Vip, root: Path) -> list[str]:
     split = root / "lists" / f"{settings.split}_videos.txt"
-    names = [line.split()[0].strip("/") for line in _lines(split)]
-    return [_vip_clip(root, name) for name in _chosen(names, settings.clips, split)]
+    return _chosen([line.split()[0].strip("/") for line in _lines(split)], settings.clips, split)
 
 
 def _vip_clip(root: Path, name: str) -> Clip:
     frames = _in_order(root / "Images" / name, (".jpg", ".jpeg"))
     folder = root / "Annotations" / "Category_ids" / name
     stems = {path.stem: path for path in _in_order(folder, (".png",))}
-    extra = sorted(stems.keys() - {frame.stem for frame in frames})
-    if extra:
-        raise InputError(f"{stems[extra[0]]} has no frame of that name in {frames[0].parent}; unpack the frames again.")
+    _no_extra(stems, frames)
     if frames[0].stem not in stems:
         raise InputError(
             f"{folder} has no annotation of the clip's first frame, {frames[0].name}; nothing to propagate."
@@ -259,10 +236,47 @@ def _vip_clip(root: Path, name: str) -> Clip:
     return Clip(name, "vip", tuple(frames), image_size(frames[0]), annotations, source=folder)
 
 
+def _no_extra(stems: dict[str, Path], frames: Sequence[Path]) -> None:
+    extra = sorted(stems.keys() - {frame.stem for frame in frames})
+    if extra:
+        raise InputError(f"{stems[extra[0]]} has no frame of that name in {frames[0].parent}; unpack the frames again.")
+
+
+_READERS: dict[type, tuple[Callable[..., list[str]], Callable[[Path, str], Clip]]] = {
+    params.Davis: (_davis_names, _davis_clip),
+    params.Jhmdb: (_jhmdb_names, _jhmdb_clip),
+    params.Vip: (_vip_names, _vip_clip),
+}
+
+
+def clip_names(settings: params.Benchmark, root: str | Path) -> list[str]:
+    """The clips of the settings' split (or those chosen from it), in its order; JHMDB's as `<class>/<clip>`.
+
+    Raises:
+        InputError: the split list is missing or malformed, or a chosen clip is not in it.
+    """
+    return _READERS[type(settings)][0](settings, Path(root))
+
+
+def load_clip(settings: params.Benchmark, root: str | Path, name: str) -> Clip:
+    """One clip by its name in `clip_names`.
+
+    Raises:
+        InputError: a folder, frame, annotation or joint is missing, or they do not pair up.
+    """
+    return _READERS[type(settings)][1](Path(root), name)
+
+
 def load_clips(settings: params.Benchmark, root: str | Path) -> list[Clip]:
-    """The clips of whichever benchmark the settings belong to."""
-    loaders = {params.Davis: load_davis, params.Jhmdb: load_jhmdb, params.Vip: load_vip}
-    return loaders[type(settings)](settings, root)  # type: ignore[operator]
+    """All clips of a benchmark: DAVIS, JHMDB or VIP, whichever section the settings are. See `clip_names`, `load_clip`.
+
+    DAVIS: every frame needs its annotation. JHMDB: as many joints as frames. VIP: the first frame needs its annotation;
+    other frames without one are carried through but not scored.
+
+    Raises:
+        InputError: names what is missing or does not fit.
+    """
+    return [load_clip(settings, root, name) for name in clip_names(settings, root)]
 
 
 # ---------------------------------------------------------------------------------------------- writing

@@ -18,7 +18,7 @@ DAVIS, JHMDB, VIP = params.Davis(), params.Jhmdb(), params.Vip()
 
 
 def test_davis(tmp_path: Path) -> None:
-    one, two = clips.load_davis(DAVIS, write_small_davis(tmp_path))
+    one, two = clips.load_clips(DAVIS, write_small_davis(tmp_path))
     assert (one.name, one.kind, len(one), one.size) == ("one", "davis", 6, (H, W))
     assert [path.name for path in one.frames] == [f"{i:05d}.jpg" for i in range(6)]
     assert np.unique(clips.read_ids(one.annotations[0])).tolist() == [0, 1, 2]
@@ -27,7 +27,7 @@ def test_davis(tmp_path: Path) -> None:
 
 
 def test_jhmdb(tmp_path: Path) -> None:
-    first, _ = clips.load_jhmdb(JHMDB, write_small_jhmdb(tmp_path))
+    first, _ = clips.load_clips(JHMDB, write_small_jhmdb(tmp_path))
     assert (first.name, first.kind, first.size) == ("ball_1", "jhmdb", (H, W))
     assert first.joints.shape == (5, 15, 2)
     # Joint 3 (right shoulder) of frame 1 lies on the second square: left W - 64 - 4, top 56, 6 further; from 0, not 1.
@@ -35,7 +35,7 @@ def test_jhmdb(tmp_path: Path) -> None:
 
 
 def test_vip(tmp_path: Path) -> None:
-    first, _ = clips.load_vip(VIP, write_small_vip(tmp_path))
+    first, _ = clips.load_clips(VIP, write_small_vip(tmp_path))
     assert (first.name, first.kind, len(first)) == ("videos1", "vip", 5)
     assert [path is not None for path in first.annotations] == [True, False, True, False, True]
     assert np.unique(clips.read_ids(first.annotations[0])).tolist() == [0, 2, 13]
@@ -49,23 +49,23 @@ def test_frames_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     labels = root / "Annotations" / "Category_ids" / "videos1"
     for number, path in zip((8, 10), sorted(labels.iterdir()), strict=True):
         path.rename(labels / f"{number}.png")
-    first = clips.load_vip(VIP, root)[0]
+    first = clips.load_clips(VIP, root)[0]
     assert [path.stem for path in first.frames] == ["8", "9", "10"]
 
 
 def test_chosen_clips_keep_the_order_of_the_split(tmp_path: Path) -> None:
     root = write_small_davis(tmp_path, ("one", "two", "three"))
-    found = clips.load_davis(params.Davis(clips=["three", "one"]), root)
+    found = clips.load_clips(params.Davis(clips=["three", "one"]), root)
     assert [clip.name for clip in found] == ["one", "three"]
 
 
 def test_the_digest_follows_contents_and_names(tmp_path: Path) -> None:
     root = write_small_davis(tmp_path)
-    one, two = (clip.digest() for clip in clips.load_davis(DAVIS, root))
-    assert one == clips.load_davis(DAVIS, root)[0].digest()
+    one, two = (clip.digest() for clip in clips.load_clips(DAVIS, root))
+    assert one == clips.load_clips(DAVIS, root)[0].digest()
     assert one != two
     clips.write_ids(root / "Annotations" / "480p" / "one" / "00003.png", np.zeros((H, W), np.uint8))
-    assert one != clips.load_davis(DAVIS, root)[0].digest()
+    assert one != clips.load_clips(DAVIS, root)[0].digest()
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -88,7 +88,7 @@ def test_palette_deals_the_bits_of_an_id() -> None:
 
 
 def test_joints_survive_writing(tmp_path: Path) -> None:
-    clip = clips.load_jhmdb(JHMDB, write_small_jhmdb(tmp_path / "data"))[0]
+    clip = clips.load_clips(JHMDB, write_small_jhmdb(tmp_path / "data"))[0]
     joints = clip.joints.copy()
     joints[2, 4] = np.nan
     clips.write_joints(tmp_path / "out.json", clip, joints)
@@ -107,22 +107,22 @@ def damage(path: Path) -> None:
 def test_faults_of_davis_are_named(tmp_path: Path) -> None:
     root = write_small_davis(tmp_path)
     with pytest.raises(InputError, match=r"train\.txt cannot be read"):
-        clips.load_davis(params.Davis(split="train"), root)
+        clips.load_clips(params.Davis(split="train"), root)
     with pytest.raises(InputError, match=r"'three' is not in .*val\.txt"):
-        clips.load_davis(params.Davis(clips=["three"]), root)
+        clips.load_clips(params.Davis(clips=["three"]), root)
     label = root / "Annotations" / "480p" / "two" / "00004.png"
     label.rename(label.with_name("00077.png"))
     with pytest.raises(InputError, match=r"00004\.png is missing"):
-        clips.load_davis(DAVIS, root)
+        clips.load_clips(DAVIS, root)
     clips.write_ids(label, np.zeros((H, W), np.uint8))
-    with pytest.raises(InputError, match=r"00077\.png has no frame"):
-        clips.load_davis(DAVIS, root)
+    with pytest.raises(InputError, match=r"00077\.png has no frame of that name"):
+        clips.load_clips(DAVIS, root)
     (root / "ImageSets" / "2017" / "val.txt").write_text("one\nabsent\n")
     with pytest.raises(InputError, match="absent is not a folder"):
-        clips.load_davis(DAVIS, root)
+        clips.load_clips(DAVIS, root)
     (root / "ImageSets" / "2017" / "val.txt").write_text("one\none\n")
     with pytest.raises(InputError, match="names the clip one twice"):
-        clips.load_davis(DAVIS, root)
+        clips.load_clips(DAVIS, root)
 
 
 def test_faults_of_images_are_named(tmp_path: Path) -> None:
@@ -145,23 +145,23 @@ def test_faults_of_images_are_named(tmp_path: Path) -> None:
 def test_faults_of_jhmdb_are_named(tmp_path: Path) -> None:
     root = write_small_jhmdb(tmp_path)
     with pytest.raises(InputError, match=r"_test_split3\.txt"):
-        clips.load_jhmdb(params.Jhmdb(split=3), root)
+        clips.load_clips(params.Jhmdb(split=3), root)
     file = root / "joint_positions" / "catch" / "ball_2" / "joint_positions.mat"
     scipy.io.savemat(file, {"pos_world": np.zeros((2, 15, 5))})
     with pytest.raises(InputError, match=r"ball_2/joint_positions\.mat has no variable pos_img"):
-        clips.load_jhmdb(JHMDB, root)
+        clips.load_clips(JHMDB, root)
     scipy.io.savemat(file, {"pos_img": np.zeros((2, 13, 5))})
     with pytest.raises(InputError, match=r"pos_img of \(2, 13, 5\), not 2 x 15 x frames"):
-        clips.load_jhmdb(JHMDB, root)
+        clips.load_clips(JHMDB, root)
     scipy.io.savemat(file, {"pos_img": np.zeros((2, 15, 4))})
-    with pytest.raises(InputError, match=r"joints of 4 frames, .* has 5 frames"):
-        clips.load_jhmdb(JHMDB, root)
+    with pytest.raises(InputError, match=r"joints of 4 frames, .* has 5; unpack"):
+        clips.load_clips(JHMDB, root)
     file.write_bytes(b"no mat file at all")
     with pytest.raises(InputError, match=r"cannot be read as a \.mat file"):
-        clips.load_jhmdb(JHMDB, root)
+        clips.load_clips(JHMDB, root)
     file.unlink()
     with pytest.raises(InputError, match=r"cannot be read as a \.mat file"):
-        clips.load_jhmdb(JHMDB, root)
+        clips.load_clips(JHMDB, root)
 
 
 def test_faults_of_vip_are_named(tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_faults_of_vip_are_named(tmp_path: Path) -> None:
     folder = root / "Annotations" / "Category_ids" / "videos2"
     (folder / f"{1:012d}.png").unlink()
     with pytest.raises(InputError, match="no annotation of the clip's first frame"):
-        clips.load_vip(VIP, root)
+        clips.load_clips(VIP, root)
     for path in folder.iterdir():
         path.unlink()
     with pytest.raises(InputError, match=r"videos2 holds no \.png file"):
-        clips.load_vip(VIP, root)
+        clips.load_clips(VIP, root)

@@ -45,7 +45,7 @@ def vip(**settings: object) -> params.Vip:
 
 @pytest.fixture
 def davis_clips(tmp_path: Path) -> list[Clip]:
-    return clipfiles.load_davis(davis(), write_small_davis(tmp_path / "davis"))
+    return clipfiles.load_clips(davis(), write_small_davis(tmp_path / "davis"))
 
 
 # ---------------------------------------------------------------------------------------------- right
@@ -84,7 +84,7 @@ def test_davis_equals_the_protocol_written_out(davis_clips: list[Clip]) -> None:
 
 def test_jhmdb_equals_the_protocol_written_out(tmp_path: Path) -> None:
     settings = params.Jhmdb(input_size=(96, 96), radius=4.0, context=3, save_predictions=False)
-    clips = clipfiles.load_jhmdb(settings, write_small_jhmdb(tmp_path))
+    clips = clipfiles.load_clips(settings, write_small_jhmdb(tmp_path))
     table = evaluate({"pixels": pixels()}, clips, settings, progress=False)
     assert len(table) == 2 * 15
     for clip in clips:
@@ -101,7 +101,7 @@ def test_jhmdb_equals_the_protocol_written_out(tmp_path: Path) -> None:
 
 
 def test_vip_counts_every_annotated_frame_and_no_other(tmp_path: Path) -> None:
-    clips = clipfiles.load_vip(vip(), write_small_vip(tmp_path))
+    clips = clipfiles.load_clips(vip(), write_small_vip(tmp_path))
     table = evaluate({"pixels": pixels()}, clips, vip(), progress=False)
     assert input_size(clips[0], vip(), 16) == (64, W)  # 96 rows floored to a multiple of 64
     assert len(table) == 2 * 20
@@ -132,7 +132,7 @@ def test_jhmdb_golden() -> None:
     # The DAVIS clips take minutes: benchmarks/evaluation_parity.py compares all of them.
     expected = golden("jhmdb-sample")["PCK"]
     settings = params.Jhmdb(save_predictions=False)
-    clips = clipfiles.load_jhmdb(settings, SHARED / "data" / "jhmdb-sample")
+    clips = clipfiles.load_clips(settings, SHARED / "data" / "jhmdb-sample")
     scores = summarise(evaluate(pixels(), clips, settings, progress=False), "jhmdb").set_index("score")["value"]
     assert scores.to_dict() == pytest.approx(expected, abs=0.01)
 
@@ -237,12 +237,12 @@ def test_predictions_are_written_and_score_the_same(davis_clips: list[Clip], tmp
 
 def test_predictions_of_parts_and_joints(tmp_path: Path) -> None:
     settings = vip(save_predictions=True)
-    clips = clipfiles.load_vip(settings, write_small_vip(tmp_path / "vip"))
+    clips = clipfiles.load_clips(settings, write_small_vip(tmp_path / "vip"))
     table = evaluate({"pixels": pixels()}, clips, settings, output=tmp_path / "out", progress=False)
     folder = tmp_path / "out" / "predictions" / "pixels"
     pd.testing.assert_frame_equal(score_predictions(clips, folder), table.drop(columns="encoder"))
     settings = params.Jhmdb(input_size=(96, 96), radius=4.0)
-    clips = clipfiles.load_jhmdb(settings, write_small_jhmdb(tmp_path / "jhmdb"))
+    clips = clipfiles.load_clips(settings, write_small_jhmdb(tmp_path / "jhmdb"))
     table = evaluate({"pixels": pixels()}, clips, settings, output=tmp_path / "out2", progress=False)
     joints = clipfiles.read_predicted_joints(tmp_path / "out2" / "predictions" / "pixels" / "ball_1.json")
     assert joints.shape == (5, 15, 2)
@@ -270,7 +270,7 @@ def test_two_ranks_return_the_table_of_one(davis_clips: list[Clip], tmp_path: Pa
         "import os, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_evaluate import *\n"
-        f"clips = clipfiles.load_davis(davis(), {str(tmp_path / 'davis')!r})\n"
+        f"clips = clipfiles.load_clips(davis(), {str(tmp_path / 'davis')!r})\n"
         f"table = evaluate(pixels(), clips, davis(), output={str(tmp_path / 'out')!r}, progress=False)\n"
         f"table.to_json({str(tmp_path)!r} + f'/{{os.environ[\"RANK\"]}}.json', double_precision=15)\n"
     )
