@@ -62,6 +62,19 @@ function attention(data, pick, frame, head) {
   return Float32Array.from(data.weights.subarray(row * data.P, (row + 1) * data.P), (code) => code * scale);
 }
 
+// The same function of every value, as bytes 0..255 of 0..1. Plain loops: this runs for every patch of every frame.
+function toCodes(values, shade) {
+  const codes = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i++) codes[i] = 255 * shade(values[i]) + 0.5;
+  return codes;
+}
+
+function indexOfLargest(values) {
+  let top = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] > values[top]) top = i;
+  return top;
+}
+
 // Indices of the `count` largest values, largest first.
 function largest(values, count) {
   const top = [];
@@ -167,7 +180,7 @@ function render({ model, el }) {
       const all = cosines(encoder, query, data.N * data.P);
       return Array.from({ length: data.N }, (_, i) => all.subarray(i * data.P, (i + 1) * data.P));
     });
-    state.best = state.maps.map((maps) => maps.map((values) => values.reduce((top, v, i) => (v > values[top] ? i : top), 0)));
+    state.best = state.maps.map((maps) => maps.map(indexOfLargest));
     state.ceiling = state.maps.map((maps, e) => Math.max(...maps.map((values, i) => (i === frame && data.N > 1 ? -1 : values[state.best[e][i]]))));
     if (!known) set("pick", { frame, row, column, matches: matches() });
   }
@@ -198,13 +211,13 @@ function render({ model, el }) {
       if (!values) return { text: frame === pick().frame ? "query" : "not looked at" };
       const top = largest(values, count);
       const peak = values[top[0]] || 1;
-      return { codes: Uint8Array.from(values, (v) => (255 * v) / peak + 0.5), top, text: `most ${(100 * peak).toFixed(1)} %` };
+      return { codes: toCodes(values, (v) => v / peak), top, text: `most ${(100 * peak).toFixed(1)} %` };
     }
     const values = state.maps[e][frame];
     const tau = model.get("temperature");
     const best = values[state.best[e][frame]];
     const ceiling = state.common ? state.ceiling[e] : best;
-    const codes = Uint8Array.from(values, (v) => 255 * Math.min(1, Math.exp((v - ceiling) / tau)) + 0.5);
+    const codes = toCodes(values, (v) => Math.min(1, Math.exp((v - ceiling) / tau)));
     return { codes, top: largest(values, count), text: `cosine ${best.toFixed(2)}` };
   }
 
@@ -215,10 +228,11 @@ function render({ model, el }) {
   }
 
   function drawLabels(canvas, frame) {
-    const cells = Uint32Array.from({ length: data.P }, (_, patch) => {
+    const cells = new Uint32Array(data.P);
+    for (let patch = 0; patch < data.P; patch++) {
       const { channel, share } = label(frame, patch);
-      return channel ? packed(data.labels.palette[channel], 255 * state.opacity * 0.85 * share) : 0;
-    });
+      if (channel) cells[patch] = packed(data.labels.palette[channel], 255 * state.opacity * 0.85 * share);
+    }
     paintCells(canvas, data, cells);
   }
 
@@ -249,7 +263,9 @@ function render({ model, el }) {
     pen.drawImage(base(frame, looked.codes ? "grey" : "colour", width, height), 0, 0);
     if (mode === "labels") drawLabels(canvas, frame);
     if (looked.codes) {
-      paintCells(canvas, data, Uint32Array.from(looked.codes, (code) => state.table[code]));
+      const cells = new Uint32Array(data.P);
+      for (let patch = 0; patch < data.P; patch++) cells[patch] = state.table[looked.codes[patch]];
+      paintCells(canvas, data, cells);
       const radius = (large ? 4.5 : 2.6) * ratio;
       if (large) for (const patch of looked.top.slice(1).reverse()) markMatch(canvas, data, patch, radius * 0.55, false);
       markMatch(canvas, data, looked.top[0], radius, true);

@@ -40,6 +40,27 @@ from tcore_lib.painter import MaskPainter
 painter = MaskPainter(clip, lambda mask: [np.roll(mask, 16 * n, axis=1) for n in range(3)])
 painter
 """
+FIGURES = """
+import pandas as pd
+
+from tcore_lib import plots
+
+log = pd.DataFrame({"step": [0, 10, 20], "total": [3.0, 2.0, 1.0]})
+plots.histogram([1, 2, 3]);
+curves = plots.LiveCurves(every=0)
+for rows in (1, 2, 3):
+    curves.update(log.head(rows))
+curves.close(log);
+"""
+
+
+def test_a_figure_is_shown_once_and_live_curves_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FIGURES.strip())])
+    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, timeout=120).execute()
+    pictures = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == len(notebook.cells[0].outputs) == 2  # the histogram, the curves
 
 
 @pytest.fixture
