@@ -14,6 +14,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from tcore_lib.clips import palette
 from tcore_lib.errors import InputError
 from tcore_lib.params import SyntheticData
 from tcore_lib.scene_sets import Job, write_set
@@ -41,17 +42,6 @@ JHMDB_SIZE = (320, 240)
 VIP_KINDS = ("walking", "dancing", "waving", "jumping")
 VIP_SIZES = ((640, 360), (1280, 720), (640, 480))
 EVAL_FPS = 10.0  # scene time between two benchmark frames: 1 / EVAL_FPS s
-
-
-def palette() -> list[int]:
-    """The 256 colours of DAVIS and PASCAL VOC masks: an id's bits go to the high bits of red, green, blue in turn."""
-    table = []
-    for number in range(256):
-        rgb = [0, 0, 0]
-        for bit in range(8):
-            rgb[bit % 3] |= ((number >> bit) & 1) << (7 - bit // 3)
-        table += rgb
-    return table
 
 
 def write_videos(
