@@ -17,7 +17,7 @@ from tcore_lib.evaluate import encode
 from tcore_lib.labelmaps import to_input
 from tcore_lib.look import denormalise
 from tcore_lib.params import Views
-from tcore_lib.resample import resize, resize_matrices
+from tcore_lib.resample import resize_batch
 from tcore_lib.tcore import TCoRe
 from tcore_lib.views import centre_boxes
 
@@ -54,9 +54,9 @@ def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tenso
         float32 (n, 3, S, S), ImageNet-normalised.
     """
     stacked = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, 3, H, W)
-    n, shape = len(stacked), tuple(stacked.shape[2:])
-    boxes = np.repeat(centre_boxes(np.array([shape]), views.ratio), n, axis=0)
-    crops = resize(stacked, *resize_matrices(boxes, np.zeros(n, bool), shape, size, stacked.device))
+    n = len(stacked)
+    boxes = np.repeat(centre_boxes(np.array([stacked.shape[2:]]), views.ratio), n, axis=0)
+    crops = resize_batch(stacked, boxes, np.zeros(n, bool), size)
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (crops - mean) / std
 
@@ -154,3 +154,9 @@ def statistics(samples: Sequence[Looked]) -> dict[str, float]:
             reaches.append(np.linalg.norm(best - queries, axis=1))
     names = ("sharpness", "entropy", "reach")
     return {k: float(np.concatenate(v).mean()) for k, v in zip(names, (peaks, entropies, reaches), strict=True)}
+
+
+def whole_patches(shape: Sequence[int], patch_size: int, zoom: float = 1.0) -> tuple[int, int]:
+    """The (height, width) in pixels nearest to `zoom` times a frame's that holds whole patches."""
+    height, width = (max(1, round(zoom * side / patch_size)) * patch_size for side in shape[:2])
+    return height, width

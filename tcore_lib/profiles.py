@@ -11,8 +11,9 @@ from tcore_lib.clips import Clip, load_clips, prediction_path, read_ids, read_pr
 from tcore_lib.encoder import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.errors import InputError
 from tcore_lib.finished import folder_name
+from tcore_lib.official import load_official_weights
 from tcore_lib.params import Params, resolve
-from tcore_lib.tcore import TCoRe, load_official_weights
+from tcore_lib.tcore import TCoRe
 
 SYNTHETIC = "synthetic"
 BENCHMARKS = ("davis", "jhmdb", "vip")

@@ -13,6 +13,7 @@ parameters it reads, and the markers of the stages it builds on. Nothing else is
 
 import hashlib
 import json
+import operator
 import os
 import platform
 import resource
@@ -42,12 +43,13 @@ class Stage:
     sections: tuple[str, ...]
     needs: tuple[str, ...] = ()
     section: str = ""  # its own section; a stage whose section says `enabled: false` is not run
+    keys: tuple[str, ...] = ()  # single keys of other sections, as `section.key`
 
 
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("00_data_prep", ("data", "davis", "jhmdb", "vip")),
+        Stage("00_data_prep", ("data",), keys=tuple(f"{b}.{k}" for b in ("davis", "jhmdb", "vip") for k in ("root", "enabled"))),
         Stage("01_pretraining", ("data", "pretrain"), ("00_data_prep",), "pretrain"),
         Stage("02_checkpoint_inspection", ("data", "checkpoint"), ("00_data_prep", "01_pretraining")),
         Stage("03_davis_evaluation", ("checkpoint", "davis"), ("00_data_prep", "01_pretraining"), "davis"),
@@ -92,6 +94,7 @@ def stage_key(stage: str, params: Params) -> str:
         "cells": ["".join(cell["source"]) for cell in notebook["cells"]],
         "library": code_digest(),
         "params": params.digest("run", *STAGES[stage].sections),
+        "keys": {key: operator.attrgetter(key)(params) for key in STAGES[stage].keys},
         "needs": {need: _marker(need, params).get("id") for need in STAGES[stage].needs},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

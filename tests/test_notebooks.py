@@ -1,0 +1,141 @@
+"""All eight notebooks, really executed, on the smallest profile that still goes through every line of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tcore_lib import params as parameters
+from tcore_lib import runs, table
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.notebooks
+
+
+def tiny_profile(folder: Path) -> dict[str, Any]:
+    """Everything of `params/quick.yaml`, as small as it goes; all files below `folder`."""
+    return {
+        "run": {"name": "tiny", "results": str(folder / "results"), "device": "cpu"},
+        "data": {
+            "root": str(folder / "data"),
+            "num_frames": 12,
+            "short_side": 64,
+            "workers": 1,
+            "synthetic": {
+                "videos": 6,
+                "classes": 2,
+                "video_size": [96, 64],
+                "video_seconds": 1.5,
+                "fps": 10,
+                "davis_clips": 2,
+                "jhmdb_clips": 2,
+                "vip_clips": 2,
+                "eval_frames": 4,
+            },
+        },
+        "pretrain": {
+            "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
+            "views": {"global_size": 64, "local_size": 32, "num_local": 2},
+            "decoder": {"heads": 4},
+            "head": {"prototypes": 64, "hidden": 48, "bottleneck": 16},
+            "optimiser": {
+                "epochs": 2.0,
+                "iterations_per_epoch": 4,
+                "warmup_epochs": 1.0,
+                "base_lr": 0.004,
+                "teacher_temperature_epochs": 1.0,
+            },
+            "loop": {"batch_size": 4, "checkpoint_every": 4, "log_every": 2, "workers": 0},
+        },
+        "davis": {"input_size": [240, 432]},
+        "jhmdb": {"input_size": [160, 160]},
+        "vip": {"long_side": 320},
+        "attention": {"videos": 2, "patches": 2, "clip_frames": 3},
+    }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The profile's file and what the command printed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    profile = folder / "tiny.yaml"
+    profile.write_text(yaml.safe_dump(tiny_profile(folder)))
+    done = reproduce(profile)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return profile, done.stdout
+
+
+def reproduce(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tcore_lib", "reproduce", str(profile), *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_command_shows_progress_and_ends_with_the_table(finished: tuple[Path, str]) -> None:
+    lines = finished[1].splitlines()
+    for number, stage in enumerate(runs.STAGES, 1):
+        assert any(line.startswith(f"[{number}/8] {stage}: finished in") for line in lines)
+    assert any("pretraining:" in line and "step" in line for line in lines), "tqdm of the training reaches the terminal"
+    assert finished[1].count("not run") == 9
+    assert any("random" in line and "rendered DAVIS" in line for line in lines)
+
+
+def test_every_notebook_ran_without_a_warning(finished: tuple[Path, str]) -> None:
+    params = parameters.load(finished[0])
+    for stage in runs.STAGES:
+        notebook = json.loads((runs.run_folder(params) / "notebooks" / f"{stage}.ipynb").read_text())
+        for cell in notebook["cells"]:
+            for output in cell.get("outputs", []):
+                assert output["output_type"] != "error"
+                assert output.get("name") != "stderr", f"{stage}: {''.join(output['text'])[:500]}"
+        pictures = [o for c in notebook["cells"] for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+        assert pictures, f"{stage} shows no picture"
+
+
+def test_results_are_measurements(finished: tuple[Path, str]) -> None:
+    params = parameters.load(finished[0])
+    folder = runs.run_folder(params)
+    training = runs.read_result(folder, "01_pretraining")
+    assert training is not None
+    assert training["result"]["steps"] == 8
+    log = runs.read_table(folder, "01_pretraining", "log")
+    assert log["step"].tolist() == [2, 4, 6, 8]
+    assert {"dino_global", "dino_local", "koleo", "patch_past", "patch_future", "agreement"} <= set(log.columns)
+    measured = table.measured_rows(folder)
+    assert measured["encoder"].tolist() == ["pretrained", "random"]
+    assert measured[table.SCORES].notna().all(axis=None)
+    assert ((measured[table.SCORES] >= 0) & (measured[table.SCORES] <= 100)).all(axis=None)
+    objects = runs.read_table(folder, "03_davis_evaluation", "objects")
+    assert set(objects["clip"]) == {path.stem for path in (folder.parents[1] / "data/davis/JPEGImages/480p").iterdir()}
+    for stage in runs.STAGES:
+        record = runs.read_result(folder, stage)
+        assert record is not None
+        assert record["provenance"]["params_sha256"] == params.digest()
+
+
+def test_rerun_skips_and_a_changed_setting_runs_what_depends_on_it(finished: tuple[Path, str], tmp_path: Path) -> None:
+    again = reproduce(finished[0])
+    assert again.returncode == 0
+    assert again.stdout.count("finished earlier and unchanged, skipped") == 8
+    changed = yaml.safe_load(finished[0].read_text()) | {"jhmdb": {"input_size": [160, 160], "top_k": 5}}
+    other = tmp_path / "changed.yaml"
+    other.write_text(yaml.safe_dump(changed))
+    params = parameters.load(other)
+    state = {stage[:2]: runs.is_finished(stage, params) for stage in runs.STAGES}
+    assert [number for number, done in state.items() if not done] == ["04", "07"]
+
+
+def test_plain_papermill_runs_one_notebook(finished: tuple[Path, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "papermill", "notebooks/07_paper_table.ipynb", str(tmp_path / "out.ipynb")]
+    done = subprocess.run(
+        [*command, "-f", str(finished[0]), "-k", "python3"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Passed unknown parameter" not in done.stderr
+    params = parameters.load(finished[0])
+    assert runs.is_finished("07_paper_table", params)
+    assert len(pd.read_csv(runs.run_folder(params) / "07_paper_table.paper_table.csv")) == 8
