@@ -249,7 +249,7 @@ def _ranks() -> Iterator[tuple[int, int, Callable[[dict[Any, Any]], dict[Any, An
 
     def gather(mine: dict[Any, Any]) -> dict[Any, Any]:
         parts: list[dict[Any, Any]] = [{} for _ in range(world)]
-        dist.all_gather_object(parts, mine, group=group)
+        dist.all_gather_object(parts, mine, group=group)  # type: ignore[arg-type]
         return {key: value for part in parts for key, value in part.items()}
 
     try:

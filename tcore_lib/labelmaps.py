@@ -60,7 +60,14 @@ def to_ids(soft: Tensor, ids: list[int], size: tuple[int, int], upsampling: str 
         soft = F.interpolate(soft, size, mode="bilinear", align_corners=False)
     else:
         soft = F.interpolate(soft, size, mode="nearest")
-    return torch.tensor(ids, dtype=torch.uint8, device=soft.device)[soft.argmax(1)]
+    # The largest channel, the first of equal ones. Channel by channel: argmax along a strided dimension is 40 times
+    # slower on a CPU.
+    largest = soft[:, 0].clone()
+    predicted = torch.full_like(largest, ids[0], dtype=torch.uint8)
+    for channel, label in zip(soft.unbind(1)[1:], ids[1:], strict=True):
+        predicted.masked_fill_(channel > largest, label)
+        torch.maximum(largest, channel, out=largest)
+    return predicted
 
 
 def joint_soft_map(joints: NDArray[np.floating], grid: tuple[int, int]) -> Tensor:
