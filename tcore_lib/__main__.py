@@ -13,6 +13,88 @@ def _reproduce(args: argparse.Namespace) -> int:
     return reproduce(args.profile, only=only, start=args.start, force=args.force)
 
 
+def _pretrain(args: argparse.Namespace) -> int:
+    from tcore_lib import params
+    from tcore_lib.pretrain import run_profile
+
+    return run_profile(params.load(args.profile), resume=not args.fresh)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from tcore_lib import videos
+    from tcore_lib.params import parse
+
+    data = {"source": args.source, "root": args.target, "num_frames": args.frames, "short_side": args.short_side}
+    data |= {"workers": args.workers, "annotations": args.annotations, "layout": args.layout}
+    report = videos.prepare(parse({"data": data}, "the command").data, shard=_shard(args.shard))
+    print(f"{report.videos} videos in {report.index}, {report.bad} bad files in {report.bad_files}")
+    return 0
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit()):
+        raise InputError(f"--shard = {text!r} is not possible; write i/n, such as 0/8.")
+    return int(first), int(second)
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from tcore_lib.fetch import fetch
+
+    print(fetch(args.name, args.root))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    if args.kind == "frames":
+        from tcore_lib.frame_checks import doctor_frames
+
+        report = doctor_frames(args.root)
+    else:
+        from tcore_lib import doctor
+        from tcore_lib.params import Params
+
+        report = doctor.examine(getattr(Params(), args.kind), args.root)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from tcore_lib.commands import evaluate_command
+
+    clips = args.clips.split(",") if args.clips else None
+    return evaluate_command(args.kind, args.root, args.encoder, clips, args.output)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from tcore_lib.commands import score_command
+
+    return score_command(args.kind, args.root, args.predictions, args.output)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from tcore_lib.contents import inspect
+
+    print(inspect(args.file, args.which))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from tcore_lib.export import export
+
+    export(args.file, args.target, args.format, {}, which=args.which)
+    print(args.target)
+    return 0
+
+
+def _parity(args: argparse.Namespace) -> int:
+    from tcore_lib.parity import run
+
+    return run(args.steps)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tcore_lib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -23,7 +105,67 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--from", dest="start", metavar="02", help="this notebook and the ones after it")
     command.add_argument("--force", action="store_true", help="also run what is finished and unchanged")
     command.set_defaults(run=_reproduce)
+
+    command = commands.add_parser("pretrain", help="train a profile on the index notebook 00 made; also under torchrun")
+    command.add_argument("profile", help="a parameter file, or the name of one in params/")
+    command.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
+    command.set_defaults(run=_pretrain)
+
+    command = commands.add_parser("prepare", help="videos, frame folders or images -> frames and an index")
+    command.add_argument("source", help="what lies on disk")
+    command.add_argument("target", help="folder for frames and index")
+    command.add_argument("--frames", type=int, default=20, help="frames kept per video")
+    command.add_argument("--short-side", type=int, default=256, help="pixels")
+    command.add_argument("--workers", type=int, help="processes; all cores by default")
+    command.add_argument("--shard", metavar="i/n", help="this process's part, for cluster arrays")
+    command.add_argument("--annotations", metavar="CSV", help="the official list of a flat folder or of archives")
+    command.add_argument("--layout", choices=("auto", "videos", "frames", "images"), default="auto")
+    command.set_defaults(run=_prepare)
+
+    command = commands.add_parser("fetch", help="download a data set or a published encoder")
+    command.add_argument("name", help="see the table in notebook 00")
+    command.add_argument("--root", default="data", help="where it goes")
+    command.set_defaults(run=_fetch)
+
+    command = commands.add_parser("doctor", help="check data before anything is computed")
+    command.add_argument("kind", choices=("davis", "jhmdb", "vip", "frames"))
+    command.add_argument("--root", required=True)
+    command.set_defaults(run=_doctor)
+    _add_encoder_commands(commands)
     return parser
+
+
+def _add_encoder_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("evaluate", help="score a frozen encoder on a benchmark")
+    command.add_argument("kind", choices=("davis", "jhmdb", "vip"))
+    command.add_argument("--root", required=True)
+    command.add_argument("--encoder", required=True, help="pixels, a file or folder, a published name, or timm:NAME")
+    command.add_argument("--clips", metavar="a,b", help="some clips only")
+    command.add_argument("--output", required=True, help="folder for summary.json, tables and predictions")
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("score", help="score label PNGs somebody else made")
+    command.add_argument("kind", choices=("davis", "vip"))
+    command.add_argument("--root", required=True)
+    command.add_argument("--predictions", required=True)
+    command.add_argument("--output", required=True, help="file for the scores")
+    command.set_defaults(run=_score)
+
+    command = commands.add_parser("inspect", help="what is in a weight file")
+    command.add_argument("file")
+    command.add_argument("--which", choices=("teacher", "student"), default="teacher")
+    command.set_defaults(run=_inspect)
+
+    command = commands.add_parser("export", help="write an encoder for use elsewhere")
+    command.add_argument("file")
+    command.add_argument("target")
+    command.add_argument("--format", choices=("safetensors", "timm", "official", "pt2", "onnx"), default="safetensors")
+    command.add_argument("--which", choices=("teacher", "student"), default="teacher")
+    command.set_defaults(run=_export)
+
+    command = commands.add_parser("parity", help="compare training steps with recorded ones")
+    command.add_argument("steps", help="the .npz file; its sizes stand in the .json beside it")
+    command.set_defaults(run=_parity)
 
 
 def main(argv: list[str] | None = None) -> int:
