@@ -1,4 +1,4 @@
-"""Chosen frames of one video or image file, upright, RGB, reduced; as few of them decoded as the container allows.
+"""Chosen frames of one video file, upright, RGB, reduced; as few of them decoded as the container allows.
 
 A video is first read without decoding (`timeline`); from the times of its frames those to keep are chosen (`choose`),
 and only then is it decoded (`read_frames`): seeking over groups of pictures nobody asked for, and inside a group
@@ -8,7 +8,6 @@ frames are counted.
 
 import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
-from PIL import Image
 
-from tcore_lib.errors import InputError
+from tcore_lib.images import MOST_PIXELS, BadFile, one_line, reduced_size, resize
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -27,15 +25,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov"})
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 _TIMED = frozenset({"mov", "mp4", "matroska", "webm"})  # FFmpeg's names of the containers that store presentation times
 _EXACT = frozenset({"mov", "mp4"})  # ... and of those whose header counts the frames exactly
-
-_MOST_PIXELS = 100_000_000  # of a frame; a small file can claim any number and fill the memory
-
-
-class BadFile(InputError):
-    """A file that cannot be used. The message is the reason alone, fit for a line of bad_files.csv."""
 
 
 class Missed(BadFile):
@@ -80,60 +71,6 @@ def choose(timeline: Timeline, num_frames: int, fps: float | None) -> np.ndarray
     return np.unique(np.searchsorted(seconds, wanted + 1e-6, side="right") - 1)
 
 
-def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """(width, height) with the short side at most `short_side` pixels and the aspect kept. Never enlarges."""
-    short = min(width, height)
-    if short_side is None or short <= short_side:
-        return width, height
-    return max(1, round(width * short_side / short)), max(1, round(height * short_side / short))
-
-
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 (H, W, 3) to `size` = (width, height), bicubic with antialias (Pillow)."""
-    if (image.shape[1], image.shape[0]) == size:
-        return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def reduce_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
-    """`resize` to `reduced_size`."""
-    return resize(image, reduced_size(image.shape[1], image.shape[0], short_side))
-
-
-def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarray:
-    """Read one image file as uint8 (H, W, 3) RGB, its short side reduced. EXIF orientation is not applied.
-
-    Raises:
-        BadFile: missing, empty, truncated, not an image, or too large to be one.
-    """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise BadFile(f"{image.width}x{image.height} pixels, which no training image has")
-            if image.mode == "P" and "transparency" in image.info:
-                return reduce_short_side(np.asarray(image.convert("RGBA").convert("RGB")), short_side)
-            if image.mode.startswith("I"):  # 16 bits a channel; convert("RGB") would clip instead of scale
-                grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-                return reduce_short_side(np.repeat(grey[..., None], 3, axis=-1), short_side)
-            return reduce_short_side(np.asarray(image.convert("RGB")), short_side)
-    except BadFile:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadFile(f"not a readable image ({one_line(error)})") from error
-
-
-def frame_names(folder: Path) -> list[str]:
-    """Names of the frame files of a folder, sorted. Hidden files and other types do not count."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
-
-
-def are_numbered(names: Sequence[str]) -> bool:
-    """True where the sorted names are exactly 00000.jpg, 00001.jpg, ..."""
-    return all(name == f"{j:05d}.jpg" for j, name in enumerate(names))
-
-
 @contextmanager
 def open_video(source: Path | bytes) -> Iterator[tuple[Any, "VideoStream"]]:
     """Open a video file (or its bytes) at its first real video stream. No network address is ever followed.
@@ -158,7 +95,7 @@ def open_video(source: Path | bytes) -> Iterator[tuple[Any, "VideoStream"]]:
         if streams[0].codec_context is None:
             raise BadFile("unknown video codec")
         context = streams[0].codec_context
-        if context.width * context.height > _MOST_PIXELS:
+        if context.width * context.height > MOST_PIXELS:
             raise BadFile(f"{context.width}x{context.height} pixels, which no training video has")
         context.thread_count = 1  # one process per core does better than threads
         yield container, streams[0]
@@ -347,9 +284,3 @@ def _declared_seconds(stream: "VideoStream") -> float:
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     except ValueError:
         return 0.0
-
-
-def one_line(error: BaseException) -> str:
-    """The message of a library's error, without its paths and line breaks."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:150]

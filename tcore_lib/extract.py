@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tcore_lib import decode
+from tcore_lib import decode, images
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def work(task: Task) -> Row:
     """Do one task.
 
     Raises:
-        decode.BadFile: the source cannot be used.
+        images.BadFile: the source cannot be used.
         OSError: the disk is full, or another fault of the machine.
     """
     if task.kind in ("extract", "video"):
         return _video(task)
     if not isinstance(task.source, Path):
-        raise decode.BadFile("only videos are read from archives")
+        raise images.BadFile("only videos are read from archives")
     return _folder(task.source, task.short_side) if task.kind == "frames" else _image(task.source, task.short_side)
 
 
@@ -113,9 +113,9 @@ def _keep(task: Task, container: Any, stream: Any, timeline: decode.Timeline) ->
 
 
 def _folder(folder: Path, short_side: int) -> Row:
-    names = decode.frame_names(folder)
+    names = images.frame_names(folder)
     if not names:
-        raise decode.BadFile("no frames")
+        raise images.BadFile("no frames")
     digest = hashlib.blake2b(digest_size=8)
     sizes = set()
     for name in names:
@@ -123,14 +123,14 @@ def _folder(folder: Path, short_side: int) -> Row:
         digest.update(data)
         sizes.add(check_image(data, name))
     if len(sizes) > 1:
-        raise decode.BadFile(f"frames of different sizes: {', '.join(f'{w}x{h}' for w, h in sorted(sizes)[:3])}")
-    width, height = decode.reduced_size(*sizes.pop(), short_side)
-    return Row(len(names), width, height, digest.hexdigest(), numbered=decode.are_numbered(names))
+        raise images.BadFile(f"frames of different sizes: {', '.join(f'{w}x{h}' for w, h in sorted(sizes)[:3])}")
+    width, height = images.reduced_size(*sizes.pop(), short_side)
+    return Row(len(names), width, height, digest.hexdigest(), numbered=images.are_numbered(names))
 
 
 def _image(path: Path, short_side: int) -> Row:
     data = path.read_bytes()
-    width, height = decode.reduced_size(*check_image(data, path.name), short_side)
+    width, height = images.reduced_size(*check_image(data, path.name), short_side)
     return Row(1, width, height, hashlib.blake2b(data, digest_size=8).hexdigest())
 
 
@@ -138,35 +138,35 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     """(width, height) of an image file's bytes, with a cheap look at whether it is whole: header and end are there.
 
     Raises:
-        decode.BadFile: empty, not an image or cut off.
+        images.BadFile: empty, not an image or cut off.
     """
     if not data:
-        raise decode.BadFile(f"{name} is empty")
+        raise images.BadFile(f"{name} is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             size, kind = image.size, image.format
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise decode.BadFile(f"{name} is not a readable image") from error
+        raise images.BadFile(f"{name} is not a readable image") from error
     end = data[-64:]
     if (kind == "JPEG" and b"\xff\xd9" not in end) or (kind == "PNG" and b"IEND" not in end):
         try:  # an unusual end: decode to be sure
-            decode.read_image(data)
-        except decode.BadFile as error:
-            raise decode.BadFile(f"{name} is truncated") from error
+            images.read_image(data)
+        except images.BadFile as error:
+            raise images.BadFile(f"{name} is truncated") from error
     return size
 
 
 def examine(folder: Path) -> tuple[int, str, list[str]]:
     """One frame folder: (number of frames, checksum, what is wrong with it)."""
-    names = decode.frame_names(folder)
+    names = images.frame_names(folder)
     if not names:
         return 0, "", ["has no frames"]
     faults: list[str] = []
     sizes: Counter[tuple[int, ...]] = Counter()
     for name in names:
         try:
-            sizes[decode.read_image(folder / name).shape[1::-1]] += 1
-        except decode.BadFile as error:
+            sizes[images.read_image(folder / name).shape[1::-1]] += 1
+        except images.BadFile as error:
             faults.append(f"{name}: {error}")
     if len(sizes) > 1:
         faults.append(f"frames of different sizes: {', '.join(f'{w}x{h}' for w, h in sizes)}")
@@ -190,7 +190,7 @@ def checksum_file(source: Path | bytes) -> str:
 def checksum_frames(folder: Path) -> str:
     """Checksum of a frame folder: its frame files in the order of their names."""
     digest = hashlib.blake2b(digest_size=8)
-    for name in decode.frame_names(folder):
+    for name in images.frame_names(folder):
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 

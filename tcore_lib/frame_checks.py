@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from tcore_lib import decode, extract, params, randomness, workpool
+from tcore_lib import extract, images, params, randomness, workpool
 from tcore_lib.errors import InputError
 from tcore_lib.index import FrameIndex
 from tcore_lib.sources import Item, find
@@ -118,7 +118,7 @@ def estimate(
             started = time.perf_counter()
             try:
                 sizes.append(extract.work(task).bytes)
-            except decode.BadFile:
+            except images.BadFile:
                 bad += 1
             times.append(time.perf_counter() - started)
             shutil.rmtree(task.folder, ignore_errors=True)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tcore_lib import decode
+from tcore_lib import decode, images
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path
 
@@ -120,7 +120,7 @@ class FrameIndex:
         """File that holds frame j of video i; for kinds "video" and "images" the one file of that video."""
         if self.kind != "frames":
             return self.path(i)
-        name = f"{j:05d}.jpg" if self.numbered[i] else decode.frame_names(self.path(i))[j]
+        name = f"{j:05d}.jpg" if self.numbered[i] else images.frame_names(self.path(i))[j]
         return self.path(i) / name
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
@@ -140,14 +140,14 @@ class FrameIndex:
                 stamps = self.timestamps[self._starts[i] : self._starts[i + 1]][frames].tolist()
                 return decode.read_video(where, stamps, bool(self.sequential[i]), self.short_side)
             if self.kind == "images":
-                return [decode.read_image(where, self.short_side)] * len(frames)
-            names = None if self.numbered[i] else decode.frame_names(where)
+                return [images.read_image(where, self.short_side)] * len(frames)
+            names = None if self.numbered[i] else images.frame_names(where)
             read = []
             for j in frames:
                 where = self.path(i) / (names[j] if names else f"{j:05d}.jpg")
-                read.append(decode.read_image(where, self.short_side))
+                read.append(images.read_image(where, self.short_side))
             return read
-        except decode.BadFile as error:
+        except images.BadFile as error:
             raise InputError(f"{where} cannot be read: {error}; prepare the data again.") from error
         except (IndexError, OSError) as error:
             raise InputError(f"{where} has changed since it was indexed; prepare the data again.") from error

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tcore_lib.decode import one_line
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, write_text
+from tcore_lib.images import one_line
 from tcore_lib.index import FrameIndex
 
 

@@ -3,7 +3,6 @@
 Everything becomes a stream of `Item`s, the same for every shard and every restart.
 """
 
-import csv
 import itertools
 import os
 import tarfile
@@ -13,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tcore_lib import decode, params
+from tcore_lib import decode, images, params
+from tcore_lib.annotations import SPLITS, UNLABELLED, Annotations, class_folder
 from tcore_lib.errors import InputError
-from tcore_lib.released_index import read_released
 
-UNLABELLED = "unlabelled"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _LARGEST_MEMBER = 2 << 30  # bytes; a member is held in memory while it is decoded
 _REPLACEMENT = "replacement"  # beside the splits of CVDF's Kinetics: whole files for those that are corrupted there
-_SPLITS = {"train": "train", "val": "val", "test": "test", "validate": "val", "validation": "val", "valid": "val"}
 Layout = Literal["videos", "frames", "images"]
 
 
@@ -65,7 +62,7 @@ class Source:
     layout: Layout
     items: list[Item]
     archives: list[Path] = field(default_factory=list)
-    annotations: "Annotations | None" = None
+    annotations: Annotations | None = None
     unlisted: int = 0
 
     @property
@@ -88,60 +85,6 @@ class Source:
             for position, item in enumerate(members):
                 if item is not None and (by_archive or position % n == i):
                     yield item
-
-
-class Annotations:
-    """Which class a video belongs to: the official CSV or the released entries-TRAIN.npy.
-
-    The CSV has columns label (where known), youtube_id, time_start, time_end and split.
-
-    Attributes:
-        labels: name of a video (`<youtube id>_<start>_<end>`) -> its class folder.
-        class_names: all classes in the order of their ids.
-
-    Raises:
-        InputError: the file is missing, of another format, or without a row of the split.
-    """
-
-    def __init__(self, path: Path, split: str) -> None:
-        self.labels: dict[str, str] = {}
-        self._by_id: dict[str, str] = {}
-        if path.suffix == ".npy":
-            pairs, self.class_names = read_released(path)
-            self.labels = {video: class_name for class_name, video in pairs}
-            return
-        try:
-            with open(path, encoding="utf-8", newline="") as stream:
-                self._read_rows(csv.DictReader(stream), _SPLITS.get(split, split))
-        except OSError as error:
-            raise InputError(f"data.annotations = {path} cannot be read ({error.strerror}); check the path.") from error
-        except (KeyError, ValueError, TypeError, csv.Error) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise InputError(
-                f"{path} is not the official CSV with youtube_id, time_start, time_end ({reason})."
-            ) from error
-        if not self.labels:
-            raise InputError(f"{path} has no row of split {split!r}; check data.split and data.annotations.")
-        self.class_names = sorted(set(self.labels.values()))
-
-    def _read_rows(self, rows: "csv.DictReader[str]", split: str) -> None:
-        for row in rows:
-            given = row.get("split") or split
-            if _SPLITS.get(given, given) == split:
-                start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
-                label = class_folder(row.get("label") or UNLABELLED)
-                self.labels[f"{row['youtube_id']}_{start:06d}_{end:06d}"] = label
-                self._by_id[row["youtube_id"]] = label
-
-    def label(self, name: str) -> str | None:
-        """Class folder of the video `name`, by the whole name or by its YouTube id alone; None if it is not listed."""
-        return self.labels.get(name) or self._by_id.get(name)
-
-
-def class_folder(label: str) -> str:
-    """A label as the released layout names its folder: "golf (putting)" -> "golf_putting"."""
-    cleaned = label.strip().replace("/", "_").replace(" ", "_")
-    return "".join(c for c in cleaned if c not in '()"\\\0').lstrip(".") or UNLABELLED
 
 
 def find(settings: params.Data, source: Path | None = None) -> Source:
@@ -176,7 +119,7 @@ def _split_root(root: Path, split: str) -> Path:
     """Step into frames/train (the released layout) or into train beside val (but not beside other classes)."""
     if (root / "frames" / split).is_dir():
         return root / "frames" / split
-    splits = {split, *_SPLITS, _REPLACEMENT, "annotations"}
+    splits = {split, *SPLITS, _REPLACEMENT, "annotations"}
     return root / split if (root / split).is_dir() and splits.issuperset(_folders(root)) else root
 
 
@@ -226,7 +169,7 @@ def _guess(root: Path) -> Layout:
     for folder, name in itertools.islice(_walk(root), 20_000):
         if _is_video(name) or name.lower().endswith(_ARCHIVES):
             return "videos"
-        if first is None and _suffix(name) in decode.IMAGE_SUFFIXES:
+        if first is None and _suffix(name) in images.IMAGE_SUFFIXES:
             deep = os.sep in folder  # <class>/<video>/<frame>
             first = "frames" if deep or os.path.splitext(name)[0].isdecimal() else "images"
     if first is None:
@@ -304,7 +247,7 @@ def _folders(root: Path) -> list[str]:
 def _images(root: Path, annotations: Annotations | None) -> Source:
     found = Source(root, "images", [], annotations=annotations)
     for folder, name in _walk(root):
-        if _suffix(name) in decode.IMAGE_SUFFIXES:
+        if _suffix(name) in images.IMAGE_SUFFIXES:
             class_name, prefix = _split_folder(folder)
             found.items.append(_named(Item(class_name, prefix + name, root / folder / name)))
     return found
@@ -322,7 +265,7 @@ def _members(archive: Path, annotations: Annotations | None, skip: Callable[[str
                 if not parts or not member.isfile() or not _is_video(parts[-1]):
                     continue
                 stem = os.path.splitext(parts[-1])[0]
-                folder = "" if len(parts) == 1 or parts[-2] in _SPLITS else parts[-2]
+                folder = "" if len(parts) == 1 or parts[-2] in SPLITS else parts[-2]
                 label = annotations.label(stem) if annotations else class_folder(folder)
                 item = _named(Item(label or "", stem, archive, member.name))
                 if label is None or skip(item.target):
@@ -334,4 +277,4 @@ def _members(archive: Path, annotations: Annotations | None, skip: Callable[[str
                     yield replace(item, data=content.read() if content else b"")
     except (tarfile.TarError, OSError, EOFError) as error:
         name = archive.name.split(".")[0]
-        yield Item(UNLABELLED, f"archive {name}", archive, problem=f"archive is damaged: {decode.one_line(error)}")
+        yield Item(UNLABELLED, f"archive {name}", archive, problem=f"archive is damaged: {images.one_line(error)}")

@@ -12,8 +12,9 @@ import pytest
 from coded_videos import coded_frame, read_code, write_sound, write_video
 from PIL import Image
 
-from tcore_lib import decode
-from tcore_lib.decode import BadFile, Timeline
+from tcore_lib import decode, images
+from tcore_lib.decode import Timeline
+from tcore_lib.images import BadFile
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "videos"
 
@@ -149,14 +150,14 @@ def test_red_is_red(tmp_path: Path, luma_chroma: tuple[int, int, int], matrix: i
 
 
 def test_short_side_is_reduced_never_enlarged() -> None:
-    assert decode.reduced_size(1920, 1080, 256) == (455, 256)  # 455.1
-    assert decode.reduced_size(1080, 1920, 256) == (256, 455)
-    assert decode.reduced_size(340, 256, 256) == (340, 256)
-    assert decode.reduced_size(100, 80, 256) == (100, 80)
-    assert decode.reduced_size(4000, 1, None) == (4000, 1)
+    assert images.reduced_size(1920, 1080, 256) == (455, 256)  # 455.1
+    assert images.reduced_size(1080, 1920, 256) == (256, 455)
+    assert images.reduced_size(340, 256, 256) == (340, 256)
+    assert images.reduced_size(100, 80, 256) == (100, 80)
+    assert images.reduced_size(4000, 1, None) == (4000, 1)
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert decode.reduce_short_side(stripes, 64).std() < 3  # antialiased: one-pixel stripes become grey
+    assert images.reduce_short_side(stripes, 64).std() < 3  # antialiased: one-pixel stripes become grey
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
@@ -170,7 +171,7 @@ def test_images_of_every_mode(tmp_path: Path, mode: str) -> None:
     image.save(path, **({"transparency": bytes(256)} if mode == "P" else {}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read = decode.read_image(path, 15)
+        read = images.read_image(path, 15)
     assert read.shape == (15, 20, 3)
     assert read.dtype == np.uint8
     assert np.abs(read.mean(axis=-1)[7] - np.linspace(3, 252, 20)).max() < (130 if mode == "1" else 12)

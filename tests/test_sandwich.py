@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ from tcore_lib.sandwich import (
 )
 
 DEFAULT = Sandwich()
+START = "fork" if sys.version_info < (3, 12) else "spawn"  # spawning imports torch anew; later Pythons warn of forking
 
 
 class Coded:
@@ -145,7 +147,7 @@ def test_workers_change_nothing() -> None:
     dataset = SandwichDataset(Coded([20, 9, 1, 33, 20], [(4, 6), (6, 4)]), DEFAULT, seed=5)
     batches = CounterBatches(2, 6, batch_size=4, rank=0, world=1, accumulate=2)
     alone = list(DataLoader(dataset, batch_sampler=batches, **loader_settings(0)))
-    shared = list(DataLoader(dataset, batch_sampler=batches, multiprocessing_context="spawn", **loader_settings(2)))
+    shared = list(DataLoader(dataset, batch_sampler=batches, multiprocessing_context=START, **loader_settings(2)))
     assert len(alone) == len(shared) == len(batches) == 8
     assert [b["counter"].tolist() for b in alone[:2]] == [[8, 9], [10, 11]]
     for a, b in zip(alone, shared, strict=True):
