@@ -21,7 +21,7 @@ from tcore_lib.randomness import generator
 
 
 def _residual_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
-    """One timm block whose two residual branches are weighted per sample.
+    """One timm block whose two residual branches are weighted per sample: LayerScale, weight and sum in one pass each.
 
     The weights are an argument, not a state of the block: activation checkpointing runs this function a second time,
     after other forward passes have been made.
@@ -32,8 +32,8 @@ def _residual_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
         scale: (2, B), 0 or 1 / (1 - p), for the attention and the MLP branch.
     """
     attention, mlp = scale.to(x.dtype)[:, :, None, None]  # (B, 1, 1) each
-    x = x + attention * block.ls1(block.attn(block.norm1(x)))
-    return x + mlp * block.ls2(block.mlp(block.norm2(x)))
+    x = torch.addcmul(x, block.attn(block.norm1(x)), attention * block.ls1.gamma)
+    return torch.addcmul(x, block.mlp(block.norm2(x)), mlp * block.ls2.gamma)
 
 
 class ViT(nn.Module):
