@@ -166,6 +166,21 @@ class FrameReport:
     lengths: pd.Series
     problems: pd.DataFrame
 
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return self.problems.empty
+
+    def __str__(self) -> str:
+        """The report as lines of text; of many problems the first 20."""
+        lines = [f"frames in {self.root}", f"  videos      {self.videos}", f"  frames      {self.frames}"]
+        lines += [f"  {count} videos have {length} frames" for length, count in self.lengths.items()][:10]
+        lines += [f"  problem     {row.video}: {row.problem}" for row in self.problems.head(20).itertuples()]
+        if len(self.problems) > 20:
+            lines.append(f"  problem     and {len(self.problems) - 20} more")
+        lines.append("  fit for training" if self.ok else "  NOT fit for training")
+        return "\n".join(lines)
+
 
 def doctor_frames(
     root: str | Path, *, split: str = "train", workers: int | None = None, progress: bool = True

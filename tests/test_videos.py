@@ -637,7 +637,10 @@ def test_doctor_finds_what_is_wrong_with_frames(tmp_path: Path, here: list[str])
     for k in range(20):
         write_video(source / f"v{k:02d}.mp4", frames=8)
     prepare(source, root)
-    assert frame_checks.doctor_frames(root, workers=1, progress=False).problems.empty
+    healthy = frame_checks.doctor_frames(root, workers=1, progress=False)
+    assert healthy.ok
+    assert "20 videos have 8 frames" in str(healthy)
+    assert "fit for training" in str(healthy)
     frames = root / "frames/train/unlabelled"
     (frames / "v00/00003.jpg").unlink()
     (frames / "v01/00003.jpg").write_bytes((frames / "v01/00003.jpg").read_bytes()[:300])
@@ -654,6 +657,8 @@ def test_doctor_finds_what_is_wrong_with_frames(tmp_path: Path, here: list[str])
     assert "different sizes: 32x24, 64x48" in found["unlabelled/v02"]
     assert found["unlabelled/v03"] == "is in the index but not on disk"
     assert "has no frames" in found["unlabelled/v04b"]
+    assert not report.ok
+    assert "problem     unlabelled/v03: is in the index but not on disk" in str(report)
     assert (report.videos, report.frames) == (20, 18 * 8 + 7)
 
 
