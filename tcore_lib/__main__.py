@@ -13,6 +13,16 @@ def _reproduce(args: argparse.Namespace) -> int:
     return reproduce(args.profile, only=only, start=args.start, force=args.force)
 
 
+def _table(args: argparse.Namespace) -> int:
+    from tcore_lib import params, table
+
+    loaded = params.load(args.profile)
+    if args.readme:
+        table.write_into(params.project_root() / "README.md", loaded)
+    print(table.as_markdown(table.for_readme(loaded)))
+    return 0
+
+
 def _pretrain(args: argparse.Namespace) -> int:
     from tcore_lib import params
     from tcore_lib.pretrain import run_profile
@@ -62,14 +72,17 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from tcore_lib.commands import evaluate_command
+    from tcore_lib.evaluation_commands import evaluate_command
 
     clips = args.clips.split(",") if args.clips else None
-    return evaluate_command(args.kind, args.root, args.encoder, clips, args.output)
+    return evaluate_command(
+        args.kind, args.root, args.encoder, args.output, clips=clips, device=args.device, precision=args.precision,
+        overlays=args.overlays, which=args.which,
+    )  # fmt: skip
 
 
 def _score(args: argparse.Namespace) -> int:
-    from tcore_lib.commands import score_command
+    from tcore_lib.evaluation_commands import score_command
 
     return score_command(args.kind, args.root, args.predictions, args.output)
 
@@ -106,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--force", action="store_true", help="also run what is finished and unchanged")
     command.set_defaults(run=_reproduce)
 
+    command = commands.add_parser("table", help="the paper's table beside what a run measured, as markdown")
+    command.add_argument("profile", help="a parameter file, or the name of one in params/")
+    command.add_argument("--readme", action="store_true", help="also put table and cost into README.md")
+    command.set_defaults(run=_table)
+
     command = commands.add_parser("pretrain", help="train a profile on the index notebook 00 made; also under torchrun")
     command.add_argument("profile", help="a parameter file, or the name of one in params/")
     command.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
@@ -139,8 +157,17 @@ def _add_encoder_commands(commands: "argparse._SubParsersAction[argparse.Argumen
     command = commands.add_parser("evaluate", help="score a frozen encoder on a benchmark")
     command.add_argument("kind", choices=("davis", "jhmdb", "vip"))
     command.add_argument("--root", required=True)
-    command.add_argument("--encoder", required=True, help="pixels, a file or folder, a published name, or timm:NAME")
+    command.add_argument(
+        "--encoder",
+        required=True,
+        action="append",
+        help="may be repeated: pixels, a file or folder, a published name, or timm:NAME",
+    )
     command.add_argument("--clips", metavar="a,b", help="some clips only")
+    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of features and the candidate search")
+    command.add_argument("--which", choices=("teacher", "student"), default="teacher")
+    command.add_argument("--overlays", action="store_true", help="also write a video per clip")
     command.add_argument("--output", required=True, help="folder for summary.json, tables and predictions")
     command.set_defaults(run=_evaluate)
 

@@ -52,7 +52,9 @@ def read_json(path: str | Path) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:
-        raise InputError(f"{path} is not a JSON file ({error}); delete it and rerun the step that writes it.") from error
+        raise InputError(
+            f"{path} is not a JSON file ({error}); delete it and rerun the step that writes it."
+        ) from error
 
 
 def sha256(path: str | Path) -> str:

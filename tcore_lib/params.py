@@ -71,12 +71,16 @@ class Data(Section):
     annotations: str | None = Field(
         None, description="official CSV (label, youtube_id, time_start, time_end, split), or a released entries-*.npy"
     )
-    root: str = Field("data/run", description="folder the prepared frames, index and synthetic benchmarks are written to")
+    root: str = Field(
+        "data/run", description="folder the prepared frames, index and synthetic benchmarks are written to"
+    )
     split: str = Field("train", pattern=r"^[A-Za-z0-9_-]+$", description="folder under `frames/`")
     direct: Bool = Field(False, description="train straight from the video files; only the index is written")
     num_frames: Positive = Field(20, description="frames kept per video, spread evenly; ignored where `fps` is given")
     fps: AboveZero | None = Field(None, description="frames kept per second of video, instead of a fixed number")
-    short_side: Positive = Field(256, description="short side of kept frames in pixels; smaller videos stay as they are")
+    short_side: Positive = Field(
+        256, description="short side of kept frames in pixels; smaller videos stay as they are"
+    )
     jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of kept frames")
     workers: Positive | None = Field(None, description="processes that decode; null = one per core")
     synthetic: SyntheticData = SyntheticData()
@@ -109,7 +113,9 @@ class Views(Section):
     global_scale: Interval = (0.32, 1.0)
     local_scale: Interval = (0.05, 0.32)
     ratio: Interval = Field((0.75, 4 / 3), description="width / height of a crop's box")
-    local_flip: Share = Field(0.5, description="probability of a horizontal flip of a local crop; global crops never flip")
+    local_flip: Share = Field(
+        0.5, description="probability of a horizontal flip of a local crop; global crops never flip"
+    )
     jitter: Share = Field(0.8, description="probability of colour jitter")
     brightness: NonNegative = 0.4
     contrast: NonNegative = 0.4
@@ -152,7 +158,12 @@ class Masks(Section):
         return self
 
 
-ARCHITECTURES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}
+ARCHITECTURES = {
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
 
 
 class Encoder(Section):
@@ -164,7 +175,7 @@ class Encoder(Section):
     heads: Positive | None = Field(None, description="attention heads; only with arch: custom")
     patch_size: Positive = 16
     registers: Annotated[Int, Field(ge=0)] = 4
-    drop_path: Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="stochastic depth of the student, same in every block")
+    drop_path: Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="stochastic depth, same in every block")
     layer_scale: AboveZero = Field(1e-5, description="initial value of LayerScale")
 
     @model_validator(mode="after")
@@ -233,7 +244,7 @@ class Optimiser(Section):
     clip_grad: NonNegative = Field(3.0, description="largest gradient norm of each module; 0 = no clipping")
     layer_decay: Annotated[Float, Field(gt=0.0, le=1.0)] = 0.9
     patch_embed_lr: AboveZero = Field(0.2, description="further lr multiplier of the patch embedding")
-    lr_multipliers: Bool = Field(True, description="false = one lr for all but the decoder, as before the fix of October 2025")
+    lr_multipliers: Bool = Field(True, description="false = one lr for all but the decoder (code before October 2025)")
     freeze_last_layer_epochs: NonNegative = Field(1.0, description="prototypes get lr 0 that long")
     momentum: Share = Field(0.992, description="EMA momentum of the teacher at the start")
     momentum_end: Share = 1.0
@@ -257,7 +268,9 @@ class Loop(Section):
     accumulate: Positive = Field(1, description="micro-batches per step and rank")
     max_steps: Positive | None = Field(None, description="stop after this many steps of the schedule; null = all of it")
     devices: Positive = Field(1, description="processes (one per GPU) the notebook starts; torchrun sets its own")
-    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field("auto", description="auto = bf16 where the GPU has it, else fp32")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field(
+        "auto", description="auto = bf16 on GPUs, else fp32"
+    )
     workers: Annotated[Int, Field(ge=0)] | None = Field(None, description="loader processes per rank; null = by cores")
     checkpoint_every: Positive = Field(936, description="steps between checkpoints")
     keep_last: Positive = Field(2, description="checkpoints kept besides milestones")
@@ -320,14 +333,18 @@ class Benchmark(Section):
     """What the three benchmarks share (EVALUATION, settings)."""
 
     enabled: Bool = Field(True, description="false = shown as not run")
-    root: str = Field("synthetic", description="folder in the benchmark's own layout, or `synthetic` (drawn by notebook 00)")
+    root: str = Field(
+        "synthetic", description="folder in the benchmark's own layout, or `synthetic` (drawn by notebook 00)"
+    )
     clips: list[str] | None = Field(None, description="clip names; null = the whole split")
     top_k: Positive = 7
     temperature: AboveZero = 0.7
     radius: AboveZero = Field(20.0, description="patches; a context patch counts if its distance is below it")
     context: Positive = Field(20, description="preceding frames that vote, besides the first")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of features and the candidate search")
-    save_predictions: Bool = Field(True, description="write label PNGs or joint JSON; the notebooks show clips from them")
+    save_predictions: Bool = Field(
+        True, description="write label PNGs or joint JSON; the notebooks show clips from them"
+    )
     long_memory: list[Annotated[Int, Field(ge=0)]] = Field([0], description="frames that vote besides, without radius")
     radius_inclusive: Bool = Field(False, description="variant: distance <= radius (DINO)")
     restrict_first: Bool = Field(False, description="variant: the radius holds for the long memory too")
@@ -357,7 +374,9 @@ class Vip(Benchmark):
 
     top_k: Positive = 10
     split: str = Field("val", description="lists/<split>_videos.txt")
-    long_side: Positive = Field(880, description="long side of the input; the short side is floored to a multiple of 64")
+    long_side: Positive = Field(
+        880, description="long side of the input; the short side is floored to a multiple of 64"
+    )
 
 
 class Attention(Section):
@@ -500,8 +519,9 @@ def _meant(word: str, known: Any) -> str:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first error of a pydantic report as one sentence with key, value and remedy. Unknown keys come first: they
-    are often the cause of what else is wrong.
+    """The first error of a pydantic report as one sentence with key, value and remedy.
+
+    Unknown keys come first: they are often the cause of what else is wrong.
     """
     report = error.errors(include_url=False)
     first = next((item for item in report if item["type"] == "extra_forbidden"), report[0])

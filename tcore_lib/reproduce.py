@@ -181,7 +181,9 @@ def _sole_owner(folder: Path) -> Iterator[None]:
         except OSError:
             lock.seek(0)
             owner = lock.read().strip() or "another process"
-            raise InputError(f"{folder} is in use by {owner}; wait for it, or give this run another run.name.") from None
+            raise InputError(
+                f"{folder} is in use by {owner}; wait for it, or give this run another run.name."
+            ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()

@@ -49,7 +49,11 @@ class Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("00_data_prep", ("data",), keys=tuple(f"{b}.{k}" for b in ("davis", "jhmdb", "vip") for k in ("root", "enabled"))),
+        Stage(
+            "00_data_prep",
+            ("data",),
+            keys=tuple(f"{b}.{k}" for b in ("davis", "jhmdb", "vip") for k in ("root", "enabled")),
+        ),
         Stage("01_pretraining", ("data", "pretrain"), ("00_data_prep",), "pretrain"),
         Stage("02_checkpoint_inspection", ("data", "checkpoint"), ("00_data_prep", "01_pretraining")),
         Stage("03_davis_evaluation", ("checkpoint", "davis"), ("00_data_prep", "01_pretraining"), "davis"),
@@ -224,6 +228,7 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
     """What a figure needs to be believed: code, parameters, versions, machine, time and memory.
 
     Args:
+        params: the run's parameters.
         started: Unix time in seconds when the work began.
     """
     import torch  # late: the driver lists and checks runs without paying for torch

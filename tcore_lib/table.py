@@ -1,5 +1,6 @@
 """The paper's table beside what was measured here, computed from `results/` and from nothing else."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pandas as pd
 
 from tcore_lib import runs, summary
 from tcore_lib.errors import InputError
+from tcore_lib.files import write_text
 from tcore_lib.params import Params, project_root
 
 # Benchmark -> (stage that measures it, column heading). All scores are in percent.
@@ -84,8 +86,11 @@ def measured_rows(folder: Path) -> pd.DataFrame:
 
 
 def reproduction_rows(params: Params) -> pd.DataFrame:
-    """The paper's rows once more, as this run reproduces them: its own figure where `checkpoint.paper_rows` links an
-    encoder to a released file and the evaluation was not on rendered clips, else `None` (shown as "not run")."""
+    """The paper's rows once more, as this run reproduces them.
+
+    A score is there where `checkpoint.paper_rows` links an encoder to a released file and the evaluation was not on
+    rendered clips; else it is `None` (shown as "not run").
+    """
     measured = measured_rows(runs.run_folder(params)).set_index("encoder")
     linked = {released: name for name, released in params.checkpoint.paper_rows.items()}
     rows = paper_rows().assign(who="ours")
@@ -111,7 +116,7 @@ def paper_table(params: Params) -> pd.DataFrame:
 def as_shown(table: pd.DataFrame) -> pd.DataFrame:
     """Scores as text with one decimal, "not run" for what is missing."""
     shown = table.copy()
-    for heading in SCORES:
+    for heading in [heading for heading in SCORES if heading in table]:
         shown[heading] = [NOT_RUN if pd.isna(value) else f"{value:.1f}" for value in table[heading]]
     return shown
 
@@ -124,7 +129,7 @@ def as_text(table: pd.DataFrame) -> str:
 def as_markdown(table: pd.DataFrame) -> str:
     """The table for a README."""
     shown = as_shown(table).astype(str).map(lambda text: text.replace("|", r"\|"))
-    lines = ["| " + " | ".join(row) + " |" for row in [list(shown.columns), *shown.to_numpy().tolist()]]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [list(shown.columns), *shown.to_numpy().tolist()]]
     return "\n".join([lines[0], "|" + " --- |" * len(shown.columns), *lines[1:]])
 
 
@@ -155,7 +160,9 @@ def provenance_rows(params: Params) -> pd.DataFrame:
         if record is not None:
             origin = record["provenance"]
             commit = (origin["commit"] or "no git")[:10] + (" + changes" if origin["uncommitted_changes"] else "")
-            machine = origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
+            machine = (
+                origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
+            )
             facts = {"minutes": origin["seconds"] / 60, "peak memory, GB": origin["peak_memory_gb"]}
             rows.append({"stage": stage, "commit": commit, "machine": machine, **facts, "finished": origin["finished"]})
     return pd.DataFrame(rows)
@@ -194,8 +201,10 @@ def per_clip(objects: pd.DataFrame, kind: str) -> pd.DataFrame:
 
 
 def compared(params: Params, kind: str, scores: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Measured beside expected for one benchmark, in percent; nothing is expected of encoders without a published row
-    and of rendered clips."""
+    """Measured beside expected for one benchmark, in percent.
+
+    Nothing is expected of encoders without a published row and of rendered clips.
+    """
     published = paper_rows().set_index("source")
     heading = BENCHMARKS[kind][1]
     real = getattr(params, kind).root != "synthetic"
@@ -208,3 +217,40 @@ def compared(params: Params, kind: str, scores: dict[str, dict[str, Any]]) -> pd
         rows[encoder] = {"measured": score["value"], "95 % interval": interval, "expected": expected}
         rows[encoder] |= {"difference": difference, "clips": score["clips"]}
     return pd.DataFrame(rows).T.rename_axis("encoder")
+
+
+def for_readme(params: Params) -> pd.DataFrame:
+    """The paper table with the columns README has room for."""
+    return paper_table(params).rename(columns={"source": "file or run"})
+
+
+def cost_rows(params: Params) -> pd.DataFrame:
+    """Minutes and memory of each stage of a run, as text."""
+    rows = provenance_rows(params)
+    rows["minutes"] = [f"{minutes:.1f}" for minutes in rows["minutes"]]
+    rows["peak memory, GB"] = [f"{gigabytes:.1f}" for gigabytes in rows["peak memory, GB"]]
+    command = f"python -m tcore_lib reproduce params/{params.run.name}.yaml --only "
+    rows["command"] = [f"`{command}{stage[:2]}`" for stage in rows["stage"]]
+    return rows[["stage", "minutes", "peak memory, GB", "machine", "command"]]
+
+
+def readme_blocks(params: Params) -> dict[str, str]:
+    """What stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->` in README.md."""
+    return {"table": as_markdown(for_readme(params)), "cost": as_markdown(cost_rows(params))}
+
+
+def write_into(readme: Path, params: Params) -> None:
+    """Put a run's table and cost into README.md.
+
+    Raises:
+        InputError: a block's marks are missing.
+    """
+    text = readme.read_text(encoding="utf-8")
+    for name, block in readme_blocks(params).items():
+        pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
+        text, count = re.subn(pattern, lambda found: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL)  # noqa: B023
+        if count != 1:
+            raise InputError(
+                f"{readme} has {count} blocks {name!r}; it needs one, between {name}:begin and {name}:end."
+            )
+    write_text(readme, text)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tcore_lib import params as parameters
 from tcore_lib import runs, table
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_json
@@ -65,3 +66,11 @@ def test_broken_published_table_is_one_sentence(tmp_path: Path) -> None:
     pd.DataFrame({"data": ["K400"]}).to_csv(path)
     with pytest.raises(InputError, match=r"paper\.csv.*restore it from git"):
         table.paper_rows(path)
+
+
+def test_readme_shows_the_committed_results() -> None:
+    """README's table and cost are written by `python -m tcore_lib table quick --readme`, never by hand."""
+    params = parameters.load("quick")
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for name, block in table.readme_blocks(params).items():
+        assert f"{block}\n<!-- {name}:end -->" in text, f"README's block {name!r} disagrees with results/quick"
