@@ -35,7 +35,6 @@ from tcore_lib.schedules import Schedules
 from tcore_lib.trainer import Trainer, out_of_memory
 from tcore_lib.training_log import LOG_NAME, TrainingLog, read_log
 from tcore_lib.videos import index_path
-from tcore_lib.views import make_views
 from tcore_lib.watch import check_collapse, check_finite
 
 CHECKPOINTS = "checkpoints"
@@ -138,9 +137,7 @@ class _Loop:
         def on_device() -> Iterator[tuple[dict[str, torch.Tensor], Any]]:
             for _ in range(self.settings.loop.accumulate):
                 batch = next(batches)
-                frames = batch.frames.to(self.device, non_blocking=True)
-                views = make_views(frames, batch.views, self.settings.views, dtype=self.trainer.view_dtype)
-                yield views, batch.plan.to(self.device)
+                yield self.trainer.views(batch.frames, batch.views, batch.plan), batch.plan.to(self.device)
 
         values = self.trainer.step(on_device(), hyper)
         self.names = list(values)

@@ -69,6 +69,11 @@ class TCoRe(nn.Module):
         names += [f"patch_{frame}" for frame, weight in self._branches.items() if weight > 0]
         return names + ["agreement"] * (self._agreement > 0) + ["koleo"] * (weights.koleo > 0)
 
+    @property
+    def auxiliary_frames(self) -> tuple[str, ...]:
+        """Which of `past` and `future` a forward pass looks at."""
+        return tuple(self._branches)
+
     def trained(self) -> dict[str, nn.Module]:
         """The modules the optimiser steps; gradients are clipped for each of them."""
         return dict(self.student.items()) | ({} if self.decoder is None else {"decoder": self.decoder})
@@ -98,7 +103,8 @@ class TCoRe(nn.Module):
         encoder = self.student["encoder"]
         keep = [getattr(plan, f"keep_{frame}") for frame in self._branches]
         encoder.set_drop_keep(None if keep[0] is None else torch.cat(keep, dim=-1))
-        return encoder(torch.cat([views[frame][plan.crops] for frame in self._branches]))[1]
+        crops = [views[frame] for frame in self._branches]
+        return encoder(torch.cat([x if len(x) == len(plan.crops) else x[plan.crops] for x in crops]))[1]
 
     def _masked_patches(self, patches: Tensor, views: Mapping[str, Tensor], plan: Plan) -> list[Tensor]:
         """The student's tokens (M, D) at the masked positions: one set per branch, or its own without a decoder."""
@@ -128,7 +134,8 @@ class TCoRe(nn.Module):
         """Loss of one micro-batch.
 
         Args:
-            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s) of `views.make_views`.
+            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s) of `views.make_views`; past
+                and future may hold the crops of `plan.crops` only.
             plan: masks and stochastic depth of the same samples.
             teacher_temperature: of this step.
 

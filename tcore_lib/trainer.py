@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -15,6 +16,7 @@ from tcore_lib.params import Pretrain
 from tcore_lib.plan import Plan
 from tcore_lib.schedules import Hyper
 from tcore_lib.tcore import TCoRe
+from tcore_lib.views import ViewParams, make_views
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,6 +57,20 @@ class Trainer:
         self.optimiser = optimisers.build(self.model.trained(), settings.optimiser, settings.encoder.shape[1])
         self._counts = (0, 0)  # samples and masked patches of the current step, over all ranks
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def views(self, frames: Tensor, draws: ViewParams, plan: Plan) -> dict[str, Tensor]:
+        """The views of a micro-batch, on the device; auxiliary crops only where a masked crop looks at them.
+
+        Args:
+            frames: uint8 (B, 3, 3, H, W) on the host.
+            draws: boxes and photometry of the same samples.
+            plan: masks of the same samples, on the host.
+        """
+        looked_at = plan.masks.any(1).numpy()
+        used = self.model.auxiliary_frames
+        auxiliary = {name: looked_at if name in used else np.zeros_like(looked_at) for name in ("past", "future")}
+        frames = frames.to(self.device, non_blocking=True)
+        return make_views(frames, draws, self.settings.views, dtype=self.view_dtype, auxiliary=auxiliary)
 
     def gradients(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Plan]], hyper: Hyper) -> dict[str, Tensor]:
         """Forward and backward over `loop.accumulate` micro-batches; the gradients stand in `.grad`, unscaled.

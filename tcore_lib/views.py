@@ -7,7 +7,7 @@ Letters: B samples, V crops of a sample, C crops of one size, H W pixels of a fr
 stand in the order of `crop_names`; a box is (top, left, height, width) in pixels of the frame.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,13 +171,20 @@ def _render(
     blur_kernel: int,
     dtype: torch.dtype,
     batched: bool,
+    wanted: np.ndarray,
 ) -> Tensor:
-    """C crops of one size of every sample, cut from the frames `roles` (C,): (C * B, 3, S, S), crop-major."""
+    """C crops of one size of every sample, cut from the frames `roles` (C,): (C * B, 3, S, S), crop-major.
+
+    Only those that `wanted` (C, B) bool says: then fewer, in the same order.
+    """
     batch, device = len(frames), frames.device
     source = np.array(roles, dtype=np.int64) + 3 * np.arange(batch)[:, None]  # (B, C), image of each crop
     geometry = np.concatenate([source[..., None], views.boxes, views.flips[..., None]], axis=-1).reshape(-1, 6)
-    target = (np.arange(len(roles)) * batch + np.arange(batch)[:, None]).ravel()  # the place of each crop in `out`
-    photometry = views.photometry.map(lambda array: array.reshape(-1, *array.shape[2:]))
+    keep = wanted.T.ravel()  # sample-major, as the draws are
+    geometry = geometry[keep]
+    place = np.cumsum(wanted).reshape(wanted.shape) - 1  # of each crop in `out`
+    target = place.T.ravel()[keep]
+    photometry = views.photometry.map(lambda array: array.reshape(-1, *array.shape[2:])[keep])
     mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), device).view(3, 1, 1)
     inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), device).view(3, 1, 1)
     out = torch.empty(len(target), 3, size, size, dtype=dtype, device=device)
@@ -200,6 +207,7 @@ def make_views(
     *,
     dtype: torch.dtype = torch.float32,
     batched: bool | None = None,
+    auxiliary: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Tensor]:
     """Cut, resize and colour all crops of a batch on the frames' device.
 
@@ -210,10 +218,13 @@ def make_views(
         dtype: of the result; the arithmetic is float32.
         batched: many crops at a time instead of one by one; default: on a GPU. The two differ in the resize alone, by
             at most two grey levels (see `resample`).
+        auxiliary: `past` and `future` -> (2B,) bool, which of their crops are made (a step needs only those of masked
+            crops); default: all.
 
     Returns:
         `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet
-        mean and standard deviation; crop-major: all first crops, then all second.
+        mean and standard deviation; crop-major: all first crops, then all second. With `auxiliary`, `past` and `future`
+        hold the wanted crops only.
 
     Raises:
         InputError: frames and views do not belong together.
@@ -230,9 +241,16 @@ def make_views(
     batched = frames.device.type != "cpu" if batched is None else batched
     large, local = views[:, : len(LARGE)], views[:, len(LARGE) :]
     kernel = settings.blur_kernel
-    first = _render(frames, LARGE_ROLES, large, settings.global_size, kernel, dtype, batched)
-    small = _render(frames, [1] * settings.num_local, local, settings.local_size, kernel, dtype, batched)
-    current, past, future = first.split(2 * batch)
+    every = np.ones((2, batch), dtype=bool)
+    chosen = [
+        every,
+        *(every if auxiliary is None else auxiliary[name].reshape(2, batch) for name in ("past", "future")),
+    ]
+    wanted = np.concatenate(chosen)  # (6, B), in the order of `LARGE`
+    first = _render(frames, LARGE_ROLES, large, settings.global_size, kernel, dtype, batched, wanted)
+    all_local = np.ones((settings.num_local, batch), dtype=bool)
+    small = _render(frames, [1] * settings.num_local, local, settings.local_size, kernel, dtype, batched, all_local)
+    current, past, future = first.split([int(part.sum()) for part in chosen])
     return {"current": current, "local": small, "past": past, "future": future}
 
 

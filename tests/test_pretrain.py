@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tiny_problem import Pictures, tiny
 
-from tcore_lib import checkpoints, distributed, launch, params, pretrain, runs, videos, watch
+from tcore_lib import checkpoints, distributed, launch, params, pretrain, runs, trainer, videos, watch
 from tcore_lib.batches import loader, worker_count
 from tcore_lib.distributed import Place, first_host, place_of
 from tcore_lib.encoder import load_encoder
@@ -280,14 +280,14 @@ def test_progress_bar_and_tensorboard(
 
 def test_nan_stops_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third step's input is spoilt; rows are fetched every four steps, but the sentence names step 3."""
-    real, calls = pretrain.make_views, []
+    real, calls = trainer.make_views, []
 
     def spoilt(*args: Any, **named: Any) -> dict[str, torch.Tensor]:
         calls.append(1)
         views = real(*args, **named)
         return {k: v * float("nan") for k, v in views.items()} if len(calls) == 3 else views
 
-    monkeypatch.setattr(pretrain, "make_views", spoilt)
+    monkeypatch.setattr(trainer, "make_views", spoilt)
     with pytest.raises(watch.TrainingStopped, match=r"step 3: dino_global became nan.*base_lr"):
         train(tmp_path, 8, loop={"log_every": 4, "checkpoint_every": 8})
     assert not checkpoints.steps_in(tmp_path / "checkpoints")  # what is spoilt is not saved
@@ -363,8 +363,7 @@ def test_no_orphan_survives_its_parent(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    _wait_for(noted.exists)
-    assert noted.read_text() == "told to end"
+    _wait_for(lambda: noted.exists() and noted.read_text() == "told to end")
 
 
 def prepared(folder: Path, **changes: Any) -> params.Params:

@@ -426,3 +426,17 @@ def test_bad_input_is_named() -> None:
         make_views(torch.zeros(2, 3, 3, 60, 40, dtype=torch.uint8), views, SMALL)
     with pytest.raises(InputError, match="num_local is 3, but the views hold 14 crops"):
         make_views(torch.zeros(2, 3, 3, 60, 80, dtype=torch.uint8), views, Views(num_local=3))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_only_wanted_auxiliary_crops(batched: bool) -> None:
+    """Some crops of the past and none of the future: those are the same as among all, the rest is as ever."""
+    frames, views = sandwich(3, 60, 80), draw_views(2, range(3), [(60, 80)] * 3, SMALL)
+    wanted = np.array([True, False, True, False, False, True])  # first crops of samples 0 and 2, second one of sample 2
+    everything = make_views(frames, views, SMALL, batched=batched)
+    auxiliary = {"past": wanted, "future": np.zeros(6, dtype=bool)}
+    some = make_views(frames, views, SMALL, batched=batched, auxiliary=auxiliary)
+    assert torch.equal(some["past"], everything["past"][torch.from_numpy(wanted)])
+    assert len(some["future"]) == 0
+    for name in ("current", "local"):
+        assert torch.equal(some[name], everything[name])
