@@ -219,7 +219,7 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
             labels = np.zeros(coloured.shape[:2], np.uint8)
             for colour in np.unique(coloured.reshape(-1, 3), axis=0):
                 labels[(coloured == colour).all(-1)] = np.flatnonzero((palette == colour).all(-1))[0]
-            native = labelmaps.resize_ids(torch.from_numpy(labels), clip.size).numpy()
+            native = labelmaps.resize_ids(labels, clip.size)
             clipfiles.write_ids(made / f"{t}.png", native)
     with clock.stage("score"):
         objects = scoring.number_of_objects(truth)

@@ -4,6 +4,7 @@
 Letters: B frames, H W pixels, h w grid, C label channels, K joints.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -30,11 +31,19 @@ def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
     return images.sub_(mean).div_(std)
 
 
-def resize_ids(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest resize of an id map uint8 (H, W) to `size`; the pixel that OpenCV's INTER_NEAREST takes."""
-    if tuple(labels.shape) == tuple(size):
+def resize_ids(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Nearest resize of an id map (H, W) to `size`; the pixel that OpenCV's INTER_NEAREST takes."""
+    if labels.shape == tuple(size):
         return labels
-    return F.interpolate(labels[None, None], size, mode="nearest")[0, 0]
+    rows, columns = (nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
+    return labels[rows][:, columns]
+
+
+@functools.cache
+def nearest(old: int, new: int) -> NDArray[np.int64]:
+    """Which of `old` pixels each of `new` pixels takes: floor(i * old / new), rounded as torch and OpenCV round it."""
+    pixels = torch.arange(old, dtype=torch.float64)[None, None]
+    return F.interpolate(pixels, new, mode="nearest")[0, 0].long().numpy()
 
 
 def first_soft_map(labels: NDArray[np.uint8], size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, list[int]]:
@@ -48,7 +57,7 @@ def first_soft_map(labels: NDArray[np.uint8], size: tuple[int, int], grid: tuple
     Returns:
         float32 (C, h, w), one channel per id present, ascending; and the ids.
     """
-    at_input = resize_ids(torch.from_numpy(labels), size)
+    at_input = torch.from_numpy(resize_ids(labels, size))
     ids = torch.unique(torch.from_numpy(labels))
     one_hot = (at_input == ids[:, None, None]).float()  # (C, H, W)
     return F.interpolate(one_hot[None], grid, mode="bilinear", align_corners=False)[0], ids.tolist()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -54,7 +53,7 @@ def _resized(labels: NDArray[np.uint8], size: tuple[int, ...], davis: bool) -> N
     """Nearest resize of an id map to (H, W), as the benchmark's released code does it."""
     if not davis:
         return scoring.resize_part_ids(labels, (size[0], size[1]))
-    return labelmaps.resize_ids(torch.from_numpy(labels), (size[0], size[1])).numpy()
+    return labelmaps.resize_ids(labels, (size[0], size[1]))
 
 
 class MaskScorer:

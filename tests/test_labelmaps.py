@@ -31,9 +31,16 @@ def test_shrinking_takes_no_antialias() -> None:
 
 def test_nearest_takes_the_pixel_that_opencv_takes() -> None:
     # floor(i * 5 / 3) = 0, 1, 3 and floor(i * 3 / 5) = 0, 0, 1, 1, 2
-    line = torch.arange(5, dtype=torch.uint8)[None]
+    line = np.arange(5, dtype=np.uint8)[None]
     assert labelmaps.resize_ids(line, (1, 3))[0].tolist() == [0, 1, 3]
     assert labelmaps.resize_ids(line[:, :3], (1, 5))[0].tolist() == [0, 0, 1, 1, 2]
+
+
+def test_nearest_of_the_usual_sizes_is_that_of_torch() -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (480, 880), dtype=np.uint8)
+    for size in ((480, 854), (480, 910), (720, 1152), (333, 77)):
+        expected = torch.nn.functional.interpolate(torch.from_numpy(labels)[None, None], size, mode="nearest")[0, 0]
+        assert (labelmaps.resize_ids(labels, size) == expected.numpy()).all()
 
 
 def test_first_soft_map_is_a_share_of_each_id() -> None:
