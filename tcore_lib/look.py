@@ -109,6 +109,8 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with style():
             figure = draw(*args, **kwargs)
+            interactive = mpl.is_interactive()  # a notebook's first figure turns this on, and the context would undo it
+        mpl.interactive(interactive)
         if "inline" not in mpl.get_backend().lower():
             plt.close(figure)
         return figure
