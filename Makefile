@@ -14,8 +14,9 @@ STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.paperm
 reproduce: $(READY)
 	$(BIN)/python -m tcore_lib reproduce $(PROFILE)
 
+# Two workers; tests compute with one thread each.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
