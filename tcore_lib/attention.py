@@ -83,7 +83,7 @@ def look_through(model: TCoRe, frames: Sequence[np.ndarray], mask: np.ndarray) -
     images = centre_crops(frames, settings.views.global_size, settings.views)
     was_training = model.training
     model.eval()
-    encoder = model.student["encoder"]
+    encoder = model.student.encoder
     encoder.set_drop_keep(None)
     hidden = torch.from_numpy(mask.reshape(1, -1)).to(device)
     past, future = (encoder(images[i : i + 1].to(device))[1] for i in (0, 2))

@@ -61,12 +61,14 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         centre: Tensor,
         weights: Tensor,
         coefficients: tuple[float, ...],
+        scale: float,
         temperatures: tuple[float, float],
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         cool, sharp = temperatures
         dtype = _compute_dtype(student)
         wide = torch.float64 if student.dtype == torch.float64 else torch.float32
+        lift = 1.0 if dtype == wide else LIFT
         wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         num_teachers, rows, num_prototypes = len(teacher), student.shape[1], len(prototypes)
         with torch.autocast(student.device.type, enabled=False):
@@ -75,13 +77,13 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
             shift = centre.to(wide) / sharp
             losses = torch.zeros(len(student), dtype=wide, device=student.device)
             entropy = torch.zeros((), dtype=wide, device=student.device)
-            grad_student = torch.zeros_like(student, dtype=wide) if wants else None
-            grad_prototypes = torch.zeros_like(prototypes, dtype=wide) if wants else None
+            grad_student = torch.zeros_like(student, dtype=wide) if wants else student.new_empty(0)
+            grad_prototypes = torch.zeros_like(prototypes, dtype=wide) if wants else student.new_empty(0)
             step = max(1, SLICE["cpu" if student.device.type == "cpu" else "cuda"] // num_prototypes)
             for start in range(0, rows, step):
                 part = slice(start, start + step)
-                targets = None
-                for view in teacher:
+                targets = torch.empty(0)
+                for v, view in enumerate(teacher):
                     target = _product((view[part] / sharp).to(dtype), others).sub_(shift)
                     if with_entropy:
                         log_target = F.log_softmax(target, dim=-1)
@@ -89,24 +91,23 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                         entropy -= torch.linalg.vecdot(target, log_target).sum() / (rows * num_teachers)
                     else:
                         target = F.softmax(target, dim=-1)
-                    targets = target if targets is None else targets.add_(target)
+                    targets = target if v == 0 else targets.add_(target)
                 for i, coefficient in enumerate(coefficients):
                     x = student[i, part]
                     log_student = F.log_softmax(_product((x / cool).to(dtype), own), dim=-1)
-                    losses[i] -= weights[part] @ torch.linalg.vecdot(targets, log_student)
+                    losses[i] -= scale * (weights[part] @ torch.linalg.vecdot(targets, log_student))
                     if not wants:
                         continue
-                    # d H / d logits = (V softmax - targets) / temperature
+                    # d H / d logits = (V softmax - targets) / temperature; here it is divided by V / temperature
                     slope = torch.sub(log_student.exp_(), targets, alpha=1 / num_teachers, out=log_student)
-                    slope = slope.mul_(LIFT).to(dtype)
-                    scale = weights[part, None] * (coefficient * num_teachers / cool / LIFT)
-                    grad_student[i, part] = (slope @ own).to(wide) * scale
-                    # weights are scaled to 1 first: as they are they underflow in fp16
-                    peak = weights.max().clamp_min(torch.finfo(wide).tiny)
-                    shares = (x.to(wide) * (weights[part, None] / peak)).to(dtype)
-                    factor = peak * (coefficient * num_teachers / cool / LIFT)
-                    grad_prototypes += _product(slope.T, shares.T) * factor
-                    del slope, log_student
+                    slope = slope if dtype == wide else slope.mul_(lift).to(dtype)
+                    factor = coefficient * scale * num_teachers / cool / lift
+                    grad_student[i, part] = (slope @ own).to(wide) * (weights[part, None] * factor)
+                    shares = (x.to(wide) * weights[part, None]).to(dtype)
+                    if dtype == wide:
+                        grad_prototypes.addmm_(slope.T, shares, alpha=factor)
+                    else:
+                        grad_prototypes.add_(_product(slope.T, shares.T), alpha=factor)
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
         total = (losses * losses.new_tensor(coefficients)).sum()  # no product that autocast would round
@@ -117,7 +118,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad_student, grad_prototypes = ctx.saved_tensors
-        return grad_student * grad_total, grad_prototypes * grad_total, *(None,) * 7
+        return grad_student * grad_total, grad_prototypes * grad_total, *(None,) * 8
 
 
 def prototype_cross_entropy(
@@ -131,13 +132,14 @@ def prototype_cross_entropy(
     coefficients: tuple[float, ...],
     student_temperature: float,
     teacher_temperature: float,
+    scale: float = 1.0,
     with_entropy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of student sets against the sum of the teacher sets' distributions, all over the same prototypes.
 
-    loss_s = sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with different
-    sets (METHOD section 6). Equals `cross_entropy` and `sharpen` on materialised logits to rounding; in a half-
-    precision autocast the products are taken in that precision and everything else in float32.
+    loss_s = scale sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with
+    different sets (METHOD section 6). Equals `cross_entropy` and `sharpen` on materialised logits to rounding; in a
+    half-precision autocast the products are taken in that precision and everything else in float32.
 
     Args:
         student: (S, R, d), L2-normalised bottleneck features.
@@ -145,10 +147,11 @@ def prototype_cross_entropy(
         teacher: (V, R, d), without gradient.
         teacher_prototypes: (K, d).
         centre: (K,), the teacher's centre.
-        weights: (R,), of each row.
+        weights: (R,), of each row, 0..1.
         coefficients: S numbers, the weight of each student set in the total.
         student_temperature: of the student's softmax.
         teacher_temperature: of the teacher's.
+        scale: of all losses. Small factors belong here, not into `weights`: half precision would lose them.
         with_entropy: also compute the third result.
 
     Returns:
@@ -157,7 +160,16 @@ def prototype_cross_entropy(
     """
     temperatures = (student_temperature, teacher_temperature)
     return _PrototypeCrossEntropy.apply(
-        student, prototypes, teacher, teacher_prototypes, centre, weights, coefficients, temperatures, with_entropy
+        student,
+        prototypes,
+        teacher,
+        teacher_prototypes,
+        centre,
+        weights,
+        coefficients,
+        scale,
+        temperatures,
+        with_entropy,
     )
 
 

@@ -16,7 +16,6 @@ _DECODER_NAMES = (
     (r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1."),
     (r"\.norm(\d)\.", r".auxiliary_layer_norm\1."),
 )
-_HEADS = {"head": "dino_head", "patch_head": "ibot_head"}
 
 
 def _official_decoder_name(name: str) -> str:
@@ -34,10 +33,10 @@ def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
     """
     weights: dict[str, dict[str, Tensor]] = {}
     for role, networks in (("student", model.student), ("teacher", model.teacher)):
-        weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks["encoder"]).items()}
-        for key, prefix in _HEADS.items():
-            if key in networks:
-                weights[role] |= {f"{prefix}.{k}": v.detach() for k, v in networks[key].state_dict().items()}
+        weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks.encoder).items()}
+        for prefix, head in (("dino_head", networks.head), ("ibot_head", networks.patch_head)):
+            if head is not None:
+                weights[role] |= {f"{prefix}.{k}": v.detach() for k, v in head.state_dict().items()}
     weights["auxiliary"] = {}
     if model.decoder is not None:
         weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in model.decoder.state_dict().items()}
@@ -59,7 +58,7 @@ def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tenso
             )
     for role, networks in (("student", model.student), ("teacher", model.teacher)):
         inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
-        load_official(networks["encoder"], inner, origin)
+        load_official(networks.encoder, inner, origin)
     with torch.no_grad():
         for role, expected in own.items():
             for name, tensor in expected.items():

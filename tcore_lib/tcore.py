@@ -8,7 +8,8 @@ most masked patches of a crop, M masked patches, L local crops.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +24,52 @@ from tcore_lib.losses import agreement, koleo, prototype_cross_entropy
 from tcore_lib.optimiser import ema
 from tcore_lib.plan import Plan
 from tcore_lib.randomness import generator
-from tcore_lib.vit import initial_vit
+from tcore_lib.vit import ViT, initial_vit
+
+
+@contextmanager
+def seeded(seed: int, part: int) -> Iterator[None]:
+    """Inside, torch draws initial weights from (seed, part); its own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "init", part).integers(2**62)))
+        yield
+
+
+class Networks(nn.Module):
+    """An encoder with its heads: the student, or the teacher.
+
+    Args:
+        settings: the whole section `pretrain`.
+        seed: initial weights follow from it; torch's own generator is left as it was.
+    """
+
+    def __init__(self, settings: params.Pretrain, seed: int) -> None:
+        super().__init__()
+        self.encoder: ViT = initial_vit(settings.encoder, settings.views.global_size, seed)
+        self.encoder.activation_checkpointing = settings.loop.activation_checkpointing
+        with seeded(seed, 1):
+            self.head = ProjectionHead(self.encoder.width, settings.head)
+            separate = settings.head.separate_patch_head
+            self.patch_head = ProjectionHead(self.encoder.width, settings.head) if separate else None
+
+    def of_patches(self) -> ProjectionHead:
+        """The head that patch tokens go through."""
+        return self.head if self.patch_head is None else self.patch_head
+
+    def prototypes(self) -> tuple[Tensor, Tensor]:
+        """Prototypes (K, d) of the CLS tokens and of the patches; one tensor where they share a head."""
+        of_cls = self.head.last_layer()
+        return of_cls, of_cls if self.patch_head is None else self.patch_head.last_layer()
+
+    def project(self, cls: list[Tensor], patches: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+        """Features of some CLS tokens, joined, and of each set of patch tokens; one pass of each head."""
+        if self.patch_head is None and cls and patches:
+            sizes = [sum(map(len, cls)), *map(len, patches)]
+            features, *sets = self.head(torch.cat([*cls, *patches])).split(sizes)
+            return features, sets
+        features = self.head(torch.cat(cls)) if cls else None
+        sets = list(self.of_patches()(torch.cat(patches)).split([len(x) for x in patches])) if patches else []
+        return features, sets
 
 
 class TCoRe(nn.Module):
@@ -34,27 +80,25 @@ class TCoRe(nn.Module):
         seed: initial weights follow from it.
     """
 
+    cls_centre: Tensor
+    patch_centre: Tensor
+
     def __init__(self, settings: params.Pretrain, seed: int) -> None:
         super().__init__()
         self.settings = settings
-        vit = initial_vit(settings.encoder, settings.views.global_size, seed)
-        vit.activation_checkpointing = settings.loop.activation_checkpointing
-        self.student = nn.ModuleDict({"encoder": vit})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator(seed, "init", 1).integers(2**62)))
-            self.student["head"] = ProjectionHead(vit.width, settings.head)
-            if settings.head.separate_patch_head:
-                self.student["patch_head"] = ProjectionHead(vit.width, settings.head)
-            self.decoder = AuxiliaryDecoder(vit.width, settings.decoder) if settings.decoder.enabled else None
+        self.student = Networks(settings, seed)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.patch_head = "patch_head" if settings.head.separate_patch_head else "head"
+        self.decoder: AuxiliaryDecoder | None = None
+        if settings.decoder.enabled:
+            with seeded(seed, 2):
+                self.decoder = AuxiliaryDecoder(self.student.encoder.width, settings.decoder)
         self.register_buffer("cls_centre", torch.zeros(settings.head.prototypes))
         self.register_buffer("patch_centre", torch.zeros(settings.head.prototypes))
         self._seen: dict[str, Tensor] = {}  # sums of the teacher's features since the centres were last updated
         weights, branches = settings.loss, settings.decoder.branches
         pair = settings.decoder.enabled and branches == "both" and weights.agreement > 0
         self._agreement = weights.agreement if pair else 0.0
-        self._branches = {}  # auxiliary frame -> weight of its patch term
+        self._branches: dict[str, float] = {}  # auxiliary frame -> weight of its patch term
         for frame, weight in (("past", weights.patch_past), ("future", weights.patch_future)):
             if settings.decoder.enabled and branches in ("both", frame) and (weight > 0 or pair):
                 self._branches[frame] = weight
@@ -76,22 +120,19 @@ class TCoRe(nn.Module):
 
     def trained(self) -> dict[str, nn.Module]:
         """The modules the optimiser steps; gradients are clipped for each of them."""
-        return dict(self.student.items()) | ({} if self.decoder is None else {"decoder": self.decoder})
+        modules = {"encoder": self.student.encoder, "head": self.student.head, "patch_head": self.student.patch_head}
+        return {name: module for name, module in {**modules, "decoder": self.decoder}.items() if module is not None}
 
-    # ---- one step, part by part -----------------------------------------------------------------------------------
+    # ---- one step, part by part ---------------------------------------------------------------------
 
     @torch.no_grad()
     def _teach(self, current: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher on the unmasked current crops: CLS (2B, D), features of CLS (2B, d) and of masked patches (M, d)."""
-        cls, patches = self.teacher["encoder"](current)
-        masked = patches.flatten(0, 1)[plan.tokens]
-        if self.patch_head == "head":
-            cls_features, patch_features = self.teacher["head"](torch.cat([cls, masked])).split([len(cls), len(masked)])
-        else:
-            cls_features, patch_features = self.teacher["head"](cls), self.teacher["patch_head"](masked)
-        self._count("cls", cls_features)
+        cls, patches = self.teacher.encoder(current)
+        features, (patch_features,) = self.teacher.project([cls], [patches.flatten(0, 1)[plan.tokens]])
+        self._count("cls", features)
         self._count("patch", patch_features)
-        return cls, cls_features, patch_features
+        return cls, features, patch_features
 
     def _count(self, kind: str, features: Tensor) -> None:
         total = features.sum(0)
@@ -100,7 +141,7 @@ class TCoRe(nn.Module):
     @torch.no_grad()
     def _auxiliary(self, views: Mapping[str, Tensor], plan: Plan) -> Tensor:
         """Student, in train mode, on the clean auxiliary crops that a masked crop needs: (branches * C, P, D)."""
-        encoder = self.student["encoder"]
+        encoder = self.student.encoder
         keep = [getattr(plan, f"keep_{frame}") for frame in self._branches]
         encoder.set_drop_keep(None if keep[0] is None else torch.cat(keep, dim=-1))
         crops = [views[frame] for frame in self._branches]
@@ -121,13 +162,14 @@ class TCoRe(nn.Module):
     def _koleo(self, cls: Tensor) -> Tensor:
         """KoLeo of both views' CLS (2B, D); the neighbours are sought in the rank's samples or in all ranks'."""
         world = dist.get_world_size() if dist.is_initialized() else 1
+        first, second = cls.chunk(2)
         if self.settings.loss.koleo_scope == "rank" or world == 1:
-            return sum(koleo(view) for view in cls.chunk(2))
+            return koleo(first) + koleo(second)
         everyone = [torch.empty_like(cls) for _ in range(world)]
         dist.all_gather(everyone, cls.detach().contiguous())
         everyone[dist.get_rank()] = cls  # the others' features are constants here; their ranks make their gradients
-        views = zip(*(rank.chunk(2) for rank in everyone), strict=True)
-        whole = sum(koleo(torch.cat(view)) for view in views)
+        firsts, seconds = zip(*(rank.chunk(2) for rank in everyone), strict=True)
+        whole = koleo(torch.cat(firsts)) + koleo(torch.cat(seconds))
         return whole - whole.detach() * (1 - 1 / world)  # the whole gradient, a rank's share of the value
 
     def forward(self, views: Mapping[str, Tensor], plan: Plan, teacher_temperature: float) -> dict[str, Any]:
@@ -146,7 +188,7 @@ class TCoRe(nn.Module):
             device, detached but for `total`.
         """
         weights, batch = self.settings.loss, len(plan.masks) // 2
-        encoder = self.student["encoder"]
+        encoder = self.student.encoder
         cls_teacher, cls_targets, patch_targets = self._teach(views["current"], plan)
 
         encoder.set_drop_keep(plan.keep_global)
@@ -158,22 +200,24 @@ class TCoRe(nn.Module):
                 rows.append(encoder(views["local"])[0])
             rows.append(cls)
         sets = self._masked_patches(patches, views, plan) if len(plan.tokens) else []
-        features, patch_features, used = self._project(rows, sets)
+        features, patch_features = self.student.project(rows, sets)
 
         total = cls.new_zeros((), dtype=cls_targets.dtype)
         terms = dict.fromkeys(self.term_names, total)  # a micro-batch without masked patches has patch terms of 0
         entropy = total
-        if rows:
-            total, entropy = self._dino(features, cls_targets, batch, plan, teacher_temperature, terms)
-        if sets:
-            total = total + self._patch(patch_features, patch_targets, plan, teacher_temperature, terms)
+        if features is not None or sets:
+            own, taught = self.student.prototypes(), self.teacher.prototypes()
+            if features is not None:
+                pair = (own[0], taught[0])
+                total, entropy = self._dino(features, cls_targets, pair, plan, teacher_temperature, terms)
+            if sets:
+                pair = (own[1], taught[1])
+                total = total + self._patch(patch_features, patch_targets, pair, plan, teacher_temperature, terms)
         if weights.koleo > 0:
             value = self._koleo(cls) / plan.samples
             terms["koleo"] = value.detach()
             total = total + weights.koleo * value
-        for name, module in self.trained().items():
-            if name not in used:  # DistributedDataParallel waits for a gradient of every parameter
-                total = total + sum(p.sum() for p in module.parameters()) * 0.0
+        total = total + self._untouched(bool(rows), bool(sets))
         share = batch / plan.samples
         spread = F.normalize(cls_teacher.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
         diagnostics = {
@@ -183,75 +227,98 @@ class TCoRe(nn.Module):
         }
         return {"total": total, "terms": terms, "diagnostics": diagnostics}
 
-    def _project(self, rows: list[Tensor], sets: list[Tensor]) -> tuple[Tensor | None, list[Tensor], set[str]]:
-        """One pass of each head: features of the CLS rows, features of the patch sets, names of the modules used."""
-        head, patch_head = self.student["head"], self.student[self.patch_head]
-        used = {"encoder"} if rows or sets or self.settings.loss.koleo > 0 else set()
-        used |= {"decoder"} if sets else set()
-        used |= ({"head"} if rows else set()) | ({self.patch_head} if sets else set())
-        if patch_head is head and rows and sets:
-            sizes = [sum(map(len, rows)), *map(len, sets)]
-            features, *patch_features = head(torch.cat([*rows, *sets])).split(sizes)
-            return features, patch_features, used
-        features = head(torch.cat(rows)) if rows else None
-        patch_features = list(patch_head(torch.cat(sets)).split([len(tokens) for tokens in sets])) if sets else []
-        return features, patch_features, used
+    def _untouched(self, with_cls: bool, with_patches: bool) -> Tensor | float:
+        """Zero, but a function of every parameter this pass left out: DistributedDataParallel waits for all gradients.
+
+        Args:
+            with_cls: CLS tokens went through the head.
+            with_patches: restored patches went through decoder and head.
+        """
+        used = {"encoder"} if with_cls or with_patches or self.settings.loss.koleo > 0 else set()
+        used |= {"head"} if with_cls or (with_patches and self.student.patch_head is None) else set()
+        used |= {"patch_head", "decoder"} if with_patches else set()
+        unused = [module for name, module in self.trained().items() if name not in used]
+        return sum((p.sum() * 0.0 for module in unused for p in module.parameters()), start=0.0)
 
     def _dino(
-        self, features: Tensor, targets: Tensor, batch: int, plan: Plan, sharp: float, terms: dict[str, Tensor]
+        self,
+        features: Tensor,
+        targets: Tensor,
+        prototypes: tuple[Tensor, Tensor],
+        plan: Plan,
+        sharp: float,
+        terms: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Both DINO terms; features (L * B + 2B, d), targets (2B, d). Returns their weighted sum and the entropy."""
-        weight, num_local = self.settings.loss.dino, len(features) // batch - 2
+        weight, batch = self.settings.loss.dino, len(targets) // 2
+        num_local = len(features) // batch - 2
         local, current = features.split([num_local * batch, 2 * batch])
-        common = {
-            "prototypes": self.student["head"].last_layer(),
-            "teacher_prototypes": self.teacher["head"].last_layer(),
-            "centre": self.cls_centre,
-            "student_temperature": self.settings.loss.student_temperature,
-            "teacher_temperature": sharp,
-        }
+        ones = current.new_ones(2 * batch)
         # 2 global and 2 L local pairs; each pair is a mean over the N samples
-        row = current.new_full((2 * batch,), 1.0 / ((2 + 2 * num_local) * plan.samples))
-        swapped = targets.roll(batch, 0)[None]
+        scale = 1.0 / ((2 + 2 * num_local) * plan.samples)
         total, values, entropy = prototype_cross_entropy(
-            current[None], teacher=swapped, weights=row, coefficients=(weight,), with_entropy=True, **common
+            current[None],
+            prototypes[0],
+            targets.roll(batch, 0)[None],  # the other crop's
+            prototypes[1],
+            self.cls_centre,
+            ones,
+            coefficients=(weight,),
+            student_temperature=self.settings.loss.student_temperature,
+            teacher_temperature=sharp,
+            scale=scale,
+            with_entropy=True,
         )
         terms["dino_global"] = values[0]
         if num_local:
             more, values, _ = prototype_cross_entropy(
                 local.unflatten(0, (num_local, batch)),
-                teacher=targets.unflatten(0, (2, batch)),
-                weights=row[:batch],
+                prototypes[0],
+                targets.unflatten(0, (2, batch)),
+                prototypes[1],
+                self.cls_centre,
+                ones[:batch],
                 coefficients=(weight,) * num_local,
-                **common,
+                student_temperature=self.settings.loss.student_temperature,
+                teacher_temperature=sharp,
+                scale=scale,
             )
             terms["dino_local"] = values.sum()
             total = total + more
         return total, entropy
 
-    def _patch(self, sets: list[Tensor], targets: Tensor, plan: Plan, sharp: float, terms: dict[str, Tensor]) -> Tensor:
+    def _patch(
+        self,
+        sets: list[Tensor],
+        targets: Tensor,
+        prototypes: tuple[Tensor, Tensor],
+        plan: Plan,
+        sharp: float,
+        terms: dict[str, Tensor],
+    ) -> Tensor:
         """Patch terms and the agreement; sets of (M, d), targets (M, d). Returns their weighted sum."""
-        prototypes = self.student[self.patch_head].last_layer()
         chosen = {"patch": self.settings.loss.patch}
         if self.decoder is not None:
             chosen = {f"patch_{frame}": weight for frame, weight in self._branches.items()}
-        counted = {name: (x, chosen[name]) for name, x in zip(chosen, sets, strict=True) if chosen[name] > 0}
-        total = prototypes.new_zeros(())
+        counted = {name: x for name, x in zip(chosen, sets, strict=True) if chosen[name] > 0}
+        total = targets.new_zeros(())
         if counted:
             total, values, _ = prototype_cross_entropy(
-                torch.stack([x for x, _ in counted.values()]),
-                prototypes,
+                torch.stack(list(counted.values())),
+                prototypes[0],
                 targets[None],
-                self.teacher[self.patch_head].last_layer(),
+                prototypes[1],
                 self.patch_centre,
-                plan.weights.to(targets.dtype) / (2 * plan.samples),
-                coefficients=tuple(weight for _, weight in counted.values()),
+                plan.weights,
+                coefficients=tuple(chosen[name] for name in counted),
                 student_temperature=self.settings.loss.student_temperature,
                 teacher_temperature=sharp,
+                scale=1.0 / (2 * plan.samples),
             )
             terms |= dict(zip(counted, values.unbind(), strict=True))
         if self._agreement > 0:
-            value = agreement(*sets, prototypes) / (plan.masked * len(prototypes))
+            past, future = sets
+            value = agreement(past, future, prototypes[0]) / (plan.masked * len(prototypes[0]))
             terms["agreement"] = value.detach()
             total = total + self._agreement * value
         return total
@@ -269,18 +336,15 @@ class TCoRe(nn.Module):
             samples: N, the global batch.
             masked: masked patches of the global batch; without any the patch centre stays.
         """
-        counts = {"cls": 2 * samples, "patch": masked}
-        sums = torch.stack([self._seen[kind] for kind in counts])
+        sums = torch.stack([self._seen[kind] for kind in ("cls", "patch")])
         self._seen = {}
         if dist.is_initialized():
             dist.all_reduce(sums)
-        for total, (kind, count) in zip(sums, counts.items(), strict=True):
-            if count == 0:
-                continue
-            head = self.teacher["head" if kind == "cls" else self.patch_head]
-            centre = self.cls_centre if kind == "cls" else self.patch_centre
-            mean = head.last_layer() @ (total / count)
-            centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
+        centres, counts = (self.cls_centre, self.patch_centre), (2 * samples, masked)
+        for centre, prototypes, total, count in zip(centres, self.teacher.prototypes(), sums, counts, strict=True):
+            if count > 0:
+                mean = prototypes @ (total / count)
+                centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
 
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: EMA of every weight of encoder and heads."""

@@ -49,7 +49,7 @@ class Trainer:
         self.model = TCoRe(settings, seed).to(device, wide).train()
         if settings.loop.compile:
             for networks in (self.model.student, self.model.teacher):
-                networks["encoder"].compile()
+                networks.encoder.compile()
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self._module: Any = self.model
         if self.world > 1:

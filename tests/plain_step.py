@@ -20,12 +20,20 @@ def attend(attention: nn.Module, x: Tensor) -> Tensor:
     return attention.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
 
 
-def encode(vit: nn.Module, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The encoder without stochastic depth: CLS (B, D) and patches (B, P, D)."""
+def drop(x: Tensor, rate: float) -> Tensor:
+    """Stochastic depth: whole samples are dropped, the others scaled up."""
+    if rate == 0:
+        return x
+    keep = torch.rand(len(x), 1, 1, device=x.device) >= rate
+    return x * keep / (1 - rate)
+
+
+def encode(vit: nn.Module, images: Tensor, masks: Tensor | None = None, rate: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The encoder: CLS (B, D) and patches (B, P, D)."""
     x = vit.embed(images, masks)
     for block in vit.vit.blocks:
-        x = x + block.ls1(attend(block.attn, block.norm1(x)))
-        x = x + block.ls2(block.mlp(block.norm2(x)))
+        x = x + drop(block.ls1(attend(block.attn, block.norm1(x))), rate)
+        x = x + drop(block.ls2(block.mlp(block.norm2(x))), rate)
     x = vit.vit.norm(x)
     return x[:, 0], x[:, vit.vit.num_prefix_tokens :]
 
@@ -53,7 +61,9 @@ def koleo(features: Tensor) -> Tensor:
     return -(F.pairwise_distance(features, nearest, eps=1e-8) + 1e-8).log().mean()
 
 
-def losses(model: TCoRe, views: dict[str, Tensor], masks: Tensor, sharp: float) -> tuple[Tensor, dict[str, Tensor]]:
+def losses(
+    model: TCoRe, views: dict[str, Tensor], masks: Tensor, sharp: float, rate: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Total and terms of a whole batch on one rank with the decoder on and one head; then both centres move.
 
     Args:
@@ -61,21 +71,22 @@ def losses(model: TCoRe, views: dict[str, Tensor], masks: Tensor, sharp: float) 
         views: as for `TCoRe.forward`.
         masks: (2B, P) bool.
         sharp: teacher temperature.
+        rate: of the student's stochastic depth.
     """
     student, teacher, batch = model.student, model.teacher, len(masks) // 2
 
-    def head(networks: nn.ModuleDict, tokens: Tensor) -> Tensor:
-        return networks["head"](tokens) @ networks["head"].last_layer().T.to(tokens.dtype)
+    def head(networks: nn.Module, tokens: Tensor) -> Tensor:
+        return networks.head(tokens) @ networks.head.last_layer().T.to(tokens.dtype)
 
     with torch.no_grad():
-        cls, patches = encode(teacher["encoder"], views["current"])
+        cls, patches = encode(teacher.encoder, views["current"])
         logits, patch_logits = head(teacher, torch.cat([cls[batch:], cls[:batch]])), head(teacher, patches[masks])
         targets = F.softmax((logits - model.cls_centre) / sharp, dim=-1)
         patch_targets = F.softmax((patch_logits - model.patch_centre) / sharp, dim=-1)
-        past = encode(student["encoder"], views["past"])[1]
-        future = encode(student["encoder"], views["future"])[1]
-    cls, patches = encode(student["encoder"], views["current"], masks)
-    local = encode(student["encoder"], views["local"])[0]
+        past = encode(student.encoder, views["past"], None, rate)[1]
+        future = encode(student.encoder, views["future"], None, rate)[1]
+    cls, patches = encode(student.encoder, views["current"], masks, rate)
+    local = encode(student.encoder, views["local"], None, rate)[0]
     restored = {
         "past": decode(model.decoder, patches, past)[masks],
         "future": decode(model.decoder, patches, future)[masks],

@@ -41,12 +41,13 @@ def test_values_and_gradients_are_those_of_the_definition(rows_at_a_time: int, m
     monkeypatch.setitem(losses.SLICE, "cpu", rows_at_a_time * K)
     p, coefficients = problem(), (0.7, 1.9)
     total, values, entropy = losses.prototype_cross_entropy(
-        **p, coefficients=coefficients, with_entropy=True, **TEMPERATURES
+        **p, coefficients=coefficients, scale=0.5, with_entropy=True, **TEMPERATURES
     )
     (3 * total).backward()
     ours = [p["student"].grad.clone(), p["prototypes"].grad.clone()]
     p["student"].grad = p["prototypes"].grad = None
     expected, expected_entropy = definition(p)
+    expected = 0.5 * expected
     (3 * (expected[0] * 0.7 + expected[1] * 1.9)).backward()
     torch.testing.assert_close(values, expected.detach(), rtol=1e-13, atol=0)
     torch.testing.assert_close(entropy, expected_entropy, rtol=1e-13, atol=0)
@@ -57,15 +58,14 @@ def test_values_and_gradients_are_those_of_the_definition(rows_at_a_time: int, m
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 def test_half_precision_is_close(dtype: torch.dtype, tolerance: float) -> None:
-    """Gradients too: fp16 would lose softmax values of 1e-8 and row weights of 1e-6 if they were not lifted."""
+    """Gradients too: fp16 would lose values of 1e-8 if they were not kept apart."""
     p = problem(torch.float32)
-    p["weights"] = p["weights"] * 1e-6
-    exact = definition(p)[0]
+    exact = 1e-6 * definition(p)[0]
     exact.sum().backward()
     gradients = {name: p[name].grad.clone() for name in ("student", "prototypes")}
     p["student"].grad = p["prototypes"].grad = None
     with torch.autocast("cpu", dtype=dtype):
-        total, values, _ = losses.prototype_cross_entropy(**p, coefficients=(1.0, 1.0), **TEMPERATURES)
+        total, values, _ = losses.prototype_cross_entropy(**p, coefficients=(1.0, 1.0), scale=1e-6, **TEMPERATURES)
     total.backward()
     torch.testing.assert_close(values, exact.detach(), rtol=tolerance, atol=0)
     for name, gradient in gradients.items():

@@ -248,7 +248,7 @@ def test_every_option_makes_a_step(name: str) -> None:
         key: getattr(settings.loss, key) for key in ("koleo", "patch", "patch_past", "patch_future", "agreement")
     }
     assert values["total"].item() == pytest.approx(sum(factors[key] * values[key].item() for key in expected), rel=1e-4)
-    trained = {f"student.{module}" for module in model.student} | ({"decoder"} if model.decoder is not None else set())
+    trained = [name if name == "decoder" else f"student.{name}" for name in model.trained()]
     for prefix in trained:
         moved = [not torch.equal(before[n], p) for n, p in model.named_parameters() if n.startswith(f"{prefix}.")]
         assert all(moved) or name in ("nothing masked", "nothing from patches"), prefix
@@ -279,7 +279,7 @@ def test_precisions_agree() -> None:
 def test_compiled_encoders_compute_the_same() -> None:
     plain, compiled = wide_trainer(), wide_trainer()
     for networks in (compiled.model.student, compiled.model.teacher):
-        networks["encoder"].compile(backend="eager")  # traced, not generated: no C++ compiler is needed
+        networks.encoder.compile(backend="eager")  # traced, not generated: no C++ compiler is needed
     batch = (formula_views(plain.settings, 4), step_plan(plain.settings, range(4)))
     hyper = Schedules(plain.settings).at(3)
     a, b = plain.gradients([batch], hyper), compiled.gradients([batch], hyper)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_encoder import drawn_vit, images
 from torch import Tensor
 
-from tcore_lib import checkpoints, params, released, tcore
+from tcore_lib import checkpoints, official, params, released, tcore
 from tcore_lib.contents import expected_parameters, inspect
 from tcore_lib.encoder import FeatureEncoder, load_encoder, official_state_dict
 from tcore_lib.errors import InputError
@@ -120,10 +120,10 @@ def test_what_pretraining_saves(tmp_path: Path) -> None:
         for parameter in model.student.parameters():
             parameter.add_(1.0)
     whole = params.Params(pretrain=section).model_dump(mode="json")
-    path = checkpoints.save(tmp_path, 7, {**tcore.official_weights(model), "params": whole})
+    path = checkpoints.save(tmp_path, 7, {**official.official_weights(model), "params": whole})
     for role, networks in (("teacher", model.teacher), ("student", model.student)):
         found = load_encoder(path, which=role)
-        assert same(found, official_state_dict(networks["encoder"]))
+        assert same(found, official_state_dict(networks.encoder))
         assert found.network.heads == 4
     assert (inspect(path).encoder["difference"] == 0).all()
 

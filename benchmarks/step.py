@@ -1,0 +1,282 @@
+"""The training step against a plain transcription of METHOD sections 5 to 7, in one run on one device.
+
+Question: what does one optimiser step cost, part by part, and what is gained over computing every sentence of the method
+as it stands (tests/plain_step.py: all crops through everything, attention weights, CLS through the head twice, logits
+held, losses one by one, AdamW and EMA tensor by tensor)?
+
+Rounds of both alternate, so that a busy machine slows both; medians are written to results/benchmarks/step-<device>.json.
+Views are random numbers: making them is benchmarks/views.py. Target: at least 1.5 times the samples/s.
+
+    python benchmarks/step.py [--device cuda] [--arch vit_base] [--batch 64] [--precision bf16] [--rounds 5]
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import plain_step  # noqa: E402
+
+from tcore_lib import files, params, runs  # noqa: E402
+from tcore_lib import optimiser as optimisers  # noqa: E402
+from tcore_lib.plan import Plan, draw_plan  # noqa: E402
+from tcore_lib.schedules import Hyper, Schedules  # noqa: E402
+from tcore_lib.trainer import AUTOCAST, Trainer  # noqa: E402
+
+STEP = 20_000  # after the warm-up, prototypes no longer frozen
+HALF_RATE = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}  # dense bf16
+
+
+def settings(args: argparse.Namespace) -> params.Params:
+    """The K400 row with another batch, encoder and precision."""
+    loop = {"batch_size": args.batch, "precision": args.precision, "compile": args.compile}
+    sections = {"encoder": {"arch": args.arch}, "head": {"prototypes": args.prototypes}, "loop": loop}
+    return params.parse({"pretrain": sections, "run": {"device": args.device}}, "benchmarks/step.py")
+
+
+def random_views(pretrain: params.Pretrain, device: torch.device, dtype: torch.dtype, crops: int) -> dict[str, Tensor]:
+    """Views of a batch; past and future hold the crops of masked crops only, as in training."""
+    views, batch = pretrain.views, pretrain.loop.batch_size
+    large, small = (3, views.global_size, views.global_size), (3, views.local_size, views.local_size)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, device=device, dtype=dtype, generator=generator)
+
+    return {
+        "current": draw(2 * batch, *large),
+        "past": draw(2 * batch if crops < 0 else crops, *large),
+        "future": draw(2 * batch if crops < 0 else crops, *large),
+        "local": draw(views.num_local * batch, *small),
+    }
+
+
+def plain_update(trainer: Trainer, stepper: torch.optim.AdamW, hyper: Hyper) -> None:
+    """Clip, step and average tensor by tensor; the centres have already moved."""
+    for module in trainer.model.trained().values():
+        torch.nn.utils.clip_grad_norm_(module.parameters(), trainer.settings.optimiser.clip_grad, foreach=False)
+    optimisers.apply(stepper, hyper)
+    stepper.step()
+    with torch.no_grad():
+        pairs = zip(trainer.model.teacher.parameters(), trainer.model.student.parameters(), strict=True)
+        for teacher, student in pairs:
+            teacher.mul_(hyper.momentum).add_((1 - hyper.momentum) * student)
+
+
+class Stopwatch:
+    """Wall time and peak memory of pieces of work on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.bytes: dict[str, int] = defaultdict(int)
+        self._resting = 0
+
+    def wait(self) -> None:
+        """Until the device has done everything."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        self.wait()
+        start = time.perf_counter()
+        yield
+        self.wait()
+        self.seconds[name].append(time.perf_counter() - start)
+
+    def reset_peak(self) -> None:
+        """Forget earlier peaks of memory; what is in use now (weights, optimiser) is not counted."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self._resting = torch.cuda.memory_allocated()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+            self._resting = self._of_process("VmRSS")
+
+    def note_peak(self, name: str) -> None:
+        """Most memory since `reset_peak`, above what was in use then: the GPU's, or this process's."""
+        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else self._of_process("VmHWM")
+        self.bytes[name] = max(self.bytes[name], peak - self._resting)
+
+    @staticmethod
+    def _of_process(field: str) -> int:
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in status if line.startswith(field)).split()[1])
+
+    def median(self, name: str) -> float:
+        """Median seconds."""
+        return statistics.median(self.seconds[name])
+
+
+@contextmanager
+def timed_parts(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
+    """Inside, the parts of a step are timed one by one (which makes a GPU wait between them)."""
+    model, encoder = trainer.model, trainer.model.student.encoder
+    names = {"_teach": "teacher", "_auxiliary": "auxiliary", "_dino": "DINO losses"}
+    names |= {"_patch": "patch losses", "_koleo": "KoLeo"}
+    originals: list[tuple[Any, str, Any]] = []
+
+    def patch(owner: Any, attribute: str, part: str) -> None:
+        original = getattr(owner, attribute)
+        originals.append((owner, attribute, original))
+
+        def timed(*args: Any, **named: Any) -> Any:
+            with watch(part):
+                return original(*args, **named)
+
+        setattr(owner, attribute, timed)
+
+    for attribute, part in names.items():
+        patch(model, attribute, part)
+    patch(model.student, "project", "student head")
+    patch(encoder, "forward", "student encoder, each of two")
+    if model.decoder is not None:
+        patch(model.decoder, "forward", "decoder")
+    patch(Tensor, "backward", "backward")
+    try:
+        yield
+    finally:
+        for owner, attribute, original in originals:
+            setattr(owner, attribute, original) if owner is Tensor else delattr(owner, attribute)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Multiply-add operations (counted as two) per second of a large square product, best of several."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    watch = Stopwatch(device)
+    for _ in range(6):
+        with watch("product"):
+            a @ b
+    return 2 * side**3 / min(watch.seconds["product"])
+
+
+def flops_of(step: Callable[[], object]) -> int:
+    """Operations of all matrix products of a step, attention included."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
+    wanted, device = settings(args), torch.device(args.device)
+    pretrain = wanted.pretrain
+    hyper = Schedules(pretrain).at(STEP)
+    counters = range(STEP * args.batch, (STEP + 1) * args.batch)
+    ours, plain = (Trainer(pretrain, 0, device) for _ in range(2))
+    stepper = optimisers.build(plain.model.trained(), pretrain.optimiser, pretrain.encoder.shape[1])
+    stepper = torch.optim.AdamW(
+        stepper.param_groups, lr=0.0, betas=pretrain.optimiser.betas, foreach=False, fused=False
+    )
+    plan: Plan = draw_plan(pretrain, 0, STEP, counters, hyper).to(device)
+    few = random_views(pretrain, device, ours.view_dtype, len(plan.crops))
+    full = random_views(pretrain, device, ours.view_dtype, -1)
+    watch = Stopwatch(device)
+
+    def plain_step_once() -> None:
+        stepper.zero_grad()
+        with torch.autocast(device.type, dtype=AUTOCAST.get(ours.precision), enabled=ours.precision in AUTOCAST):
+            rate = pretrain.encoder.drop_path
+            total, _ = plain_step.losses(plain.model, full, plan.masks, hyper.teacher_temperature, rate)
+        plain.scaler.scale(total).backward()
+        plain.scaler.unscale_(stepper)
+        plain_update(plain, stepper, hyper)
+
+    variants: dict[str, Callable[[], object]] = {
+        "ours": lambda: ours.step([(few, plan)], hyper),
+        "plain": plain_step_once,
+    }
+    for step in variants.values():
+        step()  # memory pools, compilation, AdamW's state
+    for _ in range(args.rounds):
+        for name, step in variants.items():
+            for trainer in (ours, plain):
+                trainer.optimiser.zero_grad(set_to_none=True)
+            watch.reset_peak()
+            with watch(name):
+                step()
+            watch.note_peak(name)
+    parts = Stopwatch(device)
+    for _ in range(args.rounds):
+        with timed_parts(ours, parts):
+            ours.gradients([(few, plan)], hyper)
+        with parts("clip, AdamW, centres, EMA"):
+            ours.update(hyper)
+    return report(args, ours, watch, parts, flops_of(variants["ours"]), len(plan.tokens))
+
+
+def report(
+    args: argparse.Namespace, trainer: Trainer, watch: Stopwatch, parts: Stopwatch, flops: int, masked: int
+) -> dict[str, Any]:
+    """The figures as plain values."""
+    device = watch.device
+    dtype = AUTOCAST.get(trainer.precision, trainer.view_dtype)
+    rate = matrix_rate(device, dtype)
+    seconds = {name: watch.median(name) for name in watch.seconds}
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    nominal = HALF_RATE.get(name) if dtype != torch.float32 else None
+    achieved = flops / seconds["ours"]
+    return {
+        "what": f"{args.arch}, K = {args.prototypes}, batch {args.batch}, {trainer.precision}, {masked} masked patches",
+        "threads": torch.get_num_threads(),
+        "samples_per_second": {key: round(args.batch / value, 3) for key, value in seconds.items()},
+        "seconds_per_step": {key: round(value, 4) for key, value in seconds.items()},
+        "speed_up": round(seconds["plain"] / seconds["ours"], 2),
+        "memory_of_a_step_gb": {key: round(value / 1e9, 2) for key, value in watch.bytes.items()},
+        "seconds_per_part": {key: round(parts.median(key), 4) for key in parts.seconds},
+        "teraflop_per_step": round(flops / 1e12, 3),
+        "share_of_measured_matrix_rate": round(achieved / rate, 3),
+        "measured_matrix_rate_tflops": round(rate / 1e12, 2),
+        "share_of_nominal_matrix_rate": None if nominal is None else round(achieved / nominal, 3),
+        "rounds": args.rounds,
+        "target": "speed_up >= 1.5",
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--arch", default="vit_small", choices=("vit_tiny", "vit_small", "vit_base"))
+    parser.add_argument("--batch", type=int, default=None, help="samples; default 256 on a GPU, 4 on a CPU")
+    parser.add_argument("--prototypes", type=int, default=65536)
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--output", type=Path, default=None)
+    args = parser.parse_args()
+    on_gpu = args.device.startswith("cuda")
+    args.batch = args.batch or (256 if on_gpu else 4)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    started = time.time()
+    figures = measure(args)
+    device = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "cpu"
+    default = (
+        ROOT / "results" / "benchmarks" / f"step-{device}{'' if args.arch == 'vit_small' else '-' + args.arch}.json"
+    )
+    path = args.output or default
+    files.write_json(path, figures | {"provenance": runs.provenance(settings(args), started)})
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
