@@ -409,6 +409,23 @@ def test_one_step_is_the_step_of_the_evaluation(davis_clips: list[Clip]) -> None
         inspect_step(pixels(), clip, settings, 6, (0, 0))
 
 
+def test_one_step_of_joints_and_parts(tmp_path: Path) -> None:
+    settings = params.Jhmdb(input_size=(96, 96), radius=4.0, context=2)
+    clip = clipfiles.load_clips(settings, write_small_jhmdb(tmp_path / "jhmdb"))[0]
+    step = inspect_step(pixels(), clip, settings, 4, (1, 1))
+    assert step.channels == ["background", *clipfiles.JOINTS]
+    assert step.soft.shape == (16, 6, 6)
+    assert step.prediction.shape == (15, 2)
+    assert step.context == [0, 2, 3]
+    step = inspect_step(pixels(), clip, settings, 1, (0, 5))
+    assert step.context == [0]  # every place of the context is frame 0
+    assert step.votes["frame"].eq(0).all()
+    clip = clipfiles.load_clips(vip(), write_small_vip(tmp_path / "vip"))[0]
+    step = inspect_step(pixels(), clip, vip(), 3, (0, 0))
+    assert step.channels == [0, 2, 13]
+    assert set(np.unique(step.prediction)) <= {0, 2, 13}
+
+
 @pytest.mark.parametrize(
     "variant",
     [
