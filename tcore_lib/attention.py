@@ -108,7 +108,7 @@ def patch_features(encoder: FeatureEncoder, frames: Sequence[np.ndarray], size: 
         float32 (n, h, w, D) on the CPU.
     """
     device = next(encoder.parameters(), torch.zeros(0)).device
-    found = [encode(encoder, to_input(torch.from_numpy(frame).to(device)[None], size))[0] for frame in frames]
+    found = [encode(encoder, to_input(torch.tensor(frame, device=device)[None], size))[0] for frame in frames]
     return torch.nn.functional.normalize(torch.stack(found).float(), dim=-1).cpu()
 
 
