@@ -46,7 +46,9 @@ def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> 
         InputError: a feature is not finite.
     """
     reduced = torch.autocast(images.device.type, DTYPES[precision], enabled=precision != "fp32")
-    with torch.no_grad(), reduced:
+    # By default cuDNN computes the patch embedding's float32 convolution in TF32, with 10 bits of mantissa.
+    whole = torch.backends.cudnn.flags(enabled=True, benchmark=torch.backends.cudnn.benchmark, allow_tf32=False)
+    with torch.no_grad(), whole, reduced:
         features = encoder(images).float()
     if not torch.isfinite(features).all():
         raise InputError(
