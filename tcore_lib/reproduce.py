@@ -98,7 +98,9 @@ def _run_stage(stage: str, sections: dict[str, Any], params: Params, head: str) 
     except RuntimeError as error:  # nbclient: the kernel died or did not start
         failure = f"{type(error).__name__}: {error}"
     if not failure and not runs.is_finished(stage, params):
-        failure = "the notebook ended without its last cell's result"
+        failure = "the notebook, the library or the parameters changed while it ran; run the same command again"
+        if not runs.has_marker(stage, params):
+            failure = "the notebook ended without its last cell's result"
     if failure:
         print(f"\n{stage} failed: {' '.join(failure.split())}\nThe notebook as far as it came: {output}", flush=True)
         return False

@@ -111,6 +111,11 @@ def is_finished(stage: str, params: Params) -> bool:
     return marker.get("key") == stage_key(stage, params) and all(Path(path).exists() for path in outputs)
 
 
+def has_marker(stage: str, params: Params) -> bool:
+    """Whether the stage's last cell has run since the stage was begun, whatever has changed meanwhile."""
+    return bool(_marker(stage, params))
+
+
 def forget(stage: str, params: Params) -> None:
     """Remove a stage's marker: from now on it counts as not finished."""
     _marker_path(stage, params).unlink(missing_ok=True)
