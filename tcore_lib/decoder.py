@@ -70,5 +70,6 @@ class AuxiliaryDecoder(nn.Module):
         Returns:
             (B, heads, P, P): query patch, key patch; rows sum to 1.
         """
-        block = self.blocks[0]
-        return block.cross_attn(x, auxiliary, auxiliary, need_weights=True, average_attn_weights=False)[1]
+        first = self.blocks[0]
+        assert isinstance(first, DecoderBlock)
+        return first.cross_attn(x, auxiliary, auxiliary, need_weights=True, average_attn_weights=False)[1]

@@ -52,24 +52,21 @@ class Networks(nn.Module):
             separate = settings.head.separate_patch_head
             self.patch_head = ProjectionHead(self.encoder.width, settings.head) if separate else None
 
-    def of_patches(self) -> ProjectionHead:
-        """The head that patch tokens go through."""
-        return self.head if self.patch_head is None else self.patch_head
-
     def prototypes(self) -> tuple[Tensor, Tensor]:
         """Prototypes (K, d) of the CLS tokens and of the patches; one tensor where they share a head."""
         of_cls = self.head.last_layer()
         return of_cls, of_cls if self.patch_head is None else self.patch_head.last_layer()
 
-    def project(self, cls: list[Tensor], patches: list[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
-        """Features of some CLS tokens, joined, and of each set of patch tokens; one pass of each head."""
-        if self.patch_head is None and cls and patches:
-            sizes = [sum(map(len, cls)), *map(len, patches)]
-            features, *sets = self.head(torch.cat([*cls, *patches])).split(sizes)
-            return features, sets
-        features = self.head(torch.cat(cls)) if cls else None
-        sets = list(self.of_patches()(torch.cat(patches)).split([len(x) for x in patches])) if patches else []
-        return features, sets
+    def project(self, cls: list[Tensor], patches: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Features (R, d) of each set of CLS tokens and of each set of patch tokens; one pass of each head."""
+        if self.patch_head is None:
+            features = _in_one_pass(self.head, [*cls, *patches])
+            return features[: len(cls)], features[len(cls) :]
+        return _in_one_pass(self.head, cls), _in_one_pass(self.patch_head, patches)
+
+
+def _in_one_pass(head: ProjectionHead, sets: list[Tensor]) -> list[Tensor]:
+    return list(head(torch.cat(sets)).split([len(tokens) for tokens in sets])) if sets else []
 
 
 class TCoRe(nn.Module):
@@ -129,7 +126,7 @@ class TCoRe(nn.Module):
     def _teach(self, current: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher on the unmasked current crops: CLS (2B, D), features of CLS (2B, d) and of masked patches (M, d)."""
         cls, patches = self.teacher.encoder(current)
-        features, (patch_features,) = self.teacher.project([cls], [patches.flatten(0, 1)[plan.tokens]])
+        (features,), (patch_features,) = self.teacher.project([cls], [patches.flatten(0, 1)[plan.tokens]])
         self._count("cls", features)
         self._count("patch", patch_features)
         return cls, features, patch_features
@@ -193,21 +190,21 @@ class TCoRe(nn.Module):
 
         encoder.set_drop_keep(plan.keep_global)
         cls, patches = encoder(views["current"], plan.masks)
-        rows = []  # tokens for the head: local CLS, global CLS
+        rows = []  # global CLS, local CLS
         if weights.dino > 0:
+            rows.append(cls)
             if len(views["local"]):
                 encoder.set_drop_keep(plan.keep_local)
                 rows.append(encoder(views["local"])[0])
-            rows.append(cls)
         sets = self._masked_patches(patches, views, plan) if len(plan.tokens) else []
         features, patch_features = self.student.project(rows, sets)
 
         total = cls.new_zeros((), dtype=cls_targets.dtype)
         terms = dict.fromkeys(self.term_names, total)  # a micro-batch without masked patches has patch terms of 0
         entropy = total
-        if features is not None or sets:
+        if rows or sets:
             own, taught = self.student.prototypes(), self.teacher.prototypes()
-            if features is not None:
+            if rows:
                 pair = (own[0], taught[0])
                 total, entropy = self._dino(features, cls_targets, pair, plan, teacher_temperature, terms)
             if sets:
@@ -242,17 +239,21 @@ class TCoRe(nn.Module):
 
     def _dino(
         self,
-        features: Tensor,
+        features: list[Tensor],
         targets: Tensor,
         prototypes: tuple[Tensor, Tensor],
         plan: Plan,
         sharp: float,
         terms: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """Both DINO terms; features (L * B + 2B, d), targets (2B, d). Returns their weighted sum and the entropy."""
+        """Both DINO terms; features (2B, d) and, with local crops, (L * B, d); targets (2B, d).
+
+        Returns:
+            Their weighted sum, and the teacher's entropy.
+        """
         weight, batch = self.settings.loss.dino, len(targets) // 2
-        num_local = len(features) // batch - 2
-        local, current = features.split([num_local * batch, 2 * batch])
+        current, *local = features
+        num_local = sum(map(len, local)) // batch
         ones = current.new_ones(2 * batch)
         # 2 global and 2 L local pairs; each pair is a mean over the N samples
         scale = 1.0 / ((2 + 2 * num_local) * plan.samples)
@@ -272,7 +273,7 @@ class TCoRe(nn.Module):
         terms["dino_global"] = values[0]
         if num_local:
             more, values, _ = prototype_cross_entropy(
-                local.unflatten(0, (num_local, batch)),
+                local[0].unflatten(0, (num_local, batch)),
                 prototypes[0],
                 targets.unflatten(0, (2, batch)),
                 prototypes[1],

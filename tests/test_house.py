@@ -35,8 +35,8 @@ FLOORS = {
         "checkpoints", "distributed", "orphans", "runs", "training_log",
     },
     "composite": {
-        "attention", "batches", "evaluate", "explorer", "finished", "inspection", "official", "painter", "plan",
-        "profiles", "protocol", "scoring", "table", "tcore", "trainer", "watch", "widget",
+        "attention", "batches", "evaluate", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
+        "profiles", "protocol", "recording", "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "__main__"},
 }  # fmt: skip

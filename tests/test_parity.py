@@ -11,6 +11,8 @@ from tiny_problem import formula_views, formula_weights, step_plan, tiny
 from tcore_lib import parity
 from tcore_lib.errors import InputError
 from tcore_lib.official import official_weights, reported
+from tcore_lib.plan import plan_masks
+from tcore_lib.recording import Recording, read_recording, restore_weights, saved_by_reference
 from tcore_lib.schedules import Hyper
 from tcore_lib.trainer import Trainer
 
@@ -18,15 +20,15 @@ STEPS = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz
 
 
 @pytest.fixture(scope="module")
-def golden() -> parity.Recording:
+def golden() -> Recording:
     if not STEPS.is_file():
         pytest.skip(f"{STEPS} is not here")
-    return parity.read_recording(STEPS)
+    return read_recording(STEPS)
 
 
-def test_every_loss_gradient_and_weight_of_the_original(golden: parity.Recording) -> None:
+def test_every_loss_gradient_and_weight_of_the_original(golden: Recording) -> None:
     """Three steps. All agree to 1e-13; the tolerances are 1e-9 (losses), 1e-8 (gradients), 1e-6 (weights)."""
-    recording = parity.restore_weights(golden) if parity.saved_by_reference(golden) else golden
+    recording = restore_weights(golden) if saved_by_reference(golden) else golden
     deviations = parity.compare(recording)
     assert {row.quantity for row in deviations} == set(parity.TOLERANCE)
     assert len(deviations) == 3 * 4 + 2  # centres, losses, gradients, positions at each step; weights after 0 and 2
@@ -34,15 +36,15 @@ def test_every_loss_gradient_and_weight_of_the_original(golden: parity.Recording
         assert row.largest <= min(row.tolerance, 1e-12), row
 
 
-def test_the_shipped_weights_are_those_after_the_last_step(golden: parity.Recording) -> None:
+def test_the_shipped_weights_are_those_after_the_last_step(golden: Recording) -> None:
     """Why they are restored: nothing moved between `init` and `step2/after`, although lr is 1e-3. As they stand, the
     recorded losses do not come out of them; a network that is off by as much must fail the comparison."""
-    if not parity.saved_by_reference(golden):
+    if not saved_by_reference(golden):
         pytest.skip("this recording holds the weights of before and after")
     assert golden.steps[0]["hyper"]["lr"] == pytest.approx(1e-3, rel=0.01)
     assert not all(row.holds for row in parity.compare(golden))
-    restored = parity.restore_weights(golden)
-    assert not parity.saved_by_reference(restored)
+    restored = restore_weights(golden)
+    assert not saved_by_reference(restored)
     for name in ("student/backbone.norm.weight", "teacher/dino_head.mlp.0.weight"):
         assert np.array_equal(restored.arrays[f"step2/after/{name}"], golden.arrays[f"step2/after/{name}"])
         assert not np.array_equal(restored.arrays[f"init/{name}"], golden.arrays[f"init/{name}"])
@@ -83,7 +85,7 @@ def record(folder: Path, **sizes: int) -> Path:
         arrays |= {f"step{k}/dino_center_used": model.cls_centre.numpy().copy()[None]}
         arrays |= {f"step{k}/patch_center_used": model.patch_centre.numpy().copy()[None, None]}
         values = trainer.gradients([(views, plan)], hyper)
-        store(f"step{k}/grad", {r: g for r, g in parity._gradients(model).items() if r != "teacher"})
+        store(f"step{k}/grad", {r: g for r, g in parity.gradients_of(model).items() if r != "teacher"})
         trainer.update(hyper)
         store(f"step{k}/after", official_weights(model))
         shown = reported({name: values[name].item() for name in model.term_names}, settings.loss)
@@ -126,7 +128,7 @@ def test_the_command_on_another_network(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_undoing_the_steps_restores_the_weights(tmp_path: Path) -> None:
     """All weights replaced by the last ones, as in the shipped file: undoing AdamW and EMA brings the others back."""
-    recording = parity.read_recording(record(tmp_path, blocks=1, depth=2))
+    recording = read_recording(record(tmp_path, blocks=1, depth=2))
     last = {
         n: recording.arrays[n.replace("init/", "step1/after/")]
         for n in recording.arrays
@@ -136,10 +138,10 @@ def test_undoing_the_steps_restores_the_weights(tmp_path: Path) -> None:
     for name, value in last.items():
         for prefix in ("init/", "step0/after/"):
             spoilt[name.replace("init/", prefix)] = value
-    assert not parity.saved_by_reference(recording)
-    spoilt_recording = parity.Recording(spoilt, recording.steps, recording.settings, recording.origin)
-    assert parity.saved_by_reference(spoilt_recording)
-    restored = parity.restore_weights(spoilt_recording)
+    assert not saved_by_reference(recording)
+    spoilt_recording = Recording(spoilt, recording.steps, recording.settings, recording.origin)
+    assert saved_by_reference(spoilt_recording)
+    restored = restore_weights(spoilt_recording)
     for name in last:
         for prefix in ("init/", "step0/after/", "step1/after/"):
             key = name.replace("init/", prefix)
@@ -248,7 +250,7 @@ def golden_problem() -> list[dict[str, float]]:
     hyper = Hyper(1e-3, 1e-4, 1e-3, 0.04, 0.99, 0.05, 0.5, (0.1, 0.5))
     found = []
     for _ in range(2):
-        plan = parity.plan_masks(masks, 3, 14)
+        plan = plan_masks(masks, 3, 14)
         found.append({name: value.item() for name, value in trainer.step([(views, plan)], hyper).items()})
     return found
 

@@ -24,6 +24,7 @@ from tcore_lib.batches import loader, worker_count
 from tcore_lib.distributed import Place, first_host, place_of
 from tcore_lib.encoder import load_encoder
 from tcore_lib.errors import InputError
+from tcore_lib.feasible import check_feasible
 from tcore_lib.index import FrameIndex
 from tcore_lib.orphans import VARIABLE
 from tcore_lib.trainer import out_of_memory
@@ -403,11 +404,11 @@ def test_the_notebooks_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_impossible_settings_are_refused_first() -> None:
     with pytest.raises(InputError, match="nearest neighbour"):
-        pretrain.check_feasible(tiny(loop={"accumulate": 4}), world=1)
-    pretrain.check_feasible(tiny(loop={"accumulate": 4}, loss={"koleo": 0.0}), world=1)
-    pretrain.check_feasible(tiny(loop={"accumulate": 2}, loss={"koleo_scope": "global"}), world=2)
+        check_feasible(tiny(loop={"accumulate": 4}), world=1)
+    check_feasible(tiny(loop={"accumulate": 4}, loss={"koleo": 0.0}), world=1)
+    check_feasible(tiny(loop={"accumulate": 2}, loss={"koleo_scope": "global"}), world=2)
     with pytest.raises(InputError, match="nearest neighbour"):
-        pretrain.check_feasible(tiny(loop={"accumulate": 2}), world=2)
+        check_feasible(tiny(loop={"accumulate": 2}), world=2)
 
 
 def test_a_full_device_is_a_sentence() -> None:
