@@ -110,7 +110,10 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                         grad_prototypes.add_(_product(slope.T, shares.T), alpha=factor)
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
-        total = (losses * losses.new_tensor(coefficients)).sum()  # no product that autocast would round
+        # term by term: a tensor of coefficients would be copied to the device, and the host would wait for it
+        total = sum(
+            (c * loss for c, loss in zip(coefficients, losses.unbind(), strict=True)), start=losses.new_zeros(())
+        )
         ctx.mark_non_differentiable(losses, entropy)
         return total, losses, entropy
 
