@@ -108,6 +108,14 @@ def _parity(args: argparse.Namespace) -> int:
     return run(args.steps)
 
 
+def _study(args: argparse.Namespace) -> int:
+    from tcore_lib import study
+
+    if args.task:
+        return study.run_task(args.study, args.task)
+    return study.run_study(args.study, workers=args.workers, only=args.only.split(",") if args.only else None)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tcore_lib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -128,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("profile", help="a parameter file, or the name of one in params/")
     command.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
     command.set_defaults(run=_pretrain)
+
+    command = commands.add_parser("study", help="train and score variants of a profile over several seeds, and compare")
+    command.add_argument("study", help="a file, or the name of one in params/studies/")
+    command.add_argument("--workers", type=int, default=1, help="tasks at a time; they share the cores")
+    command.add_argument("--only", metavar="full,random", help="some variants only")
+    command.add_argument("--task", metavar="VARIANT/SEED", help="just this task, in this process")
+    command.set_defaults(run=_study)
 
     command = commands.add_parser("prepare", help="videos, frame folders or images -> frames and an index")
     command.add_argument("source", help="what lies on disk")

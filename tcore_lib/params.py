@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
@@ -31,6 +31,9 @@ class Section(BaseModel):
     """Base of every section: frozen, unknown keys refused, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
 
 
 def _ordered(name: str, interval: Interval, low: float, high: float) -> None:
@@ -459,10 +462,15 @@ def parse(sections: dict[str, Any], origin: str) -> Params:
     Raises:
         InputError: one sentence about the first thing that is wrong.
     """
+    return checked(Params, sections, origin)
+
+
+def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
+    """Check plain values against any schema made of `Section`s; see `parse`."""
     try:
-        return Params.model_validate(sections)
+        return schema.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{origin}: {_sentence(error)}") from None
+        raise InputError(f"{origin}: {_sentence(error, schema)}") from None
 
 
 def load(profile: str | Path) -> Params:
@@ -518,7 +526,18 @@ def _meant(word: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}."
 
 
-def _sentence(error: ValidationError) -> str:
+def _keys_at(schema: type[Section], path: tuple[int | str, ...]) -> list[str]:
+    """The keys a schema knows at a place. The name of an item of a mapping, or its number in a list, is one step of it."""
+    here: Any = schema
+    for part in path:
+        if hasattr(here, "model_fields"):
+            here = here.model_fields[str(part)].annotation
+        else:  # dict[..., item] or list[item]
+            here = get_args(here)[-1]
+    return list(here.model_fields)
+
+
+def _sentence(error: ValidationError, schema: type[Section]) -> str:
     """The first error of a pydantic report as one sentence with key, value and remedy.
 
     Unknown keys come first: they are often the cause of what else is wrong.
@@ -529,10 +548,8 @@ def _sentence(error: ValidationError) -> str:
     value = repr(first["input"])
     value = value if len(value) <= 80 else value[:77] + "..."
     if first["type"] == "extra_forbidden":
-        section: Any = Params
-        for part in first["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation
-        return f"the key {key} (value {value}) does not exist{_meant(str(first['loc'][-1]), section.model_fields)}"
+        known = _keys_at(schema, first["loc"][:-1])
+        return f"the key {key} (value {value}) does not exist{_meant(str(first['loc'][-1]), known)}"
     if first["type"] == "float_type" and isinstance(first["input"], str):
         return f"{key} is the text {value}, not a number; YAML wants a dot and a sign, like 1.0e-4."
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")

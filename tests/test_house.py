@@ -38,7 +38,7 @@ FLOORS = {
         "attention", "batches", "evaluate", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
         "profiles", "protocol", "recording", "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
-    "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "__main__"},
+    "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "__main__"},
 }  # fmt: skip
 ORDER = list(FLOORS)
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
