@@ -10,7 +10,7 @@ def _reproduce(args: argparse.Namespace) -> int:
     from tcore_lib.reproduce import reproduce
 
     only = args.only.split(",") if args.only else None
-    return reproduce(args.profile, only=only, start=args.start, force=args.force)
+    return reproduce(args.profile, only=only, start=args.start, force=args.force, changes=args.changes)
 
 
 def _table(args: argparse.Namespace) -> int:
@@ -27,7 +27,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     from tcore_lib import params
     from tcore_lib.pretrain import run_profile
 
-    return run_profile(params.load(args.profile), resume=not args.fresh)
+    return run_profile(params.load(args.profile, args.changes), resume=not args.fresh)
 
 
 def _prepare(args: argparse.Namespace) -> int:
@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--only", metavar="03,07", help="just these notebooks")
     command.add_argument("--from", dest="start", metavar="02", help="this notebook and the ones after it")
     command.add_argument("--force", action="store_true", help="also run what is finished and unchanged")
+    _add_changes(command)
     command.set_defaults(run=_reproduce)
 
     command = commands.add_parser("table", help="the paper's table beside what a run measured, as markdown")
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("pretrain", help="train a profile on the index notebook 00 made; also under torchrun")
     command.add_argument("profile", help="a parameter file, or the name of one in params/")
     command.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
+    _add_changes(command)
     command.set_defaults(run=_pretrain)
 
     command = commands.add_parser("study", help="train and score variants of a profile over several seeds, and compare")
@@ -166,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_doctor)
     _add_encoder_commands(commands)
     return parser
+
+
+def _add_changes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", dest="changes", metavar="SECTION.KEY=VALUE", action="append", default=[],
+        help="replace one setting of the profile; may be repeated",
+    )  # fmt: skip
 
 
 def _add_encoder_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -8,6 +8,8 @@ protocol). Anything else is refused before work starts: an unknown key, a wrong 
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -473,10 +475,39 @@ def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
         raise InputError(f"{origin}: {_sentence(error, schema)}") from None
 
 
-def load(profile: str | Path) -> Params:
-    """Read and check a parameter file, given as a path or as the name of a file in `params/`."""
+def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
+    """Read and check a parameter file, given as a path or as the name of a file in `params/`, with `changes` (`changed`)."""
     path = find_profile(profile)
-    return parse(read_yaml(path), str(path))
+    return parse(changed(read_yaml(path), changes), " ".join([str(path), *(f"--set {change}" for change in changes)]))
+
+
+def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Sections with single keys replaced, for the command line's `--set`.
+
+    Args:
+        sections: nested plain values; not modified.
+        changes: `section.key=value`, the value as YAML, such as `pretrain.loop.max_steps=3`.
+
+    Raises:
+        InputError: a change is not of that form.
+    """
+    sections = deepcopy(sections)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *above, key = name.split(".")
+        if not (equals and above and all(above) and key):
+            raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
+        place = sections
+        for part in above:
+            below = place.setdefault(part, {})
+            if not isinstance(below, dict):
+                raise InputError(f"--set {change!r} is not possible: {part} is a value ({below!r}), not a section.")
+            place = below
+        try:
+            place[key] = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {change!r} is not possible: {text!r} is not YAML; correct the value.") from error
+    return sections
 
 
 def find_profile(profile: str | Path) -> Path:

@@ -5,7 +5,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,11 +45,17 @@ def plan(params: Params, only: list[str] | None = None, start: str | None = None
 
 
 def reproduce(
-    profile: str | Path, *, only: list[str] | None = None, start: str | None = None, force: bool = False
+    profile: str | Path,
+    *,
+    only: list[str] | None = None,
+    start: str | None = None,
+    force: bool = False,
+    changes: Sequence[str] = (),
 ) -> int:
     """Run a profile's notebooks into `results/<run>/notebooks/` and print the table.
 
-    Finished and unchanged stages are skipped, unless `force`. Stops at the first failure.
+    Finished and unchanged stages are skipped, unless `force`. Stops at the first failure. `changes` replace single settings,
+    see `params.changed`.
 
     Returns:
         The exit code: 0, or 1 after a failed notebook.
@@ -58,7 +64,7 @@ def reproduce(
         InputError: the profile is wrong or another process runs it; nothing has been started then.
     """
     path = parameters.find_profile(profile)
-    sections = parameters.read_yaml(path)
+    sections = parameters.changed(parameters.read_yaml(path), changes)
     params = parameters.parse(sections, str(path))
     stages = plan(params, only, start)
     folder = runs.run_folder(params)
