@@ -1,5 +1,6 @@
 """The parameter schema: what is refused, in which words, and that the shipped profiles are the recipe."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,25 @@ def test_digest_follows_its_sections() -> None:
     one, two = Params(), Params.model_validate({"davis": {"top_k": 5}})
     assert one.digest("davis") != two.digest("davis")
     assert one.digest("pretrain") == two.digest("pretrain")
+
+
+def test_set_replaces_single_settings() -> None:
+    loaded = parameters.load("quick", ["pretrain.loop.max_steps=3", "run.name=other", "davis.input_size=[64, 96]"])
+    assert (loaded.pretrain.loop.max_steps, loaded.run.name, loaded.davis.input_size) == (3, "other", (64, 96))
+    assert loaded.pretrain.encoder == parameters.load("quick").pretrain.encoder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("run.seed", "write section.key=value"),
+        ("seed=1", "write section.key=value"),
+        ("run.name.first=1", "name is a value"),
+        ("run.seed=[1", "is not YAML"),
+        ("run.sed=1", "did you mean 'seed'"),
+        ("run.seed=1e-4", "--set run.seed=1e-4"),
+    ],
+)
+def test_a_wrong_set_is_one_sentence(change: str, words: str) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        parameters.load("quick", [change])
