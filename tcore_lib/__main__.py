@@ -109,11 +109,29 @@ def _parity(args: argparse.Namespace) -> int:
 
 
 def _study(args: argparse.Namespace) -> int:
-    from tcore_lib import study
+    from tcore_lib import study, study_results
 
     if args.task:
         return study.run_task(args.study, args.task)
-    return study.run_study(args.study, workers=args.workers, only=args.only.split(",") if args.only else None)
+    only = args.only.split(",") if args.only else None
+    code = 0 if args.tables else study.run_study(args.study, workers=args.workers, only=only)
+    for path in study_results.write(study.load_study(args.study)):
+        print(path)
+    return code
+
+
+def _results(args: argparse.Namespace) -> int:
+    from tcore_lib import params, run_list
+
+    match args.words:
+        case []:
+            table = run_list.list_of_runs(params.resolve(args.results))
+        case ["diff", first, second]:
+            table = run_list.difference(first, second)
+        case words:
+            raise InputError(f"`results {' '.join(words)}` is not possible; write `results`, or `results diff A B`.")
+    print(table.to_string(index=False) if len(table) else "nothing")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--readme", action="store_true", help="also put table and cost into README.md")
     command.set_defaults(run=_table)
 
+    command = commands.add_parser("results", help="list the runs, or show what differs between two")
+    command.add_argument(
+        "words", nargs="*", metavar="diff A B", help="two run folders to compare; nothing = list all runs"
+    )
+    command.add_argument("--results", default="results", help="folder that holds the run folders")
+    command.set_defaults(run=_results)
+
     command = commands.add_parser("pretrain", help="train a profile on the index notebook 00 made; also under torchrun")
     command.add_argument("profile", help="a parameter file, or the name of one in params/")
     command.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
@@ -143,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("study", help="a file, or the name of one in params/studies/")
     command.add_argument("--workers", type=int, default=1, help="tasks at a time; they share the cores")
     command.add_argument("--only", metavar="full,random", help="some variants only")
+    command.add_argument("--tables", action="store_true", help="only write tables and figures of what is finished")
     command.add_argument("--task", metavar="VARIANT/SEED", help="just this task, in this process")
     command.set_defaults(run=_study)
 

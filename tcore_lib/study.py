@@ -68,6 +68,7 @@ class Study(Section):
         2, description="equally spaced points of the training that are scored, the last one included"
     )
     variants: dict[Name, Variant] = Field(min_length=1)
+    baseline: Name = Field("random", description="the variant figures compare all others with")
     comparisons: list[Comparison] = Field([])
     real: dict[str, str] = Field({}, description="davis, jhmdb or vip -> folder of real clips, scored after training")
 
@@ -75,6 +76,8 @@ class Study(Section):
     def _possible(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ from one another")
+        if self.baseline not in self.variants:
+            raise ValueError(f"baseline is {self.baseline!r}, which variants does not have")
         for comparison in self.comparisons:
             for name in (comparison.better, comparison.worse):
                 if name not in self.variants:

@@ -30,15 +30,15 @@ FLOORS = {
         # evaluation
         "clips", "doctor", "labelmaps", "metrics", "propagation", "summary",
         # figures
-        "diagram", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses",
+        "diagram", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "study_figure",
         # processes and run folders
-        "checkpoints", "distributed", "orphans", "runs", "training_log",
+        "checkpoints", "distributed", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
         "attention", "batches", "evaluate", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
         "profiles", "protocol", "recording", "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
-    "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "__main__"},
+    "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "study_results", "__main__"},
 }  # fmt: skip
 ORDER = list(FLOORS)
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
