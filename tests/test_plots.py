@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tcore_lib import diagram, look, pictures, plots
+from tcore_lib import clips, diagram, look, pictures, plots, scene_figure
 from tcore_lib.errors import InputError
 
 GREY = np.full((32, 48, 3), 100, dtype=np.uint8)
@@ -155,6 +155,12 @@ def test_bones_join_every_joint_once() -> None:
     assert len(look.JHMDB_BONES) == 14
     assert {j for bone in look.JHMDB_BONES for j in bone} == set(range(15))
     assert len(look.VIP_CLASSES) == len(look.VIP_PALETTE) == 20
+
+
+def test_drawn_scored_and_shown_parts_have_the_same_names() -> None:
+    """The id -> name list of CIHP stands where it is needed: in figures, in the scores and in the renderer."""
+    drawn = [name.replace("-", " ").replace("pants", "trousers") for name in scene_figure.PARTS]
+    assert list(look.VIP_CLASSES) == list(clips.PARTS) == drawn
 
 
 def test_pca_gives_one_colour_to_one_thing_in_all_frames() -> None:
