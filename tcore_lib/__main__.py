@@ -14,12 +14,13 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _table(args: argparse.Namespace) -> int:
-    from tcore_lib import params, table
+    from tcore_lib import paper_table, params, readme
 
-    loaded = params.load(args.profile)
+    results = params.resolve(args.results)
+    print(paper_table.as_shown(paper_table.write(results)).to_string(index=False))
+    print(f"{results / 'paper_table.csv'}, .md, .html")
     if args.readme:
-        table.write_into(params.project_root() / "README.md", loaded)
-    print(table.as_markdown(table.for_readme(loaded)))
+        readme.write_into(params.project_root() / "README.md")
     return 0
 
 
@@ -146,9 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_changes(command)
     command.set_defaults(run=_reproduce)
 
-    command = commands.add_parser("table", help="the paper's table beside what a run measured, as markdown")
-    command.add_argument("profile", help="a parameter file, or the name of one in params/")
-    command.add_argument("--readme", action="store_true", help="also put table and cost into README.md")
+    command = commands.add_parser("table", help="the paper's table beside all runs: results/paper_table.{csv,md,html}")
+    command.add_argument("--results", default="results", help="folder that holds the run folders")
+    command.add_argument("--readme", action="store_true", help="also put table, data sets and cost into README.md")
     command.set_defaults(run=_table)
 
     command = commands.add_parser("results", help="list the runs, or show what differs between two")

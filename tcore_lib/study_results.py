@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from tcore_lib import study_figure
-from tcore_lib.files import atomic_path, read_json, write_text
+from tcore_lib.files import atomic_path, read_json, write_json, write_text
 from tcore_lib.params import find_profile
 from tcore_lib.study import Comparison, LoadedStudy
 
@@ -108,6 +108,7 @@ def write(study: LoadedStudy) -> list[Path]:
             with atomic_path(folder / f"{name}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=110)
             written.append(folder / f"{name}.png")
+        write_json(folder / "study.json", {"variants": titles, "settings": study.settings.model_dump(mode="json")})
     write_text(folder / "README.md", page(study, table))
     return [*written, folder / "README.md"]
 
@@ -140,7 +141,8 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
 
 def _score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
     summary = means(table).set_index(["variant", "benchmark"]) if len(table) else None
-    shown = [name for name in BENCHMARKS if not name.startswith("real_") or name[5:] in study.settings.real]
+    drawn = [name for name in ("davis", "vip", "jhmdb") if getattr(study.base, name).enabled]
+    shown = [name for name in BENCHMARKS if name in drawn or (name[:5] == "real_" and name[5:] in study.settings.real)]
     lines = ["| variant | " + " | ".join(BENCHMARKS[name] for name in shown) + " | seeds |"]
     lines.append("|---|" + " ---: |" * (len(shown) + 1))
     for name, variant in study.settings.variants.items():

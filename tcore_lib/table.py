@@ -1,6 +1,5 @@
 """The paper's table beside what was measured here, computed from `results/` and from nothing else."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pandas as pd
 
 from tcore_lib import runs, summary
 from tcore_lib.errors import InputError
-from tcore_lib.files import write_text
 from tcore_lib.params import Params, project_root
 
 # Benchmark -> (stage that measures it, column heading). All scores are in percent.
@@ -217,40 +215,3 @@ def compared(params: Params, kind: str, scores: dict[str, dict[str, Any]]) -> pd
         rows[encoder] = {"measured": score["value"], "95 % interval": interval, "expected": expected}
         rows[encoder] |= {"difference": difference, "clips": score["clips"]}
     return pd.DataFrame(rows).T.rename_axis("encoder")
-
-
-def for_readme(params: Params) -> pd.DataFrame:
-    """The paper table with the columns README has room for."""
-    return paper_table(params).rename(columns={"source": "file or run"})
-
-
-def cost_rows(params: Params) -> pd.DataFrame:
-    """Minutes and memory of each stage of a run, as text."""
-    rows = provenance_rows(params)
-    rows["minutes"] = [f"{minutes:.1f}" for minutes in rows["minutes"]]
-    rows["peak memory, GB"] = [f"{gigabytes:.1f}" for gigabytes in rows["peak memory, GB"]]
-    command = f"python -m tcore_lib reproduce params/{params.run.name}.yaml --only "
-    rows["command"] = [f"`{command}{stage[:2]}`" for stage in rows["stage"]]
-    return rows[["stage", "minutes", "peak memory, GB", "machine", "command"]]
-
-
-def readme_blocks(params: Params) -> dict[str, str]:
-    """What stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->` in README.md."""
-    return {"table": as_markdown(for_readme(params)), "cost": as_markdown(cost_rows(params))}
-
-
-def write_into(readme: Path, params: Params) -> None:
-    """Put a run's table and cost into README.md.
-
-    Raises:
-        InputError: a block's marks are missing.
-    """
-    text = readme.read_text(encoding="utf-8")
-    for name, block in readme_blocks(params).items():
-        pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
-        text, count = re.subn(pattern, lambda found: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL)  # noqa: B023
-        if count != 1:
-            raise InputError(
-                f"{readme} has {count} blocks {name!r}; it needs one, between {name}:begin and {name}:end."
-            )
-    write_text(readme, text)

@@ -36,7 +36,7 @@ FLOORS = {
     },
     "composite": {
         "attention", "batches", "evaluate", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
-        "profiles", "protocol", "recording", "scoring", "table", "tcore", "trainer", "watch", "widget",
+        "profiles", "protocol", "recording", "paper_table", "readme", "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "study_results", "__main__"},
 }  # fmt: skip

@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tcore_lib import params as parameters
-from tcore_lib import runs, table
+from tcore_lib import paper_table, readme, runs, table
+from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_json
-from tcore_lib.params import Params
+from tcore_lib.params import Davis, Params
 
 SETTINGS = {"checkpoint": {"encoders": {"ours16": "run", "random": "random"}}}
 
@@ -68,9 +68,78 @@ def test_broken_published_table_is_one_sentence(tmp_path: Path) -> None:
         table.paper_rows(path)
 
 
-def test_readme_shows_the_committed_results() -> None:
-    """README's table and cost are written by `python -m tcore_lib table quick --readme`, never by hand."""
-    params = parameters.load("quick")
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    for name, block in table.readme_blocks(params).items():
-        assert f"{block}\n<!-- {name}:end -->" in text, f"README's block {name!r} disagrees with results/quick"
+def test_readme_and_table_files_show_the_committed_results() -> None:
+    """They are written by `python -m tcore_lib table --readme`, never by hand."""
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    for name, block in readme.blocks().items():
+        assert f"{block}\n<!-- {name}:end -->" in text, f"README's block {name!r} disagrees with results/"
+    whole = paper_table.overview(root / "results")
+    assert (root / "results" / "paper_table.html").read_text(encoding="utf-8") == paper_table.as_html(whole)
+    assert (
+        (root / "results" / "paper_table.md")
+        .read_text(encoding="utf-8")
+        .endswith(paper_table.as_markdown(whole) + "\n")
+    )
+    shown = pd.read_csv(root / "results" / "paper_table.csv")
+    assert shown["davis value"].round(3).equals(whole["davis value"].astype(float).round(3))
+
+
+def _run(results: Path, name: str, root: str, value: float, **settings: object) -> None:
+    davis = Davis(root=root, **settings).model_dump(mode="json")
+    checkpoint = {"encoders": {"theirs": "x.pth"}, "paper_rows": {"theirs": "vits16_400ep_K400.pth"}}
+    record = {
+        "stage": "03_davis_evaluation",
+        "result": {"scores": {"theirs": {"value": value, "low": 60.0, "high": 68.0, "clips": 30}}, "data": "val"},
+        "settings": {"run": {"title": name}, "checkpoint": checkpoint, "davis": davis},
+        "provenance": {
+            "finished": "2026-01-01", "commit": "a" * 40, "uncommitted_changes": False, "device": "cpu", "params_sha256": name,
+        },
+    }  # fmt: skip
+    write_json(results / name / "03_davis_evaluation.json", record)
+
+
+def _results(tmp_path: Path) -> Path:
+    (tmp_path / "paper.csv").write_text((Path(__file__).parents[1] / "results" / "paper.csv").read_text())
+    return tmp_path
+
+
+def test_a_reproduction_stands_beside_the_paper_with_its_difference(tmp_path: Path) -> None:
+    _run(_results(tmp_path), "released", "data/davis", 64.9)
+    whole = paper_table.write(tmp_path)
+    row = whole[(whole["who"] == "reproduced") & (whole["file"] == "vits16_400ep_K400.pth")].iloc[0]
+    assert (row["run"], row["davis settings"], row["davis clips"]) == ("released", "protocol", 30)
+    assert row["davis difference"] == pytest.approx(0.2)
+    assert paper_table.cell(row, "davis") == "64.9 (+0.2) [60.0, 68.0]"
+    assert paper_table.cell(row, "vip") == "not run"
+    assert "[released](released)" in (tmp_path / "paper_table.md").read_text()
+    assert '<a href="released/">' in (tmp_path / "paper_table.html").read_text()
+
+
+def test_rendered_clips_and_other_settings_are_said(tmp_path: Path) -> None:
+    _run(_results(tmp_path), "drawn", "synthetic", 30.0, top_k=5)
+    whole = paper_table.overview(tmp_path)
+    row = whole[whole["who"] == "ours"].iloc[0]
+    assert row["davis settings"] == "top_k 5, rendered clips"
+    assert whole[whole["who"] == "reproduced"]["davis value"].isna().all()
+
+
+def test_the_html_table_escapes_what_people_write(tmp_path: Path) -> None:
+    _run(_results(tmp_path), "drawn", "synthetic", 30.0)
+    path = tmp_path / "drawn" / "03_davis_evaluation.json"
+    path.write_text(path.read_text().replace("theirs", "<img src=x onerror=alert(1)>"))
+    assert "<img" not in paper_table.as_html(paper_table.overview(tmp_path))
+
+
+def test_list_of_runs_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _run(_results(tmp_path), "one", "data/davis", 64.0)
+    _run(tmp_path, "two", "data/davis", 64.5, top_k=5)
+    assert main(["results", "--results", str(tmp_path)]) == 0
+    assert "theirs davis 64.0" in capsys.readouterr().out
+    assert main(["results", "diff", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    shown = capsys.readouterr().out
+    assert "settings.davis.top_k" in shown
+    assert "result.scores.theirs.value" in shown
+    assert "radius" not in shown
+    assert main(["results", "diff", str(tmp_path / "one"), str(tmp_path / "none")]) == 2
+    assert main(["results", "difference"]) == 2

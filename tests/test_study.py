@@ -1,0 +1,143 @@
+"""Studies: what is refused, how verdicts follow from figures, and a whole study on the smallest data."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from tcore_lib import profiles, study, study_results
+from tcore_lib.__main__ import main
+from tcore_lib.errors import InputError
+from tcore_lib.files import read_json
+from tcore_lib.videos import prepare
+
+BASE = {
+    "run": {"name": "base"},
+    "data": {
+        "short_side": 64,
+        "synthetic": {
+            "videos": 4, "classes": 2, "video_size": [96, 64], "video_seconds": 2.0, "davis_clips": 1, "eval_frames": 3,
+        },
+    },
+    "pretrain": {
+        "encoder": {"arch": "custom", "width": 32, "depth": 1, "heads": 2},
+        "views": {"global_size": 64, "local_size": 32, "num_local": 1},
+        "decoder": {"heads": 2},
+        "head": {"prototypes": 32, "hidden": 32, "bottleneck": 16},
+        "optimiser": {"epochs": 2.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0},
+        "loop": {"batch_size": 2, "log_every": 1, "workers": 0},
+    },
+    "davis": {"input_size": [64, 96]},
+    "jhmdb": {"enabled": False},
+    "vip": {"enabled": False},
+}  # fmt: skip
+STUDY = {
+    "seeds": [0, 1],
+    "points": 2,
+    "variants": {
+        "full": {"title": "T-CoRe"},
+        "random": {"title": "random", "trained": False},
+        "past_only": {"title": "past only", "pretrain": {"decoder": {"branches": "past"}}},
+    },
+    "comparisons": [{"claim": "training helps", "better": "full", "worse": "random"}],
+}
+
+
+def _write(folder: Path, **changes: object) -> Path:
+    base = BASE | {"run": {"name": "base", "results": str(folder / "results")}}
+    base["data"] = BASE["data"] | {"root": str(folder / "data")}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": str(folder / "base.yaml")} | changes))
+    return folder / "tiny.yaml"
+
+
+def test_the_shipped_studies_are_possible() -> None:
+    files = sorted((Path(__file__).parents[1] / "params" / study.FOLDER).glob("*.yaml"))
+    assert files
+    for path in files:
+        loaded = study.load_study(path.stem)
+        assert len({loaded.key(task) for task in loaded.tasks}) == len(loaded.tasks)
+        assert path.read_text().startswith("# Asks:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"points": 3}, "points = 3 does not divide the 2 steps"),
+        ({"seeds": [1, 1]}, "seeds must differ"),
+        ({"sedes": [1]}, "did you mean 'seeds'"),
+        ({"comparisons": [{"claim": "x", "better": "full", "worse": "none"}]}, "comparisons name 'none'"),
+        ({"baseline": "none"}, "baseline is 'none'"),
+        ({"real": {"coco": "x"}}, "real names ['coco']"),
+        (
+            {"variants": {"full": {"title": "a", "pretrian": {}}, "random": {"title": "b"}}},
+            "variants.full.pretrian (value {}) does not exist; did you mean 'pretrain'",
+        ),
+        (
+            {"variants": STUDY["variants"] | {"wide": {"title": "c", "pretrain": {"decoder": {"branch": "past"}}}}},
+            "variant wide: the key pretrain.decoder.branch",
+        ),
+    ],
+)
+def test_an_impossible_study_is_one_sentence(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        study.load_study(_write(tmp_path, **changes))
+    assert words in str(caught.value)
+
+
+def test_variants_differ_only_in_what_they_name(tmp_path: Path) -> None:
+    loaded = study.load_study(_write(tmp_path))
+    full, past = (loaded.params(study.Task(name, 1)) for name in ("full", "past_only"))
+    assert past.pretrain.decoder.branches == "past"
+    assert past.model_copy(update={"pretrain": full.pretrain, "run": full.run}) == full
+    assert full.run.seed == past.run.seed == 1
+    assert full.pretrain.decoder.heads == past.pretrain.decoder.heads == 2  # merged, not replaced
+
+
+def test_verdicts_by_hand() -> None:
+    """t(0.975, 2 degrees of freedom) = 4.3027; differences 1, 2, 3: mean 2, std 1, half width 4.3027 / sqrt(3) = 2.4841."""
+    word, low, high = study_results.verdict([1.0, 2.0, 3.0])
+    assert (word, round(low, 4), round(high, 4)) == ("cannot tell at this scale", -0.4841, 4.4841)
+    assert study_results.verdict([2.0, 2.1, 2.2])[0] == "holds here"
+    assert study_results.verdict([-2.0, -2.1, -2.2])[0] == "does not hold here"
+    assert study_results.verdict([5.0])[0] == "cannot tell at this scale"
+    assert study_results.verdict([])[0] == "not run"
+
+
+def test_pairs_are_taken_seed_by_seed() -> None:
+    rows = [("full", 0, 10.0), ("full", 1, 20.0), ("random", 0, 9.0), ("random", 1, 19.0), ("random", 2, 50.0)]
+    table = pd.DataFrame(rows, columns=["variant", "seed", "value"]).assign(benchmark="davis", step=4, clips=1)
+    claim = study.Comparison(claim="c", better="full", worse="random")
+    row = study_results.compare(table, claim).iloc[0]
+    assert (row["seeds"], row["difference"], row["verdict"]) == (2, 1.0, "holds here")
+
+
+def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks run, are kept, and become tables; the second seed stays "not run" until it is there."""
+    path = _write(tmp_path)
+    loaded = study.load_study(path)
+    profiles.render(loaded.base, progress=False)
+    prepare(loaded.base.data.model_copy(update={"source": str(profiles.source(loaded.base))}), progress=False)
+    for variant in ("full", "random"):
+        assert main(["study", str(path), "--task", f"{variant}/0"]) == 0
+    record = read_json(loaded.score_file(study.Task("full", 0)))
+    assert [score["step"] for score in record["scores"]] == [1, 2]
+    assert record["provenance"]["params_sha256"]
+    assert loaded.is_finished(study.Task("full", 0))
+    assert not loaded.is_finished(study.Task("full", 1))
+    assert main(["study", str(path), "--tables"]) == 0
+    page = (loaded.folder / "README.md").read_text()
+    assert "2 of 6 tasks finished" in page
+    assert "| past only | not run | 0 |" in page
+    assert "cannot tell at this scale" in page
+    assert {"scores.csv", "summary.csv", "comparisons.csv", "curves.png", "seeds.png", "study.json"} <= {
+        file.name for file in loaded.folder.iterdir()
+    }
+    # The same scores belong to no other question.
+    assert not study.load_study(_write(tmp_path, points=1)).is_finished(study.Task("full", 0))
+    capsys.readouterr()
+    assert main(["study", str(path), "--task", "full/7"]) == 2
+    assert "write VARIANT/SEED, such as full/0" in capsys.readouterr().err
+    assert main(["study", str(path), "--only", "ful"]) == 2
+    assert "has no variant 'ful'" in capsys.readouterr().err
