@@ -143,3 +143,17 @@ def test_list_of_runs_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFix
     assert "radius" not in shown
     assert main(["results", "diff", str(tmp_path / "one"), str(tmp_path / "none")]) == 2
     assert main(["results", "difference"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "verdict"),
+    [("vits16_k400", 64.6, "yes"), ("vits16_k400", 64.55, "no"), ("run", 63.7, "yes"), ("run", 63.6, "no")],
+)
+def test_reproduced_means_within_the_accepted_band(tmp_path: Path, source: str, value: float, verdict: str) -> None:
+    params = _params(tmp_path, "data/davis")
+    params = params.model_copy(
+        update={"checkpoint": params.checkpoint.model_copy(update={"encoders": {"ours16": source, "random": "random"}})}
+    )
+    none = {"low": None, "high": None, "clips": 30}
+    shown = table.compared(params, "davis", {"ours16": {"value": value} | none, "random": {"value": 30.0} | none})
+    assert shown["reproduced"].tolist() == [verdict, "nothing to compare"]
