@@ -96,6 +96,54 @@ def look_through(model: TCoRe, frames: Sequence[np.ndarray], mask: np.ndarray) -
     return Looked(denormalise(images), mask, maps)
 
 
+BLOCK = 2  # side, in patches, of the squares that `look_around` hides
+
+
+@torch.no_grad()
+def look_around(
+    model: TCoRe, frames: Sequence[np.ndarray], size: tuple[int, int], reach: int = 2
+) -> dict[tuple[int, int], np.ndarray]:
+    """Where every patch of every frame looks in the frames around it, each while it is hidden itself.
+
+    A frame is encoded four times, each time with another quarter of its patches hidden (squares of 2 x 2, so that every
+    patch is hidden once); a patch's row is taken from the pass that hid it. The whole frame is shown, not a crop.
+
+    Args:
+        model: trained or not.
+        frames: uint8 (H, W, 3), of one size.
+        size: (height, width) in pixels the frames are resized to, multiples of the patch size.
+        reach: frames before and after the query's that are looked at.
+
+    Returns:
+        (query frame, looked-at frame) -> float32 (heads, P, P); rows sum to 1. As `Explorer`'s `cross_attention`.
+
+    Raises:
+        InputError: the model has no decoder.
+    """
+    if model.decoder is None:
+        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
+    device = next(model.parameters()).device
+    patch = model.settings.encoder.patch_size
+    rows, columns = np.indices((size[0] // patch, size[1] // patch)).reshape(2, -1) // BLOCK % 2
+    quarter = torch.from_numpy(2 * rows + columns)  # (P,): which pass hides the patch
+    hidden = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
+    was_training = model.training
+    model.eval()
+    encoder = model.student.encoder
+    encoder.set_drop_keep(None)
+    images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
+    clean = [encoder(image)[1] for image in images]  # of (1, P, D)
+    maps = {}
+    for query, image in enumerate(images):
+        current = encoder(image.expand(4, -1, -1, -1), hidden)[1]  # (4, P, D)
+        for key in range(max(0, query - reach), min(len(frames), query + reach + 1)):
+            if key != query:
+                weights = model.decoder.cross_attention(current, clean[key].expand(4, -1, -1))  # (4, heads, P, P)
+                maps[query, key] = weights[quarter, :, torch.arange(len(quarter))].transpose(0, 1).float().cpu().numpy()
+    model.train(was_training)
+    return maps
+
+
 def patch_features(encoder: FeatureEncoder, frames: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
     """L2-normalised patch features of frames, as the benchmarks read them.
 

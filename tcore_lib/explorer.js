@@ -1,7 +1,8 @@
 // The correspondence explorer: one patch is picked, every frame shows where its like is.
 //
 // Everything is computed here, from the widget's state alone, so it works without a kernel. Letters: N frames, h w grid,
-// P = h w patches, d kept dimensions. A patch's index is frame * P + row * w + column.
+// P = h w patches, d kept dimensions. A patch's index is frame * P + row * w + column. The decoder's attention may have a
+// coarser grid of its own; `data` and `data.looks` are both grids {h, w, P}.
 
 const DOTS = 12; // most matches that are marked in one frame
 
@@ -21,9 +22,11 @@ function readPayload(model) {
   });
   if (meta.attention) {
     const raw = asBytes(model.get("_attention"));
-    const maps = meta.attention.pairs.length * (meta.attention.heads + 1);
-    data.weights = raw.subarray(0, maps * data.P * data.P);
-    data.peaks = new Float32Array(raw.slice(maps * data.P * data.P).buffer);
+    const [rows, columns] = meta.attention.grid;
+    data.looks = { h: rows, w: columns, P: rows * columns };
+    const size = meta.attention.pairs.length * (meta.attention.heads + 1) * data.looks.P ** 2;
+    data.weights = raw.subarray(0, size);
+    data.peaks = new Float32Array(raw.slice(size).buffer);
   }
   if (meta.labels) readLabels(data, asBytes(model.get("_labels")), meta.labels.names.length);
   const table = meta.colours.match(/../g).map((pair) => parseInt(pair, 16));
@@ -53,13 +56,19 @@ function cosines({ codes, squares, dims }, query, count) {
   return result;
 }
 
-// Attention of the picked patch in one frame: Float32Array (P), or null where the decoder has not looked there.
+// The patch of another grid that holds the middle of the picked patch.
+function patchOn(grid, data, { row, column }) {
+  return Math.floor(((row + 0.5) * grid.h) / data.h) * grid.w + Math.floor(((column + 0.5) * grid.w) / data.w);
+}
+
+// Attention of the picked patch in one frame: a value per patch of `data.looks`, or null where the decoder has not looked.
 function attention(data, pick, frame, head) {
   const pair = data.attention.pairs.findIndex(([query, key]) => query === pick.frame && key === frame);
   if (pair < 0) return null;
-  const row = (pair * (data.attention.heads + 1) + head) * data.P + pick.row * data.w + pick.column;
+  const { P } = data.looks;
+  const row = (pair * (data.attention.heads + 1) + head) * P + patchOn(data.looks, data, pick);
   const scale = data.peaks[row] / 255;
-  return Float32Array.from(data.weights.subarray(row * data.P, (row + 1) * data.P), (code) => code * scale);
+  return Float32Array.from(data.weights.subarray(row * P, (row + 1) * P), (code) => code * scale);
 }
 
 // The same function of every value, as bytes 0..255 of 0..1. Plain loops: this runs for every patch of every frame.
@@ -112,20 +121,20 @@ async function decodeFrames(files) {
 const packed = ([r, g, b], a) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
 
 // Paint one flat cell per patch over a whole canvas; `colours`: Uint32Array (P) of packed colours.
-function paintCells(canvas, data, colours) {
-  const small = (data.small ??= element("canvas", { width: data.w, height: data.h }));
+function paintCells(canvas, grid, colours) {
+  const small = (grid.small ??= element("canvas", { width: grid.w, height: grid.h }));
   const pixels = new Uint8ClampedArray(colours.buffer);
-  small.getContext("2d").putImageData(new ImageData(pixels, data.w, data.h), 0, 0);
+  small.getContext("2d").putImageData(new ImageData(pixels, grid.w, grid.h), 0, 0);
   const target = canvas.getContext("2d");
   target.imageSmoothingEnabled = false;
   target.drawImage(small, 0, 0, canvas.width, canvas.height);
   target.imageSmoothingEnabled = true;
 }
 
-function outlineCell(canvas, data, patch, line, colour, dash = []) {
+function outlineCell(canvas, grid, patch, line, colour, dash = []) {
   const pen = canvas.getContext("2d");
-  const [cw, ch] = [canvas.width / data.w, canvas.height / data.h];
-  const box = [(patch % data.w) * cw, Math.floor(patch / data.w) * ch, cw, ch];
+  const [cw, ch] = [canvas.width / grid.w, canvas.height / grid.h];
+  const box = [(patch % grid.w) * cw, Math.floor(patch / grid.w) * ch, cw, ch];
   for (const [width, stroke, pattern] of [[line * 2.2, "rgba(15,18,24,.85)", []], [line, colour, dash]]) {
     Object.assign(pen, { lineWidth: width, strokeStyle: stroke });
     pen.setLineDash(pattern);
@@ -134,10 +143,10 @@ function outlineCell(canvas, data, patch, line, colour, dash = []) {
   pen.setLineDash([]);
 }
 
-function markMatch(canvas, data, patch, radius, filled) {
+function markMatch(canvas, grid, patch, radius, filled) {
   const pen = canvas.getContext("2d");
-  const x = ((patch % data.w) + 0.5) * (canvas.width / data.w);
-  const y = (Math.floor(patch / data.w) + 0.5) * (canvas.height / data.h);
+  const x = ((patch % grid.w) + 0.5) * (canvas.width / grid.w);
+  const y = (Math.floor(patch / grid.w) + 0.5) * (canvas.height / grid.h);
   pen.beginPath();
   pen.arc(x, y, radius, 0, 2 * Math.PI);
   Object.assign(pen, { lineWidth: radius * 0.75, strokeStyle: "rgba(15,18,24,.9)" });
@@ -204,21 +213,23 @@ function render({ model, el }) {
     set("pick", next);
   }
 
-  // What one frame shows: {codes: (P) 0..255, top: patches, text}; no codes where there is nothing to show.
+  const gridInUse = () => (model.get("mode") === "attention" ? data.looks : data);
+
+  // What one frame shows: {grid, codes: (P) 0..255, top: patches, text}; no codes where there is nothing to show.
   function view(frame, e, count) {
     if (model.get("mode") === "attention") {
       const values = attention(data, pick(), frame, state.head);
       if (!values) return { text: frame === pick().frame ? "query" : "not looked at" };
       const top = largest(values, count);
       const peak = values[top[0]] || 1;
-      return { codes: toCodes(values, (v) => v / peak), top, text: `most ${(100 * peak).toFixed(1)} %` };
+      return { grid: data.looks, codes: toCodes(values, (v) => v / peak), top, text: `most ${(100 * peak).toFixed(1)} %` };
     }
     const values = state.maps[e][frame];
     const tau = model.get("temperature");
     const best = values[state.best[e][frame]];
     const ceiling = state.common ? state.ceiling[e] : best;
     const codes = toCodes(values, (v) => Math.min(1, Math.exp((v - ceiling) / tau)));
-    return { codes, top: largest(values, count), text: `cosine ${best.toFixed(2)}` };
+    return { grid: data, codes, top: largest(values, count), text: `cosine ${best.toFixed(2)}` };
   }
 
   // Channel with the largest share at a patch, and that share.
@@ -256,21 +267,20 @@ function render({ model, el }) {
     const height = Math.round((width * data.frames.size[0]) / data.frames.size[1]);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
-    const { frame: queryFrame, row, column } = pick();
+    const queryFrame = pick().frame;
     const isQuery = e < 0 || (frame === queryFrame && !large);
     const mode = model.get("mode");
     const looked = mode === "labels" || isQuery ? {} : view(frame, e, large ? model.get("top_k") : 1);
     pen.drawImage(base(frame, looked.codes ? "grey" : "colour", width, height), 0, 0);
     if (mode === "labels") drawLabels(canvas, frame);
     if (looked.codes) {
-      const cells = new Uint32Array(data.P);
-      for (let patch = 0; patch < data.P; patch++) cells[patch] = state.table[looked.codes[patch]];
-      paintCells(canvas, data, cells);
+      const cells = Uint32Array.from(looked.codes, (code) => state.table[code]);
+      paintCells(canvas, looked.grid, cells);
       const radius = (large ? 4.5 : 2.6) * ratio;
-      if (large) for (const patch of looked.top.slice(1).reverse()) markMatch(canvas, data, patch, radius * 0.55, false);
-      markMatch(canvas, data, looked.top[0], radius, true);
+      if (large) for (const patch of looked.top.slice(1).reverse()) markMatch(canvas, looked.grid, patch, radius * 0.55, false);
+      markMatch(canvas, looked.grid, looked.top[0], radius, true);
     }
-    if (frame === queryFrame && (isQuery || large)) outlineCell(canvas, data, row * data.w + column, (large ? 2 : 1.4) * ratio, "#fff");
+    if (frame === queryFrame && (isQuery || large)) outlineCell(canvas, gridInUse(), patchOn(gridInUse(), data, pick()), (large ? 2 : 1.4) * ratio, "#fff");
     if (!isQuery && !looked.codes && mode === "attention") {
       pen.fillStyle = "rgba(15,18,24,.55)";
       pen.fillRect(0, 0, width, height);
@@ -329,8 +339,10 @@ function render({ model, el }) {
   const targetPanes = data.encoders.map(({ name }, e) =>
     pane(name, `Matches of ${name}. Left and right arrow go through time, enter takes the best match as the query.`, () => model.get("frame"), ([dr, dc], key) => {
       if (key !== "Enter") return set("frame", clamp(model.get("frame") + Math.sign(dr + dc), 0, data.N - 1));
-      const patch = state.best[e][model.get("frame")];
-      choose(model.get("frame"), Math.floor(patch / data.w), patch % data.w);
+      const { grid, top } = view(model.get("frame"), e, 1);
+      if (!top) return;
+      const [row, column] = [Math.floor(top[0] / grid.w), top[0] % grid.w];
+      choose(model.get("frame"), Math.floor(((row + 0.5) * data.h) / grid.h), Math.floor(((column + 0.5) * data.w) / grid.w));
     }),
   );
   panes.append(queryPane.node, ...targetPanes.map(({ node }) => node));
@@ -387,7 +399,7 @@ function render({ model, el }) {
   const oneScale = element("label", { className: "tcx-check", title: "compare maps between frames instead of stretching each" }, common, " one scale for all frames");
   oneScale.dataset.modes = "similarity";
   sliders.append(oneScale);
-  if (data.attention) {
+  if (data.attention?.heads) {
     const names = ["mean", ...Array.from({ length: data.attention.heads }, (_, i) => `head ${i + 1}`)];
     const head = element("select", { "aria-label": "attention head", onchange: () => ((state.head = head.selectedIndex), schedule()) });
     head.append(...names.map((name) => element("option", { textContent: name })));
@@ -401,16 +413,19 @@ function render({ model, el }) {
   function describe() {
     const { frame, row, column } = pick();
     const target = model.get("frame");
-    const where = `${data.names[frame]}, row ${row}, column ${column}`;
+    let where = `${data.names[frame]}, row ${row}, column ${column}`;
     if (model.get("mode") === "labels") {
       const { channel, share } = label(frame, row * data.w + column);
       return `${where}: ${data.labels.names[channel]}, ${(100 * share).toFixed(0)} %.`;
     }
     if (model.get("mode") === "attention") {
       const values = attention(data, pick(), target, state.head);
+      const { w } = data.looks;
+      const cell = patchOn(data.looks, data, pick());
+      where = `${data.names[frame]}, row ${Math.floor(cell / w)}, column ${cell % w}`;
       if (!values) return `${where}. The decoder did not look from here at ${data.names[target]}.`;
       const [top] = largest(values, 1);
-      return `${where}. Looks most at row ${Math.floor(top / data.w)}, column ${top % data.w} of ${data.names[target]} (${(100 * values[top]).toFixed(1)} %).`;
+      return `${where}. Looks most at row ${Math.floor(top / w)}, column ${top % w} of ${data.names[target]} (${(100 * values[top]).toFixed(1)} %).`;
     }
     const found = shown().map((e) => {
       const patch = state.best[e][target];

@@ -58,6 +58,7 @@ class Explorer(StandaloneWidget):
         label_names: Sequence[str] | None = None,
         palette: np.ndarray | None = None,
         cross_attention: Mapping[tuple[int, int], Any] | None = None,
+        attention_grid: tuple[int, int] | None = None,
         names: Sequence[str] | None = None,
         pick: tuple[int, int, int] | None = None,
         dims: int = 64,
@@ -75,10 +76,12 @@ class Explorer(StandaloneWidget):
             label_names: one per channel.
             palette: uint8 (C, 3).
             cross_attention: (query frame, looked-at frame) -> weights (heads, P, P) or (P, P), rows sum to 1.
+            attention_grid: grid of `cross_attention`, which may be coarser than the features'; the same by default.
             names: of the frames; `frame 0` ... by default.
             pick: (frame, row, column) at the start; the middle of the first frame by default.
             dims: directions kept of a feature; lowered where `max_bytes` demands it.
-            max_bytes: bound on the features' part of the payload.
+            max_bytes: bound on the features' part of the payload, and on the attention's: where the heads do not fit,
+                only their mean is sent.
             long_side: pixels that shown frames are reduced to.
             cmap: matplotlib colour map of the maps.
             traits: initial `mode`, `encoder`, `temperature`, `top_k`, `frame`.
@@ -108,14 +111,16 @@ class Explorer(StandaloneWidget):
             raise InputError(f"names has {len(meta['names'])} entries for {count} frames; give one per frame.")
         attention_bytes = label_bytes = b""
         if cross_attention:
-            attention_bytes, meta["attention"] = payload.pack_attention(cross_attention, grid, count)
+            attention_bytes, meta["attention"] = payload.pack_attention(
+                cross_attention, attention_grid or grid, count, max_bytes
+            )
         if labels is not None:
             label_bytes, meta["labels"] = payload.pack_labels(labels, grid, label_names, palette)
         where = pick if pick is not None else (0, grid[0] // 2, grid[1] // 2)
         self._grid, self._count = grid, count
         feature_bytes = b"".join(data for data, _ in packed.values())
         total = len(jpegs) + len(feature_bytes) + len(attention_bytes) + len(label_bytes)
-        meta["note"] = self.description = _describe(grid, meta["encoders"], arrays, count, total)
+        meta["note"] = self.description = _describe(grid, meta, arrays, count, total)
         super().__init__(
             _meta=meta,
             _frames=jpegs,
@@ -187,11 +192,14 @@ def _colour_table(cmap: str) -> str:
 
 
 def _describe(
-    grid: tuple[int, int], encoders: list[dict[str, Any]], arrays: Mapping[str, np.ndarray], count: int, total: int
+    grid: tuple[int, int], meta: dict[str, Any], arrays: Mapping[str, np.ndarray], count: int, total: int
 ) -> str:
-    kept = "; ".join(
+    kept = [
         f"{about['name']}: {about['dims']} of {arrays[about['name']].shape[-1]} dimensions, {about['energy']:.1%} of "
         f"the energy, cosine error up to {about['error']:.3f}"
-        for about in encoders
-    )
-    return f"{count} frames of {grid[0]} x {grid[1]} patches, {total / 1e6:.1f} MB. {kept}."
+        for about in meta["encoders"]
+    ]
+    if "attention" in meta:
+        (rows, columns), heads = meta["attention"]["grid"], meta["attention"]["heads"]
+        kept.append(f"attention on {rows} x {columns} patches, " + (f"{heads} heads" if heads else "mean of the heads"))
+    return f"{count} frames of {grid[0]} x {grid[1]} patches, {total / 1e6:.1f} MB. {'; '.join(kept)}."

@@ -53,14 +53,24 @@ def pack_features(features: np.ndarray, dims: int) -> Packed:
     return codes.tobytes(), {"dims": dims, "scales": scales.tolist(), "energy": energy, "error": error}
 
 
-def pack_attention(maps: Mapping[tuple[int, int], np.ndarray], grid: tuple[int, int], frames: int) -> Packed:
+def pack_attention(
+    maps: Mapping[tuple[int, int], np.ndarray], grid: tuple[int, int], frames: int, max_bytes: int = 16_000_000
+) -> Packed:
     """Attention (heads, P, P) or (P, P) of (query frame, looked-at frame) -> uint8 rows, scaled to their largest.
 
+    Where the heads do not fit `max_bytes`, their mean alone is packed, and `heads` is 0.
+
     Raises:
-        InputError: a frame that does not exist, or a shape that does not fit the grid.
+        InputError: a frame that does not exist, a shape that does not fit the grid, or more patches than fit.
     """
     patches = grid[0] * grid[1]
     codes, pairs, largest, heads = [], [], [], 0
+    mean_only = sum(_heads(weights) + 1 for weights in maps.values()) * patches**2 > max_bytes
+    if len(maps) * patches**2 > max_bytes:
+        raise InputError(
+            f"the attention between {len(maps)} pairs of frames of {grid[0]} x {grid[1]} patches does not fit "
+            f"{max_bytes:,} bytes; give fewer pairs or raise max_bytes."
+        )
     for (query, key), weights in maps.items():
         array = np.asarray(look.to_array(weights), dtype=np.float32)
         array = array[None] if array.ndim == 2 else array
@@ -72,14 +82,19 @@ def pack_attention(maps: Mapping[tuple[int, int], np.ndarray], grid: tuple[int, 
         if heads not in (0, len(array)):
             raise InputError(f"cross_attention has maps of {heads} and of {len(array)} heads; give the same number.")
         heads = len(array)
-        array = np.concatenate([array.mean(0, keepdims=True), array])  # the mean over heads first
+        mean = array.mean(0, keepdims=True)
+        array = mean if mean_only else np.concatenate([mean, array])  # the mean over heads first
         peak = np.maximum(array.max(-1, keepdims=True), 1e-12)
         codes.append(np.round(255 * array / peak).astype(np.uint8))
         largest.append(peak[..., 0])
         pairs.append([query, key])
     scales = np.stack(largest).astype(np.float32) if largest else np.zeros(0, np.float32)
     data = b"".join(code.tobytes() for code in codes) + scales.tobytes()
-    return data, {"pairs": pairs, "heads": heads}
+    return data, {"pairs": pairs, "heads": 0 if mean_only else heads, "grid": list(grid)}
+
+
+def _heads(weights: np.ndarray) -> int:
+    return 1 if np.ndim(weights) == 2 else len(weights)
 
 
 def pack_labels(

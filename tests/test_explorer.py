@@ -14,7 +14,7 @@ from PIL import Image
 
 from tcore_lib.errors import InputError
 from tcore_lib.explorer import Explorer
-from tcore_lib.payload import pack_features, pack_frames
+from tcore_lib.payload import pack_attention, pack_features, pack_frames
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 N, H, W, D = 4, 10, 16, 48  # frames, grid, width; frames are 160 x 256 pixels
@@ -100,6 +100,21 @@ def test_shown_frames_are_reduced_but_keep_their_size_in_the_description() -> No
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         explorer(**change)
+
+
+def test_attention_is_bounded_too() -> None:
+    size = (H * W) ** 2
+    maps = {(0, 1): one_hot_attention(), (1, 0): one_hot_attention()}
+    assert explorer(cross_attention=maps)._meta["attention"]["heads"] == 2
+    frames, features = shifted_clip()
+    fewer = Explorer(
+        frames, {"teacher": features}, cross_attention=maps, max_bytes=4 * size
+    )  # 2 x (2 heads + mean) do not fit
+    assert fewer._meta["attention"]["heads"] == 0
+    assert "attention on 10 x 16 patches, mean of the heads" in fewer.description
+    assert len(fewer._attention) == 2 * size + 4 * 2 * H * W
+    with pytest.raises(InputError, match="give fewer pairs"):
+        pack_attention(maps, (H, W), N, size)
 
 
 def test_features_that_do_not_fit_are_refused() -> None:
@@ -337,6 +352,21 @@ def test_cross_attention_reads_the_row_of_the_picked_patch(page: Page) -> None:
     page.page.get_by_role("button", name="frame 2", exact=True).first.click()
     page.settle()
     assert "did not look" in page.status()
+
+
+@pytest.mark.browser
+def test_attention_may_have_a_coarser_grid(browser: Any, tmp_path: Path) -> None:
+    below = np.roll(np.eye(5 * 8), 8, axis=1)  # every patch of 5 x 8 looks one row further down
+    widget = explorer(cross_attention={(0, 1): below}, attention_grid=(5, 8), mode="attention")
+    page = Page(browser, widget.to_html(tmp_path / "page.html"))
+    page.click(0, 2, 13)  # of 10 x 16
+    assert "row 1, column 6. Looks most at row 2, column 6 of frame 1 (100.0 %)" in page.status()
+    assert page.marked(1) in [(4, 12), (5, 12), (4, 13), (5, 13)]  # the middle of that patch, on the fine grid
+    page.canvas(1).focus()
+    page.page.keyboard.press("Enter")
+    assert page.picked() == (1, 5, 13)
+    assert page.trouble == []
+    page.context.close()
 
 
 @pytest.mark.browser

@@ -35,7 +35,7 @@ FLOORS = {
         "checkpoints", "distributed", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
-        "attention", "batches", "evaluate", "evaluation_cost", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
+        "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
         "profiles", "protocol", "recording", "paper_table", "readme", "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "study_results", "__main__"},
