@@ -1,7 +1,11 @@
 """Command line: `python -m tcore_lib COMMAND`. Each command is one call into the library, imported when it is asked for."""
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tcore_lib.errors import InputError
 
@@ -31,23 +35,45 @@ def _pretrain(args: argparse.Namespace) -> int:
     return run_profile(params.load(args.profile, args.changes), resume=not args.fresh)
 
 
+def _plan(args: argparse.Namespace) -> int:
+    from tcore_lib import params, planner, profiles
+    from tcore_lib.sharded import open_index
+
+    loaded = params.load(args.profile)
+    index = planner.MadeUpFrames() if args.made_up_frames else open_index(loaded.data)
+    print(planner.forecast(loaded, index, profiles.device(loaded), steps=args.steps, seconds=args.seconds))
+    return 0
+
+
+def _write_shards(args: argparse.Namespace) -> int:
+    from tcore_lib import params, shards
+    from tcore_lib.index import FrameIndex
+    from tcore_lib.videos import index_path
+
+    index = FrameIndex.load(index_path(params.load(args.profile).data))
+    part = _shard(args.part, "--part") or (0, 1)
+    report = shards.write_shards(index, args.target, part=part, videos_per_shard=args.videos_per_shard)
+    print(f"{report.videos} videos, {report.bytes / 1e9:.3f} GB in {report.shards} shards in {report.folder}")
+    return 0
+
+
 def _prepare(args: argparse.Namespace) -> int:
     from tcore_lib import videos
     from tcore_lib.params import parse
 
     data = {"source": args.source, "root": args.target, "num_frames": args.frames, "short_side": args.short_side}
     data |= {"workers": args.workers, "annotations": args.annotations, "layout": args.layout}
-    report = videos.prepare(parse({"data": data}, "the command").data, shard=_shard(args.shard))
+    report = videos.prepare(parse({"data": data}, "the command").data, shard=_shard(args.shard, "--shard"))
     print(f"{report.videos} videos in {report.index}, {report.bad} bad files in {report.bad_files}")
     return 0
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
+def _shard(text: str | None, option: str) -> tuple[int, int] | None:
     if text is None:
         return None
     first, slash, second = text.partition("/")
     if not (slash and first.isdigit() and second.isdigit()):
-        raise InputError(f"--shard = {text!r} is not possible; write i/n, such as 0/8.")
+        raise InputError(f"{option} = {text!r} is not possible; write i/n, such as 0/8.")
     return int(first), int(second)
 
 
@@ -184,6 +210,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", choices=("auto", "videos", "frames", "images"), default="auto")
     command.set_defaults(run=_prepare)
 
+    command = commands.add_parser("plan", help="measure some steps: hours, memory, bottleneck, workers")
+    command.add_argument("profile", help="a parameter file, or the name of one in params/")
+    command.add_argument("--steps", type=int, default=20, help="steps to measure")
+    command.add_argument("--seconds", type=float, default=60.0, help="stop measuring after about that long")
+    command.add_argument("--made-up-frames", action="store_true", help="no data yet: frames of 340x256 made up")
+    command.set_defaults(run=_plan)
+
+    command = commands.add_parser("shard", help="frames of a profile's index -> tar shards that training can read")
+    command.add_argument("profile", help="a parameter file, or the name of one in params/")
+    command.add_argument("target", help="folder for the shards")
+    command.add_argument("--part", metavar="i/n", help="only this part of the videos, e.g. for one of n file systems")
+    command.add_argument("--videos-per-shard", type=int, default=3000, metavar="N")
+    command.set_defaults(run=_write_shards)
+
     command = commands.add_parser("fetch", help="download a data set or a published encoder")
     command.add_argument("name", help="see the table in notebook 00")
     command.add_argument("--root", default="data", help="where it goes")
@@ -250,17 +290,42 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, 1 when the work failed, 2 for bad input, 130 when interrupted.
+        The exit code: 0, 1 when the work failed, 2 for bad input, 130 when interrupted, 143 when told to end.
     """
     args = _parser().parse_args(argv)
     try:
-        return args.run(args)
+        with _told_to_end():
+            return args.run(args)
     except InputError as error:
         print(f"tcore_lib: {error}", file=sys.stderr)
         return 2
+    except _ToldToEnd:
+        print("tcore_lib: told to end; the same command continues from what is finished.", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("tcore_lib: interrupted; the same command continues from what is finished.", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+
+
+class _ToldToEnd(KeyboardInterrupt):
+    """SIGTERM came: everything ends as it would with Ctrl-C."""
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Inside, SIGTERM raises `_ToldToEnd`, so that child processes and unfinished files are seen to."""
+
+    def stop(*_: object) -> None:
+        raise _ToldToEnd
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tcore_lib.distributed import Place
+from tcore_lib.errors import InputError
 from tcore_lib.params import Params
 from tcore_lib.plan import Plan, draw_plan
 from tcore_lib.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate, loader_settings
@@ -90,3 +92,27 @@ def loader(
         pin_memory=device.type == "cuda",
         **settings,
     )
+
+
+def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
+    """The loader's micro-batches; what goes wrong in a worker process is said in one sentence.
+
+    Raises:
+        InputError: a file cannot be read, in the reader's own words; or a worker process died, with how it ended.
+    """
+    try:
+        yield from source
+    except InputError as error:  # torch puts the worker's whole traceback into the message, the sentence last
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
+    except RuntimeError as error:
+        seen = " ".join(str(item) for item in (error, error.__cause__) if item is not None)
+        found = re.search(r"DataLoader worker \(pid.*?\) (?:is |exited ).*", seen)
+        if found is None:
+            raise
+        signal = re.search(r"killed by signal: ([^.]*)", seen)
+        how = f"was killed by signal {signal[1].strip()}" if signal else "exited"
+        raise InputError(
+            f"A process that loads data {how}, which mostly means that memory (or /dev/shm) ran out; lower "
+            "pretrain.loop.workers and run the same command again, which continues from the last checkpoint."
+        ) from error

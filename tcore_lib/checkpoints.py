@@ -1,9 +1,7 @@
 """Training checkpoints on disk: `<folder>/step-00000936.pt`, written whole or not at all, read without trust."""
 
-import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path
+from tcore_lib.weights import UNREADABLE, check_zip
 
 FORMAT = 1  # raised when an older checkpoint can no longer be continued
 
@@ -31,8 +30,9 @@ def steps_in(folder: Path) -> dict[int, Path]:
 def save(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
     """Write a checkpoint atomically. `content` holds tensors and plain values only."""
     path = path_of(folder, step)
-    with atomic_path(path) as temporary:
-        torch.save({"format": FORMAT, "step": step, **content}, temporary)
+    # Through a stream of ours, a full disk is an OSError that says so; torch's own writer only fails an assertion.
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        torch.save({"format": FORMAT, "step": step, **content}, stream)
     return path
 
 
@@ -50,11 +50,14 @@ def load(path: Path) -> dict[str, Any]:
         InputError: it is damaged, no checkpoint of ours, or from another format.
     """
     try:
+        check_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except InputError as error:
+        raise InputError(f"{path} is damaged or no checkpoint; delete it. ({error})") from error
+    except UNREADABLE as error:
         reason = str(error).split("\n")[0][:120]
         raise InputError(f"{path} is damaged or no checkpoint ({reason}); delete it.") from error
-    if not isinstance(content, dict) or "format" not in content or "step" not in content:
+    if not isinstance(content, dict) or "format" not in content or not isinstance(content.get("step"), int):
         raise InputError(f"{path} is not a checkpoint of this library; move it out of the folder.")
     if content["format"] != FORMAT:
         raise InputError(f"{path} has format {content['format']}, this version continues format {FORMAT}; start anew.")

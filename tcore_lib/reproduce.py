@@ -1,22 +1,24 @@
 """One command from a parameter file to the paper's table: checks the profile, then runs the notebooks through papermill."""
 
 import contextlib
-import fcntl
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from papermill import execute_notebook
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from tcore_lib import params as parameters
 from tcore_lib import runs, table
 from tcore_lib.errors import InputError
+from tcore_lib.locks import sole_owner
 from tcore_lib.params import Params
+
+LAST_CHECKPOINT = 60.0  # seconds a kernel gets to end when the driver is interrupted
 
 
 def plan(params: Params, only: list[str] | None = None, start: str | None = None) -> list[str]:
@@ -70,7 +72,8 @@ def reproduce(
     folder = runs.run_folder(params)
     print(f"{path.name}: run {params.run.name!r} into {folder}", flush=True)
     began = time.monotonic()
-    with _sole_owner(folder):
+    with sole_owner(folder / ".lock"):
+        _say_cost(params, stages)
         for number, stage in enumerate(stages, 1):
             head = f"[{number}/{len(stages)}] {stage}"
             if not force and runs.is_finished(stage, params):
@@ -80,6 +83,16 @@ def reproduce(
     print(f"\n{table.as_text(table.paper_table(params))}\n")
     print(f"{len(stages)} notebooks in {_clock(time.monotonic() - began)}: {folder / 'notebooks'}", flush=True)
     return 0
+
+
+def _say_cost(params: Params, stages: list[str]) -> None:
+    """Print what evaluations on a large real benchmark will take, if any of them is about to run."""
+    ahead = {stage.split("_")[1] for stage in stages if not runs.is_finished(stage, params)}
+    real = [name for name in ("davis", "jhmdb", "vip") if name in ahead and getattr(params, name).root != "synthetic"]
+    if real:
+        from tcore_lib import evaluation_cost  # brings torch, which the quick profile's driver does without
+
+        print(evaluation_cost.sentence(evaluation_cost.estimate(params)), flush=True)
 
 
 def _run_stage(stage: str, sections: dict[str, Any], params: Params, head: str) -> bool:
@@ -119,6 +132,8 @@ class _TitledEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+        # Ctrl-C interrupts the kernel; a training then writes its checkpoint, for which nbclient's 5 seconds are few.
+        options["config"] = Config(KernelManager={"shutdown_wait_time": LAST_CHECKPOINT})
         cells = nb_man.nb.cells
         code = [index for index, cell in enumerate(cells) if cell.cell_type == "code"]
         cell_start = nb_man.cell_start
@@ -175,29 +190,6 @@ class _LineEcho(contextlib.AbstractContextManager["_LineEcho"]):
     def __exit__(self, *exc: object) -> None:
         self._show(self.partial)
         self.partial = ""
-
-
-@contextlib.contextmanager
-def _sole_owner(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the system releases it when the process ends, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held for the whole run)
-    except OSError as error:
-        raise InputError(f"The run folder {folder} cannot be written ({error.strerror}); set run.results.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise InputError(
-                f"{folder} is in use by {owner}; wait for it, or give this run another run.name."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-        lock.flush()
-        yield
 
 
 def _clock(seconds: float) -> str:

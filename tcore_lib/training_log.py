@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import write_text
+from tcore_lib.files import writable, write_text
 
 LOG_NAME = "log.csv"  # in the run's folder
 
@@ -24,19 +24,20 @@ class TrainingLog:
         events: folder for TensorBoard events, or None.
 
     Raises:
-        InputError: TensorBoard is wanted but not installed.
+        InputError: TensorBoard is wanted but not installed; the CSV is no log of ours, or cannot be written.
     """
 
     def __init__(self, path: Path, step: int, events: Path | None = None) -> None:
         self.path = path
         self._columns: list[str] = []
-        kept = [] if step == 0 else [row for row in _rows(path) if row["step"].isdigit() and int(row["step"]) <= step]
+        kept = [] if step == 0 else [row for row in _rows(path) if int(row["step"]) <= step]
         if kept:
             self._columns = list(kept[0])
             write_text(path, "".join(map(self._line, [dict(zip(kept[0], kept[0], strict=True)), *kept])))
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
+            with writable(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
         self._writer: Any = None
         if events is not None:
             try:
@@ -59,7 +60,7 @@ class TrainingLog:
         if not self._columns:
             self._columns = list(row)
             text = self._line({name: name for name in row})
-        with open(self.path, "a", encoding="utf-8", newline="") as stream:
+        with writable(self.path), open(self.path, "a", encoding="utf-8", newline="") as stream:
             stream.write(text + self._line(formatted))
         if self._writer is not None:
             for name, value in row.items():
@@ -76,11 +77,23 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """Complete rows of the CSV as text; a last line cut off by a crash is left out."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
-    return [row for row in rows if None not in row and None not in row.values()]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+        rows = [row for row in rows if None not in row and None not in row.values()]
+        for row in rows:
+            int(row["step"]), [float(value) for value in row.values()]
+    except (csv.Error, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged or no training log ({type(error).__name__}: {error}); delete it."
+        ) from error
+    return rows
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
-    """The log as it stands now: one row per logged step, numbers only; empty where nothing has been logged yet."""
+    """The log as it stands now: one row per logged step, numbers only; empty where nothing has been logged yet.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     return pd.DataFrame(_rows(Path(path))).apply(pd.to_numeric)

@@ -27,6 +27,11 @@ ABSURD = 1e6  # no trained weight is this large; a flipped exponent bit makes on
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # what huggingface_hub folders name their weights
 OURS = "tcore_lib"  # the key under which files written here keep their metadata
 DIGEST = "tensors_sha256"  # the key of the checksum in safetensors files written here
+# What torch raises for a file that is no whole torch file; besides, pickle.UnpicklingError for one that wants more.
+UNREADABLE = (
+    RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OSError, OverflowError,
+    pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,12 @@ def _first_bytes(path: Path) -> bytes:
     return head
 
 
-def _check_zip(path: Path) -> None:
-    """Compare every record with its stored checksum; torch itself does not."""
+def check_zip(path: Path) -> None:
+    """Compare every record of a torch file with its stored checksum; torch itself does not.
+
+    Raises:
+        InputError: it is truncated or damaged, no zip archive, or no torch file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -129,7 +138,7 @@ def _check_zip(path: Path) -> None:
 def _read_torch(path: Path, head: bytes) -> WeightFile:
     zipped = head.startswith(b"PK\x03\x04")
     if zipped:
-        _check_zip(path)
+        check_zip(path)
     elif not head.startswith(b"\x80"):  # the first byte of a pickle, torch's older format
         raise InputError(f"{path} is no weight file (it begins with {head[:12]!r}); give a .pth, .pt or .safetensors.")
     try:
@@ -145,7 +154,7 @@ def _read_torch(path: Path, head: bytes) -> WeightFile:
                 f"{path} wants to run code when it is opened{asked} and was not opened; give a file with tensors only."
             ) from None
         raise InputError(f"{path} is truncated, damaged or not a weight file; fetch or save it again.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is truncated, damaged or not a weight file; fetch or save it again.") from error
     return _split(path, "torch", content)
 
@@ -255,5 +264,5 @@ def write_safetensors(target: str | Path, tensors: Mapping[str, Tensor], metadat
 
 def write_torch(target: str | Path, content: Mapping[str, Any]) -> None:
     """Write nested dictionaries of tensors and plain values atomically, in torch's format."""
-    with atomic_path(target) as temporary:
-        torch.save(content, temporary)
+    with atomic_path(target) as temporary, open(temporary, "wb") as stream:
+        torch.save(content, stream)

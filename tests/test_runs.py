@@ -13,6 +13,7 @@ import pytest
 from tcore_lib import reproduce, runs
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, write_json
+from tcore_lib.locks import sole_owner
 from tcore_lib.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -141,12 +142,12 @@ def test_driver_refuses_before_starting(project: Path, capsys: pytest.CaptureFix
 def test_second_driver_of_the_same_run_is_refused(project: Path) -> None:
     folder = project / "results" / "p"
     with (
-        reproduce._sole_owner(folder),
+        sole_owner(folder / ".lock"),
         pytest.raises(InputError, match=rf"in use by process {os.getpid()}"),
-        reproduce._sole_owner(folder),
+        sole_owner(folder / ".lock"),
     ):
         pass
-    with reproduce._sole_owner(folder):  # free again
+    with sole_owner(folder / ".lock"):  # free again
         pass
 
 
