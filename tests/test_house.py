@@ -4,6 +4,8 @@ import ast
 import itertools
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -35,8 +37,9 @@ FLOORS = {
         "checkpoints", "distributed", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
-        "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished", "inspection", "official", "painter", "plan",
-        "profiles", "protocol", "recording", "paper_table", "readme", "scoring", "table", "tcore", "trainer", "watch", "widget",
+        "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished",
+        "inspection", "official", "painter", "paper_table", "plan", "profiles", "protocol", "readme", "recording",
+        "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "study_results", "__main__"},
 }  # fmt: skip
@@ -146,6 +149,20 @@ def test_one_dependency_list() -> None:
     pinned = {line.split("==")[0] for line in pins}
     assert {name.replace("_", "-") for name in wanted} <= pinned
     assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", pin) for pin in pins)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_environment_ymls_list_installs(python: str, tmp_path: Path) -> None:
+    """A dry run into an empty folder: every package of the list, with the pins, exists for this Python and they fit together."""
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    target = ["--dry-run", "--target", str(tmp_path), "--python-version", python]
+    command = [sys.executable, "-m", "uv", "pip", "install", *target, "--constraint", "constraints.txt"]
+    command += [word for line in listed for word in line.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    if any(word in done.stderr for word in ("Could not connect", "dns error", "No module named uv")):
+        pytest.skip(f"no package registry or no uv here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    assert "torchvision==" in done.stderr
 
 
 def test_no_address_of_a_registry_and_no_big_file() -> None:
