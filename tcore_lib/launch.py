@@ -19,14 +19,13 @@ from tqdm import tqdm
 
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
-from tcore_lib.index import FrameIndex
 from tcore_lib.orphans import asked
 from tcore_lib.params import Params
 from tcore_lib.pretrain import pretrain
 from tcore_lib.runs import run_folder
 from tcore_lib.schedules import Schedules
+from tcore_lib.sharded import open_index
 from tcore_lib.training_log import LOG_NAME, read_log
-from tcore_lib.videos import index_path
 
 OUTPUT = "pretrain-output.txt"  # what the processes print, in the run's folder
 PROFILE = "pretrain-params.yaml"
@@ -60,7 +59,7 @@ def train(
     """
     if params.pretrain.loop.devices > 1:
         return launch(params, params.pretrain.loop.devices, resume=resume, progress=progress, on_log=on_log)
-    index = FrameIndex.load(index_path(params.data))
+    index = open_index(params.data)
     return pretrain(params, index, run_folder(params), resume=resume, progress=progress, on_log=on_log)
 
 

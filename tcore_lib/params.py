@@ -88,6 +88,9 @@ class Data(Section):
     )
     jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of kept frames")
     workers: Positive | None = Field(None, description="processes that decode; null = one per core")
+    shards: list[str] = Field(
+        [], description="folders of tar shards, all parts of one set in order; training reads them instead of frames"
+    )
     synthetic: SyntheticData = SyntheticData()
 
 
@@ -505,8 +508,9 @@ def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
             place = below
         try:
             place[key] = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {change!r} is not possible: {text!r} is not YAML; correct the value.") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            shown = text if len(text) <= 80 else f"{text[:77]}..."
+            raise InputError(f"--set {name}: {shown!r} is not YAML; correct the value.") from error
     return sections
 
 

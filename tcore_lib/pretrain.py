@@ -26,16 +26,15 @@ from tcore_lib.batches import MicroBatch, loader
 from tcore_lib.distributed import Place, choose_device, joined, place_of, summed
 from tcore_lib.errors import InputError
 from tcore_lib.feasible import check_feasible, refuse_other_run
-from tcore_lib.index import FrameIndex
 from tcore_lib.official import load_official_weights, official_weights
 from tcore_lib.orphans import follow_parent
 from tcore_lib.params import Params, load
 from tcore_lib.runs import provenance, run_folder
 from tcore_lib.sandwich import Videos
 from tcore_lib.schedules import Schedules
+from tcore_lib.sharded import open_index
 from tcore_lib.trainer import Trainer, out_of_memory
 from tcore_lib.training_log import LOG_NAME, TrainingLog, read_log
-from tcore_lib.videos import index_path
 from tcore_lib.watch import check_collapse, check_finite
 
 CHECKPOINTS = "checkpoints"
@@ -279,7 +278,7 @@ def run_profile(params: Params, *, resume: bool = True, progress: bool = True) -
     if params.run.threads is not None:
         torch.set_num_threads(params.run.threads)
     try:
-        index = FrameIndex.load(index_path(params.data))
+        index = open_index(params.data)
         pretrain(params, index, run_folder(params), resume=resume, progress=progress)
     except InputError as error:
         if place.leads:

@@ -22,7 +22,7 @@ FLOORS = {
         # videos -> frames -> views
         "annotations", "archives", "decode", "download", "extract", "fetch", "frame_checks", "images",
         "index", "journal", "released_index",
-        "sources", "videos", "workpool", "sandwich", "masking", "photometry", "resample", "views",
+        "sources", "videos", "workpool", "shards", "sharded", "sandwich", "masking", "photometry", "resample", "views",
         # rendered scenes
         "scene_backdrops", "scene_figure", "scene_objects", "scene_paths", "scene_render", "scene_sets",
         "scene_skeleton", "scene_sprites", "scene_textures", "scenes", "synthetic",
@@ -34,11 +34,11 @@ FLOORS = {
         # figures
         "diagram", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "study_figure",
         # processes and run folders
-        "checkpoints", "distributed", "orphans", "run_list", "runs", "training_log",
+        "checkpoints", "distributed", "meter", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
         "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished",
-        "inspection", "official", "painter", "paper_table", "plan", "profiles", "protocol", "readme", "recording",
+        "inspection", "official", "painter", "paper_table", "plan", "planner", "profiles", "protocol", "readme", "recording",
         "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "study_results", "__main__"},
