@@ -5,7 +5,7 @@ joints; whether every image decodes is the business of `doctor`.
 """
 
 import hashlib
-import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from PIL import Image
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, write_json
+from tcore_lib.files import atomic_path, read_json, write_json
+from tcore_lib.images import UNREADABLE, BadFile, check_size, one_line
 
 Kind = Literal["davis", "jhmdb", "vip"]
 JOINTS = (
@@ -30,6 +31,11 @@ PARTS = (
     "background", "hat", "hair", "gloves", "sunglasses", "upper clothes", "dress", "coat", "socks", "trousers",
     "torso skin", "scarf", "skirt", "face", "left arm", "right arm", "left leg", "right leg", "left shoe", "right shoe",
 )  # fmt: skip
+
+LONGEST_NAME = 240  # bytes of a clip's name: file systems allow 255, and a suffix is added
+MOST_FRAMES = 100_000  # of a clip with joints
+FARTHEST = 1e5  # pixels a joint may lie from the image's corner
+NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,18 @@ class Clip:
         return len(self.frames)
 
     def digest(self) -> str:
-        """Hex SHA-256 of the names and contents of all files of the clip."""
+        """Hex SHA-256 of the names and contents of all files of the clip.
+
+        Raises:
+            InputError: one of them cannot be read.
+        """
         total = hashlib.sha256(f"{self.kind} {self.name}".encode())
         for path in (*self.frames, *(path for path in self.annotations if path is not None)):
-            total.update(path.name.encode())
-            total.update(path.read_bytes())
+            total.update(os.fsencode(path.name))
+            try:
+                total.update(path.read_bytes())
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}); fetch this file again.") from error
         if self.joints is not None:
             total.update(np.ascontiguousarray(self.joints).tobytes())
         return total.hexdigest()
@@ -80,8 +93,9 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
+            check_size(image)
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be decoded ({error}); fetch this file again.") from error
 
 
@@ -97,9 +111,10 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
                 raise InputError(
                     f"{path} is a {image.mode} image, not a palette or grey one; save it with one id per pixel."
                 )
+            check_size(image)
             return np.array(image).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
+    except UNREADABLE as error:
+        if isinstance(error, InputError) and not isinstance(error, BadFile):
             raise
         raise InputError(f"{path} cannot be decoded ({error}); fetch or write this file again.") from error
 
@@ -113,7 +128,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a readable image ({error}); fetch this file again.") from error
 
 
@@ -121,19 +136,29 @@ def read_joints(path: Path) -> NDArray[np.float64]:
     """Joints of a JHMDB `joint_positions.mat`, (N, 15, 2), x then y in pixels counted from 0.
 
     Raises:
-        InputError: the file is missing, is no .mat file, or lacks a `pos_img` of 2 x 15 x N finite numbers.
+        InputError: the file is missing, is no .mat file, or lacks a `pos_img` of 2 x 15 x N plausible numbers.
     """
     try:
-        content = scipy.io.loadmat(path, variable_names=["pos_img"])
-    except (OSError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise InputError(f"{path} cannot be read as a .mat file ({error}); fetch this file again.") from error
-    if "pos_img" not in content:
-        raise InputError(f"{path} has no variable pos_img; take joint_positions.mat from JHMDB's joint_positions.zip.")
-    positions = np.asarray(content["pos_img"])
+        # What the header declares comes first: a few bytes can claim gigabytes.
+        declared = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
+        shape, kind = declared.get("pos_img", (None, ""))
+        if shape is None:
+            raise InputError(
+                f"{path} has no variable pos_img; take joint_positions.mat from JHMDB's joint_positions.zip."
+            )
+        fits = len(shape) in (2, 3) and shape[:2] == (2, len(JOINTS)) and np.prod(shape[2:]) <= MOST_FRAMES
+        if not fits or kind not in NUMBERS:
+            what = f"{shape}" if kind in NUMBERS else f"type {kind}"
+            raise InputError(f"{path} has a pos_img of {what}, not 2 x 15 x frames of numbers; fetch this file again.")
+        positions = np.asarray(scipy.io.loadmat(path, variable_names=["pos_img"])["pos_img"])
+    except InputError:
+        raise
+    except Exception as error:  # damaged .mat files raise whatever they run into
+        raise InputError(f"{path} cannot be read as a .mat file ({one_line(error)}); fetch this file again.") from error
     if positions.ndim == 2:
         positions = positions[..., None]  # MATLAB drops the last axis of a single frame
-    if positions.ndim != 3 or positions.shape[:2] != (2, len(JOINTS)) or not np.isfinite(positions).all():
-        raise InputError(f"{path} has a pos_img of {positions.shape}, not 2 x 15 x frames of numbers; fetch it again.")
+    if positions.shape != (*shape[:2], *(shape[2:] or (1,))) or not (np.abs(positions) <= FARTHEST).all():
+        raise InputError(f"{path} has joints that lie nowhere near an image; fetch this file again.")
     return positions.transpose(2, 1, 0).astype(np.float64) - 1.0
 
 
@@ -168,10 +193,22 @@ def _chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{split} names the clip {twice} twice; remove one of the lines.")
+    strange = next((name for name in names if not _is_plain(name)), None)
+    if strange is not None:
+        raise InputError(
+            f"{split} names the clip {strange[:80]!r}, which is no name of a folder inside the benchmark; remove that line."
+        )
     unknown = [name for name in wanted or [] if name not in names]
     if unknown:
         raise InputError(f"The clip {unknown[0]!r} is not in {split}; choose from its {len(names)} clips.")
     return names if wanted is None else [name for name in names if name in wanted]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a clip's name stays inside the folders it is looked up in and written to."""
+    if "\\" in name or "\0" in name:
+        return False
+    return all(part not in ("", ".", "..") and len(part.encode()) <= LONGEST_NAME for part in name.split("/"))
 
 
 def _davis_names(settings: params.Davis, root: Path) -> list[str]:
@@ -312,9 +349,22 @@ def write_joints(target: Path, clip: Clip, joints: NDArray[np.floating]) -> None
 
 
 def read_predicted_joints(path: Path) -> NDArray[np.float64]:
-    """What `write_joints` wrote, (N, 15, 2), NaN where a joint was not found."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return np.array([[[np.nan] * 2 if joint is None else joint for joint in frame] for frame in content["frames"]])
+    """What `write_joints` wrote, (N, 15, 2), NaN where a joint was not found.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = read_json(path)
+    try:
+        frames = [[[np.nan] * 2 if joint is None else joint for joint in frame] for frame in content["frames"]]
+        joints = np.array(frames, dtype=np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path} holds no predicted joints ({type(error).__name__}); evaluate the clip again."
+        ) from error
+    if joints.shape[1:] != (len(JOINTS), 2):
+        raise InputError(f"{path} holds joints of shape {joints.shape}, not frames x 15 x 2; evaluate the clip again.")
+    return joints
 
 
 def prediction_path(folder: Path, clip: Clip, frame: int) -> Path:

@@ -66,6 +66,11 @@ def choose_device(device: str, place: Place) -> torch.device:
     return torch.device("cuda", index)
 
 
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an exception means that the memory of the GPU, or of the machine, did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(error)
+
+
 @contextmanager
 def joined(place: Place, device: torch.device) -> Iterator[None]:
     """Inside, the ranks can talk: NCCL between GPUs, gloo between CPUs. Alone there is nobody to talk to."""

@@ -28,10 +28,11 @@ from tqdm import tqdm
 from tcore_lib import clips as clipfiles
 from tcore_lib import labelmaps
 from tcore_lib.clips import Clip
+from tcore_lib.distributed import memory_is_full
 from tcore_lib.encoder import FeatureEncoder
 from tcore_lib.errors import InputError
 from tcore_lib.finished import FinishedClips, fingerprint
-from tcore_lib.params import Benchmark
+from tcore_lib.params import Benchmark, Vip
 from tcore_lib.propagation import DTYPES, Propagator
 from tcore_lib.protocol import input_size, make_scorer, propagator_settings
 
@@ -153,7 +154,8 @@ def evaluate(
         is in percent. What cannot be measured is NaN: a joint never found, a class that never occurs in the clip.
 
     Raises:
-        InputError: an image is missing or broken, an encoder gives no finite features, there is no clip.
+        InputError: an image is missing or broken, an encoder gives no finite features, there is no clip, the device's
+            memory is full.
     """
     encoders = dict(encoders) if isinstance(encoders, Mapping) else {getattr(encoders, "name", "encoder"): encoders}
     if not clips or not encoders:
@@ -165,11 +167,27 @@ def evaluate(
         fingerprints = {name: fingerprint(encoder) for name, encoder in encoders.items()} if output else {}
         finished = FinishedClips(None if output is None else Path(output), settings, fingerprints)
         mine = share(clips, rank, world)
-        rows = gather(_evaluate(encoders, mine, settings, finished, workers, progress and rank == 0, device))
+        try:
+            rows = gather(_evaluate(encoders, mine, settings, finished, workers, progress and rank == 0, device))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not memory_is_full(error):
+                raise
+            raise _too_large(settings) from error
     ordered = [
         {"encoder": name, **row} for name in encoders for clip in clips for row in rows[name, clip.name]
     ]  # the order of the arguments, whoever computed what
     return pd.DataFrame(ordered)
+
+
+def _too_large(settings: Benchmark) -> InputError:
+    """The sentence for a full device."""
+    section = type(settings).__name__.lower()
+    size = "long_side" if isinstance(settings, Vip) else "input_size"
+    half = f"set {section}.precision: bf16, or " if settings.precision == "fp32" else ""
+    return InputError(
+        f"The device's memory is full with {section}.{size} = {getattr(settings, size)} and {section}.context = "
+        f"{settings.context}; {half}lower {section}.context or {section}.{size} (another protocol than the paper's)."
+    )
 
 
 def _evaluate(

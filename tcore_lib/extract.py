@@ -145,7 +145,7 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             size, kind = image.size, image.format
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except images.UNREADABLE as error:
         raise images.BadFile(f"{name} is not a readable image") from error
     end = data[-64:]
     if (kind == "JPEG" and b"\xff\xd9" not in end) or (kind == "PNG" and b"IEND" not in end):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tcore_lib.clips import Clip, prediction_path
+from tcore_lib.errors import InputError
 from tcore_lib.files import read_json, write_json
 from tcore_lib.params import Benchmark
 
@@ -34,6 +35,11 @@ def folder_name(encoder: str) -> str:
     """An encoder's name as a folder name; names that would collide are told apart by a digest."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", encoder).strip("._")[-80:] or "encoder"
     return plain if plain == encoder else f"{plain}-{hashlib.sha256(encoder.encode()).hexdigest()[:8]}"
+
+
+def _rows_digest(rows: Any) -> str:
+    """Hex SHA-256 of rows as JSON: a digit that changed on disk is noticed."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,16 @@ class FinishedClips:
         return self.output / "predictions" / folder_name(encoder)
 
     def read(self, encoder: str, clip: Clip, digest: str) -> list[dict[str, Any]] | None:
-        """The rows of a finished clip with this digest, None if it has to be evaluated (again)."""
+        """The rows of a finished clip with this digest, None if it has to be evaluated (again): also if damaged."""
         if self.output is None or not self._path(encoder, clip).exists():
             return None
-        saved = read_json(self._path(encoder, clip))
-        if saved.get("key") != self.key(encoder, digest):
+        try:
+            saved = read_json(self._path(encoder, clip))
+        except InputError:
+            return None
+        if not isinstance(saved, dict) or saved.get("key") != self.key(encoder, digest):
+            return None
+        if saved.get("rows_sha256") != _rows_digest(saved.get("rows")):
             return None
         folder = self.predictions(encoder)
         wanted = range(len(clip)) if folder is not None else ()
@@ -89,4 +100,5 @@ class FinishedClips:
         ]
         key = self.key(encoder, digest)
         record = {"clip": clip.name, "frames": len(clip), "seconds": round(seconds, 3), "key": key, "rows": plain}
+        record["rows_sha256"] = _rows_digest(plain)
         write_json(self._path(encoder, clip), record)

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,11 @@ from tcore_lib.errors import InputError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MOST_PIXELS = 100_000_000  # of a frame; a small file can claim any number and fill the memory
+# What Pillow raises for a file that is no whole image, whatever is wrong with it.
+UNREADABLE = (
+    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError,
+    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 
 
 class BadFile(InputError):
@@ -52,8 +59,7 @@ def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarra
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise BadFile(f"{image.width}x{image.height} pixels, which no training image has")
+            check_size(image)
             if image.mode == "P" and "transparency" in image.info:
                 return reduce_short_side(np.asarray(image.convert("RGBA").convert("RGB")), short_side)
             if image.mode.startswith("I"):  # 16 bits a channel; convert("RGB") would clip instead of scale
@@ -62,8 +68,18 @@ def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarra
             return reduce_short_side(np.asarray(image.convert("RGB")), short_side)
     except BadFile:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise BadFile(f"not a readable image ({one_line(error)})") from error
+
+
+def check_size(image: Image.Image) -> None:
+    """Refuse an opened image whose header claims too many pixels, before any is decoded.
+
+    Raises:
+        BadFile: more than `MOST_PIXELS`.
+    """
+    if image.width * image.height > MOST_PIXELS:
+        raise BadFile(f"{image.width}x{image.height} pixels, which no frame has")
 
 
 def frame_names(folder: Path) -> list[str]:

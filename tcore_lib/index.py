@@ -22,6 +22,10 @@ from tcore_lib.files import atomic_path
 
 Kind = Literal["frames", "video", "images"]
 _META = b"tcore_index"
+UNREADABLE = (
+    OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError,
+    RecursionError,
+)  # fmt: skip
 # column of the file -> attribute, type
 _COLUMNS: dict[str, tuple[str, Any]] = {
     "path": ("paths", np.dtypes.StringDType()),
@@ -190,7 +194,7 @@ class FrameIndex:
             columns["timestamps"] = pa.LargeListArray.from_arrays(pa.array(self._starts), pa.array(self.timestamps))
         table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
         with atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @classmethod
     def load(cls, path: str | Path) -> "FrameIndex":
@@ -201,7 +205,7 @@ class FrameIndex:
         """
         path = Path(path).absolute()
         try:
-            table = pq.ParquetFile(path).read()
+            table = pq.ParquetFile(path, page_checksum_verification=True).read()
             meta = json.loads(table.schema.metadata[_META])
             columns = {attribute: _values(table.column(name)) for name, (attribute, _) in _COLUMNS.items()}
             if meta["kind"] == "video":
@@ -218,7 +222,7 @@ class FrameIndex:
             raise InputError(f"{path} does not exist; prepare the data first (notebook 00).") from error
         except InputError:
             raise
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             reason = type(error).__name__
             raise InputError(f"{path} is not an index of frames ({reason}); prepare the data again.") from error
 

@@ -41,6 +41,8 @@ class Journal:
             if not known.exists():
                 write_json(known, settings)
             earlier = read_json(known)
+            if not isinstance(earlier, dict):
+                raise InputError(f"{known} is damaged; delete the folder {folder.parent} and prepare anew.")
             changed = sorted(key for key in settings if settings[key] != earlier.get(key))
             if changed:
                 key = changed[0]
@@ -78,11 +80,10 @@ class Journal:
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.folder.glob("*-of-*.jsonl")):
             for line in path.read_bytes().splitlines():
-                try:
-                    entry = json.loads(line)
-                    target, _ = entry["target"], entry["time"]
-                except (ValueError, TypeError, KeyError):
+                entry = _entry(line)
+                if entry is None:
                     continue  # cut by a kill: that video is done again
+                target = entry["target"]
                 if target not in found or entry["time"] >= found[target]["time"]:
                     found[target] = entry
         return found
@@ -104,6 +105,19 @@ class Journal:
         """Give the shard free and remove unfinished folders."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         self._stream.close()
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line of the journal, or None where it is no whole one."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("time"), float):
+        return None
+    done = isinstance(entry.get("row"), dict)
+    bad = all(isinstance(entry.get(key), str) for key in ("bad", "file", "of"))
+    return entry if isinstance(entry.get("target"), str) and (done or bad) else None
 
 
 def _lock(stream: Any, wait: bool) -> None:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from tcore_lib import checkpoints
-from tcore_lib.batches import MicroBatch, loader
+from tcore_lib.batches import MicroBatch, loader, micro_batches
 from tcore_lib.distributed import Place, choose_device, joined, place_of, summed
 from tcore_lib.errors import InputError
 from tcore_lib.feasible import check_feasible, refuse_other_run
+from tcore_lib.locks import sole_owner
 from tcore_lib.official import load_official_weights, official_weights
 from tcore_lib.orphans import follow_parent
 from tcore_lib.params import Params, load
@@ -38,6 +39,8 @@ from tcore_lib.training_log import LOG_NAME, TrainingLog, read_log
 from tcore_lib.watch import check_collapse, check_finite
 
 CHECKPOINTS = "checkpoints"
+LOCK = ".training.lock"  # in the run's folder
+PATIENCE = 30.0  # seconds a training waits for the ranks of a killed one, which still write a checkpoint
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,11 +112,16 @@ class _Loop:
         refuse_other_run(content, self.params, self.num_videos, origin)
         model, trainer = self.trainer.model, self.trainer
         load_official_weights(model, content, origin)
-        with torch.no_grad():
-            model.cls_centre.copy_(content["centres"]["cls"])
-            model.patch_centre.copy_(content["centres"]["patch"])
-        trainer.optimiser.load_state_dict(content["optimiser"])
-        trainer.scaler.load_state_dict(content["scaler"])
+        try:
+            with torch.no_grad():
+                model.cls_centre.copy_(content["centres"]["cls"])
+                model.patch_centre.copy_(content["centres"]["patch"])
+            trainer.optimiser.load_state_dict(content["optimiser"])
+            trainer.scaler.load_state_dict(content["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(
+                f"{origin} does not hold the state of this training ({type(error).__name__}: {error}); delete it."
+            ) from error
         self.step = content["step"]
 
     # ---- steps
@@ -172,7 +180,7 @@ class _Loop:
     def run(self, events: Path | None, progress: bool, on_log: Callable[[dict[str, float]], None] | None) -> None:
         """Make all remaining steps."""
         loop, last = self.settings.loop, self.schedules.steps
-        batches = iter(loader(self.params, self.index, self.place, self.device, self.step, last))
+        batches = micro_batches(loader(self.params, self.index, self.place, self.device, self.step, last))
         log = TrainingLog(self.log_path, self.step, events) if self.place.leads else None
         hide = not (progress and self.place.leads)
         bar = tqdm(total=last, initial=self.step, unit="step", desc="pretraining", file=sys.stdout, disable=hide)
@@ -242,15 +250,17 @@ def pretrain(
         The log, one row per logged step.
 
     Raises:
-        InputError: impossible settings, a checkpoint of other settings, a full device, or training that went wrong
+        InputError: impossible settings, a checkpoint of other settings, another process that trains this run, a full
+            device or disk, a frame that cannot be read, a loader process that died, or training that went wrong
             (`TrainingStopped`).
         Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
     output, place = Path(output), place_of(os.environ)
     device = choose_device(params.run.device, place)
     check_feasible(params, place.world)
+    owner = sole_owner(output / LOCK, PATIENCE) if place.leads else nullcontext()
     try:
-        with joined(place, device):
+        with owner, joined(place, device):
             run = _Loop(params, index, output, place, device)
             if resume:
                 run.resume()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tcore_lib import optimiser as optimisers
+from tcore_lib.distributed import memory_is_full
 from tcore_lib.errors import InputError
 from tcore_lib.params import Pretrain
 from tcore_lib.plan import Plan
@@ -120,8 +121,7 @@ class Trainer:
 
 def out_of_memory(error: BaseException, settings: Pretrain) -> InputError | None:
     """The sentence for an exception that means the device's memory is full, else None."""
-    full = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(error)
-    if not full:
+    if not memory_is_full(error):
         return None
     loop = settings.loop
     more = "" if loop.activation_checkpointing else ", set pretrain.loop.activation_checkpointing: true"

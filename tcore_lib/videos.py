@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from tcore_lib import extract, params, workpool
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path
+from tcore_lib.files import atomic_path, writable
 from tcore_lib.index import FrameIndex, Kind
 from tcore_lib.journal import Journal
 from tcore_lib.sources import Item, Source, find
@@ -110,7 +110,8 @@ def prepare(
         raise InputError(
             f"{found.archives[0]} is an archive, which data.direct cannot read from; unpack it or set direct: false."
         )
-    job = _Job(settings, found, shard)
+    with writable(params.resolve(settings.root)):
+        job = _Job(settings, found, shard)
     try:
         job.run(progress)
         index, bad, complete = job.merge()
@@ -174,7 +175,8 @@ class _Job:
                     bar.update()
         except OSError as error:  # this process's own writes
             self._refuse_full_disk(error.errno, total)
-            raise
+            with writable(self.root):
+                raise
         finally:
             outcomes.close()
 
