@@ -7,6 +7,7 @@ rows of their own and no difference: another test.
 
 import html
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ _FREE = {"enabled", "root", "clips", "save_predictions", "split"}  # keys that a
 _DEFAULTS = {"davis": Davis(), "jhmdb": Jhmdb(), "vip": Vip()}
 
 
-def overview(results: str | Path) -> pd.DataFrame:
+def overview(results: str | Path, only: Sequence[str] | None = None) -> pd.DataFrame:
     """Every row of the table.
+
+    Args:
+        results: folder of run folders and studies.
+        only: names of those to show; None = all.
 
     Returns:
         Columns who (`paper`, `reproduced`, `ours`), encoder, training, then per benchmark `<name> value` (percent),
@@ -34,19 +39,20 @@ def overview(results: str | Path) -> pd.DataFrame:
         what was not run.
     """
     results = Path(results)
-    published = paper_rows(results / "paper.csv")
+    published = paper_rows()
     rows = [
         {"who": "paper", "encoder": row["encoder"], "training": row["training"], "run": "", "file": row["source"]}
         | {f"{name} value": row[heading] for name, (_, heading) in BENCHMARKS.items()}
         for _, row in published.iterrows()
     ]
-    folders = runs.list_runs(results)
+    folders = [folder for folder in runs.list_runs(results) if only is None or folder.name in only]
     for _, row in published.iterrows():
         rows.append(_reproduced(row, folders))
     for folder in folders:
         rows += _own(folder)
     for summary in sorted(results.glob("*/summary.csv")):
-        rows += _studied(summary)
+        if only is None or summary.parent.name in only:
+            rows += _studied(summary)
     columns = [
         "who",
         "encoder",

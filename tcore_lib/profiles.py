@@ -1,5 +1,6 @@
 """From a checked profile to the things it names: device, videos, encoders, clips. What every notebook's first cells call."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -78,6 +79,11 @@ def clips(params: Params, name: str) -> list[Clip]:
         InputError: something of the benchmark is missing or damaged.
     """
     return load_clips(getattr(params, name), benchmark_root(params, name))
+
+
+def data_digest(clips: Sequence[Clip]) -> str:
+    """Hex SHA-256 of a benchmark's clips: the names and contents of all frames and annotations."""
+    return hashlib.sha256("".join(clip.digest() for clip in clips).encode()).hexdigest()
 
 
 def described(params: Params, name: str, found: list[Clip]) -> str:

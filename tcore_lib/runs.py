@@ -157,6 +157,7 @@ class StageRun:
         result: Mapping[str, Any],
         tables: Mapping[str, pd.DataFrame] | None = None,
         outputs: Iterable[Path] = (),
+        data: Mapping[str, str] | None = None,
     ) -> Path:
         """Write the stage's result and tables with provenance, then its marker. The last cell of a notebook calls this.
 
@@ -164,6 +165,7 @@ class StageRun:
             result: plain values; a missing measurement is `None`, never NaN.
             tables: written as `<stage>.<name>.csv`.
             outputs: large files or folders the following stages read; when one disappears the stage is not finished.
+            data: what was read or made -> its SHA-256, for the provenance.
 
         Returns:
             The result file.
@@ -174,7 +176,8 @@ class StageRun:
         path = self.folder / f"{self.stage}.json"
         settings = self.params.model_dump(mode="json", include={"run", *STAGES[self.stage].sections})
         record = {"stage": self.stage, "result": dict(result), "settings": settings}
-        write_json(path, record | {"provenance": provenance(self.params, self.started)})
+        origin = provenance(self.params, self.started) | {"data_sha256": dict(data or {})}
+        write_json(path, record | {"provenance": origin})
         marker = {"key": self.key, "id": uuid.uuid4().hex, "outputs": [str(Path(file).absolute()) for file in outputs]}
         write_text(_marker_path(self.stage, self.params), json.dumps(marker))
         return path
@@ -202,9 +205,19 @@ def open_stage(stage: str, params: Params) -> StageRun:
 
 
 def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
-    """The record a stage wrote (`result`, `settings`, `provenance`), or None where it was not run."""
+    """The record a stage wrote (`result`, `settings`, `provenance`), or None where it was not run.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     path = Path(folder) / f"{stage}.json"
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    parts = ("result", "settings", "provenance")
+    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
+        raise InputError(f"{path} is no result of a stage; rerun notebooks/{stage}.ipynb, which writes it.")
+    return record
 
 
 def read_table(folder: str | Path, stage: str, table: str) -> pd.DataFrame:
