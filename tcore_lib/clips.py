@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, write_json
-from tcore_lib.images import UNREADABLE, BadFile, check_size, one_line
+from tcore_lib.images import UNREADABLE, BadFile, check_size
+from tcore_lib.matfile import read_array
 
 Kind = Literal["davis", "jhmdb", "vip"]
 JOINTS = (
@@ -33,9 +33,7 @@ PARTS = (
 )  # fmt: skip
 
 LONGEST_NAME = 240  # bytes of a clip's name: file systems allow 255, and a suffix is added
-MOST_FRAMES = 100_000  # of a clip with joints
 FARTHEST = 1e5  # pixels a joint may lie from the image's corner
-NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 
 
 @dataclass(frozen=True)
@@ -138,28 +136,16 @@ def read_joints(path: Path) -> NDArray[np.float64]:
     Raises:
         InputError: the file is missing, is no .mat file, or lacks a `pos_img` of 2 x 15 x N plausible numbers.
     """
-    try:
-        # What the header declares comes first: a few bytes can claim gigabytes.
-        declared = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(path)}
-        shape, kind = declared.get("pos_img", (None, ""))
-        if shape is None:
-            raise InputError(
-                f"{path} has no variable pos_img; take joint_positions.mat from JHMDB's joint_positions.zip."
-            )
-        fits = len(shape) in (2, 3) and shape[:2] == (2, len(JOINTS)) and np.prod(shape[2:]) <= MOST_FRAMES
-        if not fits or kind not in NUMBERS:
-            what = f"{shape}" if kind in NUMBERS else f"type {kind}"
-            raise InputError(f"{path} has a pos_img of {what}, not 2 x 15 x frames of numbers; fetch this file again.")
-        positions = np.asarray(scipy.io.loadmat(path, variable_names=["pos_img"])["pos_img"])
-    except InputError:
-        raise
-    except Exception as error:  # damaged .mat files raise whatever they run into
-        raise InputError(f"{path} cannot be read as a .mat file ({one_line(error)}); fetch this file again.") from error
+    positions = read_array(path, "pos_img")
+    if positions is None:
+        raise InputError(f"{path} has no variable pos_img; take joint_positions.mat from JHMDB's joint_positions.zip.")
     if positions.ndim == 2:
         positions = positions[..., None]  # MATLAB drops the last axis of a single frame
-    if positions.shape != (*shape[:2], *(shape[2:] or (1,))) or not (np.abs(positions) <= FARTHEST).all():
+    if positions.ndim != 3 or positions.shape[:2] != (2, len(JOINTS)):
+        raise InputError(f"{path} has a pos_img of {positions.shape}, not 2 x 15 x frames of numbers; fetch it again.")
+    if not (np.abs(positions) <= FARTHEST).all():  # NaN too
         raise InputError(f"{path} has joints that lie nowhere near an image; fetch this file again.")
-    return positions.transpose(2, 1, 0).astype(np.float64) - 1.0
+    return positions.transpose(2, 1, 0) - 1.0
 
 
 # ---------------------------------------------------------------------------------------------- listing

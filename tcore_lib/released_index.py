@@ -7,6 +7,8 @@ line "<id>,<name>" per class.
 
 import csv
 import re
+import tokenize
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -59,14 +61,18 @@ def read_released(path: str | Path) -> tuple[list[tuple[str, str]], list[str]]:
     """
     path = Path(path)
     try:
-        entries = np.load(path, allow_pickle=False)
-        classes, videos = ([str(value) for value in entries[key].tolist()] for key in ("class_name", "video_id"))
-        ids = dict(zip(classes, [str(value) for value in entries["class_id"].tolist()], strict=True))
+        # Mapped, not read: a header may claim any number of rows.
+        entries = np.load(path, mmap_mode="r", allow_pickle=False)
+        classes, videos, labels = (_texts(entries[key]) for key in ("class_name", "video_id", "class_id"))
+        ids = dict(zip(classes, labels, strict=True))
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); the released code's dump_files.py writes it."
         ) from error
-    except (ValueError, KeyError, IndexError, TypeError, EOFError) as error:
+    except (
+        ValueError, KeyError, IndexError, TypeError, EOFError, AttributeError, SyntaxError, OverflowError, MemoryError,
+        RecursionError, tokenize.TokenError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         raise InputError(f"{path} is not a released index ({one_line(error)}); write it again.") from error
     for class_name, video in zip(classes, videos, strict=True):
         if not (_is_plain(class_name) and _is_plain(video)):
@@ -78,6 +84,16 @@ def read_released(path: str | Path) -> tuple[list[tuple[str, str]], list[str]]:
         numbers = {name: int(found[0]) for name, text in ids.items() if (found := re.findall(r"\d+$", text))}
     names = sorted(numbers, key=lambda name: numbers[name])
     return list(zip(classes, videos, strict=True)), names + sorted(set(classes) - set(names))
+
+
+def _texts(column: np.ndarray) -> list[str]:
+    """A column of text as strings. NumPy makes strings even of numbers that are no letters, and Python stumbles later."""
+    if column.dtype.kind != "U" or column.ndim != 1:
+        raise ValueError("a column is not text")
+    letters = np.ascontiguousarray(column).view(np.dtype(np.uint32).newbyteorder(column.dtype.byteorder))
+    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+        raise ValueError("a column is not text")
+    return [str(text) for text in column.tolist()]
 
 
 def _labels(path: Path) -> dict[str, int]:

@@ -30,18 +30,22 @@ FLOORS = {
         "analysis", "contents", "decoder", "encoder", "export", "heads", "layouts", "losses", "optimiser",
         "released", "schedules", "vit", "weights",
         # evaluation
-        "clips", "doctor", "labelmaps", "metrics", "propagation", "summary",
+        "clips", "doctor", "labelmaps", "matfile", "metrics", "propagation", "summary",
         # figures
-        "diagram", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "study_figure",
+        "curves", "diagram", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "report_page",
+        "study_figure",
         # processes and run folders
         "checkpoints", "distributed", "meter", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
         "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished",
-        "inspection", "official", "painter", "paper_table", "plan", "planner", "profiles", "protocol", "readme", "recording",
+        "inspection", "model_file", "official", "painter", "paper_table", "plan", "planner", "profiles", "protocol", "readme", "recording",
         "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
-    "entry": {"pretrain", "launch", "parity", "evaluation_commands", "reproduce", "study", "study_results", "__main__"},
+    "entry": {
+        "evaluation_commands", "launch", "parity", "pretrain", "report", "reproduce", "study", "study_results",
+        "__main__",
+    },
 }  # fmt: skip
 ORDER = list(FLOORS)
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
