@@ -28,6 +28,14 @@ def _table(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    from tcore_lib.report import write_report
+
+    target = write_report(args.run_folder, args.output, explorer=args.explorer)
+    print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
 def _pretrain(args: argparse.Namespace) -> int:
     from tcore_lib import params
     from tcore_lib.pretrain import run_profile
@@ -124,7 +132,12 @@ def _inspect(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from tcore_lib.export import export
 
-    export(args.file, args.target, args.format, {}, which=args.which)
+    if args.format == "model":
+        from tcore_lib.model_file import write_model
+
+        write_model(args.file, args.target)
+    else:
+        export(args.file, args.target, args.format, {}, which=args.which)
     print(args.target)
     return 0
 
@@ -177,6 +190,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--results", default="results", help="folder that holds the run folders")
     command.add_argument("--readme", action="store_true", help="also put table, data sets and cost into README.md")
     command.set_defaults(run=_table)
+
+    command = commands.add_parser("report", help="one self-contained page about a run: scores, curves, clips, explorer")
+    command.add_argument("run_folder", metavar="results/RUN")
+    command.add_argument("--output", metavar="FILE", help="the HTML file; report.html in the run folder by default")
+    command.add_argument(
+        "--no-explorer", dest="explorer", action="store_false", help="without the explorer: smaller, faster"
+    )
+    command.set_defaults(run=_report)
 
     command = commands.add_parser("results", help="list the runs, or show what differs between two")
     command.add_argument(
@@ -277,7 +298,9 @@ def _add_encoder_commands(commands: "argparse._SubParsersAction[argparse.Argumen
     command = commands.add_parser("export", help="write an encoder for use elsewhere")
     command.add_argument("file")
     command.add_argument("target")
-    command.add_argument("--format", choices=("safetensors", "timm", "official", "pt2", "onnx"), default="safetensors")
+    command.add_argument(
+        "--format", choices=("safetensors", "timm", "official", "pt2", "onnx", "model"), default="safetensors"
+    )
     command.add_argument("--which", choices=("teacher", "student"), default="teacher")
     command.set_defaults(run=_export)
 

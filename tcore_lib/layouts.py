@@ -166,10 +166,11 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
 def known_heads(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
     """The number of attention heads, if a file's metadata or the `config.json` beside it tells."""
     try:
-        if "params" in metadata:  # a training checkpoint
-            return params.Encoder.model_validate(metadata["params"]["pretrain"]["encoder"]).shape[2]
-        if OURS in metadata:
-            return int(metadata[OURS]["encoder"]["heads"])
+        own = metadata.get(OURS, metadata)
+        if "encoder" in own:  # an exported encoder
+            return int(own["encoder"]["heads"])
+        if "params" in own:  # a training checkpoint or a whole model
+            return params.Encoder.model_validate(own["params"]["pretrain"]["encoder"]).shape[2]
         return int(config["num_attention_heads"])  # transformers
     except (KeyError, TypeError, ValueError):
         return None

@@ -323,6 +323,9 @@ class Checkpoint(Section):
         description="name in the table -> run (this run's teacher) | random (its initialisation) | file or folder | "
         "vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME | pixels",
     )
+    model: str | None = Field(
+        None, description="a model file (`export --format model`) whose decoder is looked at; null = this run's checkpoint"
+    )
     paper_rows: dict[str, str] = Field(
         default_factory=dict, description="name in the table -> released file in results/paper.csv it is compared with"
     )

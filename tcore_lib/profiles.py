@@ -12,6 +12,7 @@ from tcore_lib.clips import Clip, load_clips, prediction_path, read_ids, read_pr
 from tcore_lib.encoder import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.errors import InputError
 from tcore_lib.finished import folder_name
+from tcore_lib.model_file import read_model
 from tcore_lib.official import load_official_weights
 from tcore_lib.params import Params, resolve
 from tcore_lib.tcore import TCoRe
@@ -150,11 +151,20 @@ def untrained_model(params: Params) -> TCoRe:
 
 
 def trained_model(params: Params) -> TCoRe:
-    """Student, teacher and decoder of the run's last checkpoint.
+    """Student, teacher and decoder of `checkpoint.model`, or of the run's last checkpoint.
 
     Raises:
         InputError: there is no checkpoint, or it was trained with other settings.
     """
+    if params.checkpoint.model is not None:
+        path = resolve(params.checkpoint.model)
+        model = read_model(path)
+        if (model.settings.encoder, model.settings.decoder) != (params.pretrain.encoder, params.pretrain.decoder):
+            raise InputError(
+                f"checkpoint.model = {path} was trained with another encoder or decoder than pretrain says; copy these "
+                "two sections from the file it was trained with (python -m tcore_lib inspect FILE)."
+            )
+        return model.to(device(params))
     path = newest_checkpoint(params)
     model = TCoRe(params.pretrain, params.run.seed)
     load_official_weights(model, checkpoints.load(path), str(path))
