@@ -18,7 +18,7 @@ MENDABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
     errno.ELOOP, errno.EEXIST,
 }  # fmt: skip
-LEFTOVER = re.compile(r"\..*\.\d+\.tmp(\.\w+)?")  # names that `atomic_path` gives
+LEFTOVER = re.compile(r"\..*\.(\d+)\.tmp(\.\w+)?")  # names that `atomic_path` gives
 _swept: set[Path] = set()
 
 
@@ -44,9 +44,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             with open(temporary, "wb") as mark:
                 try_lock(mark)
                 yield temporary
-            with open(temporary, "rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
+                with open(temporary, "rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(temporary, target)  # still locked: no sweep takes it before it has its name
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -86,7 +86,10 @@ def _sweep(folder: Path) -> None:
     if folder in _swept:
         return
     _swept.add(folder)
-    for path in [path for path in folder.glob(".*.tmp*") if LEFTOVER.fullmatch(path.name)]:
+    for path in folder.glob(".*.tmp*"):
+        name = LEFTOVER.fullmatch(path.name)
+        if name is None or int(name[1]) == os.getpid():  # another thread of ours is writing it
+            continue
         try:
             with open(path, "rb") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused where its writer lives
