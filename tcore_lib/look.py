@@ -32,6 +32,10 @@ CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "orange", "
 # The three roles of a sandwich sample keep their colours in every figure.
 ROLE_COLOURS = {"past": OKABE_ITO["blue"], "current": OKABE_ITO["green"], "future": OKABE_ITO["vermillion"]}
 
+# Sides of a body, in poses and their legends.
+SIDE_COLOURS = {"right": OKABE_ITO["orange"], "left": OKABE_ITO["sky"], "middle": OKABE_ITO["yellow"]}
+SIDE_NAMES = {"right": "right side", "left": "left side", "middle": "middle"}
+
 # EVALUATION "JHMDB": the 15 joints in the order of joint_positions.mat, and the bones that join them.
 JHMDB_JOINTS = (
     "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow",
@@ -116,6 +120,12 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         return figure
 
     return wrapper
+
+
+def side_of(joint: int) -> str:
+    """Key of `SIDE_COLOURS` of a joint of `JHMDB_JOINTS`."""
+    first = JHMDB_JOINTS[joint].split()[0]
+    return first if first in SIDE_COLOURS else "middle"
 
 
 def object_palette(n: int = 256) -> np.ndarray:

@@ -18,18 +18,26 @@ FPS = 15
 
 
 def draw_joints(image: NDArray[np.uint8], joints: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A pose over a frame (H, W, 3): joints (15, 2) in pixels, x then y; NaN = not found, not drawn."""
-    picture = Image.fromarray(image)
+    """A pose over a frame (H, W, 3): joints (15, 2) in pixels, x then y; NaN = not found, not drawn.
+
+    Colours tell the sides of the body apart (`look.SIDE_COLOURS`), a dark rim keeps them visible on any ground.
+    """
+    width = max(2, round(min(image.shape[:2]) / 90))
+    scale = 2  # drawn at twice the size: Pillow's lines have jagged edges
+    picture = Image.fromarray(image).resize((scale * image.shape[1], scale * image.shape[0]))
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(min(image.shape[:2]) / 120))
-    colours = look.object_palette(len(look.JHMDB_BONES) + 1)[1:]
-    for (first, second), colour in zip(look.JHMDB_BONES, colours, strict=True):
-        ends = joints[[first, second]]
-        if np.isfinite(ends).all():
-            draw.line([tuple(end) for end in ends.tolist()], fill=tuple(colour.tolist()), width=width)
-    for x, y in joints[np.isfinite(joints).all(-1)].tolist():
-        draw.ellipse([x - width, y - width, x + width, y + width], fill="white")
-    return np.array(picture)
+    colours = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(joints))]
+    points = (joints + 0.5) * scale
+    found = np.isfinite(points).all(-1)
+    for rim, thick in (("#14171C", 1.9), (None, 1.0)):
+        for first, second in look.JHMDB_BONES:
+            if found[first] and found[second]:
+                ends = [tuple(points[first].tolist()), tuple(points[second].tolist())]
+                draw.line(ends, fill=rim or colours[second], width=round(scale * width * thick))
+        for joint in np.flatnonzero(found):
+            (x, y), r = points[joint].tolist(), scale * width * (1.2 if rim is None else 1.7)
+            draw.ellipse([x - r, y - r, x + r, y + r], fill=rim or colours[joint])
+    return np.array(picture.resize(image.shape[1::-1], Image.Resampling.LANCZOS))
 
 
 def _pictures(

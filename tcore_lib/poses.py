@@ -77,8 +77,8 @@ def _windows(points: np.ndarray, shape: tuple[int, ...]) -> list[tuple[float, fl
 
 
 def _pose_legend(figure: Figure, truth: bool, reach: bool) -> None:
-    sides = (("right side", "orange"), ("left side", "sky"), ("middle", "yellow"))
-    handles = [plt.Line2D([], [], color=look.OKABE_ITO[name], marker="o", label=text) for text, name in sides]
+    sides = look.SIDE_COLOURS.items()
+    handles = [plt.Line2D([], [], color=colour, marker="o", label=look.SIDE_NAMES[side]) for side, colour in sides]
     if truth:
         text = "ground truth" + (" and where a prediction counts" if reach else "")
         handles.append(plt.Line2D([], [], marker="o", markerfacecolor="none", markeredgecolor=look.colour("muted"),
@@ -90,8 +90,7 @@ def _skeleton(
     ax: Axes, joints: np.ndarray, bones: Sequence[tuple[int, int]], truth: np.ndarray | None, reach: float | None
 ) -> None:
     found = np.isfinite(joints).all(1) & (joints >= 0).all(1)
-    side = [look.OKABE_ITO["orange" if name.startswith("right") else "sky" if name.startswith("left") else "yellow"]
-            for name in look.JHMDB_JOINTS]  # fmt: skip
+    side = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(look.JHMDB_JOINTS))]
     for a, b in bones:
         if found[a] and found[b]:
             ax.plot(*joints[[a, b]].T, color=side[b], linewidth=2, path_effects=panels.HALO, solid_capstyle="round")
