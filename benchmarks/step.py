@@ -14,7 +14,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ import plain_step  # noqa: E402
 
 from tcore_lib import files, params, runs  # noqa: E402
 from tcore_lib import optimiser as optimisers  # noqa: E402
+from tcore_lib.meter import Meter  # noqa: E402
 from tcore_lib.plan import Plan, draw_plan  # noqa: E402
 from tcore_lib.schedules import Hyper, Schedules  # noqa: E402
 from tcore_lib.trainer import AUTOCAST, Trainer  # noqa: E402
@@ -75,59 +75,37 @@ def plain_update(trainer: Trainer, stepper: torch.optim.AdamW, hyper: Hyper) -> 
             teacher.mul_(hyper.momentum).add_((1 - hyper.momentum) * student)
 
 
-class Stopwatch:
-    """Wall time and peak memory of pieces of work on a device."""
+class Parts:
+    """Seconds of each part of a step by itself: what runs inside another part is not counted there."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-        self.bytes: dict[str, int] = defaultdict(int)
-        self._resting = 0
-
-    def wait(self) -> None:
-        """Until the device has done everything."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.steps: list[dict[str, float]] = []
+        self._inside: list[float] = []  # seconds of nested parts, for each open one
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Time what happens inside."""
-        self.wait()
+        self.meter.wait()
         start = time.perf_counter()
+        self._inside.append(0.0)
         yield
-        self.wait()
-        self.seconds[name].append(time.perf_counter() - start)
+        self.meter.wait()
+        spent = time.perf_counter() - start
+        own = spent - self._inside.pop()
+        if self._inside:
+            self._inside[-1] += spent
+        self.steps[-1][name] = self.steps[-1].get(name, 0.0) + own
 
-    def reset_peak(self) -> None:
-        """Forget earlier peaks of memory; what is in use now (weights, optimiser) is not counted."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            self._resting = torch.cuda.memory_allocated()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-            self._resting = self._of_process("VmRSS")
-
-    def note_peak(self, name: str) -> None:
-        """Most memory since `reset_peak`, above what was in use then: the GPU's, or this process's."""
-        peak = torch.cuda.max_memory_allocated() if self.device.type == "cuda" else self._of_process("VmHWM")
-        self.bytes[name] = max(self.bytes[name], peak - self._resting)
-
-    @staticmethod
-    def _of_process(field: str) -> int:
-        status = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in status if line.startswith(field)).split()[1])
-
-    def median(self, name: str) -> float:
-        """Median seconds."""
-        return statistics.median(self.seconds[name])
+    def medians(self) -> dict[str, float]:
+        """Of each part over the steps."""
+        return {name: statistics.median(step.get(name, 0.0) for step in self.steps) for name in self.steps[0]}
 
 
 @contextmanager
-def timed_parts(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
+def timed_parts(trainer: Trainer, parts: Parts) -> Iterator[None]:
     """Inside, the parts of a step are timed one by one (which makes a GPU wait between them)."""
-    model, encoder = trainer.model, trainer.model.student.encoder
-    names = {"_teach": "teacher", "_auxiliary": "auxiliary", "_dino": "DINO losses"}
-    names |= {"_patch": "patch losses", "_koleo": "KoLeo"}
+    model = trainer.model
     originals: list[tuple[Any, str, Any]] = []
 
     def patch(owner: Any, attribute: str, part: str) -> None:
@@ -135,15 +113,21 @@ def timed_parts(trainer: Trainer, watch: Stopwatch) -> Iterator[None]:
         originals.append((owner, attribute, original))
 
         def timed(*args: Any, **named: Any) -> Any:
-            with watch(part):
+            with parts(part):
                 return original(*args, **named)
 
         setattr(owner, attribute, timed)
 
-    for attribute, part in names.items():
-        patch(model, attribute, part)
+    patch(model, "_teach", "teacher")
+    patch(model, "_auxiliary", "student on auxiliary crops")
+    patch(model, "_dino", "DINO losses with their gradient")
+    patch(model, "_patch", "patch losses with their gradient")
+    patch(model, "_koleo", "KoLeo")
     patch(model.student, "project", "student head")
-    patch(encoder, "forward", "student encoder, each of two")
+    patch(model.student.encoder, "embed", "embedding")
+    for block in model.student.encoder.blocks:
+        patch(block.attn, "forward", "student attention, forward")
+        patch(block.mlp, "forward", "student MLP, forward")
     if model.decoder is not None:
         patch(model.decoder, "forward", "decoder")
     patch(Tensor, "backward", "backward")
@@ -158,11 +142,11 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Multiply-add operations (counted as two) per second of a large square product, best of several."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    watch = Stopwatch(device)
+    meter = Meter(device)
     for _ in range(6):
-        with watch("product"):
+        with meter("product"):
             a @ b
-    return 2 * side**3 / min(watch.seconds["product"])
+    return 2 * side**3 / min(meter.seconds["product"])
 
 
 def flops_of(step: Callable[[], object]) -> int:
@@ -186,7 +170,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     plan: Plan = draw_plan(pretrain, 0, STEP, counters, hyper).to(device)
     few = random_views(pretrain, device, ours.view_dtype, len(plan.crops))
     full = random_views(pretrain, device, ours.view_dtype, -1)
-    watch = Stopwatch(device)
+    meter, peaks = Meter(device), dict.fromkeys(("ours", "plain"), 0)
 
     def plain_step_once() -> None:
         stepper.zero_grad()
@@ -207,27 +191,35 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for name, step in variants.items():
             for trainer in (ours, plain):
                 trainer.optimiser.zero_grad(set_to_none=True)
-            watch.reset_peak()
-            with watch(name):
+            resting = meter.in_use()  # weights and optimiser, but neither activations nor gradients
+            meter.reset_peak()
+            with meter(name):
                 step()
-            watch.note_peak(name)
-    parts = Stopwatch(device)
+            peaks[name] = max(peaks[name], meter.peak() - resting)
+    parts = Parts(Meter(device))
     for _ in range(args.rounds):
-        with timed_parts(ours, parts):
+        parts.steps.append({})
+        with timed_parts(ours, parts), parts("rest of forward"):
             ours.gradients([(few, plan)], hyper)
         with parts("clip, AdamW, centres, EMA"):
             ours.update(hyper)
-    return report(args, ours, watch, parts, flops_of(variants["ours"]), len(plan.tokens))
+    seconds = {name: meter.median(name) for name in variants}
+    return report(args, ours, seconds, peaks, parts.medians(), flops_of(variants["ours"]), len(plan.tokens))
 
 
 def report(
-    args: argparse.Namespace, trainer: Trainer, watch: Stopwatch, parts: Stopwatch, flops: int, masked: int
+    args: argparse.Namespace,
+    trainer: Trainer,
+    seconds: dict[str, float],
+    peaks: dict[str, int],
+    parts: dict[str, float],
+    flops: int,
+    masked: int,
 ) -> dict[str, Any]:
     """The figures as plain values."""
-    device = watch.device
+    device = trainer.device
     dtype = AUTOCAST.get(trainer.precision, trainer.view_dtype)
     rate = matrix_rate(device, dtype)
-    seconds = {name: watch.median(name) for name in watch.seconds}
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     nominal = HALF_RATE.get(name) if dtype != torch.float32 else None
     achieved = flops / seconds["ours"]
@@ -237,8 +229,8 @@ def report(
         "samples_per_second": {key: round(args.batch / value, 3) for key, value in seconds.items()},
         "seconds_per_step": {key: round(value, 4) for key, value in seconds.items()},
         "speed_up": round(seconds["plain"] / seconds["ours"], 2),
-        "memory_of_a_step_gb": {key: round(value / 1e9, 2) for key, value in watch.bytes.items()},
-        "seconds_per_part": {key: round(parts.median(key), 4) for key in parts.seconds},
+        "memory_of_a_step_gb": {key: round(value / 1e9, 2) for key, value in peaks.items()},
+        "seconds_per_part": {key: round(value, 4) for key, value in parts.items()},
         "teraflop_per_step": round(flops / 1e12, 3),
         "share_of_measured_matrix_rate": round(achieved / rate, 3),
         "measured_matrix_rate_tflops": round(rate / 1e12, 2),

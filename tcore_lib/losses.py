@@ -31,10 +31,17 @@ def sharpen(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     return F.softmax((logits - centre) / temperature, dim=-1)
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """`x @ weight.T` in float32 at least; half-precision products on a GPU accumulate straight into it."""
+def _product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x @ weight.T` in float32 at least; half-precision products on a GPU accumulate straight into it.
+
+    Args:
+        x: (R, d).
+        weight: (K, d).
+        out: (R, K) to write into, where nothing has to be converted. On a CPU new memory of this size is slower than
+            the product's own pass over it.
+    """
     if x.dtype in (torch.float32, torch.float64):
-        return x @ weight.T
+        return torch.mm(x, weight.T, out=out) if out is not None else x @ weight.T
     if x.is_cuda:
         return torch.mm(x, weight.T, out_dtype=torch.float32)
     return (x @ weight.T).float()
@@ -46,6 +53,22 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return x.dtype
+
+
+class _Room:
+    """Memory for a slice of logits by name, used again for the next slice. A GPU's allocator does that by itself."""
+
+    def __init__(self, like: Tensor, columns: int, used: bool) -> None:
+        self._like, self._columns, self._used = like, columns, used
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, rows: int) -> Tensor | None:
+        """(rows, columns) of any content, or None where new memory is as good."""
+        if not self._used:
+            return None
+        if name not in self._held:  # the first slice is the largest
+            self._held[name] = self._like.new_empty(rows, self._columns)
+        return self._held[name][:rows]
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -70,44 +93,55 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if student.dtype == torch.float64 else torch.float32
         lift = 1.0 if dtype == wide else LIFT
         wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        num_teachers, rows, num_prototypes = len(teacher), student.shape[1], len(prototypes)
+        (sets, rows, _), num_teachers, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
         with torch.autocast(student.device.type, enabled=False):
             weights = weights.to(wide)
             own, others = prototypes.to(dtype), teacher_prototypes.to(dtype)
             shift = centre.to(wide) / sharp
-            losses = torch.zeros(len(student), dtype=wide, device=student.device)
+            losses = torch.zeros(sets, dtype=wide, device=student.device)
             entropy = torch.zeros((), dtype=wide, device=student.device)
-            grad_student = torch.zeros_like(student, dtype=wide) if wants else student.new_empty(0)
-            grad_prototypes = torch.zeros_like(prototypes, dtype=wide) if wants else student.new_empty(0)
-            step = max(1, SLICE["cpu" if student.device.type == "cpu" else "cuda"] // num_prototypes)
+            grad_student = torch.empty_like(student, dtype=wide) if wants else student.new_empty(0)
+            grad_prototypes = torch.empty_like(prototypes, dtype=wide) if wants else student.new_empty(0)
+            step = max(1, SLICE["cpu" if on_cpu else "cuda"] // (len(prototypes) * sets))
+            room = _Room(student, len(prototypes), on_cpu and dtype == wide)
             for start in range(0, rows, step):
                 part = slice(start, start + step)
+                x, weight = student[:, part], weights[part]  # (S, r, d), (r,)
                 targets = torch.empty(0)
                 for v, view in enumerate(teacher):
-                    target = _product((view[part] / sharp).to(dtype), others).sub_(shift)
+                    space = room("first" if v == 0 else "next", len(weight))
+                    target = _product((view[part] / sharp).to(dtype), others, space).sub_(shift)
                     if with_entropy:
                         log_target = F.log_softmax(target, dim=-1)
-                        target = log_target.exp()
+                        target = torch.exp(log_target, out=target)
                         entropy -= torch.linalg.vecdot(target, log_target).sum() / (rows * num_teachers)
                     else:
-                        target = F.softmax(target, dim=-1)
-                    targets = target if v == 0 else targets.add_(target)
-                for i, coefficient in enumerate(coefficients):
-                    x = student[i, part]
-                    log_student = F.log_softmax(_product((x / cool).to(dtype), own), dim=-1)
-                    losses[i] -= scale * (weights[part] @ torch.linalg.vecdot(targets, log_student))
-                    if not wants:
-                        continue
-                    # d H / d logits = (V softmax - targets) / temperature; here it is divided by V / temperature
-                    slope = torch.sub(log_student.exp_(), targets, alpha=1 / num_teachers, out=log_student)
-                    slope = slope if dtype == wide else slope.mul_(lift).to(dtype)
-                    factor = coefficient * scale * num_teachers / cool / lift
-                    grad_student[i, part] = (slope @ own).to(wide) * (weights[part, None] * factor)
-                    shares = (x.to(wide) * weights[part, None]).to(dtype)
-                    if dtype == wide:
-                        grad_prototypes.addmm_(slope.T, shares, alpha=factor)
-                    else:
-                        grad_prototypes.add_(_product(slope.T, shares.T), alpha=factor)
+                        target = torch.softmax(target, dim=-1, out=target)
+                    targets = target if v == 0 else targets.add_(target)  # (r, K)
+                space = room("student", sets * len(weight))
+                logits = _product((x / cool).to(dtype).flatten(0, 1), own, space).unflatten(0, (sets, len(weight)))
+                # sum t log softmax(z) = t . z - V lse, and the largest p = exp(z - lse) is far from 0 and tells lse
+                agreed = torch.einsum("rk,srk->sr", targets, logits)  # unlike vecdot it makes no product to sum up
+                largest = logits.amax(-1)  # (S, r)
+                p = torch.softmax(logits, dim=-1, out=logits)
+                losses += scale * ((num_teachers * (largest - p.amax(-1).log()) - agreed) @ weight)
+                if not wants:
+                    continue
+                # d H / d logits = (V softmax - targets) / temperature; here it is divided by V / temperature
+                slope = p.sub_(targets, alpha=1 / num_teachers).flatten(0, 1)  # (S * r, K)
+                slope = slope if dtype == wide else slope.mul_(lift).to(dtype)
+                factor = scale * num_teachers / cool / lift
+                counts = torch.stack([weight * (c * factor) for c in coefficients])[..., None]  # (S, r, 1)
+                grad_student[:, part] = (slope @ own).to(wide).view_as(x) * counts
+                # counted without the small factor, which half precision would lose
+                shares = torch.stack([weight * c for c in coefficients])[..., None] * x.to(wide)
+                shares = shares.flatten(0, 1).to(dtype)
+                kept = 0.0 if start == 0 else 1.0
+                if dtype == wide:
+                    torch.addmm(grad_prototypes, slope.T, shares, beta=kept, alpha=factor, out=grad_prototypes)
+                else:
+                    product = _product(slope.T, shares.T).mul_(factor)
+                    grad_prototypes = product if start == 0 else grad_prototypes.add_(product)
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
         # term by term: a tensor of coefficients would be copied to the device, and the host would wait for it
@@ -121,7 +155,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad_student, grad_prototypes = ctx.saved_tensors
-        return grad_student * grad_total, grad_prototypes * grad_total, *(None,) * 8
+        return grad_student.mul_(grad_total), grad_prototypes.mul_(grad_total), *(None,) * 8
 
 
 def prototype_cross_entropy(
@@ -176,11 +210,24 @@ def prototype_cross_entropy(
     )
 
 
+class _SquaredLogits(torch.autograd.Function):
+    """|D W^T|^2 = <D^T D, W^T W> and its gradients, with products of M d^2 and K d^2 and nothing of size M K."""
+
+    @staticmethod
+    def forward(ctx: Any, difference: Tensor, prototypes: Tensor) -> Tensor:
+        spread, gram = difference.T @ difference, prototypes.T @ prototypes  # (d, d) both
+        ctx.save_for_backward(difference, prototypes, spread, gram)
+        return (spread * gram).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        difference, prototypes, spread, gram = ctx.saved_tensors
+        return difference @ (gram * (2 * grad)), prototypes @ (spread * (2 * grad))
+
+
 def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
     """Sum over all M x K entries of (past logit - future logit)^2; METHOD section 6 divides by M K.
-
-    Logits are linear in the features: the sum is difference . (W^T W) . difference, which needs no logits. With fewer
-    patches than features the logits of the difference are the smaller way.
 
     Args:
         past: (M, d) bottleneck features restored from the past.
@@ -189,11 +236,7 @@ def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
     """
     with torch.autocast(past.device.type, enabled=False):
         past, future, prototypes = (x if x.dtype == torch.float64 else x.float() for x in (past, future, prototypes))
-        difference = past - future
-        if difference.shape[0] < difference.shape[1]:
-            return (difference @ prototypes.T).square().sum()
-        gram = prototypes.T @ prototypes  # (d, d)
-        return ((difference @ gram) * difference).sum()
+        return _SquaredLogits.apply(past - future, prototypes)
 
 
 def koleo(features: Tensor) -> Tensor:

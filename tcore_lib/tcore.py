@@ -342,9 +342,10 @@ class TCoRe(nn.Module):
         if dist.is_initialized():
             dist.all_reduce(sums)
         centres, counts = (self.cls_centre, self.patch_centre), (2 * samples, masked)
-        for centre, prototypes, total, count in zip(centres, self.teacher.prototypes(), sums, counts, strict=True):
+        heads = (self.teacher.head, self.teacher.patch_head or self.teacher.head)
+        for centre, head, total, count in zip(centres, heads, sums, counts, strict=True):
             if count > 0:
-                mean = prototypes @ (total / count)
+                mean = head.last_layer.logits(total / count)
                 centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
 
     def update_teacher(self, momentum: float) -> None:

@@ -36,6 +36,24 @@ def _residual_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(x, block.mlp(block.norm2(x)), mlp * block.ls2.gamma)
 
 
+def _thinned_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
+    """The same as `_residual_block`, but a branch is computed for the samples that keep it only.
+
+    How many these are has to be known before the next call, for which a GPU would be waited for.
+    """
+    for weights, norm, branch, gamma in (
+        (scale[0], block.norm1, block.attn, block.ls1.gamma),
+        (scale[1], block.norm2, block.mlp, block.ls2.gamma),
+    ):
+        kept = weights.nonzero()[:, 0]
+        if 0 < len(kept) < len(x):
+            some = branch(norm(x[kept])) * (weights[kept, None, None].to(x.dtype) * gamma)
+            x = x.index_add(0, kept, some.to(x.dtype))
+        else:  # all; or none, and then its parameters need gradients of zero all the same
+            x = torch.addcmul(x, branch(norm(x)), weights[:, None, None].to(x.dtype) * gamma)
+    return x
+
+
 class ViT(nn.Module):
     """The encoder that is trained: CLS + R registers + patches, LayerScale, final LayerNorm (METHOD section 4).
 
@@ -125,8 +143,11 @@ class ViT(nn.Module):
         scale = self._scale
         if scale is not None and scale.shape != (self.depth, 2, len(x)):
             raise ValueError(f"drop keep is {tuple(scale.shape)}, the batch needs {(self.depth, 2, len(x))}")
+        thin = x.device.type == "cpu" and not torch.compiler.is_compiling()
         for i, block in enumerate(self.blocks):
-            function, arguments = (block, (x,)) if scale is None else (_residual_block, (block, x, scale[i]))
+            function, arguments = (block, (x,))
+            if scale is not None:
+                function, arguments = (_thinned_block if thin else _residual_block), (block, x, scale[i])
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(function, *arguments, use_reentrant=False)
             else:

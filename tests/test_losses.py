@@ -95,7 +95,7 @@ def test_a_centre_equal_to_the_logits_makes_the_teacher_uniform() -> None:
     assert losses.sharpen(logits, logits, 0.04).tolist() == pytest.approx([1 / 3] * 3)
 
 
-@pytest.mark.parametrize("patches", [3, 40])  # fewer and more than the bottleneck has features: two ways of computing
+@pytest.mark.parametrize("patches", [1, 3, 40])  # fewer and more than the bottleneck has features
 def test_agreement_is_the_squared_distance_of_the_logits(patches: int) -> None:
     torch.manual_seed(1)
     past, future = (torch.randn(patches, WIDTH, dtype=torch.float64).requires_grad_() for _ in range(2))
