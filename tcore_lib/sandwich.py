@@ -130,17 +130,22 @@ class SandwichDataset(Dataset[Sample]):
             )
         stacked = np.stack([frames[role] for role in roles])  # (3, H, W, 3)
         return {
-            "frames": torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),
+            "frames": torch.from_numpy(stacked).permute(0, 3, 1, 2),  # as decoded: pixel by pixel in memory
             "counter": counter,
             "video": video,
         }
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples, padded with zeros at the right and the bottom to the largest height and width among them."""
+    """Stack samples, padded with zeros at the right and the bottom to the largest height and width among them.
+
+    In memory the three channels of a pixel stay together, as decoders give them: turning them apart is the device's.
+    """
     sizes = torch.tensor([sample["frames"].shape[-2:] for sample in samples], dtype=torch.int64)  # (B, 2)
     height, width = sizes.amax(dim=0).tolist()
-    frames = torch.zeros((len(samples), 3, 3, height, width), dtype=torch.uint8)
+    same = bool((sizes == sizes[0]).all())
+    make = torch.empty if same else torch.zeros  # nothing to pad
+    frames = make((len(samples), 3, height, width, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
     for target, sample, (h, w) in zip(frames, samples, sizes.tolist(), strict=True):
         target[..., :h, :w] = sample["frames"]
     return {

@@ -112,7 +112,7 @@ def test_sample_holds_the_frames_it_drew() -> None:
         roles = sandwich_indices(int(index.num_frames[video]), DEFAULT, generator(1, "frames", counter))
         assert sample["frames"].shape == (3, 3, 4, 6)
         assert sample["frames"].dtype == torch.uint8
-        assert sample["frames"].is_contiguous()
+        assert sample["frames"].permute(0, 2, 3, 1).is_contiguous()  # as decoded, not copied
         assert (sample["counter"], sample["video"]) == (counter, video)
         assert sample["frames"][:, 0].unique().tolist() == [video]
         assert sample["frames"][:, 1, 0, 0].tolist() == list(roles)
@@ -141,6 +141,9 @@ def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
         assert (frames[:, 0, :h, :w] == video).all()
         assert (frames[:, 2, :h, :w] == 7).all()
         assert frames[..., h:, :].sum() == frames[..., w:].sum() == 0
+    even = collate([SandwichDataset(Coded([20] * 3, [(4, 6)]), DEFAULT, seed=0)[counter] for counter in range(3)])
+    assert (even["frames"][:, :, 0] == even["video"][:, None, None, None]).all()
+    assert (even["frames"][:, :, 2] == 7).all()
 
 
 def test_workers_change_nothing() -> None:
