@@ -324,7 +324,8 @@ class Checkpoint(Section):
         "vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME | pixels",
     )
     model: str | None = Field(
-        None, description="a model file (`export --format model`) whose decoder is looked at; null = this run's checkpoint"
+        None,
+        description="a model file (`export --format model`) whose decoder is looked at; null = this run's checkpoint",
     )
     paper_rows: dict[str, str] = Field(
         default_factory=dict, description="name in the table -> released file in results/paper.csv it is compared with"
@@ -484,7 +485,9 @@ def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
 def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
     """Read and check a parameter file, given as a path or as the name of a file in `params/`, with `changes` (`changed`)."""
     path = find_profile(profile)
-    return parse(changed(read_yaml(path), changes), " ".join([str(path), *(f"--set {change}" for change in changes)]))
+    return parse(
+        changed(read_yaml(path), changes), " ".join([str(path), *(f"--set {_shown(change)}" for change in changes)])
+    )
 
 
 def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -575,6 +578,12 @@ def _keys_at(schema: type[Section], path: tuple[int | str, ...]) -> list[str]:
     return list(here.model_fields)
 
 
+def _shown(key: str) -> str:
+    """A key of somebody's file in a sentence: on one line, not too long."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in key)
+    return plain if len(plain) <= 80 else f"{plain[:77]}..."
+
+
 def _sentence(error: ValidationError, schema: type[Section]) -> str:
     """The first error of a pydantic report as one sentence with key, value and remedy.
 
@@ -582,7 +591,7 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
     """
     report = error.errors(include_url=False)
     first = next((item for item in report if item["type"] == "extra_forbidden"), report[0])
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    key = ".".join(_shown(str(part)) for part in first["loc"]) or "the file"
     value = repr(first["input"])
     value = value if len(value) <= 80 else value[:77] + "..."
     if first["type"] == "extra_forbidden":

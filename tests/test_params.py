@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from mutated_profiles import damaged, plan_or_sentence
 
 from tcore_lib import params as parameters
 from tcore_lib.errors import InputError
@@ -113,3 +115,29 @@ def test_set_replaces_single_settings() -> None:
 def test_a_wrong_set_is_one_sentence(change: str, words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
         parameters.load("quick", [change])
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@given(damaged())
+def test_any_damage_to_a_profile_gives_a_plan_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    """tests/soak has 2,000 of them."""
+    assert plan_or_sentence(text, tmp_path_factory.getbasetemp() / "damaged.yaml") in ("planned", "refused")
+
+
+def test_a_strange_key_stays_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    for text, shown in (('davis: {"a\\nb": 1}', r"davis.a\nb (value 1)"), (f"? {'k' * 300}\n: 1", "k" * 77 + "...")):
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            parameters.load(path)
+        assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "2020-99-99", "!!python/name:os.system", "*a", "1" * 5000 + "e"])
+def test_a_hostile_value_of_set_is_one_sentence(value: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parameters.load("quick", [f"run.seed={value}"])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
