@@ -93,14 +93,14 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    if args.kind == "frames":
-        from tcore_lib.frame_checks import doctor_frames
+    from tcore_lib import doctor
+    from tcore_lib.frame_checks import FrameReport, doctor_frames
+    from tcore_lib.params import Params
 
+    report: FrameReport | doctor.Report
+    if args.kind == "frames":
         report = doctor_frames(args.root)
     else:
-        from tcore_lib import doctor
-        from tcore_lib.params import Params
-
         report = doctor.examine(getattr(Params(), args.kind), args.root)
     print(report)
     return 0 if report.ok else 1

@@ -193,14 +193,16 @@ class Encoder(Section):
             raise ValueError("arch: custom needs width, depth and heads")
         if self.arch != "custom" and given != (None, None, None):
             raise ValueError("width, depth and heads are only read with arch: custom")
-        if self.arch == "custom" and self.width % self.heads:
+        if self.width and self.heads and self.width % self.heads:
             raise ValueError("width must be a multiple of heads")
         return self
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(width, depth, heads)."""
-        return (self.width, self.depth, self.heads) if self.arch == "custom" else ARCHITECTURES[self.arch]
+        if self.width and self.depth and self.heads:
+            return self.width, self.depth, self.heads
+        return ARCHITECTURES[self.arch]
 
 
 class Decoder(Section):

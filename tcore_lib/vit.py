@@ -6,7 +6,7 @@ from outside, and the official key layout.
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -145,7 +145,8 @@ class ViT(nn.Module):
             raise ValueError(f"drop keep is {tuple(scale.shape)}, the batch needs {(self.depth, 2, len(x))}")
         thin = x.device.type == "cpu" and not torch.compiler.is_compiling()
         for i, block in enumerate(self.blocks):
-            function, arguments = (block, (x,))
+            function: Callable[..., Tensor] = block
+            arguments: tuple[Any, ...] = (x,)
             if scale is not None:
                 function, arguments = (_thinned_block if thin else _residual_block), (block, x, scale[i])
             if self.activation_checkpointing and torch.is_grad_enabled():

@@ -32,7 +32,7 @@ FLOORS = {
         # evaluation
         "clips", "doctor", "labelmaps", "matfile", "metrics", "propagation", "summary",
         # figures
-        "curves", "diagram", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "report_page",
+        "curves", "diagram", "gaze", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "report_page",
         "study_figure",
         # processes and run folders
         "checkpoints", "distributed", "meter", "orphans", "run_list", "runs", "training_log",
@@ -169,7 +169,28 @@ def test_environment_ymls_list_installs(python: str, tmp_path: Path) -> None:
     assert "torchvision==" in done.stderr
 
 
-def test_no_address_of_a_registry_and_no_big_file() -> None:
+def test_no_big_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "tests/large_files.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if "not a git repository" in done.stderr:
+        pytest.skip("this is no git checkout: nothing says which files belong to it")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "big.bin").write_bytes(b"0" * 500_001)
+    script = [sys.executable, "tests/large_files.py", str(tmp_path / "big.bin")]
+    assert subprocess.run(script, cwd=ROOT, capture_output=True, check=False).returncode == 1
+
+
+def test_pre_commit_runs_what_lint_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    entries = " ".join(hook["entry"] for hook in hooks)
+    lint = (ROOT / "Makefile").read_text()
+    for words in ("ruff check", "ruff format", '--extra-keys "metadata.papermill cell.metadata.papermill"'):
+        assert words in entries
+        assert words in lint
+
+
+def test_no_address_of_a_registry() -> None:
     for path in [*ROOT.glob("*.*"), *ROOT.glob("*/*.*")]:
         if path.suffix in (".toml", ".yml", ".yaml", ".txt", ".cfg") and "data" not in path.parts:
             assert not re.search(r"https?://[^\s]*(pypi|index-url|simple/)", path.read_text()), path
