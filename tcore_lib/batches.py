@@ -1,8 +1,10 @@
 """Micro-batches for the training loop: frames from the workers, with everything random about them already drawn."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,13 +107,15 @@ def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
     except InputError as error:  # torch puts the worker's whole traceback into the message, the sentence last
         last = str(error).strip().splitlines()[-1]
         raise InputError(last.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
-    except RuntimeError as error:
-        seen = " ".join(str(item) for item in (error, error.__cause__) if item is not None)
-        found = re.search(r"DataLoader worker \(pid.*?\) (?:is |exited ).*", seen)
-        if found is None:
+    except (RuntimeError, EOFError, OSError) as error:  # the last two where it died while it handed over a batch
+        if isinstance(error, RuntimeError) and not re.search(r"DataLoader worker \(pid.*?\) (is|exited) ", str(error)):
             raise
-        signal = re.search(r"killed by signal: ([^.]*)", seen)
-        how = f"was killed by signal {signal[1].strip()}" if signal else "exited"
+        workers = getattr(getattr(source, "_iterator", None), "_workers", [])
+        multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=2.0)
+        codes = [worker.exitcode for worker in workers if worker.exitcode]
+        if not (codes or isinstance(error, RuntimeError)):
+            raise
+        how = f"was killed by {signal.Signals(-codes[0]).name}" if codes and codes[0] < 0 else "ended by itself"
         raise InputError(
             f"A process that loads data {how}, which mostly means that memory (or /dev/shm) ran out; lower "
             "pretrain.loop.workers and run the same command again, which continues from the last checkpoint."

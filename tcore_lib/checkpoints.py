@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path
-from tcore_lib.weights import UNREADABLE, check_zip
+from tcore_lib.weights import UNREADABLE, check_zip, write_torch
 
 FORMAT = 1  # raised when an older checkpoint can no longer be continued
 
@@ -30,9 +29,7 @@ def steps_in(folder: Path) -> dict[int, Path]:
 def save(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
     """Write a checkpoint atomically. `content` holds tensors and plain values only."""
     path = path_of(folder, step)
-    # Through a stream of ours, a full disk is an OSError that says so; torch's own writer only fails an assertion.
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        torch.save({"format": FORMAT, "step": step, **content}, stream)
+    write_torch(path, {"format": FORMAT, "step": step, **content})
     return path
 
 

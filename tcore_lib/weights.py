@@ -263,6 +263,15 @@ def write_safetensors(target: str | Path, tensors: Mapping[str, Tensor], metadat
 
 
 def write_torch(target: str | Path, content: Mapping[str, Any]) -> None:
-    """Write nested dictionaries of tensors and plain values atomically, in torch's format."""
+    """Write nested dictionaries of tensors and plain values atomically, in torch's format.
+
+    Raises:
+        InputError: the disk is full, or cannot be written.
+    """
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
-        torch.save(content, stream)
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:  # closing the archive fails once more, after the disk was full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise

@@ -1,0 +1,455 @@
+"""Faults of the machine and figures at the edge: a full or read-only disk, files that vanish, processes that die, NaN."""
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from coded_videos import write_video
+from faulty import Mortal, SmallDisk, small_disk
+from PIL import Image
+from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
+from test_pretrain import newest, prepared, train
+from tiny_problem import Pictures, tiny
+
+from tcore_lib import (
+    batches,
+    checkpoints,
+    clips,
+    evaluate,
+    evaluation_commands,
+    params,
+    pretrain,
+    runs,
+    trainer,
+    videos,
+)
+from tcore_lib.__main__ import main
+from tcore_lib.encoder import FeatureEncoder, Pixels
+from tcore_lib.errors import InputError
+from tcore_lib.files import read_json, write_json
+from tcore_lib.index import FrameIndex
+from tcore_lib.summary import summarise
+from tcore_lib.training_log import read_log
+from tcore_lib.watch import TrainingStopped
+
+ROOT = Path(__file__).parents[1]
+DAVIS = {"input_size": (H, W), "radius": 4.0, "context": 3}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", "600k") as mounted:
+        if mounted is None:
+            pytest.skip("a small disk has to be mounted, which only root may")
+        yield mounted
+
+
+def pixels() -> FeatureEncoder:
+    return FeatureEncoder(Pixels(16), "pixels")
+
+
+def hidden(root: Path) -> list[str]:
+    """Names of what a writer leaves behind when it fails: nothing."""
+    return [path.name for path in root.rglob(".*.tmp*")]
+
+
+# ---------------------------------------------------------------------------------------------- a full disk
+
+
+def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(disk: SmallDisk) -> None:
+    folder = disk.root / "checkpoints"
+    checkpoints.save(folder, 1, {"student": {"w": torch.ones(1000)}})
+    with pytest.raises(InputError, match=r"step-00000002\.pt cannot be written \(No space left on device\); free some"):
+        checkpoints.save(folder, 2, {"student": {"w": torch.ones(300_000)}})
+    assert os.listdir(folder) == ["step-00000001.pt"]
+    assert torch.equal(checkpoints.load_newest(folder)["student"]["w"], torch.ones(1000))
+
+
+def test_a_training_on_a_full_disk_continues_when_there_is_space(disk: SmallDisk, tmp_path: Path) -> None:
+    loop = {"checkpoint_every": 1, "keep_last": 1}  # the second is written before the first is removed
+    whole = train(tmp_path / "whole", 4, loop=loop)
+    size = checkpoints.path_of(tmp_path / "whole" / "checkpoints", 4).stat().st_size
+    disk.set(f"size={int(1.6 * size)}")
+    with pytest.raises(InputError, match="No space left on device"):
+        train(disk.root / "run", 4, loop=loop)
+    assert newest(disk.root / "run")["step"] == 1
+    disk.set(f"size={4 * size}")
+    log = train(disk.root / "run", 4, loop=loop)
+    assert log["total"].tolist() == whole["total"].tolist()
+    for name, value in newest(tmp_path / "whole")["student"].items():
+        assert torch.equal(newest(disk.root / "run")["student"][name], value)
+    assert not hidden(disk.root)
+
+
+def test_frames_on_a_full_disk(disk: SmallDisk, tmp_path: Path) -> None:
+    first = write_video(tmp_path / "in/any/000.mp4", frames=20, size=(320, 240))
+    for number in range(1, 30):
+        shutil.copy(first, tmp_path / f"in/any/{number:03d}.mp4")
+    settings = params.Data(source=str(tmp_path / "in"), root=str(disk.root / "out"), num_frames=8, workers=1)
+    with pytest.raises(
+        InputError, match=r"The disk of .* is full after \d+ of 30 clips; .* needs about [0-9.e-]+ GB more"
+    ):
+        videos.prepare(settings, progress=False)
+    finished = {path: path.stat().st_mtime_ns for path in (disk.root / "out/frames").rglob("*.jpg")}
+    assert len(finished) % 8 == 0
+    disk.set("size=64m")
+    report = videos.prepare(settings, progress=False)
+    assert (report.videos, report.bad, report.skipped) == (30, 0, len(finished) // 8)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert not list((disk.root / "out/.prepare-train").glob("scratch*"))
+
+
+def test_results_and_predictions_on_a_full_disk(disk: SmallDisk, tmp_path: Path) -> None:
+    write_json(disk.root / "result.json", {"old": 1})
+    with pytest.raises(InputError, match=r"result\.json cannot be written \(No space left"):
+        write_json(disk.root / "result.json", {"new": "x" * 2_000_000})
+    assert read_json(disk.root / "result.json") == {"old": 1}
+    (disk.root / "filler").write_bytes(bytes(590_000))
+    settings = params.Davis(**DAVIS)
+    found = clips.load_clips(settings, write_small_davis(tmp_path / "davis", frames=20))
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
+        evaluate.evaluate(pixels(), found, settings, output=disk.root / "out", progress=False)
+    (disk.root / "filler").unlink()
+    table = evaluate.evaluate(pixels(), found, settings, output=disk.root / "out", progress=False)
+    pd.testing.assert_frame_equal(table, evaluate.evaluate(pixels(), found, settings, progress=False))
+    assert not hidden(disk.root)
+
+
+# ---------------------------------------------------------------------------------------------- what cannot be reached
+
+
+def test_a_read_only_disk_is_refused_in_a_sentence(disk: SmallDisk, tmp_path: Path) -> None:
+    settings = prepared(tmp_path)
+    write_video(tmp_path / "in/any/a.mp4", frames=9)
+    found = clips.load_clips(params.Davis(**DAVIS), write_small_davis(tmp_path / "davis"))
+    disk.set("ro")
+    stored = {"run": {"name": "x", "results": str(disk.root)}}
+    refused = "Read-only file system"
+    with pytest.raises(InputError, match=refused):
+        pretrain.pretrain(settings, FrameIndex.load(videos.index_path(settings.data)), disk.root / "run")
+    with pytest.raises(InputError, match=refused):
+        runs.open_stage("00_data_prep", params.parse(stored, "test"))
+    with pytest.raises(InputError, match=refused):
+        videos.prepare(params.Data(source=str(tmp_path / "in"), root=str(disk.root / "d"), workers=1), progress=False)
+    with pytest.raises(InputError, match=refused):
+        evaluate.evaluate(pixels(), found, params.Davis(**DAVIS), output=disk.root / "out", progress=False)
+
+
+def test_a_missing_data_root_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "p.yaml"
+    profile.write_text(json.dumps({"data": {"root": str(tmp_path / "none")}, "run": {"results": str(tmp_path)}}))
+    assert main(["pretrain", str(profile)]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"tcore_lib: .*index-train\.parquet does not exist; prepare the data first.*\n", said), said
+    for command in (
+        ["evaluate", "davis", "--root", str(tmp_path / "none"), "--encoder", "pixels", "--output", str(tmp_path / "o")],
+        ["prepare", str(tmp_path / "none"), str(tmp_path / "out")],
+        ["inspect", str(tmp_path / "none.pth")],
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("tcore_lib: ")
+        assert said.count("\n") == 1
+        assert str(tmp_path / "none") in said
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_frame_removed_during_a_training_is_named(tmp_path: Path, workers: int) -> None:
+    """In this process and in a loader's, whose exceptions come with a traceback of their own."""
+    settings = prepared(tmp_path, loop={"workers": workers, "max_steps": 8, "checkpoint_every": 1})
+    index = FrameIndex.load(videos.index_path(settings.data))
+
+    def remove(row: dict[str, float]) -> None:
+        for path in tmp_path.glob("clip*/*.jpg"):
+            path.unlink()
+
+    with pytest.raises(InputError) as caught:
+        pretrain.pretrain(settings, index, tmp_path / "run", progress=False, on_log=remove)
+    assert re.fullmatch(r"/\S+/clip\d/000\d\d\.jpg cannot be read: .*; prepare the data again\.", str(caught.value))
+    assert newest(tmp_path / "run")["step"] >= 1
+
+
+def test_a_frame_removed_during_an_evaluation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = params.Davis(**DAVIS)
+    found = clips.load_clips(settings, write_small_davis(tmp_path / "davis", frames=20))
+    real = evaluate.encode
+
+    def encode(*args: Any) -> torch.Tensor:
+        found[0].frames[18].unlink(missing_ok=True)
+        return real(*args)
+
+    monkeypatch.setattr(evaluate, "encode", encode)
+    with pytest.raises(InputError, match=r"one/00018\.jpg cannot be decoded .*No such file"):
+        evaluate.evaluate(pixels(), found, settings, progress=False)
+    with pytest.raises(InputError, match=r"one/00018\.jpg cannot be read"):  # the digest of the clip
+        evaluate.evaluate(pixels(), found, settings, output=tmp_path / "out", progress=False)
+
+
+# ---------------------------------------------------------------------------------------------- memory and processes
+
+
+def test_a_full_device_names_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee documentation")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.Trainer, "step", full)
+        with pytest.raises(
+            InputError, match=r"raise pretrain\.loop\.accumulate to 2, set .*activation_checkpointing: true"
+        ):
+            train(tmp_path / "run", 2)
+    assert train(tmp_path / "run", 2)["step"].tolist() == [1, 2]
+    monkeypatch.setattr(evaluate, "encode", full)
+    for section, root, size in (
+        (params.Davis(**DAVIS), write_small_davis(tmp_path / "d"), "davis.input_size"),
+        (params.Vip(long_side=W), write_small_vip(tmp_path / "v"), "vip.long_side"),
+        (params.Jhmdb(input_size=(96, 96), precision="bf16"), write_small_jhmdb(tmp_path / "j"), "jhmdb.input_size"),
+    ):
+        with pytest.raises(InputError) as caught:
+            evaluate.evaluate(pixels(), clips.load_clips(section, root), section, progress=False)
+        message = str(caught.value)
+        assert size in message
+        assert f"lower {size.split('.')[0]}.context" in message
+        assert ("precision: bf16" in message) == (section.precision == "fp32")
+        assert "\n" not in message
+
+
+def test_a_loader_process_that_dies_is_reported_with_its_cause(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        train(tmp_path, 6, index=Mortal(8), loop={"workers": 1})
+    message = str(caught.value)
+    assert message.startswith("A process that loads data was killed by SIGKILL")
+    assert "lower pretrain.loop.workers" in message
+    assert train(tmp_path, 6, index=Pictures(8))["step"].iloc[-1] == 6
+
+
+def test_an_error_of_the_loader_that_is_a_bug_keeps_its_traceback() -> None:
+    def broken() -> Iterator[Any]:
+        raise RuntimeError("a bug")
+        yield
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(batches.micro_batches(broken()))  # type: ignore[arg-type]
+
+
+def test_told_to_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGTERM in any command unwinds it as Ctrl-C does."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work(number: str) -> int:
+        os.kill(os.getpid(), int(number))
+        threading.Event().wait(20)
+        return 0
+
+    monkeypatch.setattr("tcore_lib.parity.run", work)
+    for number, code, words in (
+        (signal.SIGTERM, 143, "told to end"),
+        (signal.SIGINT, 130, "interrupted"),
+    ):
+        assert main(["parity", str(int(number))]) == code
+        assert capsys.readouterr().err == f"tcore_lib: {words}; the same command continues from what is finished.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# ---------------------------------------------------------------------------------------------- two at once
+
+
+def _train_slowly(folder: str, inside: Any, leave: Any) -> None:
+    torch.set_num_threads(1)
+
+    def wait(_: object) -> None:
+        inside.set()
+        leave.wait(60)
+
+    pretrain.pretrain(tiny(loop={"max_steps": 2}), Pictures(), folder, progress=False, on_log=wait)
+
+
+def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused with the owner's name; or waits a moment, for the ranks of a training that was killed."""
+    context = multiprocessing.get_context("forkserver")
+    inside, leave = context.Event(), context.Event()
+    first = context.Process(target=_train_slowly, args=(str(tmp_path), inside, leave))
+    first.start()
+    assert inside.wait(120)
+    monkeypatch.setattr(pretrain, "PATIENCE", 0.3)
+    with pytest.raises(InputError, match=rf"is in use by process {first.pid} on .*; wait for it, or give"):
+        train(tmp_path, 2)
+    monkeypatch.setattr(pretrain, "PATIENCE", 60.0)
+    threading.Timer(0.3, leave.set).start()
+    assert train(tmp_path, 4)["step"].tolist() == [1, 2, 3, 4]  # continues what the first one finished
+    first.join(60)
+    assert first.exitcode == 0
+
+
+def test_two_evaluations_share_data(tmp_path: Path) -> None:
+    settings = params.Davis(**DAVIS)
+    found = clips.load_clips(settings, write_small_davis(tmp_path / "davis"))
+    expected = evaluate.evaluate(pixels(), found, settings, progress=False)
+    with ThreadPoolExecutor(2) as pool:
+        outputs = (tmp_path / "a", tmp_path / "b")
+        tables = list(
+            pool.map(lambda out: evaluate.evaluate(pixels(), found, settings, output=out, progress=False), outputs)
+        )
+    for table in tables:
+        pd.testing.assert_frame_equal(table, expected)
+    names = [sorted(path.relative_to(out) for path in out.rglob("*")) for out in outputs]
+    assert names[0] == names[1]
+
+
+# ---------------------------------------------------------------------------------------------- figures at the edge
+
+
+def test_clips_of_one_two_and_three_frames_train(tmp_path: Path) -> None:
+    pictures = Pictures(9)
+    pictures.num_frames = np.array([1, 2, 3] * 3)
+    log = train(tmp_path, 4, index=pictures)
+    assert np.isfinite(log.to_numpy()).all()
+
+
+def test_a_training_without_masked_patches(tmp_path: Path) -> None:
+    """Nothing is masked: the terms of masked patches are zero, everything else goes on."""
+    log = train(tmp_path, 3, masks={"share": 0.0})
+    assert np.isfinite(log.to_numpy()).all()
+    assert (log[["patch_past", "patch_future", "agreement"]] == 0).all(axis=None)
+    assert (log["dino_global"] > 0).all()
+
+
+def test_black_frames_train(tmp_path: Path) -> None:
+    """All features are equal, so are all distances: KoLeo's logarithm of zero is kept away."""
+
+    class Black(Pictures):
+        def read(self, i: int, frame_indices: Any) -> list[np.ndarray]:
+            return [np.zeros_like(frame) for frame in super().read(i, frame_indices)]
+
+    assert np.isfinite(train(tmp_path, 3, index=Black()).to_numpy()).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_spoilt_weights_stop_a_training_and_are_not_saved(tmp_path: Path, value: float) -> None:
+    train(tmp_path, 2)
+    path = checkpoints.path_of(tmp_path / "checkpoints", 2)
+    content = checkpoints.load(path)
+    name = next(name for name in content["student"] if name.endswith("qkv.weight"))
+    content["student"][name][0, 0] = value
+    checkpoints.save(tmp_path / "checkpoints", 2, {k: v for k, v in content.items() if k not in ("format", "step")})
+    with pytest.raises(TrainingStopped, match=r"Training stopped at step 3: .* became"):
+        train(tmp_path, 4)
+    assert list(checkpoints.steps_in(tmp_path / "checkpoints")) == [2]
+
+
+def test_a_spoilt_gradient_stops_a_training(tmp_path: Path) -> None:
+    """The loss is finite, its gradient is not."""
+    real = trainer.Trainer.gradients
+
+    def spoilt(self: trainer.Trainer, *args: Any) -> dict[str, torch.Tensor]:
+        values = real(self, *args)
+        next(iter(self.model.trained()["encoder"].parameters())).grad.fill_(float("nan"))  # type: ignore[union-attr]
+        return values
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer.Trainer, "gradients", spoilt)
+        with pytest.raises(TrainingStopped, match=r"step 1: grad_norm_encoder became nan"):
+            train(tmp_path, 2)
+    assert not checkpoints.steps_in(tmp_path / "checkpoints")
+
+
+WRITERS = {
+    "davis": (write_small_davis, params.Davis(**DAVIS), ("one",)),
+    "vip": (write_small_vip, params.Vip(long_side=W, radius=4.0), ("videos1",)),
+    "jhmdb": (write_small_jhmdb, params.Jhmdb(input_size=(96, 96), radius=4.0), ("ball_1",)),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_clips_of_one_two_and_three_frames_are_scored_or_said_to_have_nothing(
+    tmp_path: Path, kind: str, frames: int
+) -> None:
+    """DAVIS leaves the first and the last frame out, JHMDB the first: of a clip too short nothing is left, and it is said."""
+    write, settings, names = WRITERS[kind]
+    found = clips.load_clips(settings, write(tmp_path / kind, names, frames))
+    table = evaluate.evaluate(pixels(), found, settings, output=tmp_path / "out", progress=False)
+    scores = summarise(table, kind)
+    counted = {"davis": frames - 2, "vip": 1, "jhmdb": frames - 1}[kind]
+    headline = scores["value"].iloc[0]
+    assert np.isnan(headline) == (counted <= 0)
+    printed = evaluation_commands.as_text(table, kind)
+    assert "nan" not in printed.lower()
+    assert ("nothing to score" in printed) == (counted <= 0)
+    again = evaluate.evaluate(pixels(), found, settings, output=tmp_path / "out", progress=False)
+    pd.testing.assert_frame_equal(table, again)  # also NaN survives the file of a finished clip
+    record = evaluation_commands.summary_record(table, kind, settings)
+    json.dumps(record, allow_nan=False)
+
+
+def test_an_object_that_never_moves_is_found_again(tmp_path: Path) -> None:
+    settings = params.Davis(**DAVIS)
+    root = write_small_davis(tmp_path, ("one",))
+    for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".png")):
+        first = root / folder / "480p" / "one" / f"00000{suffix}"
+        for path in first.parent.iterdir():
+            path.write_bytes(first.read_bytes())
+    table = evaluate.evaluate(pixels(), clips.load_clips(settings, root), settings, progress=False)
+    assert (table["J_mean"] > 0.75).all()  # of 32 pixels, on a grid of 16
+    assert (table["J_decay"].abs() < 1e-9).all()
+
+
+def test_a_black_clip_gives_defined_scores(tmp_path: Path) -> None:
+    """Every feature is the same: ties everywhere, decided by the order of the context."""
+    settings = params.Davis(**DAVIS)
+    root = write_small_davis(tmp_path, ("one",))
+    for path in (root / "JPEGImages/480p/one").iterdir():
+        Image.new("RGB", (W, H)).save(path)
+    found = clips.load_clips(settings, root)
+    tables = [evaluate.evaluate(pixels(), found, settings, progress=False) for _ in range(2)]
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0].notna().all(axis=None)
+
+
+def test_joints_outside_the_image_are_counted_and_defined(tmp_path: Path) -> None:
+    """A joint that lies outside in every frame has no mass on the grid, is never found, and does not count."""
+    settings = params.Jhmdb(input_size=(96, 96), radius=4.0)
+    root = write_small_jhmdb(tmp_path, ("ball_1",))
+    import scipy.io
+
+    path = root / "joint_positions/catch/ball_1/joint_positions.mat"
+    joints = scipy.io.loadmat(path)["pos_img"]
+    joints[:, 3] = -500.0
+    scipy.io.savemat(path, {"pos_img": joints})
+    table = evaluate.evaluate(
+        pixels(), clips.load_clips(settings, root), settings, output=tmp_path / "o", progress=False
+    )
+    assert table["found"].tolist() == [4, 4, 4, 0] + [4] * 11
+    assert summarise(table, "jhmdb")["value"].notna().all()
+    predicted = clips.read_predicted_joints(tmp_path / "o" / "predictions" / "pixels" / "ball_1.json")
+    assert np.isnan(predicted[1:, 3]).all()
+    assert np.isfinite(np.delete(predicted, 3, axis=1)).all()
+
+
+# ---------------------------------------------------------------------------------------------- the door
+
+
+def test_jupyterlab_listens_on_loopback_with_its_token() -> None:
+    recipe = (ROOT / "Makefile").read_text().split("\nlab:", 1)[1].split("\n\n", 1)[0]
+    assert "jupyter lab --ip=127.0.0.1" in recipe
+    for opened in ("token=", "password", "allow_origin", "allow-root", "disable_check_xsrf", "0.0.0.0"):
+        assert opened not in recipe
+
+
+def test_a_log_that_is_no_log_is_refused(tmp_path: Path) -> None:
+    for text in ("step,total\nx,1\n", "a,b\n1,2\n", "step,total\n1,\x00\n"):
+        (tmp_path / "log.csv").write_text(text)
+        with pytest.raises(InputError, match=r"log\.csv is damaged or no training log"):
+            read_log(tmp_path / "log.csv")
