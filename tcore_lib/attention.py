@@ -21,13 +21,16 @@ from tcore_lib.resample import resize_batch
 from tcore_lib.tcore import TCoRe
 from tcore_lib.views import centre_boxes
 
+SHOWN = 336  # pixels: side of a crop in a picture
+
 
 @dataclass(frozen=True)
 class Looked:
     """One sample and where its patches look.
 
     Attributes:
-        crops: uint8 (3, S, S, 3): past, current and future as the network saw them, but for the mask.
+        crops: uint8 (3, S', S', 3): past, current and future as the network saw them, but for the mask and for more
+            pixels: S' is the multiple of S that comes nearest to `SHOWN`.
         mask: bool (h, w), patches of the current crop that were hidden.
         maps: `past`, `future` -> float32 (heads, h, w, h, w): query row and column, then the row and column looked at; a
             query's map sums to 1 for each head.
@@ -93,7 +96,9 @@ def look_through(model: TCoRe, frames: Sequence[np.ndarray], mask: np.ndarray) -
         weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
         maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
     model.train(was_training)
-    return Looked(denormalise(images), mask, maps)
+    size = settings.views.global_size
+    shown = centre_crops(frames, size * max(1, round(SHOWN / size)), settings.views)
+    return Looked(denormalise(shown), mask, maps)
 
 
 BLOCK = 2  # side, in patches, of the squares that `look_around` hides

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcore_lib import attention, clips, look, params, profiles, videos
+from tcore_lib import attention, clips, labelmaps, look, params, profiles, videos
+from tcore_lib.attention import Looked
 from tcore_lib.clips import Clip
 from tcore_lib.encoder import FeatureEncoder
 from tcore_lib.errors import InputError
@@ -64,6 +65,49 @@ def scene(run: Params) -> Scene:
     return Scene(index.path(0).name, index.read(0, shown), [f"frame {i}" for i in shown])
 
 
+def decoders(run: Params) -> dict[str, TCoRe]:
+    """The profile's model before and after training, by these names; none where there is no decoder to look at.
+
+    A profile has one where it trains, or names a whole model (`checkpoint.model`). Published encoders come without.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    has_weights = run.pretrain.enabled or run.checkpoint.model is not None
+    if not (has_weights and run.pretrain.decoder.enabled):
+        return {}
+    return {"before training": profiles.untrained_model(run), "after training": profiles.trained_model(run)}
+
+
+def first_mask(shown: Scene) -> np.ndarray:
+    """Objects of the first frame, uint8 (H, W): its annotation where it has one, else a disc in its middle."""
+    height, width = shown.frames[0].shape[:2]
+    path = shown.clip.annotations[0] if shown.clip is not None and shown.clip.annotations else None
+    if path is not None:
+        return labelmaps.resize_ids(clips.read_ids(path), (height, width))
+    y, x = np.ogrid[:height, :width]
+    disc = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 5) ** 2
+    return disc.astype(np.uint8)
+
+
+def around_the_middle(model: TCoRe, shown: Scene) -> Looked:
+    """Where every patch of the scene's middle frame looks in the frame before and after it, each while it is hidden."""
+    middle = len(shown.frames) // 2
+    three = [shown.frames[i] for i in (middle - 1, middle, min(middle + 1, len(shown.frames) - 1))]
+    size, (h, w) = _decoder_size(model, three[0])
+    maps = attention.look_around(model, three, size, reach=1)
+    unflat = {role: maps[1, key].reshape(-1, h, w, h, w) for role, key in (("past", 0), ("future", 2))}
+    return Looked(np.stack(three), np.ones((h, w), bool), unflat)
+
+
+def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) in pixels, and the patch grid, on which a whole frame's patches are as large as in training."""
+    patch = model.settings.encoder.patch_size
+    zoom = model.settings.views.global_size / min(frame.shape[:2])
+    height, width = attention.whole_patches(frame.shape, patch, zoom)
+    return (height, width), (height // patch, width // patch)
+
+
 def _spread(length: int, count: int) -> list[int]:
     """At most `count` different frames of a clip, evenly spread, both ends among them."""
     return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
@@ -88,15 +132,11 @@ def explore(
     size = _size(shown, first.patch_size)
     features = {name: attention.patch_features(encoder, shown.frames, size) for name, encoder in alike.items()}
     if shown.clip is not None and shown.settings is not None:
-        settings = (
-            carried_labels(shown.clip, shown.settings, next(iter(features.values())), first.patch_size) | settings
-        )
+        carried = carried_labels(shown.clip, shown.settings, next(iter(features.values())), first.patch_size)
+        settings = {"pick": _on_the_first_object(carried["labels"][0])} | carried | settings
     if model is not None and model.decoder is not None:
-        own = model.settings
-        zoom = own.views.global_size / min(shown.frames[0].shape[:2])
-        small = attention.whole_patches(shown.frames[0].shape, own.encoder.patch_size, zoom)
-        grid = (small[0] // own.encoder.patch_size, small[1] // own.encoder.patch_size)
-        maps = attention.look_around(model, shown.frames, small)
+        size, grid = _decoder_size(model, shown.frames[0])
+        maps = attention.look_around(model, shown.frames, size)
         settings = {"cross_attention": maps, "attention_grid": grid} | settings
     return Explorer(shown.frames, features, names=shown.names, **settings)
 
@@ -107,6 +147,15 @@ def _size(shown: Scene, patch_size: int) -> tuple[int, int]:
         return input_size(shown.clip, shown.settings, patch_size)
     shape = shown.frames[0].shape
     return attention.whole_patches(shape, patch_size, min(3.0, SHORT_SIDE / min(shape[:2])))
+
+
+def _on_the_first_object(labels: np.ndarray) -> tuple[int, int, int]:
+    """(0, row, column) of the patch of a soft map (C, h, w) nearest to the middle of the first object."""
+    cells = np.argwhere(labels.argmax(0) == 1)
+    if len(cells) == 0:
+        return 0, labels.shape[1] // 2, labels.shape[2] // 2
+    row, column = cells[np.abs(cells - cells.mean(0)).sum(1).argmin()]
+    return 0, int(row), int(column)
 
 
 def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, patch_size: int) -> dict[str, Any]:

@@ -154,6 +154,11 @@ class Explorer(StandaloneWidget):
             raise InputError(f"encoder {proposal['value']!r} is not there; this explorer has {', '.join(known)}.")
         return proposal["value"]
 
+    @property
+    def encoders(self) -> list[str]:
+        """Names of the encoders that answer."""
+        return [about["name"] for about in self._meta["encoders"]]
+
     def similarity(self, encoder: str, frame: int, row: int, column: int) -> np.ndarray:
         """What the browser computes: cosine of one patch with all patches, float32 (N, h, w), from packed features."""
         start = 0

@@ -1,14 +1,12 @@
-"""Pictures of where a patch looks: maps over frames, attention, votes and matches between frames.
+"""Pictures of what is alike: maps over frames, votes and matches between frames. Attention is in `gaze`.
 
 Frames are uint8 (H, W, 3); a grid cell is (row, column) of the (h, w) patch grid.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
@@ -48,65 +46,7 @@ def heatmap_on_frame(
     if query is not None:
         for ax in axes:
             panels.outline_cell(ax, query, values.shape, frame.shape)
-    _scale(axes[1], (low, high), cmap, unit)
-    return figure
-
-
-def _scale(ax: Axes, limits: tuple[float, float], cmap: str, unit: str) -> None:
-    """A colour scale as high as the picture, at its right."""
-    inset = ax.inset_axes((1.02, 0, 0.03, 1))
-    bar = ax.figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(*limits), cmap), cax=inset)
-    bar.set_label(unit)
-    bar.outline.set_visible(False)
-
-
-@look.figure_in_style
-def attention_grid(
-    frame: np.ndarray,
-    query: tuple[int, int],
-    frames: Mapping[str, np.ndarray],
-    maps: Mapping[str, np.ndarray],
-    *,
-    mask: np.ndarray | None = None,
-    title: str = "",
-    cmap: str = "viridis",
-) -> Figure:
-    """Where one patch of the current frame looks in other frames: a row per map, the mean over heads, each head.
-
-    Args:
-        frame: the query's picture, uint8 (H, W, 3).
-        query: (row, column) of its patch; outlined, and dotted at the same place of the other pictures.
-        frames: `past`, `future`, ... -> the picture looked at.
-        maps: name -> attention (heads, h, w), each head summing to 1. A name is a key of `frames`, or one with a comma
-            and more words (`past, untrained`) for several maps on one picture.
-        mask: bool (h, w): patches hidden from the encoder, covered in the query's picture.
-        title: above the figure.
-        cmap: colour map. Each map has its own scale, from 0 to its largest weight.
-    """
-    grids = {name: look.to_array(values) for name, values in maps.items()}
-    heads, h, w = next(iter(grids.values())).shape
-    columns = max(1, round(heads**0.5))
-    width = (panels.WIDTH - 3 * panels.GAP) / 4
-    height = width * frame.shape[0] / frame.shape[1]
-    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
-    figure = panels.page(top + len(grids) * step)
-    left = panels.place(figure, 0, top + panels.LINE + (len(grids) - 1) * step / 2, width, height)
-    shown = frame if mask is None else look.hide_patches(frame, mask)
-    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    panels.outline_cell(left, query, (h, w), frame.shape)
-    for i, (name, values) in enumerate(grids.items()):
-        role = name.split(",")[0]
-        picture, mean = frames[role], values.mean(0)
-        painted = look.overlay_heat(picture, mean, limits=(0.0, mean.max()), cmap=cmap)
-        small = [look.overlay_heat(picture, head, limits=(0.0, head.max()), cmap=cmap) for head in values]
-        sheet = look.tile(small, columns, gap=max(2, picture.shape[1] // 40), paper=look.colour("paper"))
-        texts = (name, f"mean of {heads} heads, up to {mean.max():.1%}", f"heads 1 to {heads}")
-        for j, (image, text) in enumerate(zip((picture, painted, sheet), texts, strict=True)):
-            ax = panels.place(figure, (1 + j) * (width + panels.GAP), top + i * step + panels.LINE, width, height)
-            panels.show(ax, image, text, look.ROLE_COLOURS.get(role))
-            if j < 2:
-                panels.outline_cell(ax, query, (h, w), picture.shape, dotted=True)
-    panels.headline(figure, title)
+    panels.scale(axes[1], (low, high), cmap, unit)
     return figure
 
 
@@ -152,7 +92,8 @@ def top_k_links(
             figure, (2 + j % columns) * (width + panels.GAP), j // columns * step + panels.LINE, width, width * aspect
         )
         name, votes = titles[j] if titles is not None else f"context {j}", positions[:, 0] == j
-        panels.show(ax, picture, f"{name}: {weights[votes].sum():.0%} of the vote, {votes.sum()} patches")
+        count = f"{votes.sum()} vote{'' if votes.sum() == 1 else 's'}, {weights[votes].sum():.0%}"
+        panels.show(ax, picture, f"{name}: {count if votes.any() else 'no vote'}")
         for (_, row, column), weight in zip(positions[votes], weights[votes], strict=True):
             share = weight / weights.max()
             panels.outline_cell(ax, (row, column), grid, picture.shape, look.OKABE_ITO["yellow"])
@@ -197,6 +138,6 @@ def match_links(
         link = ConnectionPatch(points[0], points[1], "data", "data", axesA=axes[0, 0], axesB=axes[0, 1], color=colour)
         link.set_linewidth(1.4)
         figure.add_artist(link)
-        note = axes[0, 0].annotate(f"{match.similarity:.2f}", points[0], xytext=(-6, 0), textcoords="offset points")
-        note.set(fontsize=7, ha="right", va="center", color="white", path_effects=panels.HALO, clip_on=True)
+        note = axes[0, 0].annotate(f"{match.similarity:.2f}", points[0], xytext=(0, 7), textcoords="offset points")
+        note.set(fontsize=7, ha="center", va="bottom", color="white", path_effects=panels.HALO, clip_on=True)
     return figure

@@ -141,6 +141,11 @@ def to_rgb8(value: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def to_colours(values: np.ndarray, cmap: str = "viridis") -> np.ndarray:
+    """Floats 0..1 (...) -> uint8 (..., 3) by a matplotlib colour map."""
+    return np.round(255 * mpl.colormaps[cmap](np.asarray(values))[..., :3]).astype(np.uint8)
+
+
 def to_array(value: Any) -> np.ndarray:
     """A NumPy array of a tensor on any device or of anything array-like."""
     return value.detach().float().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)

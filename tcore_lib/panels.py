@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import TextPath
 
 from tcore_lib import look
 from tcore_lib.errors import InputError
@@ -18,6 +19,7 @@ from tcore_lib.errors import InputError
 WIDTH = 10.0
 Box = tuple[float, float, float, float]
 GAP, LINE, LABEL, LEGEND = 0.06, 0.24, 0.3, 0.4  # inches: between pictures, a title, a row label, a row of a legend
+SMALLEST = 7.5  # points: a title that is still too long at this size is cut
 HALO = [withStroke(linewidth=3, foreground="#14171C")]
 
 
@@ -28,7 +30,29 @@ def show(ax: Axes, image: np.ndarray, title: str = "", colour: str | None = None
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     if title:
-        ax.set_title(title, fontsize=9, color=colour or look.colour("ink"), pad=4)
+        room = 72 * ax.get_position().width * WIDTH
+        size, text = fitted(title, room)
+        ax.set_title(text, fontsize=size, color=colour or look.colour("ink"), pad=4)
+
+
+def fitted(text: str, room: float) -> tuple[float, str]:
+    """The font size, and the text cut in its middle if need be, with which it is at most `room` points wide.
+
+    The end is kept longest: `Synthetic_walk_f ... frame 8`.
+    """
+
+    def width(words: str) -> float:
+        drawn = TextPath((0, 0), words.replace("$", r"\$") or " ", size=SMALLEST)
+        return float(drawn.get_extents().width) if words.strip() else 0.0
+
+    size = min(9.0, SMALLEST * room / max(width(text), 1e-6))
+    if size >= SMALLEST:
+        return size, text
+    for kept in range(len(text) - 2, 1, -1):
+        shorter = f"{text[: kept // 2].rstrip()} … {text[len(text) - (kept - kept // 2) :].lstrip()}"
+        if width(shorter) <= room:
+            return SMALLEST, shorter
+    return SMALLEST, text[:1]
 
 
 def row_label(ax: Axes, text: str) -> None:
@@ -99,3 +123,11 @@ def outline_cell(
     corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
     for line, edge, dash in ((3.2, "#14171C", "-"), (1.5, colour, (0, (1.5, 1)) if dotted else "-")):
         ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=edge, linewidth=line, linestyle=dash))
+
+
+def scale(ax: Axes, limits: tuple[float, float], cmap: str, unit: str) -> None:
+    """A colour scale as high as the picture, at its right."""
+    inset = ax.inset_axes((1.02, 0, 0.03, 1))
+    bar = ax.figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(*limits), cmap), cax=inset)
+    bar.set_label(unit)
+    bar.outline.set_visible(False)

@@ -1,8 +1,8 @@
 """Pictures of frames: sheets, the sandwich sample, masks, strips through time, parts, features.
 
 Frames are uint8 (H, W, 3); a box is (top, left, height, width) in pixels. Every function returns a Figure about 10
-inches wide. Poses, and maps and links between frames, are kept in `poses` and `links` and can be had from here too;
-curves and bars are in `plots`, colours in `look`.
+inches wide. Poses, maps and links between frames, and attention are kept in `poses`, `links` and `gaze`, and can be had
+from here too; curves and bars are in `plots`, colours in `look`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,14 @@ from matplotlib.patches import Patch, Rectangle
 
 from tcore_lib import look, panels
 from tcore_lib.errors import InputError
-from tcore_lib.links import attention_grid, heatmap_on_frame, match_links, top_k_links
+from tcore_lib.gaze import attention_atlas, attention_compared, attention_grid, attention_matrix
+from tcore_lib.links import heatmap_on_frame, match_links, top_k_links
 from tcore_lib.poses import pose
 
 __all__ = [
-    "attention_grid", "contact_sheet", "heatmap_on_frame", "masks_overlay", "match_links", "parts", "pca_components",
-    "pca_rgb", "pose", "sandwich", "segmentation_strip", "top_k_links",
+    "attention_atlas", "attention_compared", "attention_grid", "attention_matrix", "contact_sheet", "heatmap_on_frame",
+    "masks_overlay", "match_links", "parts", "pca_components", "pca_rgb", "pose", "sandwich", "segmentation_strip",
+    "top_k_links",
 ]  # fmt: skip
 
 
@@ -173,13 +175,14 @@ def segmentation_strip(
             return masks_overlay(list(frames) * len(rows), first, list(rows), palette=palette)
         return parts(list(frames) * len(rows), first, list(rows), classes=classes, palette=palette)
     lines = [times is not None] + [False] * (len(rows) - 1)
+    shown = _present([labels for maps in rows.values() for labels in maps], classes) if classes is not None else []
     figure, axes = panels.rows(
         len(rows),
         len(frames),
         frames[0].shape,
         lines=lines,
         left=panels.LABEL,
-        bottom=2 * panels.LEGEND if classes else 0.0,
+        bottom=_legend_height(shown),
     )
     for i, (name, maps) in enumerate(rows.items()):
         panels.same_number(f"row {name!r}", len(maps), len(frames))
@@ -190,19 +193,32 @@ def segmentation_strip(
                 times[j] if times is not None and i == 0 else "",
             )
         panels.row_label(axes[i, 0], name)
-    if classes is not None:
-        present = np.unique(np.concatenate([np.unique(labels) for maps in rows.values() for labels in maps]))
-        _legend(figure, present, classes, look.object_palette() if palette is None else palette)
+    _legend(figure, shown, classes or (), palette)
     return figure
 
 
-def _legend(figure: Figure, present: np.ndarray, classes: Sequence[str], palette: np.ndarray) -> None:
-    shown = [int(label) for label in present if 0 < label < len(classes)]
+def _present(labels: Sequence[np.ndarray], classes: Sequence[str]) -> list[int]:
+    """Ids of classes that occur, but for the background."""
+    found = np.unique(np.concatenate([np.unique(label) for label in labels]))
+    return [int(label) for label in found if 0 < label < len(classes)]
+
+
+COLUMNS = 8  # of a legend
+
+
+def _legend_height(shown: Sequence[int]) -> float:
+    """Inches."""
+    return 0.2 * -(-len(shown) // COLUMNS) + 0.12 if shown else 0.0
+
+
+def _legend(figure: Figure, shown: Sequence[int], classes: Sequence[str], palette: np.ndarray | None) -> None:
+    palette = look.object_palette() if palette is None else palette
     handles = [
         Patch(facecolor=palette[label] / 255, edgecolor=look.colour("rule"), label=classes[label]) for label in shown
     ]
     if handles:
-        figure.legend(handles=handles, loc="lower center", ncols=min(8, len(handles)), handlelength=1.2)
+        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 0), ncols=COLUMNS, handlelength=1.2,
+                      borderaxespad=0.1, columnspacing=1.4)  # fmt: skip
 
 
 @look.figure_in_style
@@ -218,8 +234,9 @@ def parts(
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames, labels = [frames], [np.asarray(labels)]
     panels.same_number("labels", len(labels), len(frames))
+    shown = _present(list(labels), classes)
     figure, axes = panels.rows(
-        1, max(2, len(frames)), frames[0].shape, lines=[titles is not None], bottom=2 * panels.LEGEND
+        1, max(2, len(frames)), frames[0].shape, lines=[titles is not None], bottom=_legend_height(shown)
     )
     for j, ax in enumerate(axes[0]):
         if j < len(frames):
@@ -227,8 +244,7 @@ def parts(
             panels.show(ax, painted, titles[j] if titles is not None else "")
         else:
             ax.remove()
-    present = np.unique(np.concatenate([np.unique(label) for label in labels]))
-    _legend(figure, present, classes, look.object_palette() if palette is None else palette)
+    _legend(figure, shown, classes, palette)
     return figure
 
 

@@ -43,7 +43,7 @@ def pose(
     panels.same_number("joints", len(joints), len(frames))
     points = joints if truth is None else np.concatenate([joints, truth], axis=1)
     windows = _windows(points, frames[0].shape) if zoom else [(0, 0, *frames[0].shape[:2])] * len(frames)
-    columns = min(4, max(2, len(frames)))
+    columns = len(frames) if 2 <= len(frames) <= 6 else min(4, max(2, len(frames)))
     rows = -(-len(frames) // columns)
     figure, axes = panels.rows(rows, columns, windows[0][2:], lines=[titles is not None] * rows, bottom=panels.LEGEND)
     for i, ax in enumerate(axes.flat):

@@ -288,9 +288,8 @@ def _explorer(run: Results) -> str:
     settings = run.params.model_copy(update={"run": run.params.run.model_copy(update={"device": "cpu"})})
     shown = correspondences.scene(settings)
     encoders = profiles.encoders(settings)
-    trained = "01_pretraining" in run.records and settings.pretrain.enabled and settings.pretrain.decoder.enabled
-    model = profiles.trained_model(settings) if trained else None
-    widget = correspondences.explore(shown, encoders, model)
+    models = correspondences.decoders(settings)
+    widget = correspondences.explore(shown, encoders, models.get("after training"))
     body = page.paragraph(
         f"{shown.title}. Click or drag a patch in any frame: every other frame shows how alike its patches are, and the "
         "best match. Arrow keys move the patch and go through time. All of it is computed in this page.",

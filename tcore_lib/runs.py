@@ -59,7 +59,11 @@ STAGES = {
         Stage("03_davis_evaluation", ("checkpoint", "davis"), ("00_data_prep", "01_pretraining"), "davis"),
         Stage("04_jhmdb_evaluation", ("checkpoint", "jhmdb"), ("00_data_prep", "01_pretraining"), "jhmdb"),
         Stage("05_vip_evaluation", ("checkpoint", "vip"), ("00_data_prep", "01_pretraining"), "vip"),
-        Stage("06_attention_visualization", ("data", "checkpoint", "attention"), ("00_data_prep", "01_pretraining")),
+        Stage(
+            "06_attention_visualization",
+            ("data", "checkpoint", "davis", "jhmdb", "vip", "attention"),  # a benchmark's first clip is looked at
+            ("00_data_prep", "01_pretraining"),
+        ),
         Stage(
             "07_paper_table",
             ("checkpoint", "davis", "jhmdb", "vip"),
@@ -230,7 +234,8 @@ def read_table(folder: str | Path, stage: str, table: str) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); rerun notebooks/{stage}.ipynb.") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} cannot be read ({reason}); rerun notebooks/{stage}.ipynb.") from error
 
 
 def list_runs(results: str | Path) -> list[Path]:

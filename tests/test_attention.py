@@ -47,7 +47,7 @@ def test_a_crop_s_rows_are_indexed_by_row_then_column(model: TCoRe) -> None:
     mask = np.zeros((4, 4), bool)
     mask[1, 2] = True
     looked = attention.look_through(model, FRAMES[:3], mask)
-    assert looked.crops.shape == (3, 64, 64, 3)
+    assert looked.crops.shape == (3, 320, 320, 3)  # 64 pixels, shown at five times the size
     assert looked.of(1, 2)["future"].shape == (4, 4, 4)
     np.testing.assert_array_equal(looked.of(1, 2)["past"], looked.maps["past"][:, 1, 2])
     np.testing.assert_allclose(looked.maps["future"].sum((-2, -1)), 1, atol=1e-5)
@@ -106,6 +106,8 @@ def test_the_first_benchmark_clip_gets_features_attention_and_labels(tmp_path: P
     assert shown.clip is not None
     encoder = random_encoder(RUN.pretrain.encoder, 64, 0)
     widget = correspondences.explore(shown, {"random": encoder}, model, mode="labels")
+    assert widget.encoders == ["random"]
+    assert widget.pick == {"frame": 0, "row": 1, "column": 1}  # object 1 covers pixels 16 to 48
     assert widget._meta["grid"] == [6, 10]  # 96 x 160 pixels in patches of 16
     first = clips.read_ids(shown.clip.annotations[0])
     assert widget._meta["labels"]["names"] == ["background", *(f"object {i}" for i in np.unique(first) if i)]
@@ -114,6 +116,33 @@ def test_the_first_benchmark_clip_gets_features_attention_and_labels(tmp_path: P
     assert min(widget._meta["attention"]["grid"]) == short
     assert max(widget._meta["attention"]["grid"]) == round(short * max(height, width) / min(height, width))
     assert [1, 2] in widget._meta["attention"]["pairs"]
+
+
+def test_the_middle_frame_looks_both_ways(tmp_path: Path, model: TCoRe) -> None:
+    shown = correspondences.scene(profile(str(write_small_davis(tmp_path))))
+    looked = correspondences.around_the_middle(model, shown)
+    size = (64, 112)  # 96 x 160 pixels with a short side as in training, in whole patches
+    expected = attention.look_around(model, shown.frames, size, reach=1)[1, 2]
+    np.testing.assert_array_equal(looked.of(2, 3)["future"].reshape(4, -1), expected[:, 2 * 7 + 3])
+    np.testing.assert_array_equal(looked.crops[0], shown.frames[0])
+
+
+def test_a_scene_has_objects_to_begin_with(tmp_path: Path) -> None:
+    shown = correspondences.scene(profile(str(write_small_davis(tmp_path))))
+    annotation = clips.read_ids(shown.clip.annotations[0])  # type: ignore[union-attr, arg-type]
+    np.testing.assert_array_equal(correspondences.first_mask(shown), annotation)
+    disc = correspondences.first_mask(correspondences.Scene("video", shown.frames, shown.names))
+    assert disc.shape == annotation.shape
+    assert disc[48, 80] == 1  # the middle of 96 x 160
+    assert disc[0].max() == 0
+
+
+def test_only_a_profile_with_weights_has_a_decoder(tmp_path: Path) -> None:
+    sections = RUN.model_dump(mode="json")
+    sections["pretrain"]["enabled"] = False  # as for published encoders
+    assert correspondences.decoders(params.parse(sections, "test")) == {}
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        correspondences.decoders(profile(str(tmp_path)))
 
 
 def test_without_clips_one_sentence_says_so(tmp_path: Path) -> None:

@@ -39,11 +39,11 @@ FLOORS = {
     },
     "composite": {
         "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished",
-        "inspection", "model_file", "official", "painter", "paper_table", "plan", "planner", "profiles", "protocol", "readme", "recording",
+        "inspection", "model_file", "official", "painter", "paper_table", "plan", "planner", "profiles", "protocol", "recording",
         "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {
-        "evaluation_commands", "launch", "parity", "pretrain", "report", "reproduce", "study", "study_results",
+        "evaluation_commands", "launch", "parity", "pretrain", "report", "readme", "reproduce", "study", "study_results",
         "__main__",
     },
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, in which colour and with which number; every figure draws without a warning."""
 
 import io
+import itertools
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tcore_lib import clips, diagram, look, pictures, plots, scene_figure
+from tcore_lib import clips, diagram, look, panels, pictures, plots, scene_figure
 from tcore_lib.errors import InputError
 
 GREY = np.full((32, 48, 3), 100, dtype=np.uint8)
@@ -116,11 +117,91 @@ def test_several_maps_on_one_picture_get_a_row_each() -> None:
     assert [ax.get_title(loc="left") for ax in figure.axes][1::3] == ["past", "past, untrained"]
 
 
+def looks_from(row: int, column: int, to: tuple[int, int]) -> np.ndarray:
+    """Two heads (2, 6, 8, 6, 8): the patch at (row, column) gives 3/4 to `to`; everything else is even."""
+    maps = np.full((2, 6, 8, 6, 8), 1 / 48)
+    maps[:, row, column] = 0.25 / 47
+    maps[:, row, column, to[0], to[1]] = 0.75
+    return maps
+
+
+def test_states_stand_side_by_side_on_one_scale() -> None:
+    frame = clip(1)[0]
+    before, after = {"past": np.full((4, 6, 8), 1 / 48)}, {"past": looks_from(1, 6, (3, 2))[:, 1, 6]}
+    figure = pictures.attention_compared(frame, (1, 6), {"past": frame}, {"before": before, "after": after})
+    assert set(rectangles(figure)) == {(6 * 8 - 0.5, 1 * 8 - 0.5, 8.0, 8.0)}
+    titles = [ax.get_title(loc="left") for ax in figure.axes[:4]]
+    assert titles == ["query: row 1, column 6", "past", "before: up to 2.1%", "after: up to 75.0%"]
+    even, peaked = (figure.axes[i].images[0].get_array().astype(int) for i in (2, 3))
+    assert np.abs(even - even[::8, ::8].repeat(8, 0).repeat(8, 1)).max() > 0  # the frame shows through
+    assert peaked[28, 20].tolist() == look.overlay_heat(frame, after["past"].mean(0), limits=(0, 0.75))[28, 20].tolist()
+
+
+def test_the_atlas_puts_each_map_at_its_patch_and_marks_both_places() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1, 6] = True
+    figure = pictures.attention_atlas(clip(1)[0], {"past": looks_from(1, 6, (3, 2))}, mask)
+    sheet = figure.axes[1].images[0].get_array()
+    assert sheet.shape == (6 * 18 + 5 * 3, 8 * 24 + 7 * 3, 3)  # tiles of 18 x 24 pixels, gaps of 3
+    tile = sheet[1 * 21 : 1 * 21 + 18, 6 * 27 : 6 * 27 + 24]
+    assert tile[3 * 3 + 1, 2 * 3 + 1].tolist() == list(look.to_rgb8(look.OKABE_ITO["orange"]))  # looks most at (3, 2)
+    assert tile[1 * 3 + 1, 6 * 3 + 1].tolist() == [255, 255, 255]  # its own place
+    assert tile[3 * 3, 2 * 3].tolist() == [253, 231, 37]  # the bright end of viridis, at full strength
+    paler = sheet[:18, :24]
+    assert paler[10, 10].astype(int).sum() > 600  # not hidden
+
+
+def test_the_matrix_has_a_row_per_hidden_patch() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1, 6] = mask[4, 0] = True
+    figure = pictures.attention_matrix({"past": looks_from(1, 6, (3, 2)), "future": looks_from(4, 0, (0, 0))}, mask)
+    past, future = (figure.axes[i].images[0].get_array() for i in (0, 1))
+    assert past.shape == (2, 48)
+    assert np.unravel_index(past.argmax(), past.shape) == (0, 3 * 8 + 2)
+    assert np.unravel_index(future.argmax(), future.shape) == (1, 0)
+    own = figure.axes[0].collections[0].get_offsets()
+    assert own.tolist() == [[1 * 8 + 6, 0], [4 * 8, 1]]
+
+
+def test_a_long_title_shrinks_and_is_then_cut_in_its_middle() -> None:
+    assert panels.fitted("frame 3", 100) == (9.0, "frame 3")
+    size, words = panels.fitted("a title of some length", 90)
+    assert panels.SMALLEST <= size < 9
+    assert words == "a title of some length"
+    size, words = panels.fitted("Synthetic_walk_f_cm_np1_fr_med_0, frame 8", 100)
+    assert size == panels.SMALLEST
+    assert words.startswith("Synth")
+    assert words.endswith("frame 8")
+    assert " … " in words
+
+
+def test_titles_of_neighbouring_pictures_do_not_touch() -> None:
+    names = [f"a_very_long_name_of_a_clip_number_{i}, frame {i}" for i in range(6)]
+    figure = pictures.contact_sheet(clip(6), names)
+    figure.canvas.draw()
+    spans = [ax._left_title.get_window_extent() for ax in figure.axes]
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(spans))
+
+
+def test_a_row_of_the_clip_figure_is_named_by_the_index() -> None:
+    table = pd.DataFrame({"a": [10.0, 20.0]}, index=pd.Index(["neck", "belly"], name="joint"))
+    assert plots.clip_bars(table).axes[0].get_xlabel() == "%   (dotted: mean over 2 joints)"
+    assert plots.clip_bars(table.rename_axis(None)).axes[0].get_xlabel() == "%   (dotted: mean over 2 clips)"
+
+
+def test_the_legend_of_scores_names_only_what_is_drawn() -> None:
+    scores = pd.DataFrame({"encoder": ["a"], "benchmark": ["DAVIS"], "measured": [50.0]})
+    texts = [text.get_text() for text in plots.score_table(scores).legends[0].get_texts()]
+    assert texts == ["measured here"]
+    texts = [text.get_text() for text in plots.score_table(scores.assign(paper=60.0)).legends[0].get_texts()]
+    assert sorted(texts) == ["measured here", "paper"]
+
+
 def test_links_state_each_frames_share_of_the_vote() -> None:
     positions = np.array([[0, 1, 2], [0, 2, 2], [1, 3, 3]])
     figure = pictures.top_k_links(clip(1)[0], (1, 2), clip(2), positions, np.array([0.5, 0.2, 0.3]), (6, 8))
     titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles[1:] == ["context 0: 70% of the vote, 2 patches", "context 1: 30% of the vote, 1 patches"]
+    assert titles[1:] == ["context 0: 2 votes, 70%", "context 1: 1 vote, 30%"]
 
 
 def test_matches_are_joined_from_patch_centre_to_patch_centre() -> None:
@@ -297,6 +378,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "parts": lambda: pictures.parts(F[0], np.arange(48).reshape(6, 8) % 20),
     "pose": lambda: pictures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0), reach=[3, 4, 5]),
     "heatmap_on_frame": lambda: pictures.heatmap_on_frame(F[0], np.eye(6, 8), "map", unit="cosine", query=(1, 2)),
+    "attention_grid": lambda: pictures.attention_grid(
+        F[0], (1, 6), {"past": F[1]}, {"past": looks_from(1, 6, (3, 2))[:, 1, 6]}, title="after training"
+    ),
+    "attention_compared": lambda: pictures.attention_compared(
+        F[0], (1, 6), {"past": F[1]}, {"after": {"past": looks_from(1, 6, (3, 2))[:, 1, 6]}}, title="one patch"
+    ),
+    "attention_atlas": lambda: pictures.attention_atlas(
+        F[0], {role: looks_from(1, 6, (3, 2)) for role in ("past", "future")}, np.eye(6, 8, dtype=bool), title="all"
+    ),
+    "attention_matrix": lambda: pictures.attention_matrix({"past": looks_from(1, 6, (3, 2))}),
     "top_k_links": lambda: pictures.top_k_links(F[0], (1, 2), F, np.array([[2, 1, 1]]), np.array([1.0]), (6, 8)),
     "one frame, classes": lambda: pictures.segmentation_strip(F[:1], {"a": IDS[:1]}, classes=["", "swan"]),
     "pca_rgb": lambda: pictures.pca_rgb(F, {"a": np.zeros((3, 6, 8, 3))}, ["1", "2", "3"]),
