@@ -122,6 +122,13 @@ def _score(args: argparse.Namespace) -> int:
     return score_command(args.kind, args.root, args.predictions, args.output)
 
 
+def _attention(args: argparse.Namespace) -> int:
+    from tcore_lib.attention_files import write_attention
+
+    print(write_attention(args.weights, args.clip, args.folder, args.frames))
+    return 0
+
+
 def _inspect(args: argparse.Namespace) -> int:
     from tcore_lib.contents import inspect
 
@@ -289,6 +296,13 @@ def _add_encoder_commands(commands: "argparse._SubParsersAction[argparse.Argumen
     command.add_argument("--predictions", required=True)
     command.add_argument("--output", required=True, help="file for the scores")
     command.set_defaults(run=_score)
+
+    command = commands.add_parser("attention", help="pictures of where each hidden patch of a clip's frame looks")
+    command.add_argument("weights", help="a training checkpoint step-*.pt or a model file (export --format model)")
+    command.add_argument("clip", help="a video, or a folder of images")
+    command.add_argument("folder", help="where the pictures go")
+    command.add_argument("--frames", type=int, nargs=3, metavar=("PAST", "CURRENT", "FUTURE"), help="numbers from 0")
+    command.set_defaults(run=_attention)
 
     command = commands.add_parser("inspect", help="what is in a weight file")
     command.add_argument("file")

@@ -38,9 +38,9 @@ FLOORS = {
         "checkpoints", "distributed", "meter", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
-        "attention", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer", "feasible", "finished",
-        "inspection", "model_file", "official", "painter", "paper_table", "plan", "planner", "profiles", "protocol", "recording",
-        "scoring", "table", "tcore", "trainer", "watch", "widget",
+        "attention", "attention_files", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer",
+        "feasible", "finished", "inspection", "model_file", "official", "painter", "paper_table", "plan", "planner",
+        "profiles", "protocol", "recording", "scoring", "table", "tcore", "trainer", "watch", "widget",
     },
     "entry": {
         "evaluation_commands", "launch", "parity", "pretrain", "report", "readme", "reproduce", "study", "study_results",
