@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
-.PHONY: reproduce test lint lab bench strip install
+.PHONY: reproduce test soak lint lab bench strip install
 
 reproduce: $(READY)
 	$(BIN)/python -m tcore_lib reproduce $(PROFILE)
@@ -17,6 +17,10 @@ reproduce: $(READY)
 # Two workers; tests compute with one thread each.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Kills, signals and floods of damaged files; about 20 minutes, into results/reliability.md.
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak --numprocesses 2 --dist load
 
 lint: $(READY)
 	$(BIN)/ruff check .
