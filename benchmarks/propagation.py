@@ -318,7 +318,7 @@ def speed_up(reference: dict[str, Any], measured: dict[str, Any]) -> dict[str, f
 def set_of_clips(args: argparse.Namespace) -> dict[str, Any]:
     """A set of the size of DAVIS-2017 val: 30 clips, 1,999 frames, made of the clip at hand."""
     clip, settings = find_clip(args.root, args.clip, None)
-    lengths = [67] * 19 + [66] * 11  # 1,273 + 726
+    lengths = args.lengths or [67] * 19 + [66] * 11  # 1,273 + 726
     made = [replace(cycled(clip, length), name=f"clip{i:02d}") for i, length in enumerate(lengths)]
     record: dict[str, Any] = {"clips": len(made), "frames": sum(lengths)}
     for precision in args.precision:
@@ -367,6 +367,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--long", type=int, metavar="FRAMES", help="peak memory of a clip of that many frames")
+    parser.add_argument("--lengths", type=int, nargs="+", help="frames of the clips of --set, instead of DAVIS's")
     parser.add_argument("--set", action="store_true", help="time a set of 30 clips and 1,999 frames")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "propagation.json")
     parser.add_argument("--way", choices=["engine", "brute", "long"], help=argparse.SUPPRESS)

@@ -4,7 +4,8 @@ Question: what does one optimiser step cost, part by part, and what is gained ov
 as it stands (tests/plain_step.py: all crops through everything, attention weights, CLS through the head twice, logits
 held, losses one by one, AdamW and EMA tensor by tensor)?
 
-Rounds of both alternate, so that a busy machine slows both; medians are written to results/benchmarks/step-<device>.json.
+Where a CPU has bf16, ours is timed in bf16 too: the same step, not the same digits.
+Rounds alternate, so that a busy machine slows all; medians are written to results/benchmarks/step-<device>.json.
 Views are random numbers: making them is benchmarks/views.py. Target: at least 1.5 times the samples/s.
 
     python benchmarks/step.py [--device cuda] [--arch vit_base] [--batch 64] [--precision bf16] [--rounds 5]
@@ -73,6 +74,12 @@ def plain_update(trainer: Trainer, stepper: torch.optim.AdamW, hyper: Hyper) -> 
         pairs = zip(trainer.model.teacher.parameters(), trainer.model.student.parameters(), strict=True)
         for teacher, student in pairs:
             teacher.mul_(hyper.momentum).add_((1 - hyper.momentum) * student)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 by itself."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
 class Parts:
@@ -181,15 +188,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         plain.scaler.unscale_(stepper)
         plain_update(plain, stepper, hyper)
 
-    variants: dict[str, Callable[[], object]] = {
+    variants: dict[str, Callable[[], Any]] = {
         "ours": lambda: ours.step([(few, plan)], hyper),
         "plain": plain_step_once,
     }
-    for step in variants.values():
-        step()  # memory pools, compilation, AdamW's state
+    trainers = [ours, plain]
+    if device.type == "cpu" and ours.precision == "fp32" and cpu_has_bf16():
+        loop = pretrain.loop.model_copy(update={"precision": "bf16"})
+        half = Trainer(pretrain.model_copy(update={"loop": loop}), 0, device)
+        trainers.append(half)
+        variants["ours in bf16"] = lambda: half.step([(few, plan)], hyper)
+        peaks["ours in bf16"] = 0
+    # the first step makes memory pools, compiled code and AdamW's state; all variants begin with the same weights
+    first = {name: step() for name, step in variants.items()}
+    totals = {name: float(values["total"]) for name, values in first.items() if values is not None}
     for _ in range(args.rounds):
         for name, step in variants.items():
-            for trainer in (ours, plain):
+            for trainer in trainers:
                 trainer.optimiser.zero_grad(set_to_none=True)
             resting = meter.in_use()  # weights and optimiser, but neither activations nor gradients
             meter.reset_peak()
@@ -204,7 +219,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         with parts("clip, AdamW, centres, EMA"):
             ours.update(hyper)
     seconds = {name: meter.median(name) for name in variants}
-    return report(args, ours, seconds, peaks, parts.medians(), flops_of(variants["ours"]), len(plan.tokens))
+    figures = report(args, ours, seconds, peaks, parts.medians(), flops_of(variants["ours"]), len(plan.tokens))
+    if "ours in bf16" in variants:
+        figures["speed_up_in_bf16"] = round(seconds["plain"] / seconds["ours in bf16"], 2)
+        figures["first_loss"] = {name: round(value, 5) for name, value in totals.items()}
+    return figures
 
 
 def report(
@@ -245,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--arch", default="vit_small", choices=("vit_tiny", "vit_small", "vit_base"))
-    parser.add_argument("--batch", type=int, default=None, help="samples; default 256 on a GPU, 4 on a CPU")
+    parser.add_argument("--batch", type=int, default=None, help="samples; default 256 on a GPU, 8 on a CPU")
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--compile", action="store_true")
@@ -254,7 +273,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     on_gpu = args.device.startswith("cuda")
-    args.batch = args.batch or (256 if on_gpu else 4)
+    args.batch = args.batch or (256 if on_gpu else 8)
     if args.threads:
         torch.set_num_threads(args.threads)
     started = time.time()

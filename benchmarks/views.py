@@ -40,25 +40,25 @@ VIDEOS, FRAMES = 8, 20
 SETTINGS = Views()
 
 
-def write_frames(root: Path) -> FrameIndex:
+def write_frames(root: Path, videos: int = VIDEOS) -> FrameIndex:
     """Folders of JPEG frames with edges, texture and noise at quality 95, and their index."""
     rng = np.random.default_rng(0)
     height, width = SIZE
     y, x = np.mgrid[0:height, 0:width]
-    for video in range(VIDEOS):
+    for video in range(videos):
         small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         base = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
         for frame in range(FRAMES):
             disc = (x - 40 - 12 * frame) ** 2 + (y - 128) ** 2 < 2500
             picture = np.where(disc[..., None], 255 - base, base) + rng.normal(0, 4.5, (height, width, 3))
             path = root / f"{video:02d}" / f"{frame:05d}.jpg"
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=95)
-    ones = np.ones(VIDEOS, dtype=np.int32)
+    ones = np.ones(videos, dtype=np.int32)
     return FrameIndex(
-        root=root, paths=np.array([f"{video:02d}" for video in range(VIDEOS)]), class_ids=0 * ones,
+        root=root, paths=np.array([f"{video:02d}" for video in range(videos)]), class_ids=0 * ones,
         class_names=["unlabelled"], num_frames=FRAMES * ones, widths=width * ones, heights=height * ones,
-        checksums=np.array([""] * VIDEOS),
+        checksums=np.array([""] * videos),
     )  # fmt: skip
 
 

@@ -1,0 +1,321 @@
+"""Everything that wants a GPU, in one call: speed of the parts and of the whole, then training for the time that is left.
+
+    python benchmarks/gpu.py --output OUT [--minutes 28]            all parts
+    python benchmarks/gpu.py --output OUT --parts step,loader       where one command may only run for ten minutes
+    python benchmarks/gpu.py --output OUT --tiny                    every line of it, on a CPU, in a minute or two
+
+Parts, and what one H200 should reach:
+
+step         the step of ViT-S and ViT-B at full size: 1.5 times the plain way, 40 % of the bf16 matrix rate
+loader       one and all loader processes from JPEG frames and from shards; views on the device
+end_to_end   the training loop from JPEG frames: 1,200 samples/s with ViT-S; ViT-B too
+propagation  30 clips, 1,999 frames, 480x880, ViT-S/16, in each precision: under 60 s
+train        ViT-S/16 at 224 with full-size heads on rendered video for what is left; scores beside the random encoder's;
+             the encoder in 16 bit, in pieces of 15 MB: cat encoder.safetensors.* > encoder.safetensors
+
+Each part writes its figures to OUT (small text) when it ends, and one that fails says so there and stops no other.
+A part runs in a process of its own, which is stopped at the end of its share of the time.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from views import write_frames
+
+from tcore_lib import clips as clipfiles
+from tcore_lib import files, params, planner, runs, synthetic, videos
+from tcore_lib.batches import loader
+from tcore_lib.distributed import Place
+from tcore_lib.encoder import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.evaluate import evaluate
+from tcore_lib.export import export
+from tcore_lib.index import FrameIndex
+from tcore_lib.meter import Meter
+from tcore_lib.pretrain import pretrain
+from tcore_lib.sandwich import Videos
+from tcore_lib.sharded import ShardIndex
+from tcore_lib.shards import write_shards
+from tcore_lib.summary import summarise
+from tcore_lib.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real clips, where they are at hand
+SHARE = {"step": 0.25, "loader": 0.1, "end_to_end": 0.15, "propagation": 0.15, "train": 1.0}  # of the time left
+PIECE = 15_000_000  # bytes
+TINY: dict[str, Any] = {
+    "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
+    "views": {"global_size": 64, "local_size": 32, "num_local": 2},
+    "decoder": {"heads": 4},
+    "head": {"hidden": 48, "bottleneck": 16, "prototypes": 96},
+}
+
+
+class Bench:
+    """One call's settings, and where its figures go."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.output, self.tiny, self.seconds = args.output, args.tiny, 60 * args.minutes
+        self.device = torch.device("cpu" if args.tiny else "cuda")
+        self.started = time.time()
+
+    def settings(self, arch: str, **loop: Any) -> params.Params:
+        """The K400 row with another encoder and loop; tiny on request."""
+        sections: dict[str, Any] = {"encoder": {"arch": arch}} if not self.tiny else {**TINY}
+        sections["loop"] = {"batch_size": 4 if self.tiny else 256, "log_every": 1 if self.tiny else 20} | loop
+        return params.parse({"pretrain": sections, "run": {"device": str(self.device)}}, "benchmarks/gpu.py")
+
+    def left(self) -> float:
+        """Seconds that are left to this process."""
+        return self.seconds - (time.time() - self.started)
+
+    def write(self, part: str, figures: dict[str, Any]) -> None:
+        """Keep a part's figures, as far as they are known."""
+        origin = runs.provenance(self.settings("vit_small"), self.started)
+        files.write_json(self.output / f"{part}.json", figures | {"provenance": origin})
+        print(part, figures, flush=True)
+
+
+def step(bench: Bench) -> None:
+    """The step against the plain way, by benchmarks/step.py; also with compiled encoders."""
+    runs_of = {
+        "vit_small": ["--arch", "vit_small", "--batch", "256"],
+        "vit_base": ["--arch", "vit_base", "--batch", "128"],  # the plain way holds all logits
+        "vit_small_compiled": ["--arch", "vit_small", "--batch", "256", "--compile", "--rounds", "3"],
+    }
+    if bench.tiny:
+        tiny = ["--arch", "vit_tiny", "--batch", "2", "--prototypes", "128", "--rounds", "1", "--threads", "1"]
+        runs_of = {"vit_small": tiny}
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, words in runs_of.items():
+            path = Path(folder) / f"{name}.json"
+            command = [sys.executable, str(ROOT / "benchmarks" / "step.py"), "--device", bench.device.type]
+            done = subprocess.run(
+                [*command, *words, "--output", str(path)], capture_output=True, text=True, check=False
+            )
+            figures[name] = files.read_json(path) if path.exists() else {"failed": done.stderr[-1500:]}
+            figures[name].pop("provenance", None)
+            bench.write("step", figures)
+
+
+def rate_of_loader(bench: Bench, index: Videos, workers: int) -> float:
+    """Samples per second that come out of a loader with that many processes, after its first batches."""
+    settings = bench.settings("vit_small", workers=workers)
+    size = settings.pretrain.loop.batch_size
+    warm, counted = max(2, 4 * workers), max(4, 4 * workers)  # what stands ready does not count
+    batches = iter(loader(settings, index, Place(), bench.device, 0, warm + counted))
+    for _ in islice(batches, warm):
+        pass
+    start = time.perf_counter()
+    number = sum(1 for _ in batches)
+    return number * size / (time.perf_counter() - start)
+
+
+def load(bench: Bench) -> None:
+    """Loader processes and views, each by itself."""
+    cores = len(os.sched_getaffinity(0))
+    counts = [0, 1] if bench.tiny else sorted({1, cores // 2, cores - 1, min(16, cores)} - {0})
+    figures: dict[str, Any] = {"cores": cores, "samples_per_second": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 64)
+        write_shards(index, Path(folder) / "shards", videos_per_shard=16, progress=False)
+        for workers in counts:
+            for kind, source in (("frames", index), ("shards", ShardIndex([Path(folder) / "shards"]))):
+                rate = rate_of_loader(bench, source, workers)
+                figures["samples_per_second"][f"{kind}, {workers} workers"] = round(rate, 1)
+                bench.write("loader", figures)
+        settings = bench.settings("vit_small", workers=0)
+        trainer, meter = Trainer(settings.pretrain, 0, bench.device), Meter(bench.device)
+        batch = next(iter(loader(settings, index, Place(), bench.device, 0, 1)))
+        for _ in range(2 if bench.tiny else 10):
+            with meter("views"):
+                trainer.views(batch.frames, batch.views, batch.plan)
+        rate = len(batch.frames) / min(meter.seconds["views"])
+        figures["samples_per_second"]["views on the device"] = round(rate, 1)
+        bench.write("loader", figures)
+
+
+def end_to_end(bench: Bench) -> None:
+    """The training loop itself, from JPEG frames; the first rows of its log warm up."""
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 64)
+        for arch in ("vit_small",) if bench.tiny else ("vit_small", "vit_base"):
+            steps = 4 if bench.tiny else 200
+            settings = bench.settings(arch, max_steps=steps, checkpoint_every=10**6)
+            log = pretrain(settings, index, Path(folder) / arch, progress=False)
+            rates = log["samples_per_second"].iloc[len(log) // 3 :]
+            figures[arch] = {
+                "samples_per_second": round(float(rates.median()), 1),
+                "lowest_and_highest": [round(float(rates.min()), 1), round(float(rates.max()), 1)],
+                "peak_memory_gb": round(float(log["peak_memory_gb"].iloc[-1]), 2),
+                "steps": steps,
+                "batch_size": settings.pretrain.loop.batch_size,
+            }
+            bench.write("end_to_end", figures)
+        forecast = planner.forecast(bench.settings("vit_small"), index, bench.device, steps=20, seconds=30.0)
+        bench.write("end_to_end", figures | {"forecast of the K400 ViT-S row": str(forecast)})
+
+
+def propagation(bench: Bench) -> None:
+    """A set of the size of DAVIS-2017 val, by benchmarks/propagation.py, in each precision."""
+    path = bench.output / "propagation.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "propagation.py"), "--set", "--device", bench.device.type]
+    command += ["--output", str(path)]
+    if bench.tiny:
+        command += ["--lengths", "3", "2", "--encoder", "random:1", "--precision", "fp32", "--threads", "1"]
+    else:
+        command += ["--precision", "fp32", "bf16", "fp16"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-1500:])
+    print(done.stdout, flush=True)
+
+
+def train(bench: Bench) -> None:
+    """Rendered video until the time is over, then the encoder in pieces and its scores beside the random one's."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        size = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6} if bench.tiny else {"videos": 480}
+        data = params.parse({"data": {"root": str(root / "data"), "synthetic": size, "num_frames": 20}}, "gpu.py").data
+        synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
+        index = FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
+        for_scores = 10.0 if bench.tiny else min(120.0, 0.25 * bench.left())
+        rate = planner.forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0).seconds
+        steps = 3 if bench.tiny else max(100, int((bench.left() - for_scores) / rate / 1.1))
+        settings = bench.settings("vit_small", checkpoint_every=10**6)
+        schedule = {"epochs": 10.0, "iterations_per_epoch": max(1, steps // 10), "warmup_epochs": 1.0}
+        schedule |= {"teacher_temperature_epochs": 3.0, "freeze_last_layer_epochs": 0.1, "lr_multipliers": False}
+        optimiser = settings.pretrain.optimiser.model_copy(update=schedule)
+        chosen = settings.pretrain.model_copy(update={"optimiser": optimiser})
+        settings = settings.model_copy(update={"pretrain": chosen})
+        start = time.perf_counter()
+        log = pretrain(settings, index, root / "run", progress=False)
+        seconds = time.perf_counter() - start
+        log.to_csv(bench.output / "train.log.csv", index=False, float_format="%.5g")
+        figures: dict[str, Any] = {
+            "what": f"{len(index)} rendered videos, {log['step'].iloc[-1]} steps of {chosen.loop.batch_size}",
+            "seconds": round(seconds, 1),
+            "samples_per_second": round(float(log["samples_per_second"].median()), 1),
+            "first": log.iloc[0].to_dict(),
+            "last": log.iloc[-1].to_dict(),
+        }
+        bench.write("train", figures)
+        (newest,) = (root / "run" / "checkpoints").glob("step-*.pt")
+        trained = load_encoder(newest)
+        save_pieces(newest, bench.output / "encoder.safetensors")
+        first = random_encoder(chosen.encoder, chosen.views.global_size, settings.run.seed)
+        figures["scores"] = scores(bench, {"trained": trained, "random": first}, root)
+        bench.write("train", figures)
+
+
+def save_pieces(checkpoint: Path, target: Path) -> None:
+    """The checkpoint's encoder in bf16, cut where one file would be too large to be handed over.
+
+    Joined, the pieces are a file that `load_encoder` and `checkpoint.encoders` take.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole, half = Path(folder) / "whole.safetensors", Path(folder) / "half.safetensors"
+        export(checkpoint, whole, "safetensors", {})
+        with safe_open(whole, "pt") as opened:
+            weights = {name: opened.get_tensor(name).bfloat16() for name in opened.keys()}  # noqa: SIM118
+            save_file(weights, half, opened.metadata())
+        content = half.read_bytes()
+    for i in range(0, len(content), PIECE):
+        target.with_name(f"{target.name}.{i // PIECE}").write_bytes(content[i : i + PIECE])
+
+
+def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> dict[str, dict[str, float]]:
+    """J&F on the real samples where they are at hand, else on rendered clips."""
+    real = next((folder / "davis-sample" for folder in SAMPLES if folder.is_dir()), None)
+    chosen: dict[str, Any] = {"save_predictions": False, "precision": "fp32" if bench.tiny else "bf16"}
+    if bench.tiny or real is None:
+        drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
+        real = scratch / "davis"
+        synthetic.write_davis(real, drawn, seed=0, progress=False)
+        chosen["input_size"] = (64, 96) if bench.tiny else (480, 880)
+    settings = params.Davis(root=str(real), **chosen)
+    found = {}
+    for name, encoder in encoders.items():
+        table = evaluate(
+            encoder, clipfiles.load_clips(settings, real), settings, progress=False, device=bench.device.type
+        )
+        values = summarise(table, "davis").set_index("score")["value"]
+        found[name] = {key: round(float(value), 2) for key, value in values.items()}
+    return found | {"clips": {"of": str(real.name)}}  # type: ignore[dict-item]
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "step": step,
+    "loader": load,
+    "end_to_end": end_to_end,
+    "propagation": propagation,
+    "train": train,
+}
+
+
+def in_its_own_process(args: argparse.Namespace, part: str, seconds: float) -> None:
+    """Run a part, and its whole process group no longer than that; say in OUT if it fails."""
+    command = [sys.executable, __file__, "--output", str(args.output), "--part", part, "--minutes", str(seconds / 60)]
+    child = subprocess.Popen([*command, *(["--tiny"] if args.tiny else [])], start_new_session=True)
+    try:
+        problem = "" if child.wait(seconds + 30) == 0 else f"ended with code {child.returncode}"
+    except subprocess.TimeoutExpired:
+        problem = f"was stopped after {seconds:.0f} s, its share of the time"
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if problem:
+        path = args.output / f"{part}.failed.txt"
+        path.write_text(f"{part} {problem}\n{path.read_text() if path.exists() else ''}")
+        print(part, problem, flush=True)
+
+
+def main() -> int:
+    """Run the parts one after the other; 0 if all of them ended well."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
+    parser.add_argument("--minutes", type=float, default=28.0, help="for everything")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.part:
+        try:
+            PARTS[args.part](Bench(args))
+        except Exception:
+            (args.output / f"{args.part}.failed.txt").write_text(traceback.format_exc()[-4000:])
+            raise
+        return 0
+    wanted = args.parts.split(",")
+    unknown = sorted(set(wanted) - set(PARTS))
+    if unknown:
+        parser.error(f"--parts has {', '.join(unknown)}; known are {', '.join(PARTS)}")
+    if not args.tiny and not torch.cuda.is_available():
+        parser.error("there is no GPU here; --tiny tries the script on a CPU")
+    end = time.time() + 60 * args.minutes
+    for part in wanted:
+        share = SHARE[part] if part != wanted[-1] else 1.0
+        in_its_own_process(args, part, max(60.0, share * (end - time.time())))
+    failed = sorted(path.name for path in args.output.glob("*.failed.txt"))
+    print("failed: " + ", ".join(failed) if failed else "all parts ended well")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The tables of benchmarks/README.md, computed from results/benchmarks/*.json and the model in scaling.py.
+
+python benchmarks/page.py        puts them between the page's markers; a test fails where page and results disagree
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from scaling import ASSUMED, project
+
+from tcore_lib import files, params
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "benchmarks"
+NAMES = {
+    "k400_vits16_400ep": "K400, ViT-S/16, 400 epochs",
+    "k400_vitb16_200ep": "K400, ViT-B/16, 200 epochs",
+    "imagenet_vits16_100ep": "ImageNet, ViT-S/16, 100 epochs",
+}
+
+
+def result(name: str) -> dict[str, Any]:
+    """One result file."""
+    return files.read_json(RESULTS / f"{name}.json")
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table."""
+    lines = [list(head)]
+    lines += [["---"] * len(lines[0]), *(list(map(str, row)) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine(found: dict[str, Any]) -> str:
+    """Processor and cores of a result, whichever of the two forms it has."""
+    origin = found.get("provenance") or found.get("machine") or {}
+    processor = origin.get("processor") or origin.get("cpu") or "?"
+    return f"{processor}, {origin.get('cores', '?')} cores"
+
+
+def measured_table() -> str:
+    """What was reached, beside what the issue asks for."""
+    views, step, clip = result("views"), result("step-cpu"), result("propagation")["one clip, cpu"]
+    ratios = views["ratios"]
+    rows = [
+        ["views: CPU work in the worker, GPU doing the rest", f"{ratios['a_over_d_cpu']} times less than the released loader",
+         "20", "views", machine(views)],
+        ["views: everything on one CPU core", f"{ratios['c_over_a_samples_per_second']} times its samples/s", "2.5", "views",
+         machine(views)],
+        [f"step: {step['what']}", f"{step['speed_up']} times the plain way", "1.5", "step-cpu", machine(step)],
+    ]  # fmt: skip
+    if "speed_up_in_bf16" in step:
+        rows.append(["the same in bf16, the plain way in float32", f"{step['speed_up_in_bf16']} times", "", "step-cpu",
+                     machine(step)])  # fmt: skip
+    for precision, targets in (("fp32", ("2.5", "5")), ("bf16", ("6", ""))):
+        way = clip.get(f"engine {precision}")
+        if way is not None:
+            quick, rest = way["speed_up"]["end_to_end_wall"], way["speed_up"]["without_encoder_wall"]
+            points = f"J&F differs by {abs(way['J&F_difference_points']):.2f} points"
+            where = machine(clip)
+            rows.append([f"evaluation of one clip, {precision}, end to end", f"{quick} times brute force; {points}",
+                         targets[0], "propagation", where])  # fmt: skip
+            rows.append([f"evaluation of one clip, {precision}, without the encoder", f"{rest} times brute force",
+                         targets[1], "propagation", where])  # fmt: skip
+    return markdown(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
+
+
+def parts_table() -> str:
+    """Where the time of a step goes."""
+    step = result("step-cpu")
+    parts = sorted(step["seconds_per_part"].items(), key=lambda item: -item[1])
+    whole = sum(step["seconds_per_part"].values())
+    return markdown(
+        ["part", "seconds", "share"], [[name, f"{value:.3f}", f"{100 * value / whole:.0f} %"] for name, value in parts]
+    )
+
+
+def ranks_table() -> str:
+    """One and two ranks on this machine."""
+    found = result("scaling")
+    rows = [
+        [row["ranks"], f"{1e3 * row['seconds_per_step']:.0f} ms", f"{row['samples_per_second']:.1f}",
+         f"{1e3 * row['seconds_of_exchange']:.1f} ms" if "seconds_of_exchange" in row else ""]
+        for row in found["ranks"]
+    ]  # fmt: skip
+    table = markdown(
+        ["ranks", "step", "samples/s", f"exchange of {found['ranks'][0]['gradient_bytes'] / 1e6:.1f} MB"], rows
+    )
+    efficiency = f"{100 * found['efficiency_of_two']:.0f} %"
+    return f"{table}\n\n{found['what']}; {machine(found)}. Two ranks do {efficiency} of twice the work of one."
+
+
+def projected_table() -> str:
+    """The recipe's batch, and 256 samples per GPU, on 1 to 512 GPUs."""
+    found = result("scaling")["rows"]["k400_vits16_400ep"]
+    rows = []
+    for gpus in (1, 8, 64, 512):
+        for label, samples in (("256 in all", 256), ("256 per GPU", 256 * gpus)):
+            if gpus == 1 and label != "256 in all":
+                continue
+            if samples < 2 * gpus:
+                rows.append([gpus, label, "", "", "not possible: KoLeo needs two samples per rank", ""])
+                continue
+            got = project(gpus, samples, found["flops_per_sample"], found["gradient_bytes"], ASSUMED)
+            shown = f"{got.best:,.0f} to {got.worst:,.0f}" if gpus > 1 else f"{got.best:,.0f}"
+            hours = f"{found['samples'] / got.best / 3600:.2g} to {found['samples'] / got.worst / 3600:.2g}"
+            hours = hours if gpus > 1 else hours.split(" ")[0]
+            rows.append([gpus, label, f"{1e3 * got.compute:.1f} ms", f"{1e3 * got.exchange:.1f} ms", shown, hours])
+    head = [
+        "GPUs",
+        "samples per step",
+        "compute",
+        "exchange",
+        "samples/s (all hidden to nothing hidden)",
+        "hours of 400 epochs",
+    ]
+    return markdown(head, rows)
+
+
+def cost_table() -> str:
+    """The paper's three rows on one GPU, by operations, and on this machine's CPU, by measurement."""
+    found, step = result("scaling")["rows"], result("step-cpu")
+    cpu_rate = step["samples_per_second"]["ours"]
+    small = found["k400_vits16_400ep"]["flops_per_sample"]
+    rows = []
+    for name, row in found.items():
+        loop = params.load(name).pretrain.loop
+        seconds = row["samples"] * row["flops_per_sample"] / (ASSUMED["peak_flops"] * ASSUMED["utilisation"])
+        years = row["samples"] / (cpu_rate * small / row["flops_per_sample"]) / 86400 / 365
+        rows.append([
+            NAMES[name], f"{row['samples'] / 1e6:.1f} million", loop.batch_size, f"{row['flops_per_sample'] / 1e12:.3f}",
+            f"{seconds / 3600:.0f} h", f"{ASSUMED['dollars_per_gpu_hour'] * seconds / 3600:,.0f}", f"{years:.1f} years",
+        ])  # fmt: skip
+    head = [
+        "row",
+        "samples",
+        "batch",
+        "TFLOP per sample",
+        "one H200, projected",
+        "dollars",
+        "these CPU cores, projected",
+    ]
+    return markdown(head, rows)
+
+
+def loading_table() -> str:
+    """What the loaders have to deliver at the projected rate."""
+    views = result("views")["figures"]["d_ours_worker_for_gpu"]
+    row = result("scaling")["rows"]["k400_vits16_400ep"]
+    rate = ASSUMED["peak_flops"] * ASSUMED["utilisation"] / row["flops_per_sample"]
+    bytes_ = 3 * ASSUMED["jpeg_bytes_per_frame"]
+    rows = [
+        [gpus, f"{gpus * rate:,.0f}", f"{gpus * rate * views['cpu_ms_per_sample'] / 1e3:,.0f}",
+         f"{gpus * rate * bytes_ / 1e9:,.2f}"]
+        for gpus in (1, 8, 64, 512)
+    ]  # fmt: skip
+    return markdown(["GPUs", "samples/s", "cores that decode", "GB/s read"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "measured": measured_table,
+    "parts": parts_table,
+    "ranks": ranks_table,
+    "projected": projected_table,
+    "cost": cost_table,
+    "loading": loading_table,
+}
+
+
+def filled(text: str) -> str:
+    """A page with its tables computed anew."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
+        if not pattern.search(text):
+            raise SystemExit(f"the page has no place for {name}: {begin} ... {end}")
+        text = pattern.sub(lambda _, t=table, b=begin, e=end: f"{b}\n{t()}\n{e}", text)
+    return text
+
+
+def main() -> None:
+    path = ROOT / "benchmarks" / "README.md"
+    files.write_text(path, filled(path.read_text()))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

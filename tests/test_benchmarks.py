@@ -1,0 +1,123 @@
+"""The benchmarks run, at sizes of seconds; what they say about speed is for quiet machines, and never asserted here."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from tcore_lib.encoder import load_encoder
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / name), *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    return done
+
+
+def imported(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    return importlib.import_module(name)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_the_gpu_script_does_every_part_at_tiny_size(tmp_path: Path) -> None:
+    """What one call on a GPU will do, on a CPU: every figure is there, and the encoder it hands over can be used."""
+    done = run("gpu.py", "--tiny", "--output", tmp_path, "--minutes", "9")
+    assert "all parts ended well" in done.stdout
+    step = read(tmp_path / "step.json")["vit_small"]
+    assert step["samples_per_second"].keys() >= {"ours", "plain"}
+    assert step["speed_up"] == pytest.approx(
+        step["seconds_per_step"]["plain"] / step["seconds_per_step"]["ours"], rel=0.01
+    )
+    rates = read(tmp_path / "loader.json")["samples_per_second"]
+    assert {"frames, 0 workers", "shards, 1 workers", "views on the device"} <= set(rates)
+    assert all(rate > 0 for rate in rates.values())
+    whole = read(tmp_path / "end_to_end.json")
+    assert whole["vit_small"]["samples_per_second"] > 0
+    assert "374,400 steps of 4 samples on cpu" in whole["forecast of the K400 ViT-S row"]
+    clips = read(tmp_path / "propagation.json")["set of DAVIS size, cpu"]
+    assert (clips["clips"], clips["frames"]) == (2, 5)
+    training = read(tmp_path / "train.json")
+    assert training["what"].startswith("6 rendered videos, 10 steps")
+    assert set(training["scores"]) == {"trained", "random", "clips"}
+    joined = tmp_path / "encoder.safetensors"
+    joined.write_bytes(b"".join(path.read_bytes() for path in sorted(tmp_path.glob("encoder.safetensors.*"))))
+    assert load_encoder(joined)(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 4, 32)
+
+
+def test_a_failing_part_stops_no_other_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = imported("gpu", monkeypatch)
+    arguments = ["gpu.py", "--tiny", "--output", str(tmp_path), "--parts", "loader,step", "--minutes", "1"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    asked: list[str] = []
+
+    def one(args: Any, part: str, seconds: float) -> None:
+        asked.append(part)
+        if part == "loader":
+            (tmp_path / "loader.failed.txt").write_text("why")
+
+    monkeypatch.setattr(gpu, "in_its_own_process", one)
+    assert gpu.main() == 1
+    assert asked == ["loader", "step"]
+
+
+def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "gpu.py"), "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "there is no GPU here; --tiny tries the script on a CPU" in done.stderr
+
+
+def test_two_ranks_are_measured(tmp_path: Path) -> None:
+    run("scaling.py", "--steps", "1", "--rows", "--output", tmp_path / "scaling.json")
+    found = read(tmp_path / "scaling.json")
+    assert [row["ranks"] for row in found["ranks"]] == [1, 2]
+    assert found["ranks"][0]["gradient_bytes"] == found["ranks"][1]["gradient_bytes"]
+    assert found["ranks"][1]["seconds_of_exchange"] > 0
+
+
+def test_projection_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 GPUs of 100 TFLOP/s at half rate, 640 samples of 1 TFLOP: 10 each = 0.2 s. 1 GB of gradients at 10 GB/s:
+    2 * 63/64 * 0.1 s = 0.196875 s.
+    """
+    scaling = imported("scaling", monkeypatch)
+    assumed = {"peak_flops": 100e12, "utilisation": 0.5, "inside_a_node": 100e9, "between_nodes": 10e9}
+    got = scaling.project(64, 640, 1e12, 1e9, assumed)
+    assert got.compute == pytest.approx(0.2)
+    assert got.exchange == pytest.approx(0.196875)
+    assert got.best == pytest.approx(640 / 0.2)
+    assert got.worst == pytest.approx(640 / 0.396875)
+    inside = scaling.project(8, 80, 1e12, 1e9, assumed)
+    assert inside.exchange == pytest.approx(2 * 7 / 8 * 0.01)
+    assert scaling.project(1, 10, 1e12, 1e9, assumed).exchange == 0
+
+
+def test_the_page_shows_the_figures_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = imported("page", monkeypatch)
+    text = (BENCHMARKS / "README.md").read_text()
+    assert page.filled(text) == text, "run: python benchmarks/page.py"
