@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from tcore_lib import fetch, paper_table
+from tcore_lib import fetch, paper_table, study_results
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 from tcore_lib.params import Params, load, project_root
+from tcore_lib.study import load_study
 from tcore_lib.table import provenance_rows
 
 COST_OF = "quick"  # the profile whose stages stand in the cost table
-SHOWN = ("quick", "small_scale", "released_checkpoints")  # runs in README's table; a reader's own runs do not change it
+SHOWN = ("quick", "released_checkpoints")  # runs in README's table; a reader's own runs do not change it
+STUDY = "small_scale"  # the study in README
 
 
 def cost_rows(params: Params) -> pd.DataFrame:
@@ -46,11 +48,20 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines)
 
 
+def study_block() -> str:
+    """Scores and verdicts of the study."""
+    study = load_study(STUDY)
+    scores = study_results.scores(study)
+    verdicts = study_results.verdict_lines(study, scores) if len(scores) else study_results.NOT_RUN
+    return f"{study_results.score_lines(study, scores)}\n\n{verdicts}"
+
+
 def blocks() -> dict[str, str]:
     """What stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->` in README.md."""
     overview = paper_table.overview(project_root() / "results", SHOWN)
     return {
         "table": paper_table.as_markdown(overview, "results/"),
+        "study": study_block(),
         "data": markdown(data_rows()),
         "cost": markdown(cost_rows(load(COST_OF))),
     }

@@ -143,18 +143,18 @@ class LoadedStudy:
         return self.folder / "tasks" / f"{task.name}.json"
 
     def key(self, task: Task) -> str:
-        """What a task's scores depend on, besides the library's code: parameters, points, real clips."""
+        """What a task's scores depend on, besides the library's code and the real clips: parameters and points."""
         content = self.params(task).model_dump(mode="json", include={"data", "pretrain", *profiles.BENCHMARKS})
         del content["data"]["root"]
         variant = self.settings.variants[task.variant]
         content |= {"seed": task.seed, "points": self.settings.points, "trained": variant.trained}
-        content["real"] = sorted(self.real_clips())
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def is_finished(self, task: Task) -> bool:
-        """Whether the task's score file is there and belongs to what the study says now."""
+        """Whether the task's score file is there, belongs to what the study says now, and has all real clips that are here."""
         path = self.score_file(task)
-        return path.is_file() and read_json(path).get("key") == self.key(task)
+        record = read_json(path) if path.is_file() else {}
+        return record.get("key") == self.key(task) and set(self.real_clips()) <= set(record.get("real", []))
 
     def real_clips(self) -> dict[str, Path]:
         """Folders of real clips that are on this machine."""
@@ -282,7 +282,8 @@ def run_task(study: str | Path, text: str) -> int:
         encoders[0] = profiles.encoder(params, "random")
     rows = _score(loaded, params, encoders, device)
     last = {} if log.empty else {key: float(value) for key, value in log.iloc[-1].items()}
-    record = {"variant": variant, "seed": task.seed, "key": loaded.key(task), "scores": rows, "last_log_row": last}
+    record = {"variant": variant, "seed": task.seed, "key": loaded.key(task), "real": sorted(loaded.real_clips())}
+    record |= {"scores": rows, "last_log_row": last}
     write_json(loaded.score_file(task), record | {"provenance": runs.provenance(params, started)})
     return 0
 

@@ -131,15 +131,20 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
         f"{base.data.synthetic.videos} rendered videos (`{find_profile(study.settings.base).name}`); variants differ only in what "
         "their title says (in brackets: T-CoRe's own setting). Scores are percent, mean ± standard deviation over seeds. They "
         "are not comparable with the paper's: other data, a much smaller encoder, a minute fraction of its training.",
-        _score_lines(study, table),
+        score_lines(study, table),
     ]
     if len(table):
         parts += ["![Scores of every seed after training](seeds.png)", "![Scores along the training](curves.png)"]
-        parts += ["## Verdicts", _verdict_lines(study, table)]
+        rule = (
+            "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
+            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise. All figures: `comparisons.csv`."
+        )
+        parts += ["## Verdicts", rule, verdict_lines(study, table)]
     return "\n\n".join(parts) + "\n"
 
 
-def _score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
+def score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
+    """Markdown: one row per variant, mean ± standard deviation over seeds, "not run" for what is missing."""
     summary = means(table).set_index(["variant", "benchmark"]) if len(table) else None
     drawn = [name for name in ("davis", "vip", "jhmdb") if getattr(study.base, name).enabled]
     shown = [name for name in BENCHMARKS if name in drawn or (name[:5] == "real_" and name[5:] in study.settings.real)]
@@ -158,16 +163,21 @@ def _score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _verdict_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
-    lines = [
-        "| claim | benchmark | difference, points | 95 % interval | seeds | verdict |",
-        "|---|---|---:|---|---:|---|",
-    ]
-    for row in comparisons(study, table).itertuples():
-        if row.seeds == 0:
-            numbers = f"{NOT_RUN} | | 0"
-        else:
-            interval = "none from one seed" if math.isnan(row.low) else f"{row.low:+.1f} to {row.high:+.1f}"
-            numbers = f"{row.difference:+.1f} | {interval} | {row.seeds}"
-        lines.append(f"| {row.claim} | {BENCHMARKS[row.benchmark]} | {numbers} | {row.verdict} |")
+def verdict_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
+    """Markdown: one row per claim, one column per benchmark; difference in points, its interval and the verdict."""
+    found = comparisons(study, table)
+    shown = [name for name in BENCHMARKS if name in set(found["benchmark"])]
+    lines = ["| claim | " + " | ".join(BENCHMARKS[name] for name in shown) + " | seeds |"]
+    lines.append("|---|" + " --- |" * len(shown) + " ---: |")
+    for claim, rows in found.groupby("claim", sort=False):
+        by_name = rows.set_index("benchmark")
+        cells = [_verdict_cell(by_name.loc[name]) for name in shown]
+        lines.append(f"| {claim} | " + " | ".join(cells) + f" | {int(rows['seeds'].max())} |")
     return "\n".join(lines)
+
+
+def _verdict_cell(row: pd.Series) -> str:
+    if row["seeds"] == 0:
+        return NOT_RUN
+    interval = "one seed" if math.isnan(row["low"]) else f"{row['low']:+.1f} to {row['high']:+.1f}"
+    return f"{row['difference']:+.1f} ({interval}): {row['verdict'].removesuffix(' at this scale')}"

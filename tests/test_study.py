@@ -130,7 +130,7 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     page = (loaded.folder / "README.md").read_text()
     assert "2 of 6 tasks finished" in page
     assert "| past only | not run | 0 |" in page
-    assert "cannot tell at this scale" in page
+    assert "(one seed): cannot tell" in page
     assert {"scores.csv", "summary.csv", "comparisons.csv", "curves.png", "seeds.png", "study.json"} <= {
         file.name for file in loaded.folder.iterdir()
     }
