@@ -61,6 +61,9 @@ def read_released(path: str | Path) -> tuple[list[tuple[str, str]], list[str]]:
     """
     path = Path(path)
     try:
+        with open(path, "rb") as stream:
+            if stream.read(6) != b"\x93NUMPY":  # an archive of arrays, or a pickle, is opened by no means
+                raise ValueError("it is no NumPy array")
         # Mapped, not read: a header may claim any number of rows.
         entries = np.load(path, mmap_mode="r", allow_pickle=False)
         classes, videos, labels = (_texts(entries[key]) for key in ("class_name", "video_id", "class_id"))

@@ -253,7 +253,7 @@ def test_preparation(note: Any, project: Path, tag: str, tmp_path: Path) -> None
 def test_evaluation(note: Any, project: Path, tag: str, tmp_path: Path) -> None:
     with note("kill_evaluation") as line:
         root, out = (
-            write_small_davis(tmp_path / "davis", [f"clip{i:02d}" for i in range(12)], frames=8),
+            write_small_davis(tmp_path / "davis", [f"clip{i:02d}" for i in range(10)], frames=5),
             tmp_path / "out",
         )
         words = ["tcore_lib", "evaluate", "davis", "--root", str(root), "--encoder", "pixels", "--output", str(out)]
