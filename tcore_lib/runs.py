@@ -302,7 +302,7 @@ def _git() -> tuple[str | None, bool | None]:
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(project_root()), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603 (git)
 
     try:
         return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--", ".", ":(exclude)results"))
