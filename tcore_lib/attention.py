@@ -186,7 +186,7 @@ def sharpest(looked: Looked, count: int) -> list[tuple[int, int]]:
     """The `count` hidden patches whose mean attention has the highest peak, as (row, column); what is worth drawing."""
     peaks = sum(maps.mean(0).reshape(*looked.mask.shape, -1).max(-1) for maps in looked.maps.values())
     order = np.argsort(np.where(looked.mask, peaks, -1).ravel())[::-1][: min(count, int(looked.mask.sum()))]
-    return [tuple(int(i) for i in np.unravel_index(index, looked.mask.shape)) for index in order]
+    return [(int(index) // looked.mask.shape[1], int(index) % looked.mask.shape[1]) for index in order]
 
 
 def statistics(samples: Sequence[Looked]) -> dict[str, float]:

@@ -138,6 +138,9 @@ def match_links(
         link = ConnectionPatch(points[0], points[1], "data", "data", axesA=axes[0, 0], axesB=axes[0, 1], color=colour)
         link.set_linewidth(1.4)
         figure.add_artist(link)
-        note = axes[0, 0].annotate(f"{match.similarity:.2f}", points[0], xytext=(0, 7), textcoords="offset points")
-        note.set(fontsize=7, ha="center", va="bottom", color="white", path_effects=panels.HALO, clip_on=True)
+        upper, left = points[0][1] < frame.shape[0] / 2, points[0][0] < 0.04 * frame.shape[1]  # stay inside the frame
+        below = (0, -7 if upper else 7)
+        note = axes[0, 0].annotate(f"{match.similarity:.2f}", points[0], xytext=below, textcoords="offset points")
+        note.set(fontsize=7, ha="left" if left else "center", va="top" if upper else "bottom", color="white")
+        note.set(path_effects=panels.HALO, clip_on=True)
     return figure
