@@ -25,6 +25,7 @@ soak: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(STRIP) --verify notebooks/*.ipynb
 
 lab: $(READY)
