@@ -86,7 +86,11 @@ def kill_later(
     process: subprocess.Popen[bytes], ready: Callable[[], object], delay: float, victim: Callable[[], int | None],
     number: signal.Signals = signal.SIGKILL,
 ) -> bool:  # fmt: skip
-    """Wait until `ready()`, then `delay` seconds, and send the victim a signal. False where the command ended before."""
+    """Wait until `ready()`, then `delay` seconds, and send the victim a signal, as soon as there is one.
+
+    Returns:
+        False where the command ended before.
+    """
     end = time.monotonic() + LIMIT
     while not ready():
         if process.poll() is not None:
@@ -98,9 +102,10 @@ def kill_later(
         if process.poll() is not None:
             return False
         time.sleep(0.005)
-    target = victim()
-    if target is None or process.poll() is not None:
-        return False
+    while (target := victim()) is None:  # between two notebooks there is no kernel
+        if process.poll() is not None:
+            return False
+        time.sleep(0.005)
     try:
         os.kill(target, number)
     except ProcessLookupError:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from coded_videos import write_video
-from commands import Command, file_digests, kill_later, leftovers, weights_digest
+from commands import Command, file_digests, kill_later, leftovers, wait_for, weights_digest
 from small_clips import write_small_davis
 from test_kill import notebooks
 from test_pretrain import prepared
@@ -104,7 +104,7 @@ def test_two_at_once(note: Any, project: Path, tag: str, tmp_path: Path) -> None
         first = Command(words, project, tag, tmp_path / "first.txt")
         second = Command(words, project, tag, tmp_path / "second.txt")
         process = first.start()
-        assert kill_later(process, (run / "log.csv").exists, 0.0, lambda: None) is False
+        wait_for((run / "log.csv").exists, 180)
         refused = second.start()
         assert refused.wait(180) == 2
         assert re.fullmatch(
@@ -118,7 +118,7 @@ def test_two_at_once(note: Any, project: Path, tag: str, tmp_path: Path) -> None
         (tmp_path / "line").mkdir()
         driver, _, _ = notebooks(tmp_path / "line", project, tag)
         process = driver.start()
-        assert kill_later(process, lambda: "cell 1" in driver.printed(), 0.0, lambda: None) is False
+        wait_for(lambda: "cell 1" in driver.printed(), 180)
         again = Command(driver.words, project, tag, tmp_path / "again.txt")
         assert again.start().wait(180) == 2
         assert f"in use by process {process.pid} on " in again.printed()
