@@ -18,6 +18,7 @@ A part runs in a process of its own, which is stopped at the end of its share of
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -32,7 +33,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from views import write_frames
 
 from tcore_lib import clips as clipfiles
@@ -50,6 +50,7 @@ from tcore_lib.sharded import ShardIndex
 from tcore_lib.shards import write_shards
 from tcore_lib.summary import summarise
 from tcore_lib.trainer import Trainer
+from tcore_lib.weights import OURS, write_safetensors
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real clips, where they are at hand
@@ -223,7 +224,7 @@ def train(bench: Bench) -> None:
 
 
 def save_pieces(checkpoint: Path, target: Path) -> None:
-    """The checkpoint's encoder in bf16, cut where one file would be too large to be handed over.
+    """The checkpoint's encoder in fp16, cut where one file would be too large to be handed over.
 
     Joined, the pieces are a file that `load_encoder` and `checkpoint.encoders` take.
     """
@@ -231,8 +232,8 @@ def save_pieces(checkpoint: Path, target: Path) -> None:
         whole, half = Path(folder) / "whole.safetensors", Path(folder) / "half.safetensors"
         export(checkpoint, whole, "safetensors", {})
         with safe_open(whole, "pt") as opened:
-            weights = {name: opened.get_tensor(name).bfloat16() for name in opened.keys()}  # noqa: SIM118
-            save_file(weights, half, opened.metadata())
+            weights = {name: opened.get_tensor(name).half() for name in opened.keys()}  # noqa: SIM118
+            write_safetensors(half, weights, json.loads(opened.metadata()[OURS]))
         content = half.read_bytes()
     for i in range(0, len(content), PIECE):
         target.with_name(f"{target.name}.{i // PIECE}").write_bytes(content[i : i + PIECE])
