@@ -61,7 +61,7 @@ STAGES = {
         Stage("05_vip_evaluation", ("checkpoint", "vip"), ("00_data_prep", "01_pretraining"), "vip"),
         Stage(
             "06_attention_visualization",
-            ("data", "checkpoint", "davis", "jhmdb", "vip", "attention"),  # a benchmark's first clip is looked at
+            ("data", "pretrain", "checkpoint", "davis", "jhmdb", "vip", "attention"),  # a benchmark's clip is looked at
             ("00_data_prep", "01_pretraining"),
         ),
         Stage(

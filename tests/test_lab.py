@@ -18,6 +18,7 @@ from nbformat.sign import NotebookNotary
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+PATIENCE = 180  # seconds: a busy machine may take a minute to start a server, a browser or a kernel
 EXPLORER = """
 import json
 from pathlib import Path
@@ -99,7 +100,7 @@ def click_patch(page: Any, row: int, column: int) -> None:
     canvas.click(position={"x": (column + 0.5) * box["width"] / 8, "y": (row + 0.5) * box["height"] / 6})
 
 
-def wait_for(found: Any, seconds: float = 30) -> Any:
+def wait_for(found: Any, seconds: float = PATIENCE) -> Any:
     """The first true value of `found()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -112,7 +113,8 @@ def wait_for(found: Any, seconds: float = 30) -> Any:
 
 def open_page(context: Any, address: str) -> Any:
     page = context.new_page()
-    for _ in range(100):  # the server needs some seconds
+    page.set_default_timeout(1000 * PATIENCE)
+    for _ in range(4 * PATIENCE):  # the server needs some seconds
         try:
             page.goto(address)
             return page
@@ -130,7 +132,7 @@ def test_widgets_work_in_a_reopened_notebook_and_with_a_kernel(lab: tuple[str, P
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = open_page(browser.new_context(viewport={"width": 1200, "height": 1400}), address)
-        page.wait_for_selector(".tcx[data-ready=true]", timeout=60_000)
+        page.wait_for_selector(".tcx[data-ready=true]", timeout=1000 * PATIENCE)
         # From the saved notebook alone: the cells have not been run in this session.
         click_patch(page, 2, 3)
         page.wait_for_selector(".tcx[data-pick='0,2,3']")
@@ -139,7 +141,8 @@ def test_widgets_work_in_a_reopened_notebook_and_with_a_kernel(lab: tuple[str, P
 
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(
-            "document.querySelectorAll(\".tcx[data-ready=true][data-pick='0,3,4']\").length == 1", timeout=60_000
+            "document.querySelectorAll(\".tcx[data-ready=true][data-pick='0,3,4']\").length == 1",
+            timeout=1000 * PATIENCE,
         )
         wait_for((folder / "pick.json").exists)  # the browser has sent the matches of the first pick
         click_patch(page, 1, 5)
