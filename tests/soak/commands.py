@@ -37,12 +37,16 @@ class Command:
     log: Path
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start it, in a session of its own."""
+        """Start it, in a session of its own, with Ctrl-C as a terminal gives it (a shell's `&` would have it ignored)."""
+
+        def heed() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         environment = {**os.environ, "PYTHONPATH": str(self.project), MARK: self.tag, "OMP_NUM_THREADS": "1"}
         with open(self.log, "wb") as printed:
             return subprocess.Popen(
                 [sys.executable, "-m", *self.words], stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT,
-                cwd=self.project, env=environment, start_new_session=True,
+                cwd=self.project, env=environment, start_new_session=True, preexec_fn=heed,
             )  # fmt: skip
 
     def run(self) -> str:

@@ -33,7 +33,11 @@ ROWS = {  # key -> (what, which promise)
     "kill_rank": ("kill -9 of one rank of two", "the same; the other rank ends"),
     "kill_preparation": ("kill -9 of a data preparation", "the same"),
     "kill_evaluation": ("kill -9 of an evaluation", "the same"),
-    "stop_signals": ("Ctrl-C and SIGTERM", "a sentence, a checkpoint, exit code 130 or 143, then equal to the bit"),
+    **{
+        f"{command}_{number}": (f"{word} during {command}", "a sentence, its exit code, nothing lost, no orphan")
+        for number, word in (("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM"))
+        for command in ("training", "preparation", "evaluation", "notebooks")
+    },
     "two_at_once": ("two commands at once", "the same run: the second is refused; the same data: both equal"),
     "profiles": ("random damage to the shipped profiles", "a plan or one sentence"),
     "files": (

@@ -19,6 +19,7 @@ from test_pretrain import prepared
 
 pytestmark = pytest.mark.soak
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CONTINUES = "the same command continues from what is finished."
 
 
 def training(folder: Path, steps: int) -> tuple[list[str], Path]:
@@ -43,59 +44,62 @@ def stopped(command: Command, ready: Callable[[], object], number: signal.Signal
     return printed.strip().splitlines()[-1]
 
 
-def test_signals(note: Any, project: Path, tag: str, tmp_path: Path) -> None:
-    with note("stop_signals") as line:
-        count = 0
-        for number in CODES:
-            folder = tmp_path / number.name
-            folder.mkdir()
-            words, run = training(folder, 800)
-            command = Command(words, project, tag, folder / "train.txt")
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+class TestSignals:
+    """Each stops a command in the middle of its work."""
+
+    def test_training(self, note: Any, project: Path, tag: str, tmp_path: Path, number: signal.Signals) -> None:
+        with note(f"training_{number.name}") as line:
+            words, run = training(tmp_path, 400)
+            command = Command(words, project, tag, tmp_path / "printed.txt")
             last = stopped(command, (run / "log.csv").exists, number)
-            step = int(
-                re.match(rf"tcore_lib: Stopped at step (\d+) of 800 by {number.name}; a checkpoint is in", last)[1]
-            )  # type: ignore[index]
-            assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{step:08d}.pt"]
+            found = re.match(rf"tcore_lib: Stopped at step (\d+) of 400 by {number.name}; a checkpoint is in", last)
+            assert found, last
+            assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step-{int(found[1]):08d}.pt"]
             command.run()
             result = weights_digest(run / "checkpoints")
             shutil.rmtree(run)
             command.run()
             assert weights_digest(run / "checkpoints") == result
+            line.outcome = f"stopped at step {found[1]} of 400; then equal to the undisturbed run"
 
-            first = write_video(folder / "in/c/000.mp4", frames=60, size=(320, 240))
-            for other in range(1, 200):
-                shutil.copy(first, folder / f"in/c/{other:03d}.mp4")
-            out = folder / "prepared"
-            command = Command(
-                ["tcore_lib", "prepare", str(folder / "in"), str(out), "--workers", "2"],
-                project,
-                tag,
-                folder / "prepare.txt",
-            )
-            journal = out / ".prepare-train/0-of-1.jsonl"
-            last = stopped(command, lambda journal=journal: journal.exists() and journal.stat().st_size, number)
-            assert last.endswith("the same command continues from what is finished.")
+    def test_preparation(self, note: Any, project: Path, tag: str, tmp_path: Path, number: signal.Signals) -> None:
+        with note(f"preparation_{number.name}") as line:
+            first = write_video(tmp_path / "in/c/000.mp4", frames=60, size=(320, 240))
+            for other in range(1, 400):
+                shutil.copy(first, tmp_path / f"in/c/{other:03d}.mp4")
+            out, journal = tmp_path / "out", tmp_path / "out/.prepare-train/0-of-1.jsonl"
+            words = ["tcore_lib", "prepare", str(tmp_path / "in"), str(out), "--workers", "2"]
+            command = Command(words, project, tag, tmp_path / "printed.txt")
+            last = stopped(command, lambda: journal.exists() and journal.stat().st_size, number)
+            assert last.endswith(CONTINUES)
             assert not leftovers(out)
-            assert "200 videos" in command.run()
+            done = len(list((out / "frames/train/c").iterdir()))
+            assert 0 < done < 400
+            assert "400 videos" in command.run()
+            line.outcome = f"stopped after {done} of 400 videos; then all there"
 
-            root, out = write_small_davis(folder / "davis", [f"clip{i}" for i in range(6)]), folder / "scores"
+    def test_evaluation(self, note: Any, project: Path, tag: str, tmp_path: Path, number: signal.Signals) -> None:
+        with note(f"evaluation_{number.name}") as line:
+            root, out = write_small_davis(tmp_path / "davis", [f"clip{i}" for i in range(6)]), tmp_path / "out"
             words = ["tcore_lib", "evaluate", "davis", "--root", str(root), "--encoder", "pixels", "--output", str(out)]
-            command = Command(words, project, tag, folder / "evaluate.txt")
-            last = stopped(command, lambda command=command: "fit for evaluation" in command.printed(), number)
-            assert last.endswith("the same command continues from what is finished.")
+            command = Command(words, project, tag, tmp_path / "printed.txt")
+            assert stopped(command, lambda: "fit for evaluation" in command.printed(), number).endswith(CONTINUES)
+            done = len(list(out.glob("clips/*/*.json")))
             command.run()
             assert not leftovers(out)
+            line.outcome = f"stopped after {done} of 6 clips; then all scored"
 
-            (folder / "line").mkdir()
-            command, _, _ = notebooks(folder / "line", project, tag)
-            log = folder / "line/work/results/tiny/log.csv"
-            last = stopped(command, log.exists, number)
-            assert last.endswith("the same command continues from what is finished.")
-            saved = list((log.parent / "checkpoints").glob("step-*.pt"))
-            assert saved, "the kernel was interrupted and wrote its checkpoint"
-            count += 4
-        line.count = f"{count} commands: training, preparation, evaluation, notebooks"
-        line.outcome = "all as promised"
+    def test_notebooks(self, note: Any, project: Path, tag: str, tmp_path: Path, number: signal.Signals) -> None:
+        """The driver hears it, the kernel trains: it has to be told, and to write its checkpoint."""
+        with note(f"notebooks_{number.name}") as line:
+            command, _, _ = notebooks(tmp_path, project, tag, "--only", "00,01")
+            run = tmp_path / "work/results/tiny"
+            assert stopped(command, (run / "log.csv").exists, number).endswith(CONTINUES)
+            saved = sorted(path.name for path in (run / "checkpoints").glob("step-*.pt"))
+            assert saved
+            assert not leftovers(tmp_path / "work")
+            line.outcome = f"the kernel left {saved[-1]}"
 
 
 def test_two_at_once(note: Any, project: Path, tag: str, tmp_path: Path) -> None:
