@@ -110,7 +110,7 @@ def _run_stage(stage: str, sections: dict[str, Any], params: Params, head: str) 
                 str(source), str(output), parameters=sections, engine_name="tcore", kernel_name="python3", language="python",
                 progress_bar=False, cwd=str(parameters.project_root()), stdout_file=echo, stderr_file=echo,
                 coalesce_streams=True,  # a progress bar's states become one line of the saved notebook
-                extra_arguments=["--log-level=40"],  # the kernel's own remarks stay off the terminal
+                extra_arguments=["--log-level=50"],  # the kernel's own remarks, also at its end, stay off the terminal
             )  # fmt: skip
     except PapermillExecutionError as error:
         failure = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
