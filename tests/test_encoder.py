@@ -113,7 +113,8 @@ def test_compiles_without_a_graph_break() -> None:
     batch, masks = images(2, 3, 32, 32), torch.tensor([[True, False, False, True]]).expand(2, 4)
     for keep in (torch.ones(2, 2, 2).bool(), torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 1]]]).bool()):
         vit.set_drop_keep(keep)
-        assert torch.equal(compiled(batch, masks)[1], vit(batch, masks)[1])
+        # Eagerly a CPU leaves dropped samples out of a block; compiled it multiplies them by 0: the same but for rounding.
+        torch.testing.assert_close(compiled(batch, masks)[1], vit(batch, masks)[1], rtol=1e-6, atol=1e-6)
 
 
 def test_official_start() -> None:
