@@ -25,6 +25,7 @@ BENCHMARKS = {
     "real_jhmdb": "real JHMDB, PCK@0.1",
 }
 LEVEL = 0.95
+ENOUGH = 3  # seeds; two differences that happen to be equal would make an interval of no width
 NOT_RUN = "not run"
 
 
@@ -54,7 +55,7 @@ def verdict(differences: list[float]) -> tuple[str, float, float]:
     """(verdict, low, high): what paired differences (better minus worse, points) say about "better scores higher".
 
     "holds here" where the whole 95 % t-interval lies above 0, "does not hold here" where it lies below, else "cannot tell at this
-    scale"; fewer than two pairs have no interval (NaN) and cannot tell either.
+    scale"; fewer than three pairs cannot tell either, one has no interval (NaN).
     """
     count = len(differences)
     if count == 0:
@@ -64,9 +65,9 @@ def verdict(differences: list[float]) -> tuple[str, float, float]:
     series = pd.Series(differences)
     half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * float(series.std()) / math.sqrt(count)
     low, high = float(series.mean()) - half, float(series.mean()) + half
-    if low > 0:
+    if low > 0 and count >= ENOUGH:
         return "holds here", low, high
-    return ("does not hold here" if high < 0 else "cannot tell at this scale"), low, high
+    return ("does not hold here" if high < 0 and count >= ENOUGH else "cannot tell at this scale"), low, high
 
 
 def compare(table: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
@@ -137,7 +138,7 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
         parts += ["![Scores of every seed after training](seeds.png)", "![Scores along the training](curves.png)"]
         rule = (
             "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
-            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise. All in `comparisons.csv`."
+            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than 3 seeds. All in `comparisons.csv`."
         )
         parts += ["## Verdicts", rule, verdict_lines(study, table)]
     return "\n\n".join(parts) + "\n"
