@@ -138,7 +138,8 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
         parts += ["![Scores of every seed after training](seeds.png)", "![Scores along the training](curves.png)"]
         rule = (
             "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
-            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than 3 seeds. All in `comparisons.csv`."
+            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than "
+            "3 seeds. All in `comparisons.csv`."
         )
         parts += ["## Verdicts", rule, verdict_lines(study, table)]
     return "\n\n".join(parts) + "\n"
