@@ -16,7 +16,7 @@ reproduce: $(READY)
 
 # Two workers; tests compute with one thread each.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Kills, signals and floods of damaged files, into results/reliability.md. At most 15 minutes of each of four kinds of kill.
 soak: $(READY)
