@@ -4,13 +4,13 @@ python benchmarks/page.py        puts them between the page's markers; a test fa
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from scaling import ASSUMED, project
 
-from tcore_lib import files, params
+from tcore_lib import files, markdown, params
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
@@ -24,13 +24,6 @@ NAMES = {
 def result(name: str) -> dict[str, Any]:
     """One result file."""
     return files.read_json(RESULTS / f"{name}.json")
-
-
-def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table."""
-    lines = [list(head)]
-    lines += [["---"] * len(lines[0]), *(list(map(str, row)) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def machine(found: dict[str, Any]) -> str:
@@ -64,7 +57,7 @@ def measured_table() -> str:
                          targets[0], "propagation", where])  # fmt: skip
             rows.append([f"evaluation of one clip, {precision}, without the encoder", f"{rest} times brute force",
                          targets[1], "propagation", where])  # fmt: skip
-    return markdown(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
+    return markdown.table(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
 
 
 def parts_table() -> str:
@@ -72,7 +65,7 @@ def parts_table() -> str:
     step = result("step-cpu")
     parts = sorted(step["seconds_per_part"].items(), key=lambda item: -item[1])
     whole = sum(step["seconds_per_part"].values())
-    return markdown(
+    return markdown.table(
         ["part", "seconds", "share"], [[name, f"{value:.3f}", f"{100 * value / whole:.0f} %"] for name, value in parts]
     )
 
@@ -85,7 +78,7 @@ def ranks_table() -> str:
          f"{1e3 * row['seconds_of_exchange']:.1f} ms" if "seconds_of_exchange" in row else ""]
         for row in found["ranks"]
     ]  # fmt: skip
-    table = markdown(
+    table = markdown.table(
         ["ranks", "step", "samples/s", f"exchange of {found['ranks'][0]['gradient_bytes'] / 1e6:.1f} MB"], rows
     )
     efficiency = f"{100 * found['efficiency_of_two']:.0f} %"
@@ -116,7 +109,7 @@ def projected_table() -> str:
         "samples/s (all hidden to nothing hidden)",
         "hours of 400 epochs",
     ]
-    return markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def cost_table() -> str:
@@ -142,7 +135,7 @@ def cost_table() -> str:
         "dollars",
         "these CPU cores, projected",
     ]
-    return markdown(head, rows)
+    return markdown.table(head, rows)
 
 
 def loading_table() -> str:
@@ -156,7 +149,7 @@ def loading_table() -> str:
          f"{gpus * rate * bytes_ / 1e9:,.2f}"]
         for gpus in (1, 8, 64, 512)
     ]  # fmt: skip
-    return markdown(["GPUs", "samples/s", "cores that decode", "GB/s read"], rows)
+    return markdown.table(["GPUs", "samples/s", "cores that decode", "GB/s read"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -13,13 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from tcore_lib import runs
+from tcore_lib import markdown, runs
 from tcore_lib.errors import InputError
 from tcore_lib.files import read_json, write_text
 from tcore_lib.params import Davis, Jhmdb, Vip
 from tcore_lib.table import BENCHMARKS, NOT_RUN, paper_rows
 
-SHORT = {"davis": "DAVIS J&F_m", "vip": "VIP mIoU", "jhmdb": "JHMDB PCK@0.1"}
 DETAILS = ("value", "low", "high", "spread", "clips", "difference", "settings")
 _FREE = {"enabled", "root", "clips", "save_predictions", "split"}  # keys that are no setting of the protocol
 _DEFAULTS = {"davis": Davis(), "jhmdb": Jhmdb(), "vip": Vip()}
@@ -170,7 +169,7 @@ def as_shown(table: pd.DataFrame) -> pd.DataFrame:
     paper = table["who"] == "paper"
     origin = table["run"].fillna("").where(~paper, table["file"])
     shown = table[["who", "encoder", "training"]].copy()
-    for name, title in SHORT.items():
+    for name, (_, title) in BENCHMARKS.items():
         shown[title] = [cell(row, name) for _, row in table.iterrows()]
     return shown.assign(**{"file or run": origin.to_list()})
 
@@ -182,8 +181,7 @@ def as_markdown(table: pd.DataFrame, prefix: str = "") -> str:
     linked = [f"[{text}]({prefix}{run})" if run and ", " not in run else text
               for text, run in zip(shown["file or run"], runs_of, strict=True)]  # fmt: skip
     shown["file or run"] = linked
-    lines = [list(shown.columns), ["---", "---", "---", "---:", "---:", "---:", "---"], *shown.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(text).replace("|", r"\|") for text in line) + " |" for line in lines)
+    return markdown.table(list(shown.columns), shown.to_numpy().tolist(), right=(3, 4, 5))
 
 
 def as_html(table: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tcore_lib import fetch, paper_table, study_results
+from tcore_lib import fetch, markdown, paper_table, study_results
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 from tcore_lib.params import Params, load, project_root
@@ -42,10 +42,8 @@ def _shortened(sums: str) -> str:
     return re.sub(r"([0-9a-f]{8})[0-9a-f]+", r"\1…", sums)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table of text as markdown."""
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines)
+def _all_of(rows: pd.DataFrame) -> str:
+    return markdown.table(list(rows.columns), rows.to_numpy().tolist())
 
 
 def study_block() -> str:
@@ -62,8 +60,8 @@ def blocks() -> dict[str, str]:
     return {
         "table": paper_table.as_markdown(overview, "results/"),
         "study": study_block(),
-        "data": markdown(data_rows()),
-        "cost": markdown(cost_rows(load(COST_OF))),
+        "data": _all_of(data_rows()),
+        "cost": _all_of(cost_rows(load(COST_OF))),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from tcore_lib import study_figure
+from tcore_lib import markdown, study_figure
 from tcore_lib.files import atomic_path, read_json, write_json, write_text
 from tcore_lib.params import find_profile
 from tcore_lib.study import Comparison, LoadedStudy
@@ -150,8 +150,7 @@ def score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
     summary = means(table).set_index(["variant", "benchmark"]) if len(table) else None
     drawn = [name for name in ("davis", "vip", "jhmdb") if getattr(study.base, name).enabled]
     shown = [name for name in BENCHMARKS if name in drawn or (name[:5] == "real_" and name[5:] in study.settings.real)]
-    lines = ["| variant | " + " | ".join(BENCHMARKS[name] for name in shown) + " | seeds |"]
-    lines.append("|---|" + " ---: |" * (len(shown) + 1))
+    rows = []
     for name, variant in study.settings.variants.items():
         cells, seeds = [], 0
         for benchmark in shown:
@@ -161,21 +160,21 @@ def score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
             row = summary.loc[(name, benchmark)]
             seeds = max(seeds, int(row["seeds"]))
             cells.append(f"{row['mean']:.1f}" + ("" if math.isnan(row["std"]) else f" ± {row['std']:.1f}"))
-        lines.append(f"| {variant.title} | " + " | ".join(cells) + f" | {seeds} |")
-    return "\n".join(lines)
+        rows.append([variant.title, *cells, seeds])
+    head = ["variant", *(BENCHMARKS[name] for name in shown), "seeds"]
+    return markdown.table(head, rows, right=range(1, len(head)))
 
 
 def verdict_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
     """Markdown: one row per claim, one column per benchmark; difference in points, its interval and the verdict."""
     found = comparisons(study, table)
     shown = [name for name in BENCHMARKS if name in set(found["benchmark"])]
-    lines = ["| claim | " + " | ".join(BENCHMARKS[name] for name in shown) + " | seeds |"]
-    lines.append("|---|" + " --- |" * len(shown) + " ---: |")
-    for claim, rows in found.groupby("claim", sort=False):
-        by_name = rows.set_index("benchmark")
-        cells = [_verdict_cell(by_name.loc[name]) for name in shown]
-        lines.append(f"| {claim} | " + " | ".join(cells) + f" | {int(rows['seeds'].max())} |")
-    return "\n".join(lines)
+    rows = []
+    for claim, part in found.groupby("claim", sort=False):
+        by_name = part.set_index("benchmark")
+        rows.append([claim, *(_verdict_cell(by_name.loc[name]) for name in shown), int(part["seeds"].max())])
+    head = ["claim", *(BENCHMARKS[name] for name in shown), "seeds"]
+    return markdown.table(head, rows, right=[len(head) - 1])
 
 
 def _verdict_cell(row: pd.Series) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from tcore_lib import runs, summary
+from tcore_lib import markdown, runs, summary
 from tcore_lib.errors import InputError
 from tcore_lib.params import Params, project_root
 
@@ -133,9 +133,8 @@ def as_text(table: pd.DataFrame) -> str:
 
 def as_markdown(table: pd.DataFrame) -> str:
     """The table for a README."""
-    shown = as_shown(table).astype(str).map(lambda text: text.replace("|", r"\|"))
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [list(shown.columns), *shown.to_numpy().tolist()]]
-    return "\n".join([lines[0], "|" + " --- |" * len(shown.columns), *lines[1:]])
+    shown = as_shown(table)
+    return markdown.table(list(shown.columns), shown.to_numpy().tolist())
 
 
 def scores_by_encoder(params: Params) -> pd.DataFrame:

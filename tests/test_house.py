@@ -35,7 +35,7 @@ FLOORS = {
         "curves", "diagram", "gaze", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "report_page",
         "study_figure",
         # processes and run folders
-        "checkpoints", "distributed", "meter", "orphans", "run_list", "runs", "training_log",
+        "checkpoints", "distributed", "meter", "markdown", "orphans", "run_list", "runs", "training_log",
     },
     "composite": {
         "attention", "attention_files", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer",
