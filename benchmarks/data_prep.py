@@ -24,8 +24,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from tcore_lib import extract, files, params, randomness, sandwich, sources, videos
-from tcore_lib.index import FrameIndex
+from tcore_lib import files, params, randomness
+from tcore_lib.data import extract, sandwich, sources, videos
+from tcore_lib.data.index import FrameIndex
 
 SIZES = ((340, 256), (640, 480), (1280, 720))
 VIDEOS = 240_000

@@ -35,22 +35,25 @@ import torch
 from safetensors import safe_open
 from views import write_frames
 
-from tcore_lib import clips as clipfiles
-from tcore_lib import files, params, planner, runs, synthetic, videos
-from tcore_lib.batches import loader
-from tcore_lib.distributed import Place
-from tcore_lib.encoder import FeatureEncoder, load_encoder, random_encoder
-from tcore_lib.evaluate import evaluate
-from tcore_lib.export import export
-from tcore_lib.index import FrameIndex
-from tcore_lib.meter import Meter
-from tcore_lib.pretrain import pretrain
-from tcore_lib.sandwich import Videos
-from tcore_lib.sharded import ShardIndex
-from tcore_lib.shards import write_shards
-from tcore_lib.summary import summarise
-from tcore_lib.trainer import Trainer
-from tcore_lib.weights import OURS, write_safetensors
+from tcore_lib import files, params, runs
+from tcore_lib.data import videos
+from tcore_lib.data.index import FrameIndex
+from tcore_lib.data.sandwich import Videos
+from tcore_lib.data.sharded import ShardIndex
+from tcore_lib.data.shards import write_shards
+from tcore_lib.evaluation import clips as clipfiles
+from tcore_lib.evaluation.evaluate import evaluate
+from tcore_lib.evaluation.summary import summarise
+from tcore_lib.machine.distributed import Place
+from tcore_lib.machine.meter import Meter
+from tcore_lib.network.encoder import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.network.export import export
+from tcore_lib.network.weights import OURS, write_safetensors
+from tcore_lib.rendering import synthetic
+from tcore_lib.training import planner
+from tcore_lib.training.batches import loader
+from tcore_lib.training.pretrain import pretrain
+from tcore_lib.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real clips, where they are at hand

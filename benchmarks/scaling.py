@@ -27,12 +27,12 @@ import torch.distributed as dist
 from step import STEP, flops_of, random_views
 
 from tcore_lib import files, params, runs
-from tcore_lib.distributed import joined, place_of
-from tcore_lib.meter import Meter
-from tcore_lib.plan import draw_plan
-from tcore_lib.sandwich import counters
-from tcore_lib.schedules import Schedules
-from tcore_lib.trainer import Trainer
+from tcore_lib.data.sandwich import counters
+from tcore_lib.machine.distributed import joined, place_of
+from tcore_lib.machine.meter import Meter
+from tcore_lib.training.plan import draw_plan
+from tcore_lib.training.schedules import Schedules
+from tcore_lib.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -17,10 +17,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tcore_lib import correspondences, params, profiles
+from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.explorer import Explorer
 from tcore_lib.files import atomic_path
+from tcore_lib.interactive import correspondences
+from tcore_lib.interactive.explorer import Explorer
+from tcore_lib.reproduction import profiles
 
 LIMIT = 300_000  # bytes
 

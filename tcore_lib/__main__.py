@@ -11,14 +11,15 @@ from tcore_lib.errors import InputError
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from tcore_lib.reproduce import reproduce
+    from tcore_lib.reproduction.reproduce import reproduce
 
     only = args.only.split(",") if args.only else None
     return reproduce(args.profile, only=only, start=args.start, force=args.force, changes=args.changes)
 
 
 def _table(args: argparse.Namespace) -> int:
-    from tcore_lib import paper_table, params, readme
+    from tcore_lib import params
+    from tcore_lib.reproduction import paper_table, readme
 
     results = params.resolve(args.results)
     print(paper_table.as_shown(paper_table.write(results)).to_string(index=False))
@@ -29,7 +30,7 @@ def _table(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from tcore_lib.report import write_report
+    from tcore_lib.interactive.report import write_report
 
     target = write_report(args.run_folder, args.output, explorer=args.explorer)
     print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
@@ -38,14 +39,16 @@ def _report(args: argparse.Namespace) -> int:
 
 def _pretrain(args: argparse.Namespace) -> int:
     from tcore_lib import params
-    from tcore_lib.pretrain import run_profile
+    from tcore_lib.training.pretrain import run_profile
 
     return run_profile(params.load(args.profile, args.changes), resume=not args.fresh)
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from tcore_lib import params, planner, profiles
-    from tcore_lib.sharded import open_index
+    from tcore_lib import params
+    from tcore_lib.data.sharded import open_index
+    from tcore_lib.reproduction import profiles
+    from tcore_lib.training import planner
 
     loaded = params.load(args.profile)
     index = planner.MadeUpFrames() if args.made_up_frames else open_index(loaded.data)
@@ -54,9 +57,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _write_shards(args: argparse.Namespace) -> int:
-    from tcore_lib import params, shards
-    from tcore_lib.index import FrameIndex
-    from tcore_lib.videos import index_path
+    from tcore_lib import params
+    from tcore_lib.data import shards
+    from tcore_lib.data.index import FrameIndex
+    from tcore_lib.data.videos import index_path
 
     index = FrameIndex.load(index_path(params.load(args.profile).data))
     part = _shard(args.part, "--part") or (0, 1)
@@ -66,7 +70,7 @@ def _write_shards(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from tcore_lib import videos
+    from tcore_lib.data import videos
     from tcore_lib.params import parse
 
     data = {"source": args.source, "root": args.target, "num_frames": args.frames, "short_side": args.short_side}
@@ -86,15 +90,15 @@ def _shard(text: str | None, option: str) -> tuple[int, int] | None:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from tcore_lib.fetch import fetch
+    from tcore_lib.remote.fetch import fetch
 
     print(fetch(args.name, args.root))
     return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from tcore_lib import doctor
-    from tcore_lib.frame_checks import FrameReport, doctor_frames
+    from tcore_lib.data.frame_checks import FrameReport, doctor_frames
+    from tcore_lib.evaluation import doctor
     from tcore_lib.params import Params
 
     report: FrameReport | doctor.Report
@@ -107,7 +111,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from tcore_lib.evaluation_commands import evaluate_command
+    from tcore_lib.evaluation.commands import evaluate_command
 
     clips = args.clips.split(",") if args.clips else None
     return evaluate_command(
@@ -117,30 +121,30 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    from tcore_lib.evaluation_commands import score_command
+    from tcore_lib.evaluation.commands import score_command
 
     return score_command(args.kind, args.root, args.predictions, args.output)
 
 
 def _attention(args: argparse.Namespace) -> int:
-    from tcore_lib.attention_files import write_attention
+    from tcore_lib.inspection.attention_files import write_attention
 
     print(write_attention(args.weights, args.clip, args.folder, args.frames))
     return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from tcore_lib.contents import inspect
+    from tcore_lib.network.contents import inspect
 
     print(inspect(args.file, args.which))
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    from tcore_lib.export import export
+    from tcore_lib.network.export import export
 
     if args.format == "model":
-        from tcore_lib.model_file import write_model
+        from tcore_lib.training.model_file import write_model
 
         write_model(args.file, args.target)
     else:
@@ -150,13 +154,13 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _parity(args: argparse.Namespace) -> int:
-    from tcore_lib.parity import run
+    from tcore_lib.training.parity import run
 
     return run(args.steps)
 
 
 def _study(args: argparse.Namespace) -> int:
-    from tcore_lib import study, study_results
+    from tcore_lib.reproduction import study, study_results
 
     if args.task:
         return study.run_task(args.study, args.task)
@@ -168,7 +172,8 @@ def _study(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
-    from tcore_lib import params, run_list
+    from tcore_lib import params
+    from tcore_lib.reproduction import run_list
 
     match args.words:
         case []:

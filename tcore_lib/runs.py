@@ -87,8 +87,9 @@ def run_folder(params: Params) -> Path:
 def code_digest() -> str:
     """Hex SHA-256 over the library's source files."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    library = Path(__file__).parent
+    for path in sorted(library.rglob("*.py")):
+        digest.update(path.relative_to(library).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import hypothesis.strategies as st
 import yaml
 
-from tcore_lib import params, reproduce, runs
+from tcore_lib import params, runs
 from tcore_lib.errors import InputError
-from tcore_lib.feasible import check_feasible
 from tcore_lib.params import Params
-from tcore_lib.schedules import Schedules
+from tcore_lib.reproduction import reproduce
+from tcore_lib.training.feasible import check_feasible
+from tcore_lib.training.schedules import Schedules
 
 PROFILES = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))
 COMPLETE = Params().model_dump(mode="json")  # every key there is

@@ -18,12 +18,17 @@ from coded_videos import write_video
 from PIL import Image
 from small_clips import scene
 
-from tcore_lib import checkpoints, clips, extract, journal, params, runs, training_log, weights, workpool
+from tcore_lib import params, runs
+from tcore_lib.data import extract, journal
+from tcore_lib.data.index import FrameIndex
+from tcore_lib.data.released_index import export_released, read_released
 from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips
+from tcore_lib.evaluation.finished import FinishedClips
 from tcore_lib.files import write_json
-from tcore_lib.finished import FinishedClips
-from tcore_lib.index import FrameIndex
-from tcore_lib.released_index import export_released, read_released
+from tcore_lib.machine import workpool
+from tcore_lib.network import weights
+from tcore_lib.training import checkpoints, training_log
 
 LONGEST_SENTENCE = 700  # letters, paths included
 

@@ -1,6 +1,6 @@
 """The propagation protocol by brute force, straight from EVALUATION: padded context, dense affinity, no tricks.
 
-The tests hold the engine (`tcore_lib.propagation`) against it; `benchmarks/propagation.py` times the engine against it.
+The tests hold the engine (`tcore_lib.evaluation.propagation`) against it; `benchmarks/propagation.py` times the engine against it.
 Among equal similarities the first of the list votes (long memory, then preceding frames oldest first, each row by row).
 """
 

@@ -1,7 +1,7 @@
 """One T-CoRe step written down from METHOD sections 5 and 6 as it stands there, sentence by sentence.
 
 Nothing is saved or left out: every crop goes through everything, attention weights are computed, the CLS tokens go
-through the head twice, all logits are held. `tcore_lib.tcore` has to give the same numbers; `benchmarks/step.py`
+through the head twice, all logits are held. `tcore_lib.training.tcore` has to give the same numbers; `benchmarks/step.py`
 measures against it.
 """
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcore_lib.tcore import TCoRe
+from tcore_lib.training.tcore import TCoRe
 
 
 def attend(attention: nn.Module, x: Tensor) -> Tensor:

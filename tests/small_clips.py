@@ -11,7 +11,7 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from tcore_lib.clips import JOINTS, write_ids
+from tcore_lib.evaluation.clips import JOINTS, write_ids
 
 H, W = 96, 160
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from test_encoder import SMALL, drawn_vit
 
-from tcore_lib import analysis
-from tcore_lib.encoder import FeatureEncoder, layer_tokens, load_encoder
 from tcore_lib.errors import InputError
-from tcore_lib.labelmaps import to_input
+from tcore_lib.evaluation.labelmaps import to_input
+from tcore_lib.inspection import analysis
+from tcore_lib.network.encoder import FeatureEncoder, layer_tokens, load_encoder
 
 
 def encoder(seed: int = 0, **changes: int) -> FeatureEncoder:

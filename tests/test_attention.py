@@ -8,12 +8,15 @@ import torch
 from small_clips import write_small_davis
 from tiny_problem import Pictures, tiny
 
-from tcore_lib import attention, clips, correspondences, params
-from tcore_lib.attention import Looked
-from tcore_lib.encoder import random_encoder
+from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.labelmaps import to_input
-from tcore_lib.tcore import TCoRe
+from tcore_lib.evaluation import clips
+from tcore_lib.evaluation.labelmaps import to_input
+from tcore_lib.inspection import attention
+from tcore_lib.inspection.attention import Looked
+from tcore_lib.interactive import correspondences
+from tcore_lib.network.encoder import random_encoder
+from tcore_lib.training.tcore import TCoRe
 
 RUN = tiny()
 FRAMES = Pictures().read(0, [0, 5, 10, 15])  # 48 x 64

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 from tiny_problem import Pictures, tiny
 
-from tcore_lib import attention, attention_files, checkpoints, look
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.official import official_weights
-from tcore_lib.tcore import TCoRe
+from tcore_lib.figures import look
+from tcore_lib.inspection import attention, attention_files
+from tcore_lib.training import checkpoints
+from tcore_lib.training.official import official_weights
+from tcore_lib.training.tcore import TCoRe
 
 RUN = tiny()
 FRAMES = Pictures().read(0, range(20))  # 48 x 64

@@ -8,8 +8,9 @@ import scipy.io
 from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 
-from tcore_lib import clips, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips
 
 DAVIS, JHMDB, VIP = params.Davis(), params.Jhmdb(), params.Vip()
 

@@ -12,9 +12,9 @@ import pytest
 from coded_videos import coded_frame, read_code, write_sound, write_video
 from PIL import Image
 
-from tcore_lib import decode, images
-from tcore_lib.decode import Timeline
-from tcore_lib.images import BadFile
+from tcore_lib.data import decode, images
+from tcore_lib.data.decode import Timeline
+from tcore_lib.data.images import BadFile
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "videos"
 

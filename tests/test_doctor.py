@@ -9,8 +9,9 @@ from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 from test_clips import damage
 
-from tcore_lib import clips, doctor, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips, doctor
 
 DAVIS, JHMDB, VIP = params.Davis(), params.Jhmdb(), params.Vip()
 

@@ -9,8 +9,10 @@ from reference_vit import reference_tokens
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from tcore_lib import layouts, params
-from tcore_lib.encoder import (
+from tcore_lib import params
+from tcore_lib.errors import InputError
+from tcore_lib.network import layouts
+from tcore_lib.network.encoder import (
     FeatureEncoder,
     Pixels,
     ViT,
@@ -22,7 +24,6 @@ from tcore_lib.encoder import (
     official_state_dict,
     random_encoder,
 )
-from tcore_lib.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)

@@ -15,17 +15,16 @@ from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 from test_clips import damage
 
-from tcore_lib import clips as clipfiles
-from tcore_lib import evaluate as evaluation
-from tcore_lib import labelmaps, metrics, params
-from tcore_lib.clips import Clip, load_clips
-from tcore_lib.encoder import FeatureEncoder, Pixels
+from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.evaluate import evaluate, share
-from tcore_lib.inspection import inspect_step
-from tcore_lib.protocol import input_size
-from tcore_lib.scoring import jhmdb_rows, score_predictions
-from tcore_lib.summary import summarise
+from tcore_lib.evaluation import clips as clipfiles, evaluate as evaluation, labelmaps, metrics
+from tcore_lib.evaluation.clips import Clip, load_clips
+from tcore_lib.evaluation.evaluate import evaluate, share
+from tcore_lib.evaluation.protocol import input_size
+from tcore_lib.evaluation.scoring import jhmdb_rows, score_predictions
+from tcore_lib.evaluation.summary import summarise
+from tcore_lib.inspection.steps import inspect_step
+from tcore_lib.network.encoder import FeatureEncoder, Pixels
 
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL = {"input_size": (H, W), "radius": 4.0, "context": 3, "save_predictions": False}

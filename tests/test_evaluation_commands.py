@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 
-from tcore_lib import clips, look, overlay, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation_commands import evaluate_command, score_command
+from tcore_lib.evaluation import clips, overlay
+from tcore_lib.evaluation.commands import evaluate_command, score_command
+from tcore_lib.figures import look
 
 SMALL = {"input_size": [H, W], "radius": 4.0, "context": 3}
 

@@ -23,26 +23,18 @@ from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_
 from test_pretrain import newest, prepared, train
 from tiny_problem import Pictures, tiny
 
-from tcore_lib import (
-    batches,
-    checkpoints,
-    clips,
-    evaluate,
-    evaluation_commands,
-    params,
-    pretrain,
-    runs,
-    trainer,
-    videos,
-)
+from tcore_lib import params, runs
 from tcore_lib.__main__ import main
-from tcore_lib.encoder import FeatureEncoder, Pixels
+from tcore_lib.data import videos
+from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips, commands, evaluate
+from tcore_lib.evaluation.summary import summarise
 from tcore_lib.files import read_json, write_json
-from tcore_lib.index import FrameIndex
-from tcore_lib.summary import summarise
-from tcore_lib.training_log import read_log
-from tcore_lib.watch import TrainingStopped
+from tcore_lib.network.encoder import FeatureEncoder, Pixels
+from tcore_lib.training import batches, checkpoints, pretrain, trainer
+from tcore_lib.training.training_log import read_log
+from tcore_lib.training.watch import TrainingStopped
 
 ROOT = Path(__file__).parents[1]
 DAVIS = {"input_size": (H, W), "radius": 4.0, "context": 3}
@@ -253,7 +245,7 @@ def test_told_to_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         threading.Event().wait(20)
         return 0
 
-    monkeypatch.setattr("tcore_lib.parity.run", work)
+    monkeypatch.setattr("tcore_lib.training.parity.run", work)
     for number, code, words in (
         (signal.SIGTERM, 143, "told to end"),
         (signal.SIGINT, 130, "interrupted"),
@@ -385,12 +377,12 @@ def test_clips_of_one_two_and_three_frames_are_scored_or_said_to_have_nothing(
     counted = {"davis": frames - 2, "vip": 1, "jhmdb": frames - 1}[kind]
     headline = scores["value"].iloc[0]
     assert np.isnan(headline) == (counted <= 0)
-    printed = evaluation_commands.as_text(table, kind)
+    printed = commands.as_text(table, kind)
     assert "nan" not in printed.lower()
     assert ("nothing to score" in printed) == (counted <= 0)
     again = evaluate.evaluate(pixels(), found, settings, output=tmp_path / "out", progress=False)
     pd.testing.assert_frame_equal(table, again)  # also NaN survives the file of a finished clip
-    record = evaluation_commands.summary_record(table, kind, settings)
+    record = commands.summary_record(table, kind, settings)
     json.dumps(record, allow_nan=False)
 
 

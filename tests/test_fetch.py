@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcore_lib.archives import unpack
-from tcore_lib.download import Remote, download
 from tcore_lib.errors import InputError
-from tcore_lib.fetch import DATASETS, Part, datasets_table, fetch, fetch_archives
+from tcore_lib.remote.archives import unpack
+from tcore_lib.remote.download import Remote, download
+from tcore_lib.remote.fetch import DATASETS, Part, datasets_table, fetch, fetch_archives
 
 
 class Server:

@@ -16,68 +16,57 @@ from tcore_lib import runs
 from tcore_lib.params import SECTIONS
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {
-    "ground": {"errors", "files", "locks", "randomness", "params"},
-    "leaf": {
-        # videos -> frames -> views
-        "annotations", "archives", "decode", "download", "extract", "fetch", "frame_checks", "images",
-        "index", "journal", "released_index",
-        "sources", "videos", "workpool", "shards", "sharded", "sandwich", "masking", "photometry", "resample", "views",
-        # rendered scenes
-        "scene_backdrops", "scene_figure", "scene_objects", "scene_paths", "scene_render", "scene_sets",
-        "scene_skeleton", "scene_sprites", "scene_textures", "scenes", "synthetic",
-        # network and weights
-        "analysis", "contents", "decoder", "encoder", "export", "heads", "layouts", "losses", "optimiser",
-        "released", "schedules", "vit", "weights",
-        # evaluation
-        "clips", "doctor", "labelmaps", "matfile", "metrics", "propagation", "summary",
-        # figures
-        "curves", "diagram", "gaze", "links", "look", "overlay", "panels", "payload", "pictures", "plots", "poses", "report_page",
-        "study_figure",
-        # processes and run folders
-        "checkpoints", "distributed", "meter", "markdown", "orphans", "run_list", "runs", "training_log",
-    },
-    "composite": {
-        "attention", "attention_files", "batches", "correspondences", "evaluate", "evaluation_cost", "explorer",
-        "feasible", "finished", "inspection", "model_file", "official", "painter", "paper_table", "plan", "planner",
-        "profiles", "protocol", "recording", "scoring", "table", "tcore", "trainer", "watch", "widget",
-    },
-    "entry": {
-        "evaluation_commands", "launch", "parity", "pretrain", "report", "readme", "reproduce", "study", "study_results",
-        "__main__",
-    },
-}  # fmt: skip
-ORDER = list(FLOORS)
-FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
-MODULES = sorted(path for path in (ROOT / "tcore_lib").glob("*.py") if path.stem != "__init__")
+LIBRARY = ROOT / "tcore_lib"
+# From the ground up; "" are the modules that stand in no room, `__main__` is the roof. CONTRIBUTING.md shows the same map.
+ROOMS = [
+    "", "machine", "remote", "figures", "data", "augmentation", "network", "training", "evaluation", "rendering",
+    "reproduction", "inspection", "interactive", "__main__",
+]  # fmt: skip
+MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path.stem != "__init__")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+def _name(path: Path) -> str:
+    """`data.index`, `params`, `__main__`."""
+    return ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+
+
+def _room(module: str) -> str:
+    return module.partition(".")[0] if "." in module or module == "__main__" else ""
+
+
 def _own_imports(path: Path) -> set[str]:
+    """Modules of the library that a module imports, wherever in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "tcore_lib":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tcore_lib."):
-            found.add(str(node.module).split(".")[1])
+        if isinstance(node, ast.ImportFrom) and re.match(r"tcore_lib(\.|$)", node.module or ""):
+            origin = str(node.module).split(".")[1:]
+            file = LIBRARY.joinpath(*origin).with_suffix(".py")
+            found |= {".".join(origin)} if file.exists() else {".".join([*origin, a.name]) for a in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tcore_lib.")}
+            assert not any(alias.name.startswith("tcore_lib") for alias in node.names), f"{path}: from ... import"
     return found
 
 
-def test_every_module_has_a_floor() -> None:
-    assert {path.stem for path in MODULES} <= set(FLOOR)
+def test_every_room_is_on_the_map() -> None:
+    rooms = {path.name for path in LIBRARY.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == set(ROOMS) - {"", "__main__"}
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    shown = re.findall(r"^\| `(\w+)/` \|", table, re.M)
+    assert shown == [room for room in ROOMS if room in rooms]
+    for path in MODULES:
+        assert f"`{path.stem}`" in table, f"{_name(path)} is not on the map of CONTRIBUTING.md"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_imports_point_downward(path: Path) -> None:
-    """Upward never; sideways only where it makes no circle (checked below)."""
+    """To lower rooms, or inside a room where it makes no circle (checked below)."""
     for imported in _own_imports(path):
-        assert ORDER.index(FLOOR[imported]) <= ORDER.index(FLOOR[path.stem]), f"{path.stem} imports {imported}"
+        assert ROOMS.index(_room(imported)) <= ROOMS.index(_room(_name(path))), f"{_name(path)} imports {imported}"
 
 
 def test_imports_make_no_circle() -> None:
-    graph = {path.stem: _own_imports(path) for path in MODULES}
+    graph = {_name(path): _own_imports(path) for path in MODULES}
     done: set[str] = set()
     while len(done) < len(graph):
         free = {module for module, needs in graph.items() if module not in done and needs <= done}

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcore_lib.explorer import Explorer
+from tcore_lib.interactive.explorer import Explorer
 
 rng = np.random.default_rng(0)
 features = rng.normal(size=(6, 8, 32))
@@ -36,7 +36,7 @@ explorer.observe(lambda change: Path("pick.json").write_text(json.dumps(change["
 explorer
 """
 PAINTER = """
-from tcore_lib.painter import MaskPainter
+from tcore_lib.interactive.painter import MaskPainter
 
 painter = MaskPainter(clip, lambda mask: [np.roll(mask, 16 * n, axis=1) for n in range(3)])
 painter
@@ -44,7 +44,7 @@ painter
 FIGURES = """
 import pandas as pd
 
-from tcore_lib import plots
+from tcore_lib.figures import plots
 
 log = pd.DataFrame({"step": [0, 10, 20], "total": [3.0, 2.0, 1.0]})
 plots.histogram([1, 2, 3]);

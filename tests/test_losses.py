@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcore_lib import losses
+from tcore_lib.training import losses
 
 S, V, R, WIDTH, K = 2, 2, 7, 5, 11
 TEMPERATURES = {"student_temperature": 0.1, "teacher_temperature": 0.05}

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tcore_lib import metrics
+from tcore_lib.evaluation import metrics
 
 
 def picture(*rows: str) -> NDArray[np.bool_]:

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcore_lib import checkpoints, params, profiles
+from tcore_lib import params
 from tcore_lib.__main__ import main
-from tcore_lib.encoder import load_encoder
 from tcore_lib.errors import InputError
-from tcore_lib.model_file import read_model, write_model
-from tcore_lib.official import official_weights
-from tcore_lib.tcore import TCoRe
+from tcore_lib.network.encoder import load_encoder
+from tcore_lib.reproduction import profiles
+from tcore_lib.training import checkpoints
+from tcore_lib.training.model_file import read_model, write_model
+from tcore_lib.training.official import official_weights
+from tcore_lib.training.tcore import TCoRe
 
 SETTINGS = {
     "pretrain": {

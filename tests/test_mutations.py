@@ -13,10 +13,13 @@ import scipy.io
 import torch
 from mutations import READERS, Ran, Reader, media_outcomes, media_tasks, outcome, png_claiming, spoil
 
-from tcore_lib import checkpoints, clips, extract, images, params, released_index
+from tcore_lib import params
+from tcore_lib.data import extract, images, released_index
+from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
-from tcore_lib.index import FrameIndex
-from tcore_lib.matfile import read_array
+from tcore_lib.evaluation import clips
+from tcore_lib.evaluation.matfile import read_array
+from tcore_lib.training import checkpoints
 
 EACH = 40  # damaged files of every kind
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from tcore_lib import params as parameters
-from tcore_lib import runs, table
+from tcore_lib import params as parameters, runs
+from tcore_lib.reproduction import table
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.notebooks

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tcore_lib import clips, look
 from tcore_lib.errors import InputError
-from tcore_lib.painter import MaskPainter, mask_propagator
+from tcore_lib.evaluation import clips
+from tcore_lib.figures import look
+from tcore_lib.interactive.painter import MaskPainter, mask_propagator
 from tcore_lib.params import Davis
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

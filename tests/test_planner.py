@@ -8,11 +8,11 @@ import torch
 import yaml
 from tiny_problem import TINY, Pictures, tiny
 
-from tcore_lib import planner
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.meter import Meter
-from tcore_lib.planner import Forecast, MadeUpFrames, forecast, readable
+from tcore_lib.machine.meter import Meter
+from tcore_lib.training import planner
+from tcore_lib.training.planner import Forecast, MadeUpFrames, forecast, readable
 
 CPU = torch.device("cpu")
 GPU = Forecast(  # a step of 0.2 s, loading of 1.6 s
@@ -62,7 +62,7 @@ def test_a_real_profile_is_measured() -> None:
 
 
 def _parameters() -> list[torch.nn.Parameter]:
-    from tcore_lib.tcore import TCoRe
+    from tcore_lib.training.tcore import TCoRe
 
     return [p for module in TCoRe(tiny().pretrain, 0).trained().values() for p in module.parameters()]
 

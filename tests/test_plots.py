@@ -11,8 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tcore_lib import clips, diagram, look, panels, pictures, plots, scene_figure
 from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips
+from tcore_lib.figures import diagram, look, panels, pictures, plots
+from tcore_lib.rendering import figure
 
 GREY = np.full((32, 48, 3), 100, dtype=np.uint8)
 
@@ -240,7 +242,7 @@ def test_bones_join_every_joint_once() -> None:
 
 def test_drawn_scored_and_shown_parts_have_the_same_names() -> None:
     """The id -> name list of CIHP stands where it is needed: in figures, in the scores and in the renderer."""
-    drawn = [name.replace("-", " ").replace("pants", "trousers") for name in scene_figure.PARTS]
+    drawn = [name.replace("-", " ").replace("pants", "trousers") for name in figure.PARTS]
     assert list(look.VIP_CLASSES) == list(clips.PARTS) == drawn
 
 

@@ -19,21 +19,24 @@ import torch
 from PIL import Image
 from tiny_problem import Pictures, tiny
 
-from tcore_lib import checkpoints, distributed, launch, params, pretrain, runs, trainer, videos, watch
-from tcore_lib.batches import loader, worker_count
-from tcore_lib.distributed import Place, first_host, place_of
-from tcore_lib.encoder import load_encoder
+from tcore_lib import params, runs
+from tcore_lib.data import videos
+from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
-from tcore_lib.feasible import check_feasible
-from tcore_lib.index import FrameIndex
-from tcore_lib.orphans import VARIABLE
-from tcore_lib.trainer import out_of_memory
-from tcore_lib.training_log import TrainingLog, read_log
+from tcore_lib.machine import distributed
+from tcore_lib.machine.distributed import Place, first_host, place_of
+from tcore_lib.machine.orphans import VARIABLE
+from tcore_lib.network.encoder import load_encoder
+from tcore_lib.training import checkpoints, launch, pretrain, trainer, watch
+from tcore_lib.training.batches import loader, worker_count
+from tcore_lib.training.feasible import check_feasible
+from tcore_lib.training.trainer import out_of_memory
+from tcore_lib.training.training_log import TrainingLog, read_log
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 CHILDREN = multiprocessing.get_context("forkserver")  # imports once for all tests' processes
-CHILDREN.set_forkserver_preload(["tcore_lib.pretrain", "tiny_problem"])
+CHILDREN.set_forkserver_preload(["tcore_lib.training.pretrain", "tiny_problem"])
 TERMS = ["dino_global", "dino_local", "patch_past", "patch_future", "agreement", "koleo"]
 
 
@@ -340,7 +343,7 @@ def test_a_signal_leaves_a_checkpoint_and_a_sentence(tmp_path: Path, number: sig
 
 FOLLOWER = """
 import os, signal, sys, time
-from tcore_lib.orphans import follow_parent
+from tcore_lib.machine.orphans import follow_parent
 def note(*_):
     open(sys.argv[1], "w").write("told to end")
     sys.exit()

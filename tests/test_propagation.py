@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracle import brute_force
 
-from tcore_lib.propagation import Propagator, pack, propagate, unpack
+from tcore_lib.evaluation.propagation import Propagator, pack, propagate, unpack
 
 
 def random_clip(

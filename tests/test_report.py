@@ -16,13 +16,18 @@ from PIL import Image
 from small_clips import write_small_davis, write_small_jhmdb, write_small_vip
 from tiny_problem import tiny
 
-from tcore_lib import checkpoints, evaluate, params, plots, profiles, report, runs, summary, table
+from tcore_lib import params, runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.official import official_weights
+from tcore_lib.evaluation import evaluate, summary
+from tcore_lib.figures import plots
+from tcore_lib.interactive import report
+from tcore_lib.interactive.report_page import figure
 from tcore_lib.params import Params
-from tcore_lib.report_page import figure
-from tcore_lib.tcore import TCoRe
+from tcore_lib.reproduction import profiles, table
+from tcore_lib.training import checkpoints
+from tcore_lib.training.official import official_weights
+from tcore_lib.training.tcore import TCoRe
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 NASTY = "<img src=x onerror=alert(1)>"

@@ -10,11 +10,12 @@ import nbformat
 import pandas as pd
 import pytest
 
-from tcore_lib import reproduce, runs
+from tcore_lib import runs
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, write_json
-from tcore_lib.locks import sole_owner
+from tcore_lib.machine.locks import sole_owner
 from tcore_lib.params import Params
+from tcore_lib.reproduction import reproduce
 
 ROOT = Path(__file__).parents[1]
 PREP, TRAIN = "00_data_prep", "01_pretraining"

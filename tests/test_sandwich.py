@@ -11,10 +11,7 @@ import torch
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
-from tcore_lib.errors import InputError
-from tcore_lib.params import Sandwich
-from tcore_lib.randomness import generator
-from tcore_lib.sandwich import (
+from tcore_lib.data.sandwich import (
     CounterBatches,
     SandwichDataset,
     collate,
@@ -24,6 +21,9 @@ from tcore_lib.sandwich import (
     sandwich_indices,
     video_of,
 )
+from tcore_lib.errors import InputError
+from tcore_lib.params import Sandwich
+from tcore_lib.randomness import generator
 
 DEFAULT = Sandwich()
 START = "fork" if sys.version_info < (3, 12) else "spawn"  # spawning imports torch anew; later Pythons warn of forking

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcore_lib import optimiser, params
-from tcore_lib.heads import ProjectionHead
-from tcore_lib.schedules import Schedules, cosine, linear
+from tcore_lib import params
+from tcore_lib.network.heads import ProjectionHead
+from tcore_lib.training import optimiser
+from tcore_lib.training.schedules import Schedules, cosine, linear
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 NAMES = {

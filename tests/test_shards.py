@@ -13,15 +13,16 @@ import yaml
 from PIL import Image
 from tiny_problem import tiny
 
-from tcore_lib import pretrain, shards, videos
 from tcore_lib.__main__ import main
-from tcore_lib.batches import loader
-from tcore_lib.distributed import Place
+from tcore_lib.data import shards, videos
+from tcore_lib.data.index import FrameIndex
+from tcore_lib.data.sharded import ShardIndex, open_index
+from tcore_lib.data.shards import write_shards
 from tcore_lib.errors import InputError
-from tcore_lib.index import FrameIndex
+from tcore_lib.machine.distributed import Place
 from tcore_lib.params import Data, load
-from tcore_lib.sharded import ShardIndex, open_index
-from tcore_lib.shards import write_shards
+from tcore_lib.training import pretrain
+from tcore_lib.training.batches import loader
 
 LENGTHS = [20, 20, 9, 1, 20, 33, 20]  # frames of the videos
 CPU = torch.device("cpu")
@@ -219,7 +220,7 @@ def test_a_missing_frame_stops_the_writing(index: FrameIndex, tmp_path: Path) ->
 def test_files_are_closed_reopened_and_not_shared_with_workers(
     index: FrameIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tcore_lib.sharded.OPEN_FILES", 2)
+    monkeypatch.setattr("tcore_lib.data.sharded.OPEN_FILES", 2)
     write_shards(index, tmp_path, videos_per_shard=1, progress=False)
     got = ShardIndex([tmp_path])
     for i in (0, 1, 2, 5, 0, 1):

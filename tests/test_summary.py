@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tcore_lib.clips import JOINTS
-from tcore_lib.summary import summarise
+from tcore_lib.evaluation.clips import JOINTS
+from tcore_lib.evaluation.summary import summarise
 
 
 def davis_table(clips: dict[str, list[float]], encoder: str = "a") -> pd.DataFrame:

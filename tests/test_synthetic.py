@@ -15,13 +15,13 @@ import scipy.io
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from tcore_lib import scenes, synthetic
 from tcore_lib.errors import InputError
 from tcore_lib.params import SyntheticData
 from tcore_lib.randomness import generator
-from tcore_lib.scene_figure import PARTS
-from tcore_lib.scene_skeleton import JOINTS, limbs_of
-from tcore_lib.scene_sprites import Camera, Layer, cut, ellipse
+from tcore_lib.rendering import scenes, synthetic
+from tcore_lib.rendering.figure import PARTS
+from tcore_lib.rendering.skeleton import JOINTS, limbs_of
+from tcore_lib.rendering.sprites import Camera, Layer, cut, ellipse
 
 SMALL = SyntheticData(
     videos=3, classes=3, video_size=(96, 64), video_seconds=0.6, fps=10,

@@ -5,11 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tcore_lib import paper_table, readme, runs, table
+from tcore_lib import runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_json
 from tcore_lib.params import Davis, Params
+from tcore_lib.reproduction import paper_table, readme, table
 
 SETTINGS = {"checkpoint": {"encoders": {"ours16": "run", "random": "random"}}}
 

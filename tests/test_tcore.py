@@ -13,15 +13,15 @@ import torch
 from tiny_problem import formula_views, formula_weights, noise, step_plan, tiny
 from torch import Tensor
 
-from tcore_lib import optimiser
 from tcore_lib.errors import InputError
-from tcore_lib.official import load_official_weights, official_weights, reported
+from tcore_lib.network.vit import _residual_block, _thinned_block
 from tcore_lib.params import parse
-from tcore_lib.plan import draw_keep, plan_masks
-from tcore_lib.schedules import Schedules
-from tcore_lib.tcore import TCoRe
-from tcore_lib.trainer import Trainer
-from tcore_lib.vit import _residual_block, _thinned_block
+from tcore_lib.training import optimiser
+from tcore_lib.training.official import load_official_weights, official_weights, reported
+from tcore_lib.training.plan import draw_keep, plan_masks
+from tcore_lib.training.schedules import Schedules
+from tcore_lib.training.tcore import TCoRe
+from tcore_lib.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 CPU = torch.device("cpu")

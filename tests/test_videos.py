@@ -21,11 +21,12 @@ import pytest
 from coded_videos import coded_frame, misbehave, read_code, write_sound, write_video
 from PIL import Image
 
-from tcore_lib import extract, frame_checks, videos, workpool
+from tcore_lib.data import extract, frame_checks, videos
+from tcore_lib.data.index import FrameIndex
+from tcore_lib.data.released_index import export_released, read_released
 from tcore_lib.errors import InputError
-from tcore_lib.index import FrameIndex
+from tcore_lib.machine import workpool
 from tcore_lib.params import Data
-from tcore_lib.released_index import export_released, read_released
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "videos"
 

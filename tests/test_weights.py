@@ -19,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from test_encoder import drawn_vit, images
 from torch import Tensor
 
-from tcore_lib import checkpoints, official, params, released, tcore
-from tcore_lib.contents import expected_parameters, inspect
-from tcore_lib.encoder import FeatureEncoder, load_encoder, official_state_dict
+from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.export import FORMATS, export
 from tcore_lib.files import sha256
-from tcore_lib.weights import OURS, read_weights
+from tcore_lib.network.contents import expected_parameters, inspect
+from tcore_lib.network.encoder import FeatureEncoder, load_encoder, official_state_dict
+from tcore_lib.network.export import FORMATS, export
+from tcore_lib.network.weights import OURS, read_weights
+from tcore_lib.remote import released
+from tcore_lib.training import checkpoints, official, tcore
 
 State = dict[str, Tensor]
 README = Path(__file__).parents[1] / "README.md"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
-from tcore_lib.plan import Plan, draw_plan
-from tcore_lib.schedules import Schedules
+from tcore_lib.training.plan import Plan, draw_plan
+from tcore_lib.training.schedules import Schedules
 
 TINY: dict[str, dict[str, Any]] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},

@@ -1,0 +1,1 @@
+"""Whatever lies on disk -> frames and an index -> the three frames of a sample."""

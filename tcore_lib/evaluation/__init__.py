@@ -1,0 +1,1 @@
+"""Benchmarks on disk -> features -> label maps -> scores (EVALUATION)."""

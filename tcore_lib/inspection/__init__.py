@@ -1,0 +1,1 @@
+"""Looking inside: features, attention, one step of the propagation."""

@@ -1,0 +1,1 @@
+"""Processes, devices and locks: what this machine lends and what may go wrong with it."""

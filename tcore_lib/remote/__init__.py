@@ -1,0 +1,1 @@
+"""What lies elsewhere: data sets, archives and published weights, fetched when asked for."""

@@ -1,0 +1,1 @@
+"""The embedded default: rendered videos and benchmarks in their real formats."""

@@ -1,0 +1,1 @@
+"""A profile -> notebooks -> tables: what turns a parameter file into results."""

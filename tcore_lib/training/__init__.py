@@ -1,0 +1,1 @@
+"""One step, the loop around it, and its checkpoints (METHOD)."""
