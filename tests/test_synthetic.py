@@ -329,7 +329,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     root = tmp_path / "videos"
     many = SMALL.model_copy(update={"videos": 3000})
     code = (
-        "import sys; from tcore_lib import synthetic, params; "
+        "import sys; from tcore_lib import params; from tcore_lib.rendering import synthetic; "
         "settings = params.SyntheticData.model_validate_json(sys.argv[2]); "
         "synthetic.write_videos(sys.argv[1], settings, 7, progress=False, workers=1)"
     )

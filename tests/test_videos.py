@@ -128,7 +128,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, monkeypatch: pyt
     for k in range(1, 60):
         shutil.copy(first, source / f"c/{k:03d}.mp4")
     command = (
-        "import sys; from tcore_lib import params, videos\n"
+        "import sys; from tcore_lib import params\nfrom tcore_lib.data import videos\n"
         "if __name__ == '__main__':\n"
         "    given = params.Data(source=sys.argv[1], root=sys.argv[2], num_frames=8, workers=2)\n"
         "    videos.prepare(given, progress=False)\n"
