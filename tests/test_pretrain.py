@@ -425,10 +425,10 @@ def test_a_full_device_is_a_sentence() -> None:
 
 
 def test_no_dead_setting() -> None:
-    """Every key of `pretrain` is read, as an attribute, somewhere in the library outside params.py."""
+    """Every key of `pretrain` is read, as an attribute, somewhere in the library outside the schema."""
     read: set[str] = set()
     for path in (ROOT / "tcore_lib").rglob("*.py"):
-        if path.stem != "params":
+        if path.stem != "schema":
             read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     read |= {"width", "depth", "heads"}  # of the encoder: through `Encoder.shape`
     for name, section in params.Pretrain.model_fields.items():
