@@ -5,6 +5,7 @@ training (initialisation, order, augmentation); the clips are the same for all, 
 """
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
         f"task trains a ViT of width {width} and depth {depth} for {steps} steps of {base.pretrain.loop.batch_size} samples on "
         f"{base.data.synthetic.videos} rendered videos (`{find_profile(study.settings.base).name}`); variants differ only in what "
         "their title says (in brackets: T-CoRe's own setting). Scores are percent, mean ± standard deviation over seeds. They "
-        "are not comparable with the paper's: other data, a much smaller encoder, a minute fraction of its training.",
+        f"are not comparable with the paper's: other data, a much smaller encoder, a minute fraction of its training.{cost(study)}",
         score_lines(study, table),
     ]
     if len(table):
@@ -144,6 +145,19 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
         )
         parts += ["## Verdicts", rule, verdict_lines(study, table)]
     return "\n\n".join(parts) + "\n"
+
+
+def cost(study: LoadedStudy) -> str:
+    """How long the finished tasks took, as a sentence; empty where none is finished."""
+    records = [read_json(study.score_file(task))["provenance"] for task in study.tasks if study.is_finished(task)]
+    if not records:
+        return ""
+    minutes = sorted(record["seconds"] / 60 for record in records)
+    machines = sorted({f"{record['processor']}, {record['cores']} cores" for record in records})
+    return (
+        f" A task took {statistics.median(minutes):.0f} minutes (median; {minutes[0]:.0f} to {minutes[-1]:.0f}, "
+        f"beside whatever else ran) on {' and '.join(machines)}."
+    )
 
 
 def score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
