@@ -17,6 +17,7 @@ from tcore_lib.reproduction.table import provenance_rows
 COST_OF = "quick"  # the profile whose stages stand in the cost table
 SHOWN = ("quick", "released_checkpoints")  # runs in README's table; a reader's own runs do not change it
 STUDY = "small_scale"  # the study in README
+LONG = "evening"  # the study of one long training, shown point by point
 
 
 def cost_rows(params: Params) -> pd.DataFrame:
@@ -56,12 +57,20 @@ def study_block() -> str:
     return f"{study_results.score_lines(study, scores)}\n\n{verdicts}"
 
 
+def long_block() -> str:
+    """The long training, point by point."""
+    study = load_study(LONG)
+    scores = study_results.scores(study)
+    return study_results.curve_lines(study, scores, "full") if len(scores) else study_results.NOT_RUN
+
+
 def blocks() -> dict[str, str]:
     """What stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->` in README.md."""
     overview = paper_table.overview(project_root() / "results", SHOWN)
     return {
         "table": paper_table.as_markdown(overview, "results/"),
         "study": study_block(),
+        "evening": long_block(),
         "data": _all_of(data_rows()),
         "cost": _all_of(cost_rows(load(COST_OF))),
     }

@@ -180,6 +180,19 @@ def score_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
     return markdown.table(head, rows, right=range(1, len(head)))
 
 
+def curve_lines(study: LoadedStudy, table: pd.DataFrame, variant: str) -> str:
+    """Markdown: one row per scored point of a variant's training, mean over seeds; step 0 is the study's baseline."""
+    along = table[table["variant"].isin([variant, study.settings.baseline])]
+    shown = [name for name in BENCHMARKS if name in set(along["benchmark"])]
+    wide = along.pivot_table(index="step", columns="benchmark", values="value", aggfunc="mean")
+    rows = [
+        [f"{step:,}", *("" if math.isnan(row[name]) else f"{row[name]:.1f}" for name in shown)]
+        for step, row in wide.iterrows()
+    ]
+    head = ["steps", *(BENCHMARKS[name] for name in shown)]
+    return markdown.table(head, rows, right=range(len(head)))
+
+
 def verdict_lines(study: LoadedStudy, table: pd.DataFrame) -> str:
     """Markdown: one row per claim, one column per benchmark; difference in points, its interval and the verdict."""
     found = comparisons(study, table)
