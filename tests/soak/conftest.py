@@ -1,11 +1,11 @@
 """The soak tests: everything that takes minutes. `make soak` runs them and writes results/reliability.md.
 
-Each test notes what came out as a line of the table; a line keeps when, where and at which commit it was measured, so that
-a part can be measured again. What has never been measured is shown as "not run".
+Each test replaces its own line of the table; a line keeps when and at which commit it was measured, so that a part can be
+measured again. What has never been measured is shown as "not run".
 """
 
 import datetime
-import json
+import fcntl
 import os
 import platform
 import shutil
@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results" / "reliability.md"
-NOTES = ROOT / ".pytest_cache" / "reliability"  # one small file per line of the table
+LOCK = ROOT / ".pytest_cache" / "reliability.lock"  # two workers write the table
 sys.path.insert(0, str(ROOT / "tests"))  # small_clips, coded_videos, mutations, ...
 
 ROWS = {  # key -> (what, which promise)
@@ -80,10 +80,7 @@ def note() -> Callable[[str], object]:
         finally:
             when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
             minutes = f"{(time.monotonic() - began) / 60:.1f}"
-            record = {"count": line.count, "outcome": line.outcome, "minutes": minutes, "when": f"{when}, {_commit()}"}
-            NOTES.mkdir(parents=True, exist_ok=True)
-            (NOTES / f"{key}.json").write_text(json.dumps(record))
-            _write_table()
+            _write_line(key, [line.count, line.outcome, minutes, f"{when}, {_commit()}"])
 
     return noting
 
@@ -95,19 +92,26 @@ def _commit() -> str:
     return asked.stdout.strip() or "no commit"
 
 
-def _write_table() -> None:
-    lines = []
-    for key, (what, promise) in ROWS.items():
-        path = NOTES / f"{key}.json"
-        cells = ["", "not run", "", ""]
-        if path.is_file():
-            record = json.loads(path.read_text())
-            cells = [record["count"], record["outcome"], record["minutes"], record["when"]]
-        lines.append("| " + " | ".join([what, promise, *cells]) + " |")
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    TABLE.write_text(
-        HEAD + "\n".join(lines) + f"\n\nMachine: {machine}. Other work ran beside it; minutes are not a benchmark.\n"
-    )
+def _write_line(key: str, cells: list[str]) -> None:
+    """Put one line into the table; the others stay as they are."""
+    LOCK.parent.mkdir(exist_ok=True)
+    with open(LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lines = {what: ["", "not run", "", ""] for what, _ in ROWS.values()}
+        for line in TABLE.read_text().splitlines() if TABLE.exists() else []:
+            what, _, *known = (
+                (cell.strip() for cell in line.strip("|").split("|")) if line.count("|") == 7 else ("", "")
+            )
+            if what in lines:
+                lines[what] = known
+        lines[ROWS[key][0]] = cells
+        rows = ["| " + " | ".join([what, promise, *lines[what]]) + " |" for what, promise in ROWS.values()]
+        machine = (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        )
+        TABLE.write_text(
+            HEAD + "\n".join(rows) + f"\n\nMachine: {machine}. Other work ran beside it; minutes are not a benchmark.\n"
+        )
 
 
 @pytest.fixture(scope="session")

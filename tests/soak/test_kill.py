@@ -94,7 +94,8 @@ class Campaign:
         self.command.run()  # everything is finished
         assert self.nothing_made_again(kept) == kept
         line.count = self.counted(killed, self.moments)
-        line.outcome = f"equal to the undisturbed run in all {len(expected):,} results; {complete + 1} times to the end"
+        runs = "one complete run" if complete == 0 else f"{complete + 1} complete runs"
+        line.outcome = f"equal to the undisturbed run in all {len(expected):,} results ({runs})"
 
     def counted(self, killed: int, wanted: int) -> str:
         """The number of moments, and why there are fewer than wanted."""
