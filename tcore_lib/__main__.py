@@ -344,9 +344,10 @@ def main(argv: list[str] | None = None) -> int:
     except _ToldToEnd:
         print("tcore_lib: told to end; the same command continues from what is finished.", file=sys.stderr)
         return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("tcore_lib: interrupted; the same command continues from what is finished.", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:  # a training says by itself at which step it stopped, and by which signal
+        text = str(stop) or "interrupted; the same command continues from what is finished."
+        print(f"tcore_lib: {text}", file=sys.stderr)
+        return getattr(stop, "exit_code", 128 + signal.SIGINT)
 
 
 class _ToldToEnd(KeyboardInterrupt):

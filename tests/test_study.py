@@ -1,5 +1,9 @@
 """Studies: what is refused, how verdicts follow from figures, and a whole study on the smallest data."""
 
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -44,8 +48,8 @@ STUDY = {
 }
 
 
-def _write(folder: Path, **changes: object) -> Path:
-    base = BASE | {"run": {"name": "base", "results": str(folder / "results")}}
+def _write(folder: Path, pretrain: object = BASE["pretrain"], **changes: object) -> Path:
+    base = BASE | {"run": {"name": "base", "results": str(folder / "results")}, "pretrain": pretrain}
     base["data"] = BASE["data"] | {"root": str(folder / "data")}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": str(folder / "base.yaml")} | changes))
@@ -142,3 +146,26 @@ def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "write VARIANT/SEED, such as full/0" in capsys.readouterr().err
     assert main(["study", str(path), "--only", "ful"]) == 2
     assert "has no variant 'ful'" in capsys.readouterr().err
+
+
+def test_told_to_end(tmp_path: Path) -> None:
+    """The running task writes its checkpoint and ends with the study; no other task begins."""
+    long = BASE["pretrain"] | {"optimiser": {"epochs": 5000.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0}}
+    path = _write(tmp_path, pretrain=long)
+    runs = tmp_path / "results/tiny/runs"
+    command = [sys.executable, "-m", "tcore_lib", "study", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 240
+        while not (runs / "full-seed0/log.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 143, printed
+    assert "told to end; the same command continues" in printed
+    log = (runs / "full-seed0/task.log").read_text()
+    assert re.search(r"tcore_lib: Stopped at step \d+ of 5000 by SIGTERM; a checkpoint is in", log), log
+    assert list((runs / "full-seed0/checkpoints").glob("step-*.pt"))
+    assert [folder.name for folder in runs.iterdir()] == ["full-seed0"]

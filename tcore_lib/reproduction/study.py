@@ -11,8 +11,10 @@ as finished.
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -33,6 +35,7 @@ from tcore_lib.evaluation.clips import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.summary import HEADLINE, summarise
 from tcore_lib.files import read_json, write_json
+from tcore_lib.machine.orphans import asked, follow_parent
 from tcore_lib.network.encoder import FeatureEncoder, load_encoder
 from tcore_lib.params import Benchmark, Int, Params, Positive, Section
 from tcore_lib.reproduction import profiles
@@ -224,33 +227,67 @@ def run_study(study: str | Path, *, workers: int = 1, only: Sequence[str] | None
         f"{loaded.name}: {len(tasks)} tasks, {len(tasks) - len(todo)} finished earlier, {workers} at a time", flush=True
     )
     failures: dict[str, str] = {}
+    processes = _Processes()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(todo), unit="task", file=sys.stdout) as bar:
-        waiting: dict[Future[str], Task] = {pool.submit(_in_own_process, loaded, task, workers): task for task in todo}
-        for future in as_completed(waiting):
-            task, failure = waiting[future], future.result()
-            if failure:
-                failures[task.name] = failure
-            bar.write(f"{task.name}: {failure or 'finished'}", file=sys.stdout)
-            bar.update()
+        waiting: dict[Future[str], Task] = {
+            pool.submit(_in_own_process, loaded, task, workers, processes): task for task in todo
+        }
+        try:
+            for future in as_completed(waiting):
+                task, failure = waiting[future], future.result()
+                if failure:
+                    failures[task.name] = failure
+                bar.write(f"{task.name}: {failure or 'finished'}", file=sys.stdout)
+                bar.update()
+        except KeyboardInterrupt:  # without this the pool would begin all tasks that wait
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.end()
+            raise
     for name, failure in failures.items():
         print(f"{name} failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _in_own_process(loaded: LoadedStudy, task: Task, workers: int) -> str:
+class _Processes:
+    """The processes of running tasks, which end with the study."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def run(self, command: list[str], log: Path, environment: dict[str, str]) -> int:
+        """Run a command to its end, its output in a file. Gives its exit code, or SIGTERM's when the study has ended."""
+        with open(log, "w", encoding="utf-8") as stream:
+            with self._lock:
+                if self._ended:
+                    return -signal.SIGTERM
+                process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)  # noqa: S603
+                self._running.add(process)
+            code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code
+
+    def end(self) -> None:
+        """Ask all of them to end, as Ctrl-C would: each writes its checkpoint first. None starts afterwards."""
+        with self._lock:
+            self._ended = True
+            for process in self._running:
+                process.terminate()
+
+
+def _in_own_process(loaded: LoadedStudy, task: Task, workers: int, processes: _Processes) -> str:
     """Run one task as `study FILE --task NAME`; its log lies beside its run. Returns '' or the last line of the log."""
     folder = loaded.folder / "runs" / task.name
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tcore_lib", "study", str(loaded.path), "--task", f"{task.variant}/{task.seed}"]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
-    with open(folder / "task.log", "w", encoding="utf-8") as log:
-        done = subprocess.run(  # noqa: S603
-            command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | threads, check=False
-        )
-    if done.returncode == 0:
+    code = processes.run(command, folder / "task.log", asked(os.environ) | threads)
+    if code == 0:
         return ""
     lines = (folder / "task.log").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), f"exit code {done.returncode}").strip()
+    return next((line for line in reversed(lines) if line.strip()), f"exit code {code}").strip()
 
 
 def run_task(study: str | Path, text: str) -> int:
@@ -270,6 +307,7 @@ def run_task(study: str | Path, text: str) -> int:
     variant, _, seed = text.partition("/")
     if not seed.isdigit() or Task(variant, int(seed)) not in loaded.tasks:
         raise InputError(f"{loaded.path} has no task {text!r}; write VARIANT/SEED, such as {_example(loaded)}.")
+    follow_parent()
     task, started = Task(variant, int(seed)), time.time()
     params = loaded.params(task)
     device = profiles.device(params)
