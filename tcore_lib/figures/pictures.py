@@ -99,7 +99,7 @@ def sandwich(
         ax.title.set_fontweight("bold")
         named: dict[panels.Box, list[str]] = {}
         for label, box in boxes.get(role, ()):
-            named.setdefault(tuple(box), []).append(label)
+            named.setdefault(box, []).append(label)
         for box, labels in named.items():  # the two auxiliary crops are often one box
             _draw_box(ax, ", ".join(labels), box, colour)
         name = "global" if role == "current" else "auxiliary"
