@@ -7,6 +7,15 @@ VENV ?= .venv
 PROFILE ?= params/quick.yaml
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Where the home cannot be written to, the caches and settings of uv, matplotlib, IPython and Jupyter go into the environment.
+ifeq ($(shell cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; test -w "$$HOME" && { test ! -e "$$cache" || test -w "$$cache"; } || echo no),no)
+SPARE := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/home
+export XDG_CACHE_HOME ?= $(SPARE)/cache
+export XDG_DATA_HOME ?= $(SPARE)/data
+export MPLCONFIGDIR ?= $(SPARE)/matplotlib
+export IPYTHONDIR ?= $(SPARE)/ipython
+export JUPYTER_CONFIG_DIR ?= $(SPARE)/jupyter
+endif
 STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: reproduce test soak lint lab bench strip install
@@ -44,6 +53,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; v = sys.version_info; assert (3, 11) <= v < (3, 14)" 2>/dev/null \
 	  || { echo "Python 3.11 to 3.13 is needed and $(PYTHON) is $$($(PYTHON) --version 2>&1); say: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV): about 6 GB on Linux, most of it torch and its CUDA libraries; minutes, by network and disk."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"

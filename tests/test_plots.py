@@ -346,6 +346,14 @@ def test_a_histogram_marks_the_median_and_counts_what_it_leaves_out() -> None:
     assert ax.get_title(loc="right") == "n = 5"
 
 
+def test_a_histogram_of_one_value_is_one_bar_with_one_mark() -> None:
+    ax = plots.histogram([20, 20, 20], "frames").axes[0]
+    assert [text.get_text() for text in ax.texts] == ["all 20"]
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+    left, right = ax.get_xlim()
+    assert right - left == pytest.approx(5)  # the bar and two places on either side
+
+
 def test_class_counts_tell_how_many_are_not_drawn() -> None:
     ax = plots.class_counts({"a": 5, "b": 3, "c": 2, "d": 1}, top=2).axes[0]
     assert [bar.get_width() for bar in ax.patches] == [5, 3]

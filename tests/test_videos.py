@@ -1,6 +1,7 @@
 """Preparation: from what lies on disk to frames and index; resumable, sharded, and stopped by no file."""
 
 import csv
+import dataclasses
 import io
 import os
 import pickle
@@ -628,6 +629,9 @@ def test_estimate_before_starting(tmp_path: Path, here: list[str]) -> None:
     guess = frame_checks.estimate(given, sample=7, progress=False)
     assert (guess.videos, guess.sampled, guess.bad, guess.workers, guess.fits) == (7, 7, 1, 2, True)
     assert guess.hours == pytest.approx(7 * guess.seconds_per_clip / 2 / 3600)
+    assert guess.table().loc["tried", "estimate"] == "7, 1 of them bad"
+    assert guess.table().loc["all videos take", "estimate"].endswith("minutes with 2 processes")
+    assert "archives" in dataclasses.replace(guess, videos=None, hours=None).table().loc["videos found", "estimate"]
     assert not (tmp_path / "out").exists(), "an estimate leaves nothing behind"
     report = videos.prepare(given, progress=False)
     assert guess.gigabytes == pytest.approx(report.bytes / 1e9)

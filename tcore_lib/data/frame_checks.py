@@ -92,6 +92,20 @@ class Estimate:
         """Whether the frames fit on the disk; None where it is unknown."""
         return None if self.gigabytes is None else self.gigabytes < self.free_gigabytes
 
+    def table(self) -> pd.DataFrame:
+        """The estimate in words and units: one row per question, one column `estimate`."""
+        unknown, hours = "known once the archives are read", self.hours
+        time_needed = unknown if hours is None else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} minutes"
+        rows = {
+            "videos found": unknown if self.videos is None else f"{self.videos:,}",
+            "tried": f"{self.sampled}, {self.bad} of them bad",
+            "one video takes": f"{self.seconds_per_clip:.2f} s of one core, {self.bytes_per_clip / 1e3:,.0f} kB of frames",
+            "all videos take": f"{time_needed} with {self.workers} process{'' if self.workers == 1 else 'es'}",
+            "disk needed": unknown if self.gigabytes is None else f"{self.gigabytes:,.2f} GB",
+            "disk free": f"{self.free_gigabytes:,.0f} GB",
+        }
+        return pd.Series(rows, name="estimate", dtype=object).to_frame()
+
 
 def estimate(
     settings: params.Data, *, source: str | Path | None = None, sample: int = 16, seed: int = 0, progress: bool = True

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
@@ -43,13 +45,21 @@ def histogram(values: Any, unit: str = "", title: str = "", *, bins: int = 40, n
     whole = bool(np.all(good == np.round(good))) and np.ptp(good) < bins
     edges = np.arange(good.min() - 0.5, good.max() + 1).tolist() if whole else bins
     ax.hist(good, bins=edges, color=look.CYCLE[0], alpha=0.85, rwidth=0.92)
+    marks: dict[float, list[str]] = {}
     for share, text in ((5, "5 %"), (50, "median"), (95, "95 %")):
-        at = float(np.percentile(good, share))
-        ax.axvline(
-            at, color=look.colour("ink"), linewidth=1.2 if share == 50 else 0.7, linestyle="-" if share == 50 else ":"
-        )
-        ax.annotate(f"{text} {at:.4g}", (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), fontsize=8,
-                    textcoords="offset points", va="top", color=look.colour("muted"))  # fmt: skip
+        marks.setdefault(float(np.percentile(good, share)), []).append(text)
+    halo = [withStroke(linewidth=2.5, foreground=look.colour("paper"))]
+    for line, (at, texts) in enumerate(marks.items()):  # one below the other: close marks stay readable
+        middle = "median" in texts
+        ax.axvline(at, color=look.colour("ink"), linewidth=1.2 if middle else 0.7, linestyle="-" if middle else ":")
+        text = f"{', '.join(texts) if np.ptp(good) else 'all'} {at:.4g}"
+        ax.annotate(text, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -2 - 11 * line), fontsize=8,
+                    textcoords="offset points", va="top", path_effects=halo)  # fmt: skip
+    if whole:
+        spare = max(0.0, 4 - np.ptp(good)) / 2  # a single value is drawn as a bar, not as a wall
+        ax.set_xlim(good.min() - 0.5 - spare, good.max() + 0.5 + spare)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.12)
     left_out = flat.size - good.size
     ax.set_title(title + (f"  ({left_out:,} not finite, left out)" if left_out else ""))
     ax.set_title(f"n = {good.size:,}", loc="right", fontsize=8.5, color=look.colour("muted"))
@@ -173,8 +183,9 @@ def clip_bars(table: pd.DataFrame, *, unit: str = "%", title: str = "", top: int
     figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.24 * len(shown)))
     y = np.arange(len(shown))
     ax.hlines(y, shown.min(axis=1), shown.max(axis=1), color=look.colour("rule"), linewidth=2.2)
-    for name, colour in zip(shown.columns, look.CYCLE * len(shown.columns), strict=False):
-        ax.scatter(shown[name], y, color=colour, s=34, label=str(name), zorder=3)
+    for k, (name, colour) in enumerate(zip(shown.columns, look.CYCLE * len(shown.columns), strict=False)):
+        size = max(12, 64 - 36 * k)  # a later dot leaves a rim of an earlier one at the same place
+        ax.scatter(shown[name], y, color=colour, s=size, marker="oDs^v"[k % 5], label=str(name), zorder=3)
         ax.axvline(table[name].mean(), color=colour, linewidth=1, linestyle=":")
     ax.set_yticks(y, [str(clip) for clip in shown.index])
     ax.set_ylim(len(shown) - 0.5, -0.5)
