@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from tcore_lib import params, randomness
 from tcore_lib.data import extract, images
-from tcore_lib.machine import workpool
-from tcore_lib.errors import InputError
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sources import Item, find
 from tcore_lib.data.videos import task_kind, worker_count
+from tcore_lib.errors import InputError
+from tcore_lib.machine import workpool
 
 
 def class_counts(index: FrameIndex) -> pd.Series:
@@ -190,8 +190,8 @@ def doctor_frames(
     """Decode every frame of a folder of frame folders and compare with its index, if it has one.
 
     Found are: empty folders, undecodable or cut files, gaps in the numbering, frames of different sizes, folders with
-        another
-    number of frames than most, content that is not what the index recorded, and folders in the index or on disk only.
+    another number of frames than most, content that is not what the index recorded, and folders that are in the index
+    or on disk only.
 
     Args:
         root: a prepared root (with `frames/<split>` and perhaps `index-<split>.parquet`), or a folder of frame folders.

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, write_text
 from tcore_lib.data.images import one_line
 from tcore_lib.data.index import FrameIndex
+from tcore_lib.errors import InputError
+from tcore_lib.files import atomic_path, write_text
 
 
 def export_released(index: FrameIndex, folder: str | Path, split: str = "train") -> list[Path]:

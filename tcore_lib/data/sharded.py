@@ -14,10 +14,10 @@ import numpy as np
 
 from tcore_lib import params
 from tcore_lib.data import images
-from tcore_lib.errors import InputError
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.shards import BLOCK, read_tables
 from tcore_lib.data.videos import index_path
+from tcore_lib.errors import InputError
 
 OPEN_FILES = 128  # shards a process keeps open
 

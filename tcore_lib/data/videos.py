@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from tcore_lib import params
 from tcore_lib.data import extract
-from tcore_lib.machine import workpool
-from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, writable
 from tcore_lib.data.index import FrameIndex, Kind
 from tcore_lib.data.journal import Journal
 from tcore_lib.data.sources import Item, Source, find
+from tcore_lib.errors import InputError
+from tcore_lib.files import atomic_path, writable
+from tcore_lib.machine import workpool
 
 __all__ = ["FrameIndex", "PrepareReport", "index_path", "prepare"]
 

@@ -24,9 +24,7 @@ from tcore_lib.training import checkpoints, model_file
 from tcore_lib.training.official import load_official_weights
 from tcore_lib.training.tcore import TCoRe
 
-OFFSET = (
-    0.2  # share of the clip between current and past or future: the middle of what training draws (METHOD section 1)
-)
+OFFSET = 0.2  # share of a clip between current and past or future: the middle of what training draws (METHOD section 1)
 HIDDEN = (0.25, 0.4)  # share of patches hidden in the picture of a masked crop
 
 

@@ -36,9 +36,8 @@ class _Worker:
     """One process and the task it holds."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # forking a process that has threads (Jupyter, torch) may deadlock
+        # Forking a process that has threads (Jupyter, torch) may deadlock.
+        context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         self.process.start()
@@ -87,8 +86,7 @@ def run(
     """Yield (task, result or `Failed`) in the order in which tasks end. A task whose process dies gets a second try.
 
     One task per worker is under way, one more is read ahead: memory is bounded however many tasks there are. Closing
-        the
-    generator stops the workers.
+    the generator stops the workers.
 
     Args:
         function: importable by name (it runs in fresh processes); tasks and results must pickle.
