@@ -86,7 +86,8 @@ def _reproduced(published: pd.Series, folders: list[Path]) -> dict[str, Any]:
             for encoder, released in linked.items():
                 if record is not None and released == published["source"] and encoder in record["result"]["scores"]:
                     row |= _measured(name, record, encoder)
-                    row[f"{name} difference"] = row[f"{name} value"] - published[heading]
+                    value = row[f"{name} value"]
+                    row[f"{name} difference"] = None if value is None else value - published[heading]
                     names.add(folder.name)
     return row | {"run": ", ".join(sorted(names))}
 
