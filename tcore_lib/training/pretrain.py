@@ -101,7 +101,7 @@ class _Loop:
             "provenance": provenance(self.params, self.started),
         }
         checkpoints.save(self.folder, self.step, content)
-        checkpoints.prune(self.folder, self.settings.loop.keep_last, self.settings.loop.milestone_every)
+        checkpoints.prune(self.folder, self.step, self.settings.loop.keep_last, self.settings.loop.milestone_every)
 
     def resume(self) -> None:
         """Continue from the newest readable checkpoint, if there is one."""
@@ -286,7 +286,7 @@ def run_profile(params: Params, *, resume: bool = True, progress: bool = True) -
     place = place_of(os.environ)
     follow_parent()
     if params.run.threads is not None:
-        torch.set_num_threads(params.run.threads)
+        torch.set_num_threads(max(1, params.run.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     try:
         index = open_index(params.data)
         pretrain(params, index, run_folder(params), resume=resume, progress=progress)
