@@ -32,11 +32,20 @@ def input_size(clip: Clip, settings: Benchmark, patch_size: int) -> tuple[int, i
         size = (short, long) if w > h else (long, short)
     else:
         size = tuple(settings.input_size)  # type: ignore[attr-defined]
+    return in_whole_patches(size, patch_size, f"{clip.name} ({clip.size[1]}x{clip.size[0]})")
+
+
+def in_whole_patches(size: tuple[int, int], patch_size: int, what: str) -> tuple[int, int]:
+    """(H, W) in pixels, floored to multiples of the patch; `what` is resized to it, for the message.
+
+    Raises:
+        InputError: nothing is left of a side.
+    """
     floored = (size[0] // patch_size * patch_size, size[1] // patch_size * patch_size)
     if min(floored) == 0:
         raise InputError(
-            f"{clip.name} ({clip.size[1]}x{clip.size[0]}) would be resized to {size[1]}x{size[0]}, less than one patch "
-            f"of {patch_size} pixels; enlarge the input size."
+            f"{what} would be resized to {size[1]}x{size[0]}, less than one patch of {patch_size} pixels; enlarge the "
+            "input size."
         )
     return floored
 

@@ -20,7 +20,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labelmaps
 from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.propagation import Propagator
-from tcore_lib.evaluation.protocol import propagator_settings
+from tcore_lib.evaluation.protocol import in_whole_patches, propagator_settings
 from tcore_lib.figures import look
 from tcore_lib.interactive import payload
 from tcore_lib.interactive.widget import STYLE, StandaloneWidget, module
@@ -232,10 +232,10 @@ def mask_propagator(
     Args:
         encoder: on `device`.
         frames: uint8 (H, W, 3).
-        settings: section `davis`: its `input_size` and how it propagates.
+        settings: section `davis`: its `input_size` (floored to whole patches), how it propagates, and `upsampling`.
         device: where it runs.
     """
-    size = settings.input_size
+    size = in_whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
     known: list[torch.Tensor] = []
 
     def features(frame: int) -> torch.Tensor:
@@ -251,6 +251,6 @@ def mask_propagator(
         yield mask
         for frame in range(1, len(frames)):
             soft = carried.step(features(frame))
-            yield labelmaps.to_ids(soft[None], ids, size)[0].cpu().numpy()
+            yield labelmaps.to_ids(soft[None], ids, size, settings.upsampling)[0].cpu().numpy()
 
     return propagate
