@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import ssl
 import sys
 import time
 import urllib.error
@@ -78,7 +79,7 @@ def download(
                 raise InputError(
                     f"{remote.url} cannot be fetched ({error.code} {error.reason}); get it by hand into {folder}."
                 ) from error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split())
         except OSError as error:
             raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, write_json
+from tcore_lib.files import read_json, writable, write_json
 from tcore_lib.remote.archives import unpack
 from tcore_lib.remote.download import Remote, download
 
@@ -181,6 +181,8 @@ def fetch_archives(parts: tuple[Part, ...], root: Path, *, progress: bool = True
         done = read_json(note) if note.exists() else {}
         name = part.remote.name
         if name not in done:
+            with writable(root):
+                (root / ".archives").mkdir(parents=True, exist_ok=True)
             archive = download(part.remote, root / ".archives", progress=progress)
             files = unpack(archive, root / part.into, inner=part.inner)
             write_json(note, {**done, name: {"url": part.remote.url, "files": files, "checksum": part.remote.checksum}})
