@@ -148,7 +148,7 @@ def _export(args: argparse.Namespace) -> int:
 
         write_model(args.file, args.target)
     else:
-        export(args.file, args.target, args.format, {}, which=args.which)
+        export(args.file, args.target, args.format, which=args.which)
     print(args.target)
     return 0
 

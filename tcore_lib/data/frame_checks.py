@@ -33,12 +33,6 @@ def class_counts(index: FrameIndex) -> pd.Series:
     )
 
 
-def length_counts(index: FrameIndex) -> pd.Series:
-    """Videos per number of frames, shortest first."""
-    lengths, counts = np.unique(index.num_frames, return_counts=True)
-    return pd.Series(counts, index=pd.Index(lengths, name="frames"), name="videos")
-
-
 def size_counts(index: FrameIndex) -> pd.DataFrame:
     """Videos per frame size: columns width, height (pixels), videos; the most frequent first."""
     sizes, counts = np.unique(np.stack([index.widths, index.heights], axis=1), axis=0, return_counts=True)
@@ -70,7 +64,6 @@ class Estimate:
         videos: videos in the source; None where only reading archives would tell.
         sampled: videos tried; bad: how many of them cannot be used.
         seconds_per_clip: of one core.
-        bytes_per_clip: of kept frames.
         hours: for all videos with `workers` processes of this machine; None where `videos` is.
         gigabytes: of all kept frames; None where `videos` is.
         free_gigabytes: on the disk of `data.root`.
@@ -81,7 +74,6 @@ class Estimate:
     sampled: int
     bad: int
     seconds_per_clip: float
-    bytes_per_clip: float
     hours: float | None
     gigabytes: float | None
     free_gigabytes: float
@@ -134,7 +126,6 @@ def estimate(
         sampled=len(times),
         bad=bad,
         seconds_per_clip=seconds,
-        bytes_per_clip=size,
         hours=None if videos is None else videos * seconds / workers / 3600,
         gigabytes=None if videos is None else videos * good * size / 1e9,
         free_gigabytes=shutil.disk_usage(root).free / 1e9,

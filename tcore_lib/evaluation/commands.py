@@ -56,7 +56,6 @@ def evaluate_command(
     which: str = "teacher",
     precision: str | None = None,
     overlays: bool = False,
-    workers: int | None = None,
     settings: dict[str, Any] | None = None,
 ) -> int:
     """Examine the data, evaluate encoders, write `summary.json`, a CSV, predictions and, if wanted, overlay videos.
@@ -71,7 +70,6 @@ def evaluate_command(
         which: weights of a checkpoint, `teacher` or `student`.
         precision: fp32, bf16 or fp16; None = the setting's default.
         overlays: write `overlays/<encoder>/<clip>.mp4`.
-        workers: threads that decode and score.
         settings: further settings of the benchmark's section, by name.
 
     Returns:
@@ -85,13 +83,13 @@ def evaluate_command(
     params, section = benchmark_settings(kind, root, device, **changes)
     device = str(choose_device(params.run.device, place_of(os.environ)))
     first_rank = int(os.environ.get("RANK", "0")) == 0
-    report = doctor.examine(section, root, decode=first_rank, workers=workers, progress=first_rank)
+    report = doctor.examine(section, root, decode=first_rank, progress=first_rank)
     if first_rank:
         print(report, flush=True)
     report.require()
     found = load_clips(section, root)
     networks = {source: load_encoder(source, device=device, which=which) for source in dict.fromkeys(encoders)}
-    table = evaluate(networks, found, section, output=output, workers=workers, progress=first_rank, device=device)
+    table = evaluate(networks, found, section, output=output, progress=first_rank, device=device)
     if not first_rank:
         return 0
     write_table(output / TABLES[kind], table)

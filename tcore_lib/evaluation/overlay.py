@@ -62,14 +62,13 @@ def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(row[: row.shape[0] // 2 * 2, : row.shape[1] // 2 * 2])
 
 
-def write_overlay(clip: Clip, predictions: str | Path, target: str | Path, *, fps: int = FPS) -> Path:
-    """Write the side-by-side video of a clip.
+def write_overlay(clip: Clip, predictions: str | Path, target: str | Path) -> Path:
+    """Write the side-by-side video of a clip, 15 frames per second.
 
     Args:
         clip: any.
         predictions: folder of one encoder's predictions, `<output>/predictions/<encoder>`.
         target: the .mp4 file.
-        fps: frames per second.
 
     Returns:
         `target`. A VIP frame without annotation shows the bare frame in the third place.
@@ -84,7 +83,7 @@ def write_overlay(clip: Clip, predictions: str | Path, target: str | Path, *, fp
         raise InputError(f"{missing[0]} is missing; evaluate the clip with save_predictions first.")
     joints = read_predicted_joints(needed.pop()) if clip.kind == "jhmdb" else None
     with atomic_path(target) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
         for frame in range(len(clip)):
             row = side_by_side(_pictures(clip, frame, predictions, joints))

@@ -5,7 +5,6 @@ Letters: N frames, H W pixels of a frame, h w patch grid.
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tcore_lib.interactive import payload
 from tcore_lib.interactive.widget import STYLE, StandaloneWidget, module
 from tcore_lib.network.encoder import FeatureEncoder
 
+FPS = 10  # of saved videos
 Propagate = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
@@ -202,12 +202,12 @@ class MaskPainter(StandaloneWidget):
             clips.write_ids(path, one)
         return paths
 
-    def save_video(self, path: str | Path, fps: float = 10.0) -> Path:
-        """Write the clip with its label maps painted over as an H.264 .mp4; odd sizes lose a row or column."""
+    def save_video(self, path: str | Path) -> Path:
+        """Write the clip with its label maps painted over as an H.264 .mp4, 10 frames per second, cut to even sizes."""
         labels = self._results_or_error()
         height, width = (side // 2 * 2 for side in self._shape)
         with files.atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+            stream = container.add_stream("libx264", rate=FPS)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.options = {"crf": "18"}
             for frame, one in zip(self._pictures, labels, strict=True):

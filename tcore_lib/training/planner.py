@@ -140,16 +140,12 @@ def readable(hours: float) -> str:
 
 
 class MadeUpFrames:
-    """An index of one JPEG frame, decoded whenever one is asked for: for a forecast before there is data.
-
-    Args:
-        height, width: pixels of a frame.
-    """
+    """An index of one JPEG frame of 340 x 256, decoded whenever one is asked for: for a forecast before there is data."""
 
     num_frames = np.full(1000, 20)
 
-    def __init__(self, height: int = 256, width: int = 340) -> None:
-        rng = np.random.default_rng(0)
+    def __init__(self) -> None:
+        rng, (width, height) = np.random.default_rng(0), (340, 256)
         coarse = Image.fromarray(rng.integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
         picture = smooth + rng.normal(0, 4.5, smooth.shape)  # compresses as a video frame does, to some 30 kB
