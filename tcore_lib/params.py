@@ -524,6 +524,14 @@ def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     return sections
 
 
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, `section.key` -> value; lists and empty mappings stay values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value} if prefix else {}
+    start = f"{prefix}." if prefix else ""
+    return {name: leaf for key, below in value.items() for name, leaf in dotted(below, f"{start}{key}").items()}
+
+
 def find_profile(profile: str | Path) -> Path:
     """`quick` -> `<project>/params/quick.yaml`; a path stays a path."""
     path = Path(profile).expanduser()

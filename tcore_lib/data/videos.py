@@ -312,8 +312,7 @@ def task_kind(settings: params.Data, found: Source) -> str:
 
 def worker_count(settings: params.Data) -> int:
     """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return settings.workers or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return settings.workers or max(1, workpool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def write_bad_files(path: Path, split: str, bad: list[dict[str, Any]]) -> None:

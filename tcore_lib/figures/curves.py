@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
 
-WIDTH = 10.0
 # Columns of a training log or schedule table that have a title and a unit of their own, in the order they are drawn.
 TITLES = {
     "loss": ("total loss", ""),
@@ -61,7 +60,7 @@ def _grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure with `panels` axes in rows of three; what is left of the last row stays empty."""
     columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 0.35 + height * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(look.WIDTH, 0.35 + height * rows), squeeze=False)
     for empty in axes.flat[panels:]:
         empty.set_visible(False)
     return figure, list(axes.flat[:panels])

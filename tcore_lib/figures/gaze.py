@@ -4,9 +4,10 @@ Frames are uint8 (H, W, 3); a grid cell is (row, column) of the (h, w) patch gri
 `visualize_attention_map.py` writes as files (query, map and picture for every patch, masked crops) is drawn here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -39,14 +40,7 @@ def attention_grid(
     grids = {name: look.to_array(values) for name, values in maps.items()}
     heads, h, w = next(iter(grids.values())).shape
     columns = max(1, round(heads**0.5))
-    width = (panels.WIDTH - 3 * panels.GAP) / 4
-    height = width * frame.shape[0] / frame.shape[1]
-    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
-    figure = panels.page(top + len(grids) * step)
-    left = panels.place(figure, 0, top + panels.LINE + (len(grids) - 1) * step / 2, width, height)
-    shown = frame if mask is None else look.hide_patches(frame, mask)
-    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    panels.outline_cell(left, query, (h, w), frame.shape)
+    figure, place = _beside_the_query(frame, query, (h, w), mask, title, rows=len(grids), columns=3)
     for i, (name, values) in enumerate(grids.items()):
         role = name.split(",")[0]
         picture, mean = frames[role], values.mean(0)
@@ -55,12 +49,50 @@ def attention_grid(
         sheet = look.tile(small, columns, gap=max(2, picture.shape[1] // 40), paper=look.colour("paper"))
         texts = (name, f"mean of {heads} heads, up to {mean.max():.1%}", f"heads 1 to {heads}")
         for j, (image, text) in enumerate(zip((picture, painted, sheet), texts, strict=True)):
-            ax = panels.place(figure, (1 + j) * (width + panels.GAP), top + i * step + panels.LINE, width, height)
+            ax = place(i, j)
             panels.show(ax, image, text, look.ROLE_COLOURS.get(role))
             if j < 2:
                 panels.outline_cell(ax, query, (h, w), picture.shape, dotted=True)
-    panels.headline(figure, title)
     return figure
+
+
+def _beside_the_query(
+    frame: np.ndarray,
+    query: tuple[int, int],
+    grid: tuple[int, ...],
+    mask: np.ndarray | None,
+    title: str,
+    *,
+    rows: int,
+    columns: int,
+    room: float = 0.0,
+) -> tuple[Figure, Callable[[int, int], Axes]]:
+    """A page with the query's picture at its left, and what places axes in a row and column beside it.
+
+    Args:
+        frame: the query's picture, uint8 (H, W, 3).
+        query: (row, column) of its patch.
+        grid: (h, w).
+        mask: bool (h, w) or None: patches covered in the query's picture.
+        title: above the figure.
+        rows: of pictures beside the query's.
+        columns: likewise.
+        room: inches left free at the right.
+    """
+    width = (panels.WIDTH - room - columns * panels.GAP) / (1 + columns)
+    height = width * frame.shape[0] / frame.shape[1]
+    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
+    figure = panels.page(top + rows * step)
+    left = panels.place(figure, 0, top + panels.LINE + (rows - 1) * step / 2, width, height)
+    shown = frame if mask is None else look.hide_patches(frame, mask)
+    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
+    panels.outline_cell(left, query, grid, frame.shape)
+    panels.headline(figure, title)
+
+    def place(row: int, column: int) -> Axes:
+        return panels.place(figure, (1 + column) * (width + panels.GAP), top + row * step + panels.LINE, width, height)
+
+    return figure, place
 
 
 @look.figure_in_style
@@ -86,26 +118,18 @@ def attention_compared(
     means = {state: {role: look.to_array(maps[role]).mean(0) for role in frames} for state, maps in states.items()}
     highest = max(float(mean.max()) for maps in means.values() for mean in maps.values())
     grid = next(iter(next(iter(means.values())).values())).shape
-    columns, room = 2 + len(states), 0.85
-    width = (panels.WIDTH - room - (columns - 1) * panels.GAP) / columns
-    height = width * frame.shape[0] / frame.shape[1]
-    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
-    figure = panels.page(top + len(frames) * step)
-    left = panels.place(figure, 0, top + panels.LINE + (len(frames) - 1) * step / 2, width, height)
-    shown = frame if mask is None else look.hide_patches(frame, mask)
-    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    panels.outline_cell(left, query, grid, frame.shape)
+    rows, columns = len(frames), 1 + len(states)
+    figure, place = _beside_the_query(frame, query, grid, mask, title, rows=rows, columns=columns, room=0.85)
     for i, (role, picture) in enumerate(frames.items()):
         named = {role: picture} | {
             f"{state}: up to {maps[role].max():.1%}": look.overlay_heat(picture, maps[role], limits=(0.0, highest))
             for state, maps in means.items()
         }
         for j, (text, image) in enumerate(named.items()):
-            ax = panels.place(figure, (1 + j) * (width + panels.GAP), top + i * step + panels.LINE, width, height)
+            ax = place(i, j)
             panels.show(ax, image, text, look.ROLE_COLOURS.get(role))
             panels.outline_cell(ax, query, grid, picture.shape, dotted=True)
         panels.scale(ax, (0.0, 100 * highest), "attention, %")
-    panels.headline(figure, title)
     return figure
 
 

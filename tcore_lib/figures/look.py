@@ -56,6 +56,7 @@ VIP_PALETTE = np.array([
     (240, 228, 66), (120, 200, 250), (60, 130, 220), (245, 150, 90), (200, 80, 10), (150, 225, 190), (40, 160, 120),
 ], dtype=np.uint8)  # fmt: skip
 
+WIDTH = 10.0  # inches: of every figure
 MAP = "viridis"  # colours of ordered values
 THEMES = {
     "light": {"paper": "#FFFFFF", "ink": "#1F2430", "muted": "#667080", "rule": "#D9DDE3", "panel": "#F5F7F9"},

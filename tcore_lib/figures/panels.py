@@ -16,7 +16,7 @@ from matplotlib.textpath import TextPath
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
 
-WIDTH = 10.0
+WIDTH = look.WIDTH
 Box = tuple[float, float, float, float]
 GAP, LINE, LABEL, LEGEND = 0.06, 0.24, 0.3, 0.4  # inches: between pictures, a title, a row label, a row of a legend
 SMALLEST = 7.5  # points: a title that is still too long at this size is cut

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
-from tcore_lib.figures.curves import TITLES, WIDTH, LiveCurves, depth_curves, loss_curves, running_mean, schedules
+from tcore_lib.figures.curves import TITLES, LiveCurves, depth_curves, loss_curves, running_mean, schedules
 
 __all__ = [
     "TITLES", "LiveCurves", "class_counts", "clip_bars", "depth_curves", "histogram", "loss_curves", "running_mean",
@@ -40,7 +40,7 @@ def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "coun
     good = flat[np.isfinite(flat)]
     if good.size == 0:
         raise InputError(f"the histogram {title!r} has no finite value to draw.")
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.6))
+    figure, ax = plt.subplots(figsize=(look.WIDTH, 2.6))
     whole = bool(np.all(good == np.round(good))) and np.ptp(good) < BARS
     edges = np.arange(good.min() - 0.5, good.max() + 1).tolist() if whole else BARS
     ax.hist(good, bins=edges, color=look.CYCLE[0], alpha=0.85, rwidth=0.92)
@@ -72,7 +72,7 @@ def class_counts(counts: Mapping[str, int] | pd.Series, title: str = "", *, top:
     if series.empty:
         raise InputError(f"{title or 'class_counts'}: there is no class to count.")
     shown = series.head(top)
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.24 * len(shown)))
+    figure, ax = plt.subplots(figsize=(look.WIDTH, 0.8 + 0.24 * len(shown)))
     bars = ax.barh([str(name) for name in shown.index], shown.to_numpy(), color=look.CYCLE[0], height=0.7)
     ax.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8, color=look.colour("muted"))
     ax.invert_yaxis()
@@ -98,7 +98,9 @@ def score_table(table: pd.DataFrame) -> Figure:
         if name not in table.columns:
             raise InputError(f"the score table has no column {name!r}; its columns are {', '.join(map(str, table))}.")
     panels, rows = list(dict.fromkeys(table["benchmark"])), list(dict.fromkeys(table["encoder"]))
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 1.1 + 0.42 * len(rows)), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(look.WIDTH, 1.1 + 0.42 * len(rows)), sharey=True, squeeze=False
+    )
     for ax, name in zip(axes.flat, panels, strict=True):
         part = table[table["benchmark"] == name].drop_duplicates("encoder").set_index("encoder").reindex(rows)
         _score_panel(ax, part)
@@ -153,7 +155,7 @@ def clip_bars(table: pd.DataFrame, *, unit: str = "%", title: str = "", top: int
     table = table.sort_values(table.columns[0], ascending=False)
     cut, what = len(table) - top, str(table.index.name or "clip")
     shown = pd.concat([table.head(top // 2), table.tail(top - top // 2)]) if cut > 0 else table
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.24 * len(shown)))
+    figure, ax = plt.subplots(figsize=(look.WIDTH, 1.0 + 0.24 * len(shown)))
     y = np.arange(len(shown))
     ax.hlines(y, shown.min(axis=1), shown.max(axis=1), color=look.colour("rule"), linewidth=2.2)
     for name, colour in zip(shown.columns, look.CYCLE * len(shown.columns), strict=False):

@@ -59,14 +59,14 @@ def scene(run: Params) -> Scene:
         settings = getattr(run, kind)
         if settings.enabled and profiles.benchmark_root(run, kind).is_dir():
             clip = profiles.clips(run, kind)[0]
-            shown = _spread(len(clip), run.attention.clip_frames)
+            shown = spread(len(clip), run.attention.clip_frames)
             frames = [clips.read_frame(clip.frames[i]) for i in shown]
             return Scene(f"{clip.name} ({kind.upper()})", frames, [f"frame {i}" for i in shown], clip, settings)
     path = videos.index_path(run.data)
     if not path.exists():
         raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
     index = videos.FrameIndex.load(path)
-    shown = _spread(int(index.num_frames[0]), run.attention.clip_frames)
+    shown = spread(int(index.num_frames[0]), run.attention.clip_frames)
     return Scene(index.path(0).name, index.read(0, shown), [f"frame {i}" for i in shown])
 
 
@@ -113,7 +113,7 @@ def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tup
     return (height, width), (height // patch, width // patch)
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
     """At most `count` different frames of a clip, evenly spread, both ends among them."""
     return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
 

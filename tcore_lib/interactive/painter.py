@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 import traitlets
 from PIL import Image
 
-from tcore_lib import files, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labelmaps
 from tcore_lib.evaluation.evaluate import encode
+from tcore_lib.evaluation.overlay import write_video
 from tcore_lib.evaluation.propagation import Propagator
 from tcore_lib.evaluation.protocol import in_whole_patches, propagator_settings
 from tcore_lib.figures import look
@@ -205,16 +205,8 @@ class MaskPainter(StandaloneWidget):
     def save_video(self, path: str | Path) -> Path:
         """Write the clip with its label maps painted over as an H.264 .mp4, 10 frames per second, cut to even sizes."""
         labels = self._results_or_error()
-        height, width = (side // 2 * 2 for side in self._shape)
-        with files.atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=FPS)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "18"}
-            for frame, one in zip(self._pictures, labels, strict=True):
-                painted = look.overlay_labels(frame, one)[:height, :width]
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(painted), format="rgb24")
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode(None))
+        painted = (look.overlay_labels(frame, one) for frame, one in zip(self._pictures, labels, strict=True))
+        write_video(path, painted, FPS, {"crf": "18"})
         return Path(path)
 
 

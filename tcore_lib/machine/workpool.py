@@ -4,6 +4,7 @@
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -11,6 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

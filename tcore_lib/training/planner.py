@@ -6,7 +6,6 @@ device making views, forward, backward and update. On a GPU they then run side b
 
 import io
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tcore_lib.data.images import read_image
 from tcore_lib.data.sandwich import SandwichDataset, Videos, counters
 from tcore_lib.machine.distributed import Place
 from tcore_lib.machine.meter import Meter
+from tcore_lib.machine.workpool import cores
 from tcore_lib.params import Params
 from tcore_lib.training.batches import Collate, MicroBatch, worker_count
 from tcore_lib.training.plan import Plan
@@ -282,7 +282,7 @@ class _Trial:
         device = meter.device
         return Forecast(
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=cores(),
             devices=devices,
             steps=Schedules(params.pretrain).steps,
             batch_size=params.pretrain.loop.batch_size,
