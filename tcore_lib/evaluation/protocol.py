@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labelmaps, scoring
 from tcore_lib.evaluation.clips import Clip
@@ -74,7 +75,7 @@ class MaskScorer:
         self.objects = scoring.number_of_objects(first)
         if clip.kind == "davis" and self.objects == 0:
             raise InputError(f"{clip.annotations[0]} shows no object; a DAVIS clip needs one in its first frame.")
-        if clip.kind == "vip" and first.max() >= len(clipfiles.PARTS):
+        if clip.kind == "vip" and first.max() >= len(PARTS):
             raise InputError(f"{clip.annotations[0]} has the id {first.max()}; VIP's classes are 0 ... 19.")
 
     def soft_map(self, grid: tuple[int, int]) -> Tensor:

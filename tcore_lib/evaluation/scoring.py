@@ -15,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import metrics
-from tcore_lib.evaluation.clips import JOINTS, PARTS, Clip, prediction_path, read_ids
+from tcore_lib.evaluation.clips import Clip, prediction_path, read_ids
 
 Ids = NDArray[np.uint8]
 Row = dict[str, Any]

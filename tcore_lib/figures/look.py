@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.errors import InputError
 
 OKABE_ITO = {
@@ -35,20 +36,12 @@ ROLE_COLOURS = {"past": OKABE_ITO["blue"], "current": OKABE_ITO["green"], "futur
 SIDE_COLOURS = {"right": OKABE_ITO["orange"], "left": OKABE_ITO["sky"], "middle": OKABE_ITO["yellow"]}
 SIDE_NAMES = {"right": "right side", "left": "left side", "middle": "middle"}
 
-# EVALUATION "JHMDB": the 15 joints in the order of joint_positions.mat, and the bones that join them.
-JHMDB_JOINTS = (
-    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow",
-    "left elbow", "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
-)  # fmt: skip
+# Bones join two of `bodies.JOINTS`, by number.
 JHMDB_BONES = (
     (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12),
     (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
 )  # fmt: skip
-# EVALUATION "VIP": class ids 0..19 (the parts of the CIHP taxonomy).
-VIP_CLASSES = (
-    "background", "hat", "hair", "gloves", "sunglasses", "upper clothes", "dress", "coat", "socks", "trousers",
-    "torso skin", "scarf", "skirt", "face", "left arm", "right arm", "left leg", "right leg", "left shoe", "right shoe",
-)  # fmt: skip
+VIP_CLASSES = PARTS
 # Neighbouring parts differ in lightness as well as hue; left is the lighter one of a pair.
 VIP_PALETTE = np.array([
     (0, 0, 0), (120, 94, 40), (222, 165, 40), (150, 150, 160), (60, 60, 70), (0, 114, 178), (204, 121, 167),
@@ -124,8 +117,8 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def side_of(joint: int) -> str:
-    """Key of `SIDE_COLOURS` of a joint of `JHMDB_JOINTS`."""
-    first = JHMDB_JOINTS[joint].split()[0]
+    """Key of `SIDE_COLOURS` of a joint of `bodies.JOINTS`."""
+    first = JOINTS[joint].split()[0]
     return first if first in SIDE_COLOURS else "middle"
 
 

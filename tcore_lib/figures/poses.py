@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from tcore_lib.bodies import JOINTS
 from tcore_lib.figures import look, panels
 
 
@@ -81,7 +82,7 @@ def _pose_legend(figure: Figure, truth: bool, reach: bool) -> None:
 
 def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray | None, reach: float | None) -> None:
     found = np.isfinite(joints).all(1) & (joints >= 0).all(1)
-    side = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(look.JHMDB_JOINTS))]
+    side = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(JOINTS))]
     for a, b in look.JHMDB_BONES:
         if found[a] and found[b]:
             ax.plot(*joints[[a, b]].T, color=side[b], linewidth=2, path_effects=panels.HALO, solid_capstyle="round")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tcore_lib.bodies import JOINTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labelmaps
 from tcore_lib.evaluation.clips import Clip
@@ -141,6 +142,6 @@ def inspect_step(
         soft=soft[frame],
         context_labels=torch.stack([soft[other] for other in context]),
         prediction=scorer.predict(soft[frame][None])[0],
-        channels=list(scorer.ids) if isinstance(scorer, MaskScorer) else ["background", *clipfiles.JOINTS],
+        channels=list(scorer.ids) if isinstance(scorer, MaskScorer) else ["background", *JOINTS],
         neighbours=neighbours,
     )

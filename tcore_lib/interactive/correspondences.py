@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
+from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.data import videos
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labelmaps
@@ -181,11 +182,11 @@ def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, pat
     labels = torch.stack([soft, *(carried.step(later).cpu() for later in features[1:])])
     if isinstance(scorer, MaskScorer):
         ids = scorer.ids
-        names = [clips.PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
+        names = [PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
         palette = (look.VIP_PALETTE if clip.kind == "vip" else look.object_palette())[ids]
         if 0 not in ids:  # every pixel of the first frame is labelled
             labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
             names, palette = ["background", *names], np.concatenate([look.object_palette(1), palette])
     else:
-        names, palette = ["background", *clips.JOINTS], look.object_palette(1 + len(clips.JOINTS))
+        names, palette = ["background", *JOINTS], look.object_palette(1 + len(JOINTS))
     return {"labels": labels.numpy(), "label_names": names, "palette": palette}
