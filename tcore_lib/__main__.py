@@ -148,7 +148,7 @@ def _export(args: argparse.Namespace) -> int:
 
         write_model(args.file, args.target)
     else:
-        export(args.file, args.target, args.format, {}, which=args.which)
+        export(args.file, args.target, args.format, which=args.which)
     print(args.target)
     return 0
 
@@ -288,7 +288,7 @@ def _add_encoder_commands(commands: "argparse._SubParsersAction[argparse.Argumen
         help="may be repeated: pixels, a file or folder, a published name, or timm:NAME",
     )
     command.add_argument("--clips", metavar="a,b", help="some clips only")
-    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, or auto")
     command.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of features and the candidate search")
     command.add_argument("--which", choices=("teacher", "student"), default="teacher")
     command.add_argument("--overlays", action="store_true", help="also write a video per clip")

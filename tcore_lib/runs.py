@@ -225,6 +225,31 @@ def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
     return record
 
 
+def read_results(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """Stage -> its record (`read_result`), of the stages that were run.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    found = {stage: read_result(folder, stage) for stage in STAGES}
+    return {stage: record for stage, record in found.items() if record is not None}
+
+
+def latest(records: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The provenance of the record that was finished last; at least one is needed."""
+    return max((record["provenance"] for record in records.values()), key=lambda origin: str(origin["finished"]))
+
+
+def machine(origin: Mapping[str, Any]) -> str:
+    """What a provenance says of the machine: its GPU, or its processor and the number of cores."""
+    return origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
+
+
+def commit(origin: Mapping[str, Any], changed: str = " + changes") -> str:
+    """What a provenance says of the code: ten digits of the commit, and `changed` where anything differed from it."""
+    return (origin["commit"] or "no git")[:10] + (changed if origin["uncommitted_changes"] else "")
+
+
 def read_table(folder: str | Path, stage: str, table: str) -> pd.DataFrame:
     """A table a stage wrote.
 

@@ -15,7 +15,7 @@ from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 from test_clips import damage
 
-from tcore_lib import params
+from tcore_lib import bodies, params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, evaluate as evaluation, labelmaps, metrics
 from tcore_lib.evaluation.clips import Clip, load_clips
@@ -412,7 +412,7 @@ def test_one_step_of_joints_and_parts(tmp_path: Path) -> None:
     settings = params.Jhmdb(input_size=(96, 96), radius=4.0, context=2)
     clip = clipfiles.load_clips(settings, write_small_jhmdb(tmp_path / "jhmdb"))[0]
     step = inspect_step(pixels(), clip, settings, 4, (1, 1))
-    assert step.channels == ["background", *clipfiles.JOINTS]
+    assert step.channels == ["background", *bodies.JOINTS]
     assert step.soft.shape == (16, 6, 6)
     assert step.prediction.shape == (15, 2)
     assert step.context == [0, 2, 3]

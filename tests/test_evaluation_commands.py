@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 
-from tcore_lib import params
+from tcore_lib import params, runs
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, overlay
 from tcore_lib.evaluation.commands import evaluate_command, score_command
@@ -98,3 +98,14 @@ def test_bad_input_stops_before_work(tmp_path: Path) -> None:
         overlay.write_overlay(clip, tmp_path / "absent", tmp_path / "x.mp4")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "s.json").exists()
+
+
+def test_the_device_is_checked_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, asked = write_small_davis(tmp_path / "data"), []
+    for device in ("tpu", "cuda:99"):
+        with pytest.raises(InputError, match=r"run\.device"):
+            evaluate_command("davis", root, ["pixels"], tmp_path / "out", device=device, settings=SMALL)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(runs, "provenance", lambda params, started: asked.append(params.run.device) or {})
+    evaluate_command("davis", root, ["pixels"], tmp_path / "out", clips=["two"], device="cpu", settings=SMALL)
+    assert asked == ["cpu"]  # else a machine with a GPU would claim to have used it

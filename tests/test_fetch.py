@@ -1,18 +1,22 @@
 """Fetching: resumed, verified, and unpacked without trust. The server is on loopback."""
 
+import errno
 import hashlib
 import io
+import ssl
 import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tcore_lib.errors import InputError
+from tcore_lib.remote import archives, download as downloads
 from tcore_lib.remote.archives import unpack
 from tcore_lib.remote.download import Remote, download
 from tcore_lib.remote.fetch import DATASETS, Part, datasets_table, fetch, fetch_archives
@@ -87,6 +91,22 @@ def test_broken_connections_are_continued(server: Server, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
     get(server, tmp_path)
     assert len(server.requests) == 4, "what is there is not fetched again"
+
+
+def test_a_broken_tls_connection_is_tried_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssl.SSLError is an OSError, but no fault of the disk."""
+    server.files["a.bin"] = CONTENT
+    receive, broken = downloads._receive, [ssl.SSLEOFError(8, "EOF occurred in violation of protocol")]
+
+    def once_broken(*arguments: Any) -> bool:
+        if broken:
+            raise broken.pop()
+        return receive(*arguments)
+
+    monkeypatch.setattr(downloads, "_receive", once_broken)
+    assert get(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_later_call_continues(server: Server, tmp_path: Path) -> None:
@@ -255,6 +275,24 @@ def test_fetching_archives_once(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "root/splits/a.txt").read_bytes() == b"a"
     assert (tmp_path / "root/ImageSets/val.txt").read_bytes() == b"v"
     assert not list((tmp_path / "root/.archives").iterdir())
+
+
+def test_a_full_disk_does_not_blame_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar_of(tmp_path / "x.tar.gz", [("splits/a.txt", b"a")])
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives, "open", full, raising=False)
+    with pytest.raises(InputError, match=r"target.* cannot be written \(No space left on device\); free some space"):
+        unpack(tmp_path / "x.tar.gz", tmp_path / "target")
+
+
+def test_a_root_that_cannot_be_written_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    server.files["a.zip"] = b"any"
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match=r"file/root cannot be written \(.*\); choose a folder that can be written"):
+        fetch_archives((Part(Remote(f"{server.address}/a.zip")),), tmp_path / "file" / "root", progress=False)
 
 
 def test_what_must_be_fetched_by_hand_says_how(tmp_path: Path) -> None:

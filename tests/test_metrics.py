@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tcore_lib.evaluation import metrics
+from tcore_lib.evaluation import metrics, scoring
 
 
 def picture(*rows: str) -> NDArray[np.bool_]:
@@ -34,9 +34,13 @@ def test_j_of_equal_disjoint_and_empty_masks() -> None:
     assert metrics.region_similarity(LEFT, EMPTY) == 0
 
 
-def test_j_leaves_void_out() -> None:
+def test_void_is_left_out_of_both_maps() -> None:
     void = picture("#.....", "#.....", "......", "......")
-    assert metrics.region_similarity(LEFT, RIGHT, void) == 3 / (4 + 6 - 3)  # two pixels of LEFT are void
+    found, true = LEFT.astype(np.uint8), RIGHT.astype(np.uint8)
+    scores = scoring.davis_frame(found, np.where(void, metrics.VOID, true), 1)
+    assert scores[0, 0] == 3 / (4 + 6 - 3)  # two pixels of LEFT are void
+    scores = scoring.davis_frame(found, np.where(LEFT, metrics.VOID, 0), 1)
+    assert scores.tolist() == [[1, 1]]  # nothing is left of either
 
 
 # ---------------------------------------------------------------------------------------------- F
@@ -78,11 +82,6 @@ def test_f_of_equal_and_empty_masks() -> None:
     assert metrics.boundary_measure(EMPTY, EMPTY) == 1
     assert metrics.boundary_measure(LEFT, EMPTY) == 0
     assert metrics.boundary_measure(EMPTY, LEFT) == 0
-
-
-def test_f_leaves_void_out_of_both_masks() -> None:
-    assert metrics.boundary_measure(LEFT, EMPTY, void=LEFT) == 1
-    assert metrics.boundary_measure(LEFT, RIGHT, void=RIGHT, tolerance=1) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))

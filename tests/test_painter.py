@@ -16,6 +16,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips
 from tcore_lib.figures import look
 from tcore_lib.interactive.painter import MaskPainter, mask_propagator
+from tcore_lib.network.encoder import FeatureEncoder, Pixels
 from tcore_lib.params import Davis
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -152,6 +153,18 @@ def test_an_encoder_carries_a_painted_object_along() -> None:
         expected = np.roll(mask, 8 * n, axis=1)
         assert (found == expected).mean() > 0.97  # the linear resize rounds the corners
         assert found[28, 40 + 8 * n] == 1
+
+
+def test_the_painter_propagates_as_the_evaluation_does() -> None:
+    """The input is cut to whole patches, and soft maps are enlarged as the setting says."""
+    clip = [np.random.default_rng(n).integers(0, 256, (H, W, 3), dtype=np.uint8) for n in range(N)]
+    mask = np.pad(SQUARE, ((0, 4), (0, 0)))[:H]
+    coarse = FeatureEncoder(Pixels(14), "pixels")
+    maps = list(mask_propagator(coarse, clip, Davis(input_size=(64, 96), upsampling="nearest"))(mask))
+    assert [found.shape for found in maps[1:]] == [(56, 84)] * (N - 1)  # 4 x 6 patches of 14
+    for found in maps[1:]:
+        cells = found[::14, ::14]
+        np.testing.assert_array_equal(found, cells.repeat(14, 0).repeat(14, 1))
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------

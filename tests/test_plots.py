@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips
 from tcore_lib.figures import diagram, look, panels, pictures, plots
-from tcore_lib.rendering import figure
 
 GREY = np.full((32, 48, 3), 100, dtype=np.uint8)
 
@@ -238,12 +236,6 @@ def test_bones_join_every_joint_once() -> None:
     assert len(look.JHMDB_BONES) == 14
     assert {j for bone in look.JHMDB_BONES for j in bone} == set(range(15))
     assert len(look.VIP_CLASSES) == len(look.VIP_PALETTE) == 20
-
-
-def test_drawn_scored_and_shown_parts_have_the_same_names() -> None:
-    """The id -> name list of CIHP stands where it is needed: in figures, in the scores and in the renderer."""
-    drawn = [name.replace("-", " ").replace("pants", "trousers") for name in figure.PARTS]
-    assert list(look.VIP_CLASSES) == list(clips.PARTS) == drawn
 
 
 def test_pca_gives_one_colour_to_one_thing_in_all_frames() -> None:

@@ -118,6 +118,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, damage: str)
         train(tmp_path, 4)
 
 
+def test_a_damaged_later_checkpoint_costs_no_good_one(tmp_path: Path) -> None:
+    """What a run has just written is kept, although a damaged file of a later step would count as newer."""
+    loop = {"checkpoint_every": 10, "keep_last": 1}
+    train(tmp_path, 1, loop=loop)
+    checkpoints.path_of(tmp_path / "checkpoints", 5).write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match=r"step-00000005\.pt is damaged"):
+        train(tmp_path, 2, loop=loop)
+    assert list(checkpoints.steps_in(tmp_path / "checkpoints")) == [2, 5]
+
+
 @pytest.mark.parametrize(
     ("changes", "seed", "key"),
     [
@@ -266,6 +276,12 @@ def test_the_log(tmp_path: Path) -> None:
     assert not log.duplicated("step").any()
 
 
+def test_a_log_that_a_new_run_has_just_removed_is_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # seen a moment ago
+    assert read_log(tmp_path / "log.csv").empty
+    assert launch.written_at(tmp_path / "log.csv") == 0
+
+
 def test_progress_bar_and_tensorboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +419,16 @@ def test_the_notebooks_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[st
         np.testing.assert_allclose(log[name], expected[name], rtol=1e-6, err_msg=name)
     (runs.run_folder(settings) / launch.OUTPUT).write_text("x\ntcore_lib: some key is wrong; mend it.\ny")
     assert launch._reason(runs.run_folder(settings) / launch.OUTPUT, 2) == "some key is wrong; mend it."
+
+
+def test_the_ranks_of_a_machine_share_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(pretrain, "open_index", lambda settings: None)
+    monkeypatch.setattr(pretrain, "pretrain", lambda *arguments, **settings: None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert pretrain.run_profile(params.parse({"run": {"threads": 5}}, "test")) == 0
+    assert asked == [2]
 
 
 def test_impossible_settings_are_refused_first() -> None:

@@ -193,6 +193,16 @@ def test_changed_cut_and_missing_shards_are_named(index: FrameIndex, tmp_path: P
         got.read(0, [20])
 
 
+def test_a_shard_of_another_size_is_refused_every_time(index: FrameIndex, tmp_path: Path) -> None:
+    write_shards(index, tmp_path, progress=False)
+    with open(tmp_path / "shard-000000.tar", "ab") as shard:
+        shard.write(b"more")
+    got = ShardIndex([tmp_path])
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"shard-000000\.tar has changed"):
+            got.read(0, [0])
+
+
 def test_only_frames_of_this_index_go_into_a_folder(index: FrameIndex, tmp_path: Path) -> None:
     write_shards(index, tmp_path / "a", videos_per_shard=3, progress=False)
     with pytest.raises(InputError, match=r"shard-000002\.tar, which does not belong"):

@@ -13,7 +13,7 @@ import yaml
 from tcore_lib.__main__ import main
 from tcore_lib.data.videos import prepare
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json
+from tcore_lib.files import read_json, write_json
 from tcore_lib.reproduction import profiles, study, study_results
 
 BASE = {
@@ -169,3 +169,31 @@ def test_told_to_end(tmp_path: Path) -> None:
     assert re.search(r"tcore_lib: Stopped at step \d+ of 5000 by SIGTERM; a checkpoint is in", log), log
     assert list((runs / "full-seed0/checkpoints").glob("step-*.pt"))
     assert [folder.name for folder in runs.iterdir()] == ["full-seed0"]
+
+
+def _finish(loaded: study.LoadedStudy) -> None:
+    """Leave score files as finished tasks do."""
+    for number, task in enumerate(loaded.tasks):
+        score = {"benchmark": "davis", "step": 2, "score": "J&F_m", "value": 40.0 + number, "clips": 1}
+        origin = {"seconds": 60.0, "processor": "some", "cores": 2}
+        record = {"key": loaded.key(task), "real": [], "scores": [score], "provenance": origin}
+        write_json(loaded.score_file(task), record)
+
+
+def test_a_study_without_claims_has_tables_too(tmp_path: Path) -> None:
+    loaded = study.load_study(_write(tmp_path, comparisons=[]))
+    _finish(loaded)
+    written = study_results.write(loaded)
+    assert {"scores.csv", "summary.csv", "README.md"} <= {path.name for path in written}
+    page = (loaded.folder / "README.md").read_text()
+    assert "| T-CoRe | 41.5" in page  # (40 + 43) / 2
+    assert "Verdicts" not in page
+
+
+def test_the_page_says_how_many_steps_a_task_makes(tmp_path: Path) -> None:
+    path = _write(tmp_path)
+    base = yaml.safe_load((tmp_path / "base.yaml").read_text())
+    base["pretrain"]["optimiser"]["epochs"], base["pretrain"]["loop"]["max_steps"] = 10.0, 2
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    loaded = study.load_study(path)
+    assert " for 2 steps of 2 samples " in study_results.page(loaded, study_results.scores(loaded))

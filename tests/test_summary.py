@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tcore_lib.evaluation.clips import JOINTS
+from tcore_lib.bodies import JOINTS
 from tcore_lib.evaluation.summary import summarise
 
 

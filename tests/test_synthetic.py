@@ -15,11 +15,11 @@ import scipy.io
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion
 
+from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.params import SyntheticData
 from tcore_lib.randomness import generator
 from tcore_lib.rendering import scenes, synthetic
-from tcore_lib.rendering.figure import PARTS
 from tcore_lib.rendering.skeleton import JOINTS, limbs_of
 from tcore_lib.rendering.sprites import Camera, Layer, cut, ellipse
 
@@ -128,7 +128,7 @@ def test_left_and_right_are_the_figures_own() -> None:
         right, left = (scene.joints[:, JOINTS.index(f"{side}_{kind}"), 0] for side in ("right", "left"))
         assert (right < left).all(), kind
     for part in ("shoe", "leg", "arm"):
-        found = [np.nonzero(scene.parts == PARTS.index(f"{side}-{part}"))[2] for side in ("right", "left")]
+        found = [np.nonzero(scene.parts == PARTS.index(f"{side} {part}"))[2] for side in ("right", "left")]
         if all(len(columns) for columns in found):
             assert found[0].mean() < found[1].mean(), part
     face = scene.joints[:, JOINTS.index("face")]

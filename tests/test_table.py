@@ -83,7 +83,7 @@ def test_readme_and_table_files_show_the_committed_results() -> None:
         assert there.astype(float).round(3).tolist() == here.astype(float).round(3).tolist(), column
 
 
-def _run(results: Path, name: str, root: str, value: float, **settings: object) -> None:
+def _run(results: Path, name: str, root: str, value: float | None, **settings: object) -> None:
     davis = Davis(root=root, **settings).model_dump(mode="json")
     checkpoint = {"encoders": {"theirs": "x.pth"}, "paper_rows": {"theirs": "vits16_400ep_K400.pth"}}
     record = {
@@ -107,6 +107,13 @@ def test_a_reproduction_stands_beside_the_paper_with_its_difference(tmp_path: Pa
     assert paper_table.cell(row, "vip") == "not run"
     assert "[released](released)" in (tmp_path / "paper_table.md").read_text()
     assert '<a href="released/">' in (tmp_path / "paper_table.html").read_text()
+
+
+def test_a_score_that_could_not_be_measured_is_not_run(tmp_path: Path) -> None:
+    _run(tmp_path, "empty", "data/davis", None)
+    whole = paper_table.write(tmp_path)
+    row = whole[(whole["who"] == "reproduced") & (whole["file"] == "vits16_400ep_K400.pth")].iloc[0]
+    assert paper_table.cell(row, "davis") == "not run"
 
 
 def test_rendered_clips_and_other_settings_are_said(tmp_path: Path) -> None:

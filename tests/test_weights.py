@@ -392,6 +392,15 @@ def test_damage_is_named_in_one_sentence(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("ours", ["[1]", '"text"', "3"])
+def test_metadata_that_is_no_mapping_is_named_in_one_sentence(tmp_path: Path, ours: str) -> None:
+    save_file(state_of(), tmp_path / "a.safetensors", {OURS: ours})
+    torch.save({"teacher": prefixed(state_of(), "backbone."), OURS: json.loads(ours)}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pth"):
+        with pytest.raises(InputError, match=rf"{name} is damaged: its metadata"):
+            load_encoder(tmp_path / name)
+
+
 def test_a_program_is_not_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="TorchScript"):
         load_encoder(_damaged("module", tmp_path))

@@ -58,14 +58,6 @@ def axis_matrices(
     return torch.zeros(len(start), size, pixels, device=device).scatter_(-1, pixel.long(), weights)
 
 
-def resize_matrices(
-    boxes: np.ndarray, flips: np.ndarray, frame: tuple[int, int], size: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Weights of both axes for n boxes (n, 4) and flips (n,) in frames of (H, W): rows (n, S, H), columns (n, S, W)."""
-    rows = axis_matrices(boxes[:, 0], boxes[:, 2], np.zeros_like(flips), frame[0], size, device)
-    return rows, axis_matrices(boxes[:, 1], boxes[:, 3], flips, frame[1], size, device)
-
-
 def resize_batch(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int) -> Tensor:
     """Resize one box of every image, all in two batched matrix products, without waiting for the device.
 
@@ -79,8 +71,9 @@ def resize_batch(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int
         (n, 3, S, S) float32 in 0..1, clamped where the cubic overshoots.
     """
     height, width = images.shape[-2:]
-    rows = axis_matrices(boxes[:, 0], boxes[:, 2], np.zeros_like(flips), height, size, images.device)
-    columns = axis_matrices(boxes[:, 1], boxes[:, 3], flips, width, size, images.device)
+    upright = np.zeros_like(flips)
+    rows = axis_matrices(boxes[:, 0], boxes[:, 2], upright, height, size, images.device)  # (n, S, H)
+    columns = axis_matrices(boxes[:, 1], boxes[:, 3], flips, width, size, images.device)  # (n, S, W)
     planar = images.to(torch.float32, memory_format=torch.contiguous_format)
     with torch.autocast(images.device.type, enabled=False):  # bf16 weights would be off by a grey level
         narrow = planar.flatten(1, 2) @ columns.mT  # (n, 3 * H, S)

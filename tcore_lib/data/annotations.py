@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from tcore_lib.errors import InputError
 from tcore_lib.data.released_index import read_released
+from tcore_lib.errors import InputError
 
 UNLABELLED = "unlabelled"
 _VAL = dict.fromkeys(("val", "valid", "validate", "validation"), "val")

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from tcore_lib import params, randomness
 from tcore_lib.data import extract, images
-from tcore_lib.machine import workpool
-from tcore_lib.errors import InputError
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sources import Item, find
 from tcore_lib.data.videos import task_kind, worker_count
+from tcore_lib.errors import InputError
+from tcore_lib.machine import workpool
 
 
 def class_counts(index: FrameIndex) -> pd.Series:
@@ -31,12 +31,6 @@ def class_counts(index: FrameIndex) -> pd.Series:
     return pd.Series(counts, index=pd.Index(index.class_names, name="class"), name="videos").sort_values(
         ascending=False, kind="stable"
     )
-
-
-def length_counts(index: FrameIndex) -> pd.Series:
-    """Videos per number of frames, shortest first."""
-    lengths, counts = np.unique(index.num_frames, return_counts=True)
-    return pd.Series(counts, index=pd.Index(lengths, name="frames"), name="videos")
 
 
 def size_counts(index: FrameIndex) -> pd.DataFrame:
@@ -204,8 +198,8 @@ def doctor_frames(
     """Decode every frame of a folder of frame folders and compare with its index, if it has one.
 
     Found are: empty folders, undecodable or cut files, gaps in the numbering, frames of different sizes, folders with
-        another
-    number of frames than most, content that is not what the index recorded, and folders in the index or on disk only.
+    another number of frames than most, content that is not what the index recorded, and folders that are in the index
+    or on disk only.
 
     Args:
         root: a prepared root (with `frames/<split>` and perhaps `index-<split>.parquet`), or a folder of frame folders.

@@ -2,7 +2,7 @@
 
 Every shard appends to a file of its own, one JSON line per video. A line that says a folder is finished is written
 before the folder gets its name, and only the finished folder is ever given it: finished = the line and the folder are
-    both there.
+both there.
 """
 
 import fcntl

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, write_text
 from tcore_lib.data.images import one_line
 from tcore_lib.data.index import FrameIndex
+from tcore_lib.errors import InputError
+from tcore_lib.files import atomic_path, write_text
 
 
 def export_released(index: FrameIndex, folder: str | Path, split: str = "train") -> list[Path]:
@@ -100,10 +100,14 @@ def _texts(column: np.ndarray) -> list[str]:
 
 
 def _labels(path: Path) -> dict[str, int]:
+    """Class name -> id, of a labels.txt; empty where there is none."""
     if not path.is_file():
         return {}
-    with open(path, encoding="utf-8", newline="") as stream:
-        return {row[1]: int(row[0]) for row in csv.reader(stream) if len(row) == 2 and row[0].isdecimal()}
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            return {row[1]: int(row[0]) for row in csv.reader(stream) if len(row) == 2 and row[0].isdecimal()}
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({one_line(error)}); restore it or remove it.") from error
 
 
 def _is_plain(name: str) -> bool:

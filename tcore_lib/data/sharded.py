@@ -14,10 +14,10 @@ import numpy as np
 
 from tcore_lib import params
 from tcore_lib.data import images
-from tcore_lib.errors import InputError
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.shards import BLOCK, read_tables
 from tcore_lib.data.videos import index_path
+from tcore_lib.errors import InputError
 
 OPEN_FILES = 128  # shards a process keeps open
 
@@ -123,9 +123,10 @@ class ShardIndex:
         while len(self._open) >= OPEN_FILES:
             os.close(self._open.popitem(last=False)[1])
         found = os.open(self._files[shard], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self._open[shard] = found
         if os.fstat(found).st_size != self._bytes[shard]:
+            os.close(found)
             raise InputError(f"{self._files[shard]} has changed since it was indexed; write the shards again.")
+        self._open[shard] = found
         return found
 
     def __del__(self) -> None:

@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tcore_lib.data import images
+from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path
-from tcore_lib.data.index import FrameIndex
 
 INDEX = "index.parquet"
 BLOCK = 512  # bytes of a tar header; a member's content follows it

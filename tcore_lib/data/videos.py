@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from tcore_lib import params
 from tcore_lib.data import extract
-from tcore_lib.machine import workpool
-from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, writable
 from tcore_lib.data.index import FrameIndex, Kind
 from tcore_lib.data.journal import Journal
 from tcore_lib.data.sources import Item, Source, find
+from tcore_lib.errors import InputError
+from tcore_lib.files import atomic_path, writable
+from tcore_lib.machine import workpool
 
 __all__ = ["FrameIndex", "PrepareReport", "index_path", "prepare"]
 
@@ -312,8 +312,7 @@ def task_kind(settings: params.Data, found: Source) -> str:
 
 def worker_count(settings: params.Data) -> int:
     """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return settings.workers or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return settings.workers or max(1, workpool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def write_bad_files(path: Path, split: str, bad: list[dict[str, Any]]) -> None:

@@ -16,22 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tcore_lib import params
+from tcore_lib.bodies import JOINTS
 from tcore_lib.data.images import UNREADABLE, BadFile, check_size
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation.matfile import read_array
 from tcore_lib.files import atomic_path, read_json, write_json
 
 Kind = Literal["davis", "jhmdb", "vip"]
-JOINTS = (
-    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow", "left elbow",
-    "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
-)  # fmt: skip
-# VIP's class ids 0 ... 19, which are CIHP's.
-PARTS = (
-    "background", "hat", "hair", "gloves", "sunglasses", "upper clothes", "dress", "coat", "socks", "trousers",
-    "torso skin", "scarf", "skirt", "face", "left arm", "right arm", "left leg", "right leg", "left shoe", "right shoe",
-)  # fmt: skip
-
 LONGEST_NAME = 240  # bytes of a clip's name: file systems allow 255, and a suffix is added
 FARTHEST = 1e5  # pixels a joint may lie from the image's corner
 

@@ -19,22 +19,29 @@ from tcore_lib.evaluation.overlay import write_overlay
 from tcore_lib.evaluation.scoring import score_predictions
 from tcore_lib.evaluation.summary import summarise
 from tcore_lib.files import write_json, write_text
+from tcore_lib.machine.distributed import choose_device, place_of
 from tcore_lib.network.encoder import load_encoder
 from tcore_lib.params import Benchmark, Params, parse
 
 TABLES = {"davis": "objects.csv", "jhmdb": "joints.csv", "vip": "parts.csv"}
 
 
-def benchmark_settings(kind: str, root: str | Path, changes: dict[str, Any] | None = None) -> tuple[Params, Benchmark]:
+def benchmark_settings(kind: str, root: str | Path, device: str = "cpu", **changes: Any) -> tuple[Params, Benchmark]:
     """Parameters with this benchmark's section on real data, and the section.
+
+    Args:
+        kind: davis, jhmdb or vip.
+        root: folder in the benchmark's own layout.
+        device: as `run.device`.
+        changes: further settings of the section; None = the default.
 
     Raises:
         InputError: unknown benchmark, unknown or impossible setting.
     """
     if kind not in TABLES:
         raise InputError(f"There is no benchmark {kind!r}; choose davis, jhmdb or vip.")
-    section = {"root": str(root), **{key: value for key, value in (changes or {}).items() if value is not None}}
-    params = parse({kind: section}, "the command line")
+    section = {"root": str(root), **{key: value for key, value in changes.items() if value is not None}}
+    params = parse({kind: section, "run": {"device": device}}, "the command line")
     return params, getattr(params, kind)
 
 
@@ -49,7 +56,6 @@ def evaluate_command(
     which: str = "teacher",
     precision: str | None = None,
     overlays: bool = False,
-    workers: int | None = None,
     settings: dict[str, Any] | None = None,
 ) -> int:
     """Examine the data, evaluate encoders, write `summary.json`, a CSV, predictions and, if wanted, overlay videos.
@@ -60,11 +66,10 @@ def evaluate_command(
         encoders: sources as `load_encoder` takes them: a file or folder, `timm:NAME`, `pixels`, ...; also the names.
         output: folder. A command that was killed continues where it stopped.
         clips: names; None = the whole split.
-        device: torch device.
+        device: `cpu`, `cuda` (under torchrun the rank's own), `cuda:1`, or `auto`.
         which: weights of a checkpoint, `teacher` or `student`.
         precision: fp32, bf16 or fp16; None = the setting's default.
         overlays: write `overlays/<encoder>/<clip>.mp4`.
-        workers: threads that decode and score.
         settings: further settings of the benchmark's section, by name.
 
     Returns:
@@ -75,15 +80,16 @@ def evaluate_command(
     """
     started, output = time.time(), Path(output)
     changes = {"clips": list(clips) if clips else None, "precision": precision, **(settings or {})}
-    params, section = benchmark_settings(kind, root, changes)
+    params, section = benchmark_settings(kind, root, device, **changes)
+    device = str(choose_device(params.run.device, place_of(os.environ)))
     first_rank = int(os.environ.get("RANK", "0")) == 0
-    report = doctor.examine(section, root, decode=first_rank, workers=workers, progress=first_rank)
+    report = doctor.examine(section, root, decode=first_rank, progress=first_rank)
     if first_rank:
         print(report, flush=True)
     report.require()
     found = load_clips(section, root)
     networks = {source: load_encoder(source, device=device, which=which) for source in dict.fromkeys(encoders)}
-    table = evaluate(networks, found, section, output=output, workers=workers, progress=first_rank, device=device)
+    table = evaluate(networks, found, section, output=output, progress=first_rank, device=device)
     if not first_rank:
         return 0
     write_table(output / TABLES[kind], table)
@@ -126,7 +132,7 @@ def score_command(
     """
     if kind not in ("davis", "vip"):
         raise InputError(f"Predictions of {kind!r} cannot be scored from PNGs; choose davis or vip.")
-    _, section = benchmark_settings(kind, root, {"clips": list(clips) if clips else None})
+    _, section = benchmark_settings(kind, root, clips=list(clips) if clips else None)
     if not Path(predictions).is_dir():
         raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
     report = doctor.examine(section, root)

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import metrics
-from tcore_lib.evaluation.clips import PARTS, Clip, clip_names, load_clip, read_frame, read_ids
+from tcore_lib.evaluation.clips import Clip, clip_names, load_clip, read_frame, read_ids
 from tcore_lib.params import Benchmark, Davis
 
 # (clips, frames or None) of the splits that published figures are measured on

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-VOID = 255  # DAVIS: pixels of this id are left out of J and F
+VOID = 255  # DAVIS: pixels of this id are left out of J and F (`scoring.davis_frame`)
 BOUNDARY_TOLERANCE = 0.008  # share of the image diagonal
 PCK_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 BOX_SHARE = 0.6  # PCK: share of the person box's diagonal that a distance is divided by
@@ -18,18 +18,8 @@ BOX_SHARE = 0.6  # PCK: share of the person box's diagonal that a distance is di
 Mask = NDArray[np.bool_]
 
 
-def region_similarity(prediction: Mask, truth: Mask, void: Mask | None = None) -> float:
-    """J: intersection over union of two masks (H, W), 1 if both are empty.
-
-    As in the DAVIS-2017 toolkit.
-
-    Args:
-        prediction: bool.
-        truth: bool.
-        void: bool, pixels left out.
-    """
-    if void is not None:
-        prediction, truth = prediction & ~void, truth & ~void
+def region_similarity(prediction: Mask, truth: Mask) -> float:
+    """J: intersection over union of two masks (H, W), 1 if both are empty, as in the DAVIS-2017 toolkit."""
     union = np.count_nonzero(prediction | truth)
     return 1.0 if union == 0 else np.count_nonzero(prediction & truth) / union
 
@@ -46,12 +36,12 @@ def boundary(mask: Mask) -> Mask:
     return edge
 
 
-def boundary_tolerance(shape: tuple[int, ...], share: float = BOUNDARY_TOLERANCE) -> int:
-    """Pixels by which boundaries may miss each other: `share` of the diagonal of (H, W), rounded up."""
-    return math.ceil(share * math.hypot(*shape[:2]))
+def boundary_tolerance(shape: tuple[int, ...]) -> int:
+    """Pixels by which boundaries may miss each other: 0.8 % of the diagonal of (H, W), rounded up."""
+    return math.ceil(BOUNDARY_TOLERANCE * math.hypot(*shape[:2]))
 
 
-def boundary_measure(prediction: Mask, truth: Mask, void: Mask | None = None, tolerance: float | None = None) -> float:
+def boundary_measure(prediction: Mask, truth: Mask, tolerance: float | None = None) -> float:
     """F: harmonic mean of boundary precision and recall of two masks (H, W), as in the DAVIS-2017 toolkit.
 
     A boundary pixel is matched if the other boundary has a pixel within `tolerance`. Without any predicted boundary
@@ -60,11 +50,8 @@ def boundary_measure(prediction: Mask, truth: Mask, void: Mask | None = None, to
     Args:
         prediction: bool.
         truth: bool.
-        void: bool, pixels left out of both masks before the boundary is drawn.
         tolerance: in pixels; None = 0.8 % of the diagonal, rounded up.
     """
-    if void is not None:
-        prediction, truth = prediction & ~void, truth & ~void
     reach = boundary_tolerance(prediction.shape) if tolerance is None else tolerance
     found, true = np.argwhere(boundary(prediction)), np.argwhere(boundary(truth))
     if len(found) == 0 or len(true) == 0:

@@ -1,6 +1,6 @@
 """Side-by-side video of a clip: the frame, the prediction over it, the ground truth over it (mp4, H.264)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import av
@@ -56,20 +56,18 @@ def _pictures(
 
 
 def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) of one size in a row with white gaps; cut to even sizes, which H.264 needs."""
+    """Pictures (H, W, 3) of one size in a row with white gaps."""
     gap = np.full((pictures[0].shape[0], GAP, 3), 255, np.uint8)
-    row = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
-    return np.ascontiguousarray(row[: row.shape[0] // 2 * 2, : row.shape[1] // 2 * 2])
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
 
 
-def write_overlay(clip: Clip, predictions: str | Path, target: str | Path, *, fps: int = FPS) -> Path:
-    """Write the side-by-side video of a clip.
+def write_overlay(clip: Clip, predictions: str | Path, target: str | Path) -> Path:
+    """Write the side-by-side video of a clip, 15 frames per second.
 
     Args:
         clip: any.
         predictions: folder of one encoder's predictions, `<output>/predictions/<encoder>`.
         target: the .mp4 file.
-        fps: frames per second.
 
     Returns:
         `target`. A VIP frame without annotation shows the bare frame in the third place.
@@ -83,13 +81,28 @@ def write_overlay(clip: Clip, predictions: str | Path, target: str | Path, *, fp
     if missing:
         raise InputError(f"{missing[0]} is missing; evaluate the clip with save_predictions first.")
     joints = read_predicted_joints(needed.pop()) if clip.kind == "jhmdb" else None
-    with atomic_path(target) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
-        stream.pix_fmt = "yuv420p"
-        for frame in range(len(clip)):
-            row = side_by_side(_pictures(clip, frame, predictions, joints))
-            if frame == 0:
-                stream.height, stream.width = row.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(row, format="rgb24")))
-        container.mux(stream.encode(None))
+    rows = (side_by_side(_pictures(clip, frame, predictions, joints)) for frame in range(len(clip)))
+    write_video(target, rows, FPS, {"crf": "20", "preset": "veryfast"})
     return target
+
+
+def write_video(
+    target: str | Path, pictures: Iterable[NDArray[np.uint8]], fps: int, options: Mapping[str, str]
+) -> None:
+    """Write pictures uint8 (H, W, 3) of one size as H.264 .mp4, atomically; odd sizes, which it does not know, are cut.
+
+    Args:
+        target: the file.
+        pictures: in order; read one by one.
+        fps: frames per second.
+        options: of libx264, such as `crf`.
+    """
+    with atomic_path(target) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options=dict(options))
+        stream.pix_fmt = "yuv420p"
+        for number, picture in enumerate(pictures):
+            even = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+            if number == 0:
+                stream.height, stream.width = even.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labelmaps, scoring
 from tcore_lib.evaluation.clips import Clip
@@ -32,11 +33,20 @@ def input_size(clip: Clip, settings: Benchmark, patch_size: int) -> tuple[int, i
         size = (short, long) if w > h else (long, short)
     else:
         size = tuple(settings.input_size)  # type: ignore[attr-defined]
+    return in_whole_patches(size, patch_size, f"{clip.name} ({clip.size[1]}x{clip.size[0]})")
+
+
+def in_whole_patches(size: tuple[int, int], patch_size: int, what: str) -> tuple[int, int]:
+    """(H, W) in pixels, floored to multiples of the patch; `what` is resized to it, for the message.
+
+    Raises:
+        InputError: nothing is left of a side.
+    """
     floored = (size[0] // patch_size * patch_size, size[1] // patch_size * patch_size)
     if min(floored) == 0:
         raise InputError(
-            f"{clip.name} ({clip.size[1]}x{clip.size[0]}) would be resized to {size[1]}x{size[0]}, less than one patch "
-            f"of {patch_size} pixels; enlarge the input size."
+            f"{what} would be resized to {size[1]}x{size[0]}, less than one patch of {patch_size} pixels; enlarge the "
+            "input size."
         )
     return floored
 
@@ -65,7 +75,7 @@ class MaskScorer:
         self.objects = scoring.number_of_objects(first)
         if clip.kind == "davis" and self.objects == 0:
             raise InputError(f"{clip.annotations[0]} shows no object; a DAVIS clip needs one in its first frame.")
-        if clip.kind == "vip" and first.max() >= len(clipfiles.PARTS):
+        if clip.kind == "vip" and first.max() >= len(PARTS):
             raise InputError(f"{clip.annotations[0]} has the id {first.max()}; VIP's classes are 0 ... 19.")
 
     def soft_map(self, grid: tuple[int, int]) -> Tensor:

@@ -4,6 +4,7 @@ Units: J, F and IoU are fractions, PCK is in percent, counts are pixels or joint
 Letters: N frames, H W pixels, K objects, joints or classes.
 """
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import metrics
-from tcore_lib.evaluation.clips import JOINTS, PARTS, Clip, prediction_path, read_ids
+from tcore_lib.evaluation.clips import Clip, prediction_path, read_ids
 
 Ids = NDArray[np.uint8]
 Row = dict[str, Any]
@@ -43,7 +45,7 @@ def davis_frame(prediction: Ids, truth: Ids, objects: int) -> NDArray[np.float64
         found, true = prediction == index + 1, truth == index + 1
         window = _window(found | true)
         found, true = found[window], true[window]
-        scores[index] = metrics.region_similarity(found, true), metrics.boundary_measure(found, true, None, tolerance)
+        scores[index] = metrics.region_similarity(found, true), metrics.boundary_measure(found, true, tolerance)
     return scores
 
 
@@ -180,7 +182,7 @@ def _annotation(clip: Clip, frame: int) -> Ids:
     return read_ids(path)
 
 
-def score_predictions(clips: Sequence[Clip], folder: str | Path, workers: int | None = None) -> pd.DataFrame:
+def score_predictions(clips: Sequence[Clip], folder: str | Path) -> pd.DataFrame:
     """Table of label PNGs that somebody else made, one row per object (DAVIS) or class (VIP).
 
     Args:
@@ -188,11 +190,10 @@ def score_predictions(clips: Sequence[Clip], folder: str | Path, workers: int | 
         folder: holds `<clip>/<frame>.png`, palette or grey. DAVIS: every frame but the first and the last, in the
             annotation's size, ids 0 ... number of objects; an id that never appears counts as an empty prediction.
             VIP: every annotated frame, ids 0 ... 19, any size (resized nearest).
-        workers: threads; None = one per core.
 
     Raises:
         InputError: names the file that is missing, unreadable, or has a wrong size or id.
     """
     folder, score = Path(folder), {"davis": _score_davis_clip, "vip": _score_vip_clip}
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return pd.DataFrame([row for clip in clips for row in score[clip.kind](clip, folder, pool)])

@@ -1,5 +1,6 @@
 """Curves: schedules, training logs, quantities by depth. Tables in, Figures out, small multiples of one quantity each."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
 
-WIDTH = 10.0
 # Columns of a training log or schedule table that have a title and a unit of their own, in the order they are drawn.
 TITLES = {
     "loss": ("total loss", ""),
@@ -36,6 +36,7 @@ TITLES = {
     "momentum": ("teacher momentum", ""),
     "teacher_temperature": ("teacher temperature", ""),
 }
+COLUMNS = 3  # panels in a row
 POSITIONS = ("epoch", "step", "iteration")
 
 
@@ -55,19 +56,19 @@ def _drawable(table: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
     return [name for name in TITLES if name in numeric] + [name for name in numeric if name not in TITLES]
 
 
-def _grid(panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `panels` axes in rows of `columns`; what is left of the last row stays empty."""
-    columns = min(columns, panels)
+def _grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure with `panels` axes in rows of three; what is left of the last row stays empty."""
+    columns = min(COLUMNS, panels)
     rows = -(-panels // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 0.35 + height * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(look.WIDTH, 0.35 + height * rows), squeeze=False)
     for empty in axes.flat[panels:]:
         empty.set_visible(False)
     return figure, list(axes.flat[:panels])
 
 
-def _bottom_labels(axes: Sequence[Axes], text: str, columns: int = 3) -> None:
+def _bottom_labels(axes: Sequence[Axes], text: str) -> None:
     """Name the horizontal axis under the lowest panel of each column only."""
-    for ax in axes[-columns:]:
+    for ax in axes[-COLUMNS:]:
         ax.set_xlabel(text)
 
 
@@ -111,7 +112,7 @@ def schedules(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Figu
     """
     names = _drawable(table, columns)
     x, x_name = _position(table)
-    figure, axes = _grid(len(names), 3, 1.75)
+    figure, axes = _grid(len(names), 1.75)
     for ax, name in zip(axes, names, strict=True):
         values = table[name].to_numpy(float)
         power = _power(values)
@@ -145,7 +146,7 @@ def loss_curves(
     if not logs or any(len(table) == 0 for table in logs.values()):
         raise InputError("the training log is empty; draw it after the first logged step.")
     names = _drawable(next(iter(logs.values())), columns)
-    figure, axes = _grid(len(names), 3, 1.75)
+    figure, axes = _grid(len(names), 1.75)
     for ax, name in zip(axes, names, strict=True):
         drawn = {run: table for run, table in logs.items() if name in table.columns}
         power = _power(np.concatenate([table[name].to_numpy(float) for table in drawn.values()]))
@@ -173,21 +174,19 @@ class LiveCurves:
     last state. Outside IPython nothing is shown and only the last figure is kept, as `figure`.
     """
 
-    def __init__(self, columns: Sequence[str] | None = None, *, every: float = 5.0, title: str = "") -> None:
+    def __init__(self, columns: Sequence[str] | None = None, *, every: float = 5.0) -> None:
         """Nothing is shown before the first `update`; of `columns`, those are drawn that the log has."""
         self.figure: Figure | None = None
-        self._columns, self._every, self._title = columns, every, title
+        self._columns, self._every = columns, every
         self._handle: Any = None
         self._last = -np.inf
 
     def update(self, log: pd.DataFrame, *, force: bool = False) -> None:
         """Draw the log, unless it is empty or the last drawing is younger than `every` seconds."""
-        import time
-
         if len(log) == 0 or (time.monotonic() - self._last < self._every and not force):
             return
         there = None if self._columns is None else [name for name in self._columns if name in log.columns]
-        self.figure = loss_curves(log, there, title=self._title)
+        self.figure = loss_curves(log, there)
         plt.close(self.figure)  # shown below, not once more at the end of the cell
         self._show(self.figure)
         self._last = time.monotonic()
@@ -212,19 +211,18 @@ class LiveCurves:
 
 
 @look.figure_in_style
-def depth_curves(table: pd.DataFrame, columns: Sequence[str] | None = None, *, title: str = "") -> Figure:
+def depth_curves(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Quantities by depth of the encoder (weight norms, feature norms, parameters), one panel per column.
 
     Args:
         table: index or column `block`: 0 ... depth - 1; one numeric column per quantity, or per (quantity, encoder) as
             two-level columns, which are drawn over each other.
-        columns: which quantities; all by default.
         title: above the figure.
     """
     table = table.set_index("block") if "block" in table.columns else table
     levels = table.columns.nlevels
-    names = list(columns) if columns is not None else list(dict.fromkeys(table.columns.get_level_values(0)))
-    figure, axes = _grid(len(names), 3, 2.0)
+    names = list(dict.fromkeys(table.columns.get_level_values(0)))
+    figure, axes = _grid(len(names), 2.0)
     for ax, name in zip(axes, names, strict=True):
         lines = table[name] if levels > 1 else table[[name]]
         power = _power(lines.to_numpy(float))

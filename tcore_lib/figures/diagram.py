@@ -16,9 +16,9 @@ Point = tuple[float, float]
 MASK = np.array([[0, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=bool)
 
 
-def _scene(time: float, size: int = 160) -> np.ndarray:
-    """A stand-in frame: a disc that moves over hills, uint8 (size, size, 3)."""
-    y, x = np.mgrid[:size, :size] / size
+def _scene(time: float) -> np.ndarray:
+    """A stand-in frame: a disc that moves over hills, uint8 (160, 160, 3)."""
+    y, x = np.mgrid[:160, :160] / 160
     sky = np.stack([0.80 - 0.25 * y, 0.88 - 0.12 * y, 0.96 - 0.05 * y], axis=-1)
     hills = y > 0.68 + 0.06 * np.sin(7 * x + 1)
     image = np.where(hills[..., None], np.array([0.45, 0.60, 0.42]) * (1.15 - 0.4 * y[..., None]), sky)

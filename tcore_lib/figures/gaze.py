@@ -4,9 +4,10 @@ Frames are uint8 (H, W, 3); a grid cell is (row, column) of the (h, w) patch gri
 `visualize_attention_map.py` writes as files (query, map and picture for every patch, masked crops) is drawn here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -22,7 +23,6 @@ def attention_grid(
     *,
     mask: np.ndarray | None = None,
     title: str = "",
-    cmap: str = "viridis",
 ) -> Figure:
     """Where one patch of the current frame looks in other frames: a row per map, the mean over heads, each head.
 
@@ -34,33 +34,65 @@ def attention_grid(
             and more words (`past, untrained`) for several maps on one picture.
         mask: bool (h, w): patches hidden from the encoder, covered in the query's picture.
         title: above the figure.
-        cmap: colour map. Each map has its own scale, from 0 to its largest weight.
+
+    Each map has its own scale, from 0 to its largest weight.
     """
     grids = {name: look.to_array(values) for name, values in maps.items()}
     heads, h, w = next(iter(grids.values())).shape
     columns = max(1, round(heads**0.5))
-    width = (panels.WIDTH - 3 * panels.GAP) / 4
-    height = width * frame.shape[0] / frame.shape[1]
-    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
-    figure = panels.page(top + len(grids) * step)
-    left = panels.place(figure, 0, top + panels.LINE + (len(grids) - 1) * step / 2, width, height)
-    shown = frame if mask is None else look.hide_patches(frame, mask)
-    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    panels.outline_cell(left, query, (h, w), frame.shape)
+    figure, place = _beside_the_query(frame, query, (h, w), mask, title, rows=len(grids), columns=3)
     for i, (name, values) in enumerate(grids.items()):
         role = name.split(",")[0]
         picture, mean = frames[role], values.mean(0)
-        painted = look.overlay_heat(picture, mean, limits=(0.0, mean.max()), cmap=cmap)
-        small = [look.overlay_heat(picture, head, limits=(0.0, head.max()), cmap=cmap) for head in values]
+        painted = look.overlay_heat(picture, mean, limits=(0.0, mean.max()))
+        small = [look.overlay_heat(picture, head, limits=(0.0, head.max())) for head in values]
         sheet = look.tile(small, columns, gap=max(2, picture.shape[1] // 40), paper=look.colour("paper"))
         texts = (name, f"mean of {heads} heads, up to {mean.max():.1%}", f"heads 1 to {heads}")
         for j, (image, text) in enumerate(zip((picture, painted, sheet), texts, strict=True)):
-            ax = panels.place(figure, (1 + j) * (width + panels.GAP), top + i * step + panels.LINE, width, height)
+            ax = place(i, j)
             panels.show(ax, image, text, look.ROLE_COLOURS.get(role))
             if j < 2:
                 panels.outline_cell(ax, query, (h, w), picture.shape, dotted=True)
-    panels.headline(figure, title)
     return figure
+
+
+def _beside_the_query(
+    frame: np.ndarray,
+    query: tuple[int, int],
+    grid: tuple[int, ...],
+    mask: np.ndarray | None,
+    title: str,
+    *,
+    rows: int,
+    columns: int,
+    room: float = 0.0,
+) -> tuple[Figure, Callable[[int, int], Axes]]:
+    """A page with the query's picture at its left, and what places axes in a row and column beside it.
+
+    Args:
+        frame: the query's picture, uint8 (H, W, 3).
+        query: (row, column) of its patch.
+        grid: (h, w).
+        mask: bool (h, w) or None: patches covered in the query's picture.
+        title: above the figure.
+        rows: of pictures beside the query's.
+        columns: likewise.
+        room: inches left free at the right.
+    """
+    width = (panels.WIDTH - room - columns * panels.GAP) / (1 + columns)
+    height = width * frame.shape[0] / frame.shape[1]
+    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
+    figure = panels.page(top + rows * step)
+    left = panels.place(figure, 0, top + panels.LINE + (rows - 1) * step / 2, width, height)
+    shown = frame if mask is None else look.hide_patches(frame, mask)
+    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
+    panels.outline_cell(left, query, grid, frame.shape)
+    panels.headline(figure, title)
+
+    def place(row: int, column: int) -> Axes:
+        return panels.place(figure, (1 + column) * (width + panels.GAP), top + row * step + panels.LINE, width, height)
+
+    return figure, place
 
 
 @look.figure_in_style
@@ -72,7 +104,6 @@ def attention_compared(
     *,
     mask: np.ndarray | None = None,
     title: str = "",
-    cmap: str = "viridis",
 ) -> Figure:
     """Where one patch looks in several states of a network, side by side, mean over heads, all on one scale.
 
@@ -83,33 +114,22 @@ def attention_compared(
         states: `before training`, `after training`, ... -> {`past`: attention (heads, h, w), ...}; one column each.
         mask: bool (h, w): patches hidden from the encoder, covered in the query's picture.
         title: above the figure.
-        cmap: colour map.
     """
     means = {state: {role: look.to_array(maps[role]).mean(0) for role in frames} for state, maps in states.items()}
     highest = max(float(mean.max()) for maps in means.values() for mean in maps.values())
     grid = next(iter(next(iter(means.values())).values())).shape
-    columns, room = 2 + len(states), 0.85
-    width = (panels.WIDTH - room - (columns - 1) * panels.GAP) / columns
-    height = width * frame.shape[0] / frame.shape[1]
-    top, step = 0.3 if title else 0.0, panels.LINE + height + panels.GAP
-    figure = panels.page(top + len(frames) * step)
-    left = panels.place(figure, 0, top + panels.LINE + (len(frames) - 1) * step / 2, width, height)
-    shown = frame if mask is None else look.hide_patches(frame, mask)
-    panels.show(left, shown, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    panels.outline_cell(left, query, grid, frame.shape)
+    rows, columns = len(frames), 1 + len(states)
+    figure, place = _beside_the_query(frame, query, grid, mask, title, rows=rows, columns=columns, room=0.85)
     for i, (role, picture) in enumerate(frames.items()):
         named = {role: picture} | {
-            f"{state}: up to {maps[role].max():.1%}": look.overlay_heat(
-                picture, maps[role], limits=(0.0, highest), cmap=cmap
-            )
+            f"{state}: up to {maps[role].max():.1%}": look.overlay_heat(picture, maps[role], limits=(0.0, highest))
             for state, maps in means.items()
         }
         for j, (text, image) in enumerate(named.items()):
-            ax = panels.place(figure, (1 + j) * (width + panels.GAP), top + i * step + panels.LINE, width, height)
+            ax = place(i, j)
             panels.show(ax, image, text, look.ROLE_COLOURS.get(role))
             panels.outline_cell(ax, query, grid, picture.shape, dotted=True)
-        panels.scale(ax, (0.0, 100 * highest), cmap, "attention, %")
-    panels.headline(figure, title)
+        panels.scale(ax, (0.0, 100 * highest), "attention, %")
     return figure
 
 
@@ -120,7 +140,6 @@ def attention_atlas(
     mask: np.ndarray,
     *,
     title: str = "",
-    cmap: str = "viridis",
 ) -> Figure:
     """Every patch of a crop at once: at each patch's own place a small map of where it looks in another frame.
 
@@ -129,8 +148,9 @@ def attention_atlas(
         maps: `past`, `future` -> attention (heads, h, w, h, w): query's row and column, then those looked at.
         mask: bool (h, w): the hidden patches; they are covered in the crop, the others' maps are drawn paler.
         title: above the figure.
-        cmap: colour map. Each small map is the mean over heads, on its own scale from 0 to its largest weight, which an
-            orange square marks; a white one marks the query's own place.
+
+    Each small map is the mean over heads, on its own scale from 0 to its largest weight, which an orange square marks; a
+    white one marks the query's own place.
     """
     width = (panels.WIDTH - len(maps) * 2 * panels.GAP) / (1 + len(maps))
     height = width * frame.shape[0] / frame.shape[1]
@@ -138,7 +158,7 @@ def attention_atlas(
     figure = panels.page(top + panels.LINE + height + panels.GAP)
     names = {"queries": look.hide_patches(frame, mask)}
     for role, heads in maps.items():
-        names[f"{role}: each patch's map, at the patch's place"] = _atlas(look.to_array(heads).mean(0), mask, cmap)
+        names[f"{role}: each patch's map, at the patch's place"] = _atlas(look.to_array(heads).mean(0), mask)
     for j, (text, image) in enumerate(names.items()):
         ax = panels.place(figure, j * (width + 2 * panels.GAP), top + panels.LINE, width, height)
         ax.set_anchor("N")
@@ -147,13 +167,13 @@ def attention_atlas(
     return figure
 
 
-def _atlas(mean: np.ndarray, mask: np.ndarray, cmap: str) -> np.ndarray:
+def _atlas(mean: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Small maps (h, w, h, w) as one picture, 3 x 3 pixels per looked-at patch."""
     h, w = mask.shape
     tiles = []
     for row, column in np.ndindex(h, w):
         values = mean[row, column]
-        tile = look.to_colours(values / max(values.max(), 1e-12), cmap)
+        tile = look.to_colours(values / max(values.max(), 1e-12))
         if not mask[row, column]:
             tile = np.round(0.35 * tile + 0.65 * np.array(look.to_rgb8(look.colour("paper")))).astype(np.uint8)
         tile = tile.repeat(3, 0).repeat(3, 1)
@@ -167,17 +187,14 @@ def _atlas(mean: np.ndarray, mask: np.ndarray, cmap: str) -> np.ndarray:
 
 
 @look.figure_in_style
-def attention_matrix(
-    maps: Mapping[str, np.ndarray], mask: np.ndarray | None = None, *, cmap: str = "viridis"
-) -> Figure:
+def attention_matrix(maps: Mapping[str, np.ndarray], mask: np.ndarray | None = None) -> Figure:
     """All weights as matrices: a row per query, a column per patch looked at, both row by row of the grid.
 
     White dots mark each query's own place: where they are bright, patches look at their place and not at a thing.
 
     Args:
-        maps: `past`, `future` -> attention (heads, h, w, h, w); the mean over heads is drawn.
+        maps: `past`, `future` -> attention (heads, h, w, h, w); the mean over heads is drawn, on one scale from 0.
         mask: bool (h, w): draw the rows of hidden patches only.
-        cmap: colour map, on one scale from 0.
     """
     h, w = next(iter(maps.values())).shape[1:3]
     own = np.arange(h * w) if mask is None else np.flatnonzero(mask)
@@ -190,7 +207,7 @@ def attention_matrix(
     figure = panels.page(panels.LINE + height + 0.55)
     for j, (role, mean) in enumerate(means.items()):
         ax = panels.place(figure, left + j * (width + between), panels.LINE, width, height)
-        ax.imshow(mean, cmap=cmap, vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
+        ax.imshow(mean, vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
         ax.scatter(own, np.arange(len(own)), s=min(14.0, 2500 / len(own)), c="white", linewidths=0)
         ax.grid(visible=False)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -199,5 +216,5 @@ def attention_matrix(
         ax.set_xlabel("patch looked at")
         if j == 0:
             ax.set_ylabel("query patch" if mask is None else "hidden query patch")
-    panels.scale(ax, (0.0, 100 * highest), cmap, "attention, %")
+    panels.scale(ax, (0.0, 100 * highest), "attention, %")
     return figure

@@ -20,8 +20,6 @@ def heatmap_on_frame(
     title: str = "",
     *,
     unit: str = "",
-    limits: tuple[float, float] | None = None,
-    cmap: str = "viridis",
     query: tuple[int, int] | None = None,
 ) -> Figure:
     """A frame beside the same frame under a map (h, w), with its scale.
@@ -30,23 +28,21 @@ def heatmap_on_frame(
         frame: uint8 (H, W, 3).
         values: floats (h, w), one per patch.
         title: what the map is.
-        unit: label of the scale.
-        limits: ends of the scale; the map's range by default.
-        cmap: colour map.
+        unit: label of the scale, which spans the map's range.
         query: (row, column) of a patch to outline in the left picture.
     """
     values = look.to_array(values)
-    low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
+    limits = (float(np.nanmin(values)), float(np.nanmax(values)))
     width = (panels.WIDTH - panels.GAP - 0.95) / 2
     height = width * frame.shape[0] / frame.shape[1]
     figure = panels.page(panels.LINE + height + panels.GAP)
     axes = [panels.place(figure, j * (width + panels.GAP), panels.LINE, width, height) for j in range(2)]
     panels.show(axes[0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
-    panels.show(axes[1], look.overlay_heat(frame, values, limits=(low, high), cmap=cmap), title)
+    panels.show(axes[1], look.overlay_heat(frame, values, limits=limits), title)
     if query is not None:
         for ax in axes:
             panels.outline_cell(ax, query, values.shape, frame.shape)
-    panels.scale(axes[1], (low, high), cmap, unit)
+    panels.scale(axes[1], limits, unit)
     return figure
 
 

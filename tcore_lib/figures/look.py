@@ -2,7 +2,7 @@
 
 Arrays in, arrays out. Frames are uint8 (H, W, 3) RGB; label maps are integers (H, W) or a grid (h, w) that is enlarged
 to the frame by nearest neighbour; heat maps are floats (h, w). Categories take the colours of Okabe and Ito (safe for
-the common kinds of colour blindness); ordered values take viridis or cividis.
+the common kinds of colour blindness); ordered values take viridis.
 """
 
 import functools
@@ -14,8 +14,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
+from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.errors import InputError
 
 OKABE_ITO = {
@@ -36,20 +36,12 @@ ROLE_COLOURS = {"past": OKABE_ITO["blue"], "current": OKABE_ITO["green"], "futur
 SIDE_COLOURS = {"right": OKABE_ITO["orange"], "left": OKABE_ITO["sky"], "middle": OKABE_ITO["yellow"]}
 SIDE_NAMES = {"right": "right side", "left": "left side", "middle": "middle"}
 
-# EVALUATION "JHMDB": the 15 joints in the order of joint_positions.mat, and the bones that join them.
-JHMDB_JOINTS = (
-    "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow",
-    "left elbow", "right knee", "left knee", "right wrist", "left wrist", "right ankle", "left ankle",
-)  # fmt: skip
+# Bones join two of `bodies.JOINTS`, by number.
 JHMDB_BONES = (
     (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12),
     (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
 )  # fmt: skip
-# EVALUATION "VIP": class ids 0..19 (the parts of the CIHP taxonomy).
-VIP_CLASSES = (
-    "background", "hat", "hair", "gloves", "sunglasses", "upper clothes", "dress", "coat", "socks", "trousers",
-    "torso skin", "scarf", "skirt", "face", "left arm", "right arm", "left leg", "right leg", "left shoe", "right shoe",
-)  # fmt: skip
+VIP_CLASSES = PARTS
 # Neighbouring parts differ in lightness as well as hue; left is the lighter one of a pair.
 VIP_PALETTE = np.array([
     (0, 0, 0), (120, 94, 40), (222, 165, 40), (150, 150, 160), (60, 60, 70), (0, 114, 178), (204, 121, 167),
@@ -57,6 +49,8 @@ VIP_PALETTE = np.array([
     (240, 228, 66), (120, 200, 250), (60, 130, 220), (245, 150, 90), (200, 80, 10), (150, 225, 190), (40, 160, 120),
 ], dtype=np.uint8)  # fmt: skip
 
+WIDTH = 10.0  # inches: of every figure
+MAP = "viridis"  # colours of ordered values
 THEMES = {
     "light": {"paper": "#FFFFFF", "ink": "#1F2430", "muted": "#667080", "rule": "#D9DDE3", "panel": "#F5F7F9"},
     "dark": {"paper": "#14171C", "ink": "#E8EAED", "muted": "#A2A9B4", "rule": "#39404A", "panel": "#1E232A"},
@@ -92,7 +86,7 @@ def style() -> Iterator[None]:
         "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0, "ytick.major.size": 0,
         "text.color": ink, "font.size": 9.5, "font.family": "DejaVu Sans", "figure.titlesize": 12,
         "legend.frameon": False, "legend.fontsize": 8.5, "legend.labelcolor": ink,
-        "image.cmap": "viridis", "image.interpolation": "nearest", "savefig.facecolor": "auto",
+        "image.cmap": MAP, "image.interpolation": "nearest", "savefig.facecolor": "auto",
     }  # fmt: skip
     with mpl.rc_context(settings):
         yield
@@ -123,8 +117,8 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def side_of(joint: int) -> str:
-    """Key of `SIDE_COLOURS` of a joint of `JHMDB_JOINTS`."""
-    first = JHMDB_JOINTS[joint].split()[0]
+    """Key of `SIDE_COLOURS` of a joint of `bodies.JOINTS`."""
+    first = JOINTS[joint].split()[0]
     return first if first in SIDE_COLOURS else "middle"
 
 
@@ -141,9 +135,9 @@ def to_rgb8(value: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def to_colours(values: np.ndarray, cmap: str = "viridis") -> np.ndarray:
-    """Floats 0..1 (...) -> uint8 (..., 3) by a matplotlib colour map."""
-    return np.round(255 * mpl.colormaps[cmap](np.asarray(values))[..., :3]).astype(np.uint8)
+def to_colours(values: np.ndarray) -> np.ndarray:
+    """Floats 0..1 (...) -> uint8 (..., 3), the colours of `MAP`."""
+    return np.round(255 * mpl.colormaps[MAP](np.asarray(values))[..., :3]).astype(np.uint8)
 
 
 def to_array(value: Any) -> np.ndarray:
@@ -174,11 +168,9 @@ def denormalise(images: Any) -> np.ndarray:
     return np.clip(np.round(255 * (planes * IMAGENET_DEFAULT_STD + IMAGENET_DEFAULT_MEAN)), 0, 255).astype(np.uint8)
 
 
-def enlarge(grid: np.ndarray, size: tuple[int, int], *, smooth: bool = False) -> np.ndarray:
-    """(h, w) -> (H, W): nearest neighbour (type kept), or float32 bilinear around cell centres where `smooth`."""
+def enlarge(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w, ...) -> (H, W, ...), nearest neighbour; the type is kept."""
     grid = np.asarray(grid)
-    if smooth:
-        return np.asarray(Image.fromarray(grid.astype(np.float32)).resize(size[::-1], Image.Resampling.BILINEAR))
     rows = np.arange(size[0]) * grid.shape[0] // size[0]
     columns = np.arange(size[1]) * grid.shape[1] // size[1]
     return grid[rows[:, None], columns[None, :]]
@@ -203,7 +195,6 @@ def overlay_labels(
     palette: np.ndarray | None = None,
     *,
     alpha: float = 0.5,
-    contour: bool = True,
 ) -> np.ndarray:
     """Paint a label map over a frame; 0 (background) and 255 (void) stay clear, regions are outlined in full colour.
 
@@ -212,7 +203,6 @@ def overlay_labels(
         labels: integers (H, W), or a grid that is enlarged to the frame.
         palette: uint8 (ids, 3); `object_palette()` by default.
         alpha: share of the colour inside a region, 0..1.
-        contour: draw the outline.
     """
     frame, labels = to_frame(frame), np.asarray(labels)
     palette = object_palette() if palette is None else np.asarray(palette)
@@ -220,8 +210,7 @@ def overlay_labels(
     shown = (labels > 0) & (labels < len(palette)) & (labels != 255)
     colours = palette[np.where(shown, labels, 0)].astype(np.float32)
     weight = np.where(shown, alpha, 0.0)
-    if contour:
-        weight[outline(labels, max(1, round(min(frame.shape[:2]) / 240))) & shown] = 1.0
+    weight[outline(labels, max(1, round(min(frame.shape[:2]) / 240))) & shown] = 1.0
     return np.round(frame + weight[..., None] * (colours - frame)).astype(np.uint8)
 
 
@@ -230,9 +219,7 @@ def overlay_heat(
     values: np.ndarray,
     *,
     limits: tuple[float, float] | None = None,
-    cmap: str = "viridis",
     alpha: float = 0.85,
-    smooth: bool = False,
 ) -> np.ndarray:
     """Paint a map (h, w) over a darkened grey copy of a frame -> uint8 (H, W, 3); larger values cover it more.
 
@@ -240,15 +227,13 @@ def overlay_heat(
         frame: uint8 (H, W, 3).
         values: floats (h, w), one per patch.
         limits: values of the darkest and the brightest colour; the map's own range by default.
-        cmap: name of a matplotlib colour map.
         alpha: share of the map's colour at the largest value, 0..1; half of it at the smallest.
-        smooth: interpolate between patches instead of showing them as squares.
     """
     frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
     low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
     scaled = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
-    large = enlarge(scaled, frame.shape[:2], smooth=smooth)
-    colours = 255 * mpl.colormaps[cmap](large)[..., :3]
+    large = enlarge(scaled, frame.shape[:2])
+    colours = 255 * mpl.colormaps[MAP](large)[..., :3]
     grey = 0.85 * (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
     cover = alpha * (0.5 + 0.5 * large)[..., None]
     return np.round(grey + cover * (colours - grey)).astype(np.uint8)

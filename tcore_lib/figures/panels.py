@@ -16,7 +16,7 @@ from matplotlib.textpath import TextPath
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
 
-WIDTH = 10.0
+WIDTH = look.WIDTH
 Box = tuple[float, float, float, float]
 GAP, LINE, LABEL, LEGEND = 0.06, 0.24, 0.3, 0.4  # inches: between pictures, a title, a row label, a row of a legend
 HEAD = 0.3  # inches: the figure's own title
@@ -126,9 +126,9 @@ def outline_cell(
         ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=edge, linewidth=line, linestyle=dash))
 
 
-def scale(ax: Axes, limits: tuple[float, float], cmap: str, unit: str) -> None:
-    """A colour scale as high as the picture, at its right."""
+def scale(ax: Axes, limits: tuple[float, float], unit: str) -> None:
+    """The scale of a map's colours, as high as the picture, at its right."""
     inset = ax.inset_axes((1.02, 0, 0.03, 1))
-    bar = ax.figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(*limits), cmap), cax=inset)
+    bar = ax.figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(*limits), look.MAP), cax=inset)
     bar.set_label(unit)
     bar.outline.set_visible(False)

@@ -279,11 +279,11 @@ def pca_rgb(
     return figure
 
 
-def pca_components(features: Any, *, low: float = 1.0, high: float = 99.0) -> np.ndarray:
+def pca_components(features: Any) -> np.ndarray:
     """Patch features (N, h, w, D) -> their first three principal components, floats (N, h, w, 3) scaled to 0..1.
 
-    Fitted over all frames together, so that one colour means one thing throughout; percentiles `low` and `high` of each
-    component become 0 and 1, and the sign is chosen so that the component's skewness is positive (a PCA has no sign).
+    Fitted over all frames together, so that one colour means one thing throughout. The percentiles 1 and 99 of each component
+    become 0 and 1, and the sign is chosen so that the component's skewness is positive (a PCA has no sign).
     """
     array = look.to_array(features).astype(np.float64)
     flat = array.reshape(-1, array.shape[-1])
@@ -291,6 +291,6 @@ def pca_components(features: Any, *, low: float = 1.0, high: float = 99.0) -> np
     values, vectors = np.linalg.eigh(flat.T @ flat)
     scores = flat @ vectors[:, np.argsort(values)[::-1][:3]]
     scores = scores * np.where((scores**3).sum(0) < 0, -1, 1)
-    ends = np.percentile(scores, [low, high], axis=0)
+    ends = np.percentile(scores, [1, 99], axis=0)
     scaled = np.clip((scores - ends[0]) / np.maximum(ends[1] - ends[0], 1e-12), 0, 1)
     return scaled.reshape(*array.shape[:3], 3)

@@ -18,32 +18,33 @@ from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.errors import InputError
 from tcore_lib.figures import look
-from tcore_lib.figures.curves import TITLES, WIDTH, LiveCurves, depth_curves, loss_curves, running_mean, schedules
+from tcore_lib.figures.curves import TITLES, LiveCurves, depth_curves, loss_curves, running_mean, schedules
 
 __all__ = [
     "TITLES", "LiveCurves", "class_counts", "clip_bars", "depth_curves", "histogram", "loss_curves", "running_mean",
     "schedules", "score_table",
 ]  # fmt: skip
 
+BARS = 40  # of a histogram
+
 
 @look.figure_in_style
-def histogram(values: Any, unit: str = "", title: str = "", *, bins: int = 40, name: str = "count") -> Figure:
+def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "count") -> Figure:
     """Distribution of one quantity, with its median and the 5th and 95th percentile marked.
 
     Args:
         values: numbers of any shape; what is not finite is left out and counted in the title.
         unit: label of the horizontal axis, e.g. `frames per video`.
         title: what it is.
-        bins: number of bars.
         name: label of the vertical axis.
     """
     flat = look.to_array(values).astype(float).ravel()
     good = flat[np.isfinite(flat)]
     if good.size == 0:
         raise InputError(f"the histogram {title!r} has no finite value to draw.")
-    figure, ax = plt.subplots(figsize=(WIDTH, 2.6))
-    whole = bool(np.all(good == np.round(good))) and np.ptp(good) < bins
-    edges = np.arange(good.min() - 0.5, good.max() + 1).tolist() if whole else bins
+    figure, ax = plt.subplots(figsize=(look.WIDTH, 2.6))
+    whole = bool(np.all(good == np.round(good))) and np.ptp(good) < BARS
+    edges = np.arange(good.min() - 0.5, good.max() + 1).tolist() if whole else BARS
     ax.hist(good, bins=edges, color=look.CYCLE[0], alpha=0.85, rwidth=0.92)
     marks: dict[float, list[str]] = {}
     for share, text in ((5, "5 %"), (50, "median"), (95, "95 %")):
@@ -69,69 +70,52 @@ def histogram(values: Any, unit: str = "", title: str = "", *, bins: int = 40, n
 
 
 @look.figure_in_style
-def class_counts(
-    counts: Mapping[str, int] | pd.Series, title: str = "", *, unit: str = "videos", top: int = 30
-) -> Figure:
+def class_counts(counts: Mapping[str, int] | pd.Series, title: str = "", *, top: int = 30) -> Figure:
     """Horizontal bars of the most frequent classes; how many others there are stands below.
 
     Args:
-        counts: class name -> number.
+        counts: class name -> number of videos.
         title: what is counted.
-        unit: label of the axis.
         top: classes that get a bar of their own.
     """
     series = pd.Series(counts).sort_values(ascending=False)
     if series.empty:
         raise InputError(f"{title or 'class_counts'}: there is no class to count.")
     shown = series.head(top)
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.24 * len(shown)))
+    figure, ax = plt.subplots(figsize=(look.WIDTH, 0.8 + 0.24 * len(shown)))
     bars = ax.barh([str(name) for name in shown.index], shown.to_numpy(), color=look.CYCLE[0], height=0.7)
     ax.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8, color=look.colour("muted"))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     rest = series.iloc[top:]
-    more = f"   (not drawn: {len(rest):,} more classes with {rest.sum():,.0f} {unit})" if len(rest) else ""
-    ax.set(xlabel=unit + more, title=title)
+    more = f"   (not drawn: {len(rest):,} more classes with {rest.sum():,.0f} videos)" if len(rest) else ""
+    ax.set(xlabel=f"videos{more}", title=title)
     ax.set_title(
-        f"{len(series):,} classes, {series.sum():,.0f} {unit}", loc="right", fontsize=8.5, color=look.colour("muted")
+        f"{len(series):,} classes, {series.sum():,.0f} videos", loc="right", fontsize=8.5, color=look.colour("muted")
     )
     return figure
 
 
 @look.figure_in_style
-def score_table(
-    table: pd.DataFrame,
-    *,
-    row: str = "encoder",
-    panel: str = "benchmark",
-    value: str = "measured",
-    low: str = "low",
-    high: str = "high",
-    paper: str = "paper",
-    unit: str = "%",
-) -> Figure:
+def score_table(table: pd.DataFrame) -> Figure:
     """Measured scores beside the paper's: one panel per benchmark, one bar per encoder, its interval as a whisker.
 
     Args:
-        table: long form, one row per encoder and benchmark; columns `low`, `high` and `paper` may be absent or NaN.
-        row: column of the encoder's name.
-        panel: column of the benchmark's name.
-        value: column of the measured score.
-        low: column of the interval's lower end.
-        high: column of its upper end.
-        paper: column of the published score.
-        unit: of the score.
+        table: long form, one row per `encoder` and `benchmark`; columns `measured`, and `low` and `high` (ends of the
+            interval) and `paper`, which may be absent or NaN. All scores in percent.
     """
-    for name in (row, panel, value):
+    for name in ("encoder", "benchmark", "measured"):
         if name not in table.columns:
             raise InputError(f"the score table has no column {name!r}; its columns are {', '.join(map(str, table))}.")
-    panels, rows = list(dict.fromkeys(table[panel])), list(dict.fromkeys(table[row]))
-    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 1.1 + 0.42 * len(rows)), sharey=True, squeeze=False)
+    panels, rows = list(dict.fromkeys(table["benchmark"])), list(dict.fromkeys(table["encoder"]))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(look.WIDTH, 1.1 + 0.42 * len(rows)), sharey=True, squeeze=False
+    )
     for ax, name in zip(axes.flat, panels, strict=True):
-        part = table[table[panel] == name].drop_duplicates(row).set_index(row).reindex(rows)
-        _score_panel(ax, part, (value, low, high, paper))
+        part = table[table["benchmark"] == name].drop_duplicates("encoder").set_index("encoder").reindex(rows)
+        _score_panel(ax, part)
         ax.set_title(str(name))
-        ax.set_xlabel(unit)
+        ax.set_xlabel("%")
     axes.flat[0].set_yticks(range(len(rows)), rows)
     axes.flat[0].tick_params(axis="y", labelcolor=look.colour("ink"), labelsize=9.5)
     axes.flat[0].invert_yaxis()
@@ -140,9 +124,10 @@ def score_table(
     return figure
 
 
-def _score_panel(ax: Axes, part: pd.DataFrame, names: tuple[str, str, str, str]) -> None:
+def _score_panel(ax: Axes, part: pd.DataFrame) -> None:
     value, low, high, paper = (
-        part[name].to_numpy(float) if name in part.columns else np.full(len(part), np.nan) for name in names
+        part[name].to_numpy(float) if name in part.columns else np.full(len(part), np.nan)
+        for name in ("measured", "low", "high", "paper")
     )
     y = np.arange(len(part))
     ax.barh(y, np.nan_to_num(value), height=0.56, color=look.CYCLE[0], label="measured here")
@@ -180,7 +165,7 @@ def clip_bars(table: pd.DataFrame, *, unit: str = "%", title: str = "", top: int
     table = table.sort_values(table.columns[0], ascending=False)
     cut, what = len(table) - top, str(table.index.name or "clip")
     shown = pd.concat([table.head(top // 2), table.tail(top - top // 2)]) if cut > 0 else table
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.24 * len(shown)))
+    figure, ax = plt.subplots(figsize=(look.WIDTH, 1.0 + 0.24 * len(shown)))
     y = np.arange(len(shown))
     ax.hlines(y, shown.min(axis=1), shown.max(axis=1), color=look.colour("rule"), linewidth=2.2)
     for k, (name, colour) in enumerate(zip(shown.columns, look.CYCLE * len(shown.columns), strict=False)):

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from tcore_lib.bodies import JOINTS
 from tcore_lib.figures import look, panels
 
 
@@ -18,8 +19,6 @@ def pose(
     truth: np.ndarray | None = None,
     titles: Sequence[str] | None = None,
     *,
-    names: Sequence[str] | None = None,
-    bones: Sequence[tuple[int, int]] = look.JHMDB_BONES,
     reach: Sequence[float] | float | None = None,
     zoom: bool = True,
     title: str = "",
@@ -31,8 +30,6 @@ def pose(
         joints: predicted positions in pixels, (15, 2) or (N, 15, 2), x then y; NaN or negative = not found, not drawn.
         truth: the annotation, same shape.
         titles: one per frame.
-        names: written beside the joints (for one large frame).
-        bones: pairs of joint indices.
         reach: radius in pixels within which a prediction counts (0.1 x 0.6 x diagonal), drawn around the truth.
         zoom: show the part of each frame around the person, at one scale in all.
         title: above the figure.
@@ -56,10 +53,7 @@ def pose(
             continue
         panels.show(ax, frames[i], titles[i] if titles is not None else "")
         radius = None if reach is None else float(np.broadcast_to(reach, len(frames))[i])
-        _skeleton(ax, joints[i], bones, None if truth is None else truth[i], radius)
-        for name, (x, y) in zip(names or (), joints[i], strict=False):
-            ax.annotate(name, (x, y), xytext=(6, 2), textcoords="offset points", fontsize=7, color="white",
-                        path_effects=panels.HALO, clip_on=True)  # fmt: skip
+        _skeleton(ax, joints[i], None if truth is None else truth[i], radius)
         top, left, height, width = windows[i]
         ax.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5))
     _pose_legend(figure, truth is not None, reach is not None)
@@ -90,12 +84,10 @@ def _pose_legend(figure: Figure, truth: bool, reach: bool) -> None:
     figure.legend(handles=handles, loc="lower center", ncols=4)
 
 
-def _skeleton(
-    ax: Axes, joints: np.ndarray, bones: Sequence[tuple[int, int]], truth: np.ndarray | None, reach: float | None
-) -> None:
+def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray | None, reach: float | None) -> None:
     found = np.isfinite(joints).all(1) & (joints >= 0).all(1)
-    side = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(look.JHMDB_JOINTS))]
-    for a, b in bones:
+    side = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(JOINTS))]
+    for a, b in look.JHMDB_BONES:
         if found[a] and found[b]:
             ax.plot(*joints[[a, b]].T, color=side[b], linewidth=2, path_effects=panels.HALO, solid_capstyle="round")
     if truth is not None:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from tcore_lib.figures import look
 
-WIDTH = 10.0
 MARKERS = "osD^vPX*<>"
 
 
@@ -25,7 +24,7 @@ def curves(table: pd.DataFrame, titles: Mapping[str, str], benchmarks: Mapping[s
     several = table.groupby("benchmark")["step"].transform(lambda steps: (steps > 0).any() and steps.nunique() > 2)
     table = table[several] if several.any() else table
     shown = [name for name in benchmarks if name in set(table["benchmark"])]
-    figure, axes = plt.subplots(1, len(shown), figsize=(WIDTH, 3.9), squeeze=False)
+    figure, axes = plt.subplots(1, len(shown), figsize=(look.WIDTH, 3.9), squeeze=False)
     for ax, name in zip(axes[0], shown, strict=True):
         _panel(ax, table[table["benchmark"] == name], titles)
         ax.set(title=benchmarks[name], xlabel="optimiser steps")
@@ -69,7 +68,7 @@ def seeds(table: pd.DataFrame, titles: Mapping[str, str], benchmarks: Mapping[st
     """
     shown = [name for name in benchmarks if name in set(table["benchmark"])]
     rows = [variant for variant in titles if variant in set(table["variant"])]
-    size = (WIDTH, 1.1 + 0.3 * len(rows))
+    size = (look.WIDTH, 1.1 + 0.3 * len(rows))
     figure, axes = plt.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False)
     for ax, name in zip(axes[0], shown, strict=True):
         part = table[table["benchmark"] == name]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation.labelmaps import to_input
+from tcore_lib.inspection.attention import whole_patches
 from tcore_lib.network.encoder import FeatureEncoder, layer_tokens
 
 
@@ -54,10 +55,8 @@ def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
 
 def _images(encoder: FeatureEncoder, frames: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
     """Frames as the encoder takes them, (n, 3, H, W) on its device; `size` is rounded to multiples of its patch."""
-    patch = encoder.patch_size
-    height, width = (max(1, round(side / patch)) * patch for side in size)
-    stacked = torch.from_numpy(np.stack(frames)).to(next(encoder.parameters(), torch.zeros(0)).device)
-    return to_input(stacked, (height, width))
+    stacked = torch.from_numpy(np.stack(frames)).to(encoder.device)
+    return to_input(stacked, whole_patches(size, encoder.patch_size))
 
 
 def token_norms(

@@ -160,25 +160,22 @@ def patch_features(encoder: FeatureEncoder, frames: Sequence[np.ndarray], size: 
     Returns:
         float32 (n, h, w, D) on the CPU.
     """
-    device = next(encoder.parameters(), torch.zeros(0)).device
-    found = [encode(encoder, to_input(torch.tensor(frame, device=device)[None], size))[0] for frame in frames]
+    found = [encode(encoder, to_input(torch.tensor(frame, device=encoder.device)[None], size))[0] for frame in frames]
     return torch.nn.functional.normalize(torch.stack(found).float(), dim=-1).cpu()
 
 
 @torch.no_grad()
-def cls_attention(encoder: FeatureEncoder, image: Tensor, layer: int = -1) -> np.ndarray:
-    """Where the CLS token of one block looks among the patches.
+def cls_attention(encoder: FeatureEncoder, image: Tensor) -> np.ndarray:
+    """Where the CLS token looks among the patches, in the last block.
 
     Args:
         encoder: a transformer with a CLS token.
         image: (3, S, S), ImageNet-normalised.
-        layer: block; negative counts from the end.
 
     Returns:
         float32 (heads, h, w); each head's map sums to what it leaves to the patches (the rest goes to CLS and registers).
     """
-    device = next(encoder.parameters()).device
-    weights = attention_maps(encoder, image[None].to(device), layer)[0, :, 0, encoder.prefix :]  # (heads, P)
+    weights = attention_maps(encoder, image[None].to(encoder.device))[0, :, 0, encoder.prefix :]  # (heads, P)
     return weights.unflatten(1, encoder.grid(*image.shape[1:])).float().cpu().numpy()
 
 

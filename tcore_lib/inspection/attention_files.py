@@ -21,12 +21,10 @@ from tcore_lib.files import atomic_path
 from tcore_lib.inspection import attention
 from tcore_lib.inspection.attention import Looked
 from tcore_lib.training import checkpoints, model_file
-from tcore_lib.training.official import load_official_weights
+from tcore_lib.training.official import model_of
 from tcore_lib.training.tcore import TCoRe
 
-OFFSET = (
-    0.2  # share of the clip between current and past or future: the middle of what training draws (METHOD section 1)
-)
+OFFSET = 0.2  # share of a clip between current and past or future: the middle of what training draws (METHOD section 1)
 HIDDEN = (0.25, 0.4)  # share of patches hidden in the picture of a masked crop
 
 
@@ -45,9 +43,7 @@ def load_model(path: str | Path) -> TCoRe:
     if not isinstance(content.get("params"), dict):
         raise InputError(f"{path} does not say how it was trained; give a checkpoint of this library.")
     run = params.parse(content["params"], f"{path}, its parameters")
-    model = TCoRe(run.pretrain, run.run.seed)
-    load_official_weights(model, content, str(path))
-    return model.eval()
+    return model_of(run.pretrain, run.run.seed, content, str(path))
 
 
 def read_sandwich(clip: str | Path, frames: Sequence[int] | None = None) -> list[np.ndarray]:

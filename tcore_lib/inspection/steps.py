@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tcore_lib.bodies import JOINTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labelmaps
 from tcore_lib.evaluation.clips import Clip
@@ -35,7 +36,6 @@ class Step:
         context: indices of the distinct frames that may vote, oldest first.
         context_images: uint8 (n, H, W, 3) of them.
         features: float32 (h, w, D), L2-normalised, of the frame.
-        context_features: float32 (n, h, w, D).
         affinity: float32 (n, h, w), similarity of the patch to each context patch, NaN where the radius forbids it.
         votes: table of the patch's voters, best first: frame, row, col, similarity, weight.
         soft: float32 (C, h, w), soft label map of the frame.
@@ -51,7 +51,6 @@ class Step:
     context: list[int]
     context_images: NDArray[np.uint8]
     features: Tensor
-    context_features: Tensor
     affinity: Tensor
     votes: pd.DataFrame
     soft: Tensor
@@ -138,12 +137,11 @@ def inspect_step(
         context=context,
         context_images=np.stack([images[other] for other in context]),
         features=features[frame],
-        context_features=torch.stack([features[other] for other in context]),
         affinity=affinity,
         votes=votes,
         soft=soft[frame],
         context_labels=torch.stack([soft[other] for other in context]),
         prediction=scorer.predict(soft[frame][None])[0],
-        channels=list(scorer.ids) if isinstance(scorer, MaskScorer) else ["background", *clipfiles.JOINTS],
+        channels=list(scorer.ids) if isinstance(scorer, MaskScorer) else ["background", *JOINTS],
         neighbours=neighbours,
     )

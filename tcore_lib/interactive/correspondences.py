@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
+from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.data import videos
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labelmaps
@@ -59,14 +60,14 @@ def scene(run: Params) -> Scene:
         settings = getattr(run, kind)
         if settings.enabled and profiles.benchmark_root(run, kind).is_dir():
             clip = profiles.clips(run, kind)[0]
-            shown = _spread(len(clip), run.attention.clip_frames)
+            shown = spread(len(clip), run.attention.clip_frames)
             frames = [clips.read_frame(clip.frames[i]) for i in shown]
             return Scene(f"{clip.name} ({kind.upper()})", frames, [f"frame {i}" for i in shown], clip, settings)
     path = videos.index_path(run.data)
     if not path.exists():
         raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
     index = videos.FrameIndex.load(path)
-    shown = _spread(int(index.num_frames[0]), run.attention.clip_frames)
+    shown = spread(int(index.num_frames[0]), run.attention.clip_frames)
     return Scene(index.path(0).name, index.read(0, shown), [f"frame {i}" for i in shown])
 
 
@@ -113,7 +114,7 @@ def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tup
     return (height, width), (height // patch, width // patch)
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
     """At most `count` different frames of a clip, evenly spread, both ends among them."""
     return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
 
@@ -181,11 +182,11 @@ def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, pat
     labels = torch.stack([soft, *(carried.step(later).cpu() for later in features[1:])])
     if isinstance(scorer, MaskScorer):
         ids = scorer.ids
-        names = [clips.PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
+        names = [PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
         palette = (look.VIP_PALETTE if clip.kind == "vip" else look.object_palette())[ids]
         if 0 not in ids:  # every pixel of the first frame is labelled
             labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
             names, palette = ["background", *names], np.concatenate([look.object_palette(1), palette])
     else:
-        names, palette = ["background", *clips.JOINTS], look.object_palette(1 + len(clips.JOINTS))
+        names, palette = ["background", *JOINTS], look.object_palette(1 + len(JOINTS))
     return {"labels": labels.numpy(), "label_names": names, "palette": palette}

@@ -311,7 +311,6 @@ function render({ model, el }) {
       held = frameOf();
       canvas.setPointerCapture(event.pointerId);
       choose(held, ...cellAt(canvas, event));
-      canvas.dataset.held = held;
     });
     canvas.addEventListener("pointermove", (event) => held >= 0 && choose(held, ...cellAt(canvas, event)));
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => (held = -1));

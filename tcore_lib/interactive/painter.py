@@ -5,27 +5,27 @@ Letters: N frames, H W pixels of a frame, h w patch grid.
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 import traitlets
 from PIL import Image
 
-from tcore_lib import files, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labelmaps
 from tcore_lib.evaluation.evaluate import encode
+from tcore_lib.evaluation.overlay import write_video
 from tcore_lib.evaluation.propagation import Propagator
-from tcore_lib.evaluation.protocol import propagator_settings
+from tcore_lib.evaluation.protocol import in_whole_patches, propagator_settings
 from tcore_lib.figures import look
 from tcore_lib.interactive import payload
 from tcore_lib.interactive.widget import STYLE, StandaloneWidget, module
 from tcore_lib.network.encoder import FeatureEncoder
 
+FPS = 10  # of saved videos
 Propagate = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
@@ -202,19 +202,11 @@ class MaskPainter(StandaloneWidget):
             clips.write_ids(path, one)
         return paths
 
-    def save_video(self, path: str | Path, fps: float = 10.0) -> Path:
-        """Write the clip with its label maps painted over as an H.264 .mp4; odd sizes lose a row or column."""
+    def save_video(self, path: str | Path) -> Path:
+        """Write the clip with its label maps painted over as an H.264 .mp4, 10 frames per second, cut to even sizes."""
         labels = self._results_or_error()
-        height, width = (side // 2 * 2 for side in self._shape)
-        with files.atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            stream.options = {"crf": "18"}
-            for frame, one in zip(self._pictures, labels, strict=True):
-                painted = look.overlay_labels(frame, one)[:height, :width]
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(painted), format="rgb24")
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode(None))
+        painted = (look.overlay_labels(frame, one) for frame, one in zip(self._pictures, labels, strict=True))
+        write_video(path, painted, FPS, {"crf": "18"})
         return Path(path)
 
 
@@ -232,10 +224,10 @@ def mask_propagator(
     Args:
         encoder: on `device`.
         frames: uint8 (H, W, 3).
-        settings: section `davis`: its `input_size` and how it propagates.
+        settings: section `davis`: its `input_size` (floored to whole patches), how it propagates, and `upsampling`.
         device: where it runs.
     """
-    size = settings.input_size
+    size = in_whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
     known: list[torch.Tensor] = []
 
     def features(frame: int) -> torch.Tensor:
@@ -251,6 +243,6 @@ def mask_propagator(
         yield mask
         for frame in range(1, len(frames)):
             soft = carried.step(features(frame))
-            yield labelmaps.to_ids(soft[None], ids, size)[0].cpu().numpy()
+            yield labelmaps.to_ids(soft[None], ids, size, settings.upsampling)[0].cpu().numpy()
 
     return propagate

@@ -17,14 +17,14 @@ from tcore_lib.figures import look
 Packed = tuple[bytes, dict[str, Any]]
 
 
-def pack_frames(frames: Sequence[np.ndarray], long_side: int = 640, quality: int = 85) -> Packed:
+def pack_frames(frames: Sequence[np.ndarray], long_side: int) -> Packed:
     """Frames uint8 (H, W, 3) -> JPEG files one after the other, reduced to `long_side` pixels."""
     files = []
     for frame in frames:
         image = Image.fromarray(look.to_frame(frame))
         image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=quality)
+        image.save(stream, "JPEG", quality=85)
         files.append(stream.getvalue())
     return b"".join(files), {"lengths": [len(file) for file in files], "size": list(frames[0].shape[:2])}
 

@@ -5,7 +5,7 @@ correspondence explorer, settings and provenance. What was not run is shown as "
 run's data or weights are not on this machine says so.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,8 +73,7 @@ def read(folder: str | Path) -> Results:
     if not folder.is_dir():
         known = ", ".join(run.name for run in runs.list_runs(folder.parent)) if folder.parent.is_dir() else ""
         raise InputError(f"There is no run folder {folder}" + (f"; {folder.parent} has {known}." if known else "."))
-    found = {stage: runs.read_result(folder, stage) for stage in runs.STAGES}
-    records = {stage: record for stage, record in found.items() if record is not None}
+    records = runs.read_results(folder)
     if not records:
         raise InputError(f"No notebook has finished in {folder} yet; run python -m tcore_lib reproduce first.")
     return Results(folder, records)
@@ -127,22 +126,17 @@ def _not_run(stage: str) -> str:
 def _lead(run: Results) -> str:
     """The facts on top: how much was run, when, on what, from which code."""
     origins = [record["provenance"] for record in run.records.values()]
-    last = max(origins, key=lambda origin: str(origin["finished"]))
-    machine = last["device"] if last["device"] != "cpu" else f"{last['processor']}, {last['cores']} cores"
+    last = runs.latest(run.records)
     return page.facts(
         {
             "notebooks run": f"{len(run.records)} of {len(runs.STAGES)}",
             "training": run.records.get("01_pretraining", {}).get("result", {}).get("description", table.NOT_RUN),
             "time": f"{sum(origin['seconds'] for origin in origins) / 60:.1f} minutes",
-            "machine": machine,
+            "machine": runs.machine(last),
             "finished": str(last["finished"]).replace("T", " ").replace("+00:00", " UTC"),
-            "code": _commit(last),
+            "code": runs.commit(last),
         }
     )
-
-
-def _commit(origin: Mapping[str, Any]) -> str:
-    return (origin["commit"] or "no git")[:10] + (" with changes" if origin["uncommitted_changes"] else "")
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------------
@@ -219,7 +213,7 @@ def _best_and_worst(run: Results, kind: str, per_clip: pd.DataFrame) -> str:
 
 def _clip_pictures(run: Results, kind: str, clip: Clip, encoders: list[str], title: str) -> str:
     """Ground truth and every encoder's prediction through time."""
-    at = np.linspace(0, len(clip) - 1, min(PICTURES, len(clip))).astype(int)
+    at = np.array(correspondences.spread(len(clip), PICTURES))
     if clip.annotations:  # VIP annotates some of the frames only
         known = np.array([i for i, path in enumerate(clip.annotations) if path is not None])
         at = np.unique(known[np.abs(known[:, None] - at).argmin(0)])
@@ -312,13 +306,12 @@ def _provenance(run: Results) -> str:
             rows.append({"notebook": stage, "state": table.NOT_RUN})
             continue
         origin = record["provenance"]
-        machine = origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
         rows.append(
             {"notebook": stage, "state": "run", "minutes": origin["seconds"] / 60}
-            | {"memory, GB": origin["peak_memory_gb"], "machine": machine, "code": _commit(origin)}
+            | {"memory, GB": origin["peak_memory_gb"], "machine": runs.machine(origin), "code": runs.commit(origin)}
             | {"finished (UTC)": str(origin["finished"])[:16].replace("T", " ")}
         )
-    last = max((record["provenance"] for record in run.records.values()), key=lambda origin: str(origin["finished"]))
+    last = runs.latest(run.records)
     versions = {"python": last["python"], **last["versions"], "system": last["system"]}
     hashes = {"library": last["library_sha256"][:16], "parameters": last["params_sha256"][:16]}
     body = page.table(pd.DataFrame(rows), 2) + "<h3>versions</h3>"
@@ -330,18 +323,7 @@ def _settings(run: Results) -> str:
     body = page.paragraph("Every setting, defaults filled in, as the notebooks read them.", "note")
     for name in params.SECTIONS:
         if name in run.settings:
-            flat = _flat(run.settings[name])
+            flat = params.dotted(run.settings[name])
             values = pd.DataFrame({"setting": list(flat), "value": [str(value) for value in flat.values()]})
             body += page.folded(f"{name} ({len(flat)})", page.table(values))
     return body
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings -> dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -21,6 +21,7 @@ from PIL import Image
 from tcore_lib.figures import look
 
 STYLE = (Path(__file__).parent / "report_page.css").read_text(encoding="utf-8")
+PHOTO = 340  # pixels: width of a picture of a strip
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -94,10 +95,10 @@ def figure(drawn: Figure, caption: str) -> str:
     return f"<figure><img alt='{text(caption)}' src='{_address(picture.encode(), 'svg+xml')}'></figure>"
 
 
-def photo(image: np.ndarray, alt: str, width: int = 340) -> str:
-    """A picture uint8 (H, W, 3), reduced to `width` pixels, as JPEG."""
+def photo(image: np.ndarray, alt: str) -> str:
+    """A picture uint8 (H, W, 3), reduced to a width of 340 pixels, as JPEG."""
     small = Image.fromarray(look.to_frame(image))
-    small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
+    small.thumbnail((PHOTO, 4 * PHOTO), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=82)
     return f"<img alt='{text(alt)}' src='{_address(stream.getvalue(), 'jpeg')}'>"

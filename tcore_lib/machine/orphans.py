@@ -11,6 +11,7 @@ import time
 from collections.abc import MutableMapping
 
 VARIABLE = "TCORE_FOLLOW_PARENT"
+LOOK = 0.5  # seconds between looks at the parent
 GRACE = 60.0  # seconds a process has for its last checkpoint
 
 
@@ -19,14 +20,11 @@ def asked(environment: MutableMapping[str, str]) -> dict[str, str]:
     return {**environment, VARIABLE: "1"}
 
 
-def follow_parent(interval: float = 0.5) -> None:
+def follow_parent() -> None:
     """If the environment asks for it, end this process as SIGTERM would once its parent is gone.
 
     A parent that is killed cannot tell its children; but the system then gives them another one, and this watches for
     it. A training writes its checkpoint on SIGTERM; what has not ended after `GRACE` seconds is ended.
-
-    Args:
-        interval: seconds between looks.
     """
     if VARIABLE not in os.environ:
         return
@@ -34,7 +32,7 @@ def follow_parent(interval: float = 0.5) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(interval)
+            time.sleep(LOOK)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
         os._exit(1)

@@ -4,6 +4,7 @@
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -11,6 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,8 @@ class _Worker:
     """One process and the task it holds."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # forking a process that has threads (Jupyter, torch) may deadlock
+        # Forking a process that has threads (Jupyter, torch) may deadlock.
+        context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         self.process.start()
@@ -87,8 +92,7 @@ def run(
     """Yield (task, result or `Failed`) in the order in which tasks end. A task whose process dies gets a second try.
 
     One task per worker is under way, one more is read ahead: memory is bounded however many tasks there are. Closing
-        the
-    generator stops the workers.
+    the generator stops the workers.
 
     Args:
         function: importable by name (it runs in fresh processes); tasks and results must pickle.

@@ -110,6 +110,11 @@ class FeatureEncoder(nn.Module):
         self.width: int = network.width
         self.prefix: int = network.prefix
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU where it has none."""
+        return next(self.parameters(), torch.empty(0)).device
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches (h, w) of an image of this size in pixels.
 

@@ -6,7 +6,8 @@ from outside, and the official key layout.
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -169,10 +170,17 @@ class ViT(nn.Module):
         return x[:, 0], x[:, self.prefix :]
 
 
+@contextmanager
+def seeded(seed: int, *part: int) -> Iterator[None]:
+    """Inside, torch draws initial weights from (seed, part); its own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "init", *part).integers(2**62)))
+        yield
+
+
 def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
     """The student and teacher that a run with this seed starts from. torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, "init").integers(2**62)))
+    with seeded(seed):
         return ViT(settings, img_size)
 
 

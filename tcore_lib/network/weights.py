@@ -215,6 +215,8 @@ def read_weights(path: str | Path) -> WeightFile:
     # a safetensors file begins with the length of its JSON header
     safe = path.suffix == ".safetensors" or head[8:9] == b"{"
     read = _read_safetensors(path) if safe else _read_torch(path, head)
+    if not isinstance(read.metadata.get(OURS, {}), dict):
+        raise InputError(f"{path} is damaged: its metadata {OURS!r} is not a dictionary; save it again.")
     for name, tensor in read.tensors.items():
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise InputError(f"{path} is not an ordinary weight file: {name} claims more values than the file holds.")

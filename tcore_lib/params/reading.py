@@ -116,6 +116,14 @@ def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     return sections
 
 
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, `section.key` -> value; lists and empty mappings stay values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value} if prefix else {}
+    start = f"{prefix}." if prefix else ""
+    return {name: leaf for key, below in value.items() for name, leaf in dotted(below, f"{start}{key}").items()}
+
+
 def from_notebook(namespace: dict[str, Any]) -> Params:
     """The parameters of a running notebook, from its global names.
 

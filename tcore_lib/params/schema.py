@@ -41,7 +41,9 @@ class Run(Section):
     seed: Int = Field(0, ge=0, description="every random choice follows from it")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto = the first GPU, else the CPU")
     results: str = Field("results", description="folder that holds the run folders")
-    threads: Positive | None = Field(None, description="CPU threads of torch; null = one per core")
+    threads: Positive | None = Field(
+        None, description="CPU threads of torch, shared by a training's processes; null = one per core"
+    )
 
 
 class SyntheticData(Section):

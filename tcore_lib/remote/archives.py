@@ -1,5 +1,6 @@
 """Unpack a tar or zip archive without trusting it: nothing leaves the target folder, only plain files come out."""
 
+import errno
 import shutil
 import stat
 import tarfile
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tcore_lib.errors import InputError
+from tcore_lib.files import writable
 
 _JUNK = ("__MACOSX", ".DS_Store")
 
@@ -31,7 +33,7 @@ def unpack(archive: str | Path, target: str | Path, *, inner: str = "", limit_gb
 
     Raises:
         InputError: a member's path leaves the target, is a link or a device; the archive is damaged, too large or has
-            no `inner`; a file of that name exists.
+            no `inner`; a file of that name exists; the disk is full.
     """
     archive, target = Path(archive), Path(target)
     scratch = target / f".unpack-{uuid.uuid4().hex[:8]}"
@@ -53,6 +55,9 @@ def unpack(archive: str | Path, target: str | Path, *, inner: str = "", limit_gb
         _move_in(scratch / inner if (scratch / inner).is_dir() else scratch, target)
         return count
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with writable(target):
+                raise
         raise InputError(
             f"{archive} cannot be unpacked ({' '.join(str(error).split())}); delete it and fetch it again."
         ) from error

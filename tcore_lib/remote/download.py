@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import ssl
 import sys
 import time
 import urllib.error
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from tcore_lib.errors import InputError
 from tcore_lib.files import read_json, write_json
 
+TRIES = 5  # attempts without any progress before giving up
 _CHUNK = 1 << 20
 
 
@@ -38,16 +40,13 @@ class Remote:
         return self.url.rsplit("/", 1)[-1]
 
 
-def download(
-    remote: Remote, folder: str | Path, *, progress: bool = True, tries: int = 5, patience_s: float = 2.0
-) -> Path:
+def download(remote: Remote, folder: str | Path, *, progress: bool = True, patience_s: float = 2.0) -> Path:
     """Fetch a file into `folder`. What is there already is kept; what broke off is continued (HTTP Range).
 
     Args:
         remote: what to fetch.
         folder: where to; created.
         progress: show a progress bar.
-        tries: attempts without any progress before giving up.
         patience_s: wait after a failed attempt, doubled each time.
 
     Returns:
@@ -65,7 +64,7 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     failures, reason = 0, ""
-    while failures < tries:
+    while failures < TRIES:
         before = part.stat().st_size if part.exists() else 0
         try:
             if _receive(remote, part, progress):
@@ -78,14 +77,14 @@ def download(
                 raise InputError(
                     f"{remote.url} cannot be fetched ({error.code} {error.reason}); get it by hand into {folder}."
                 ) from error
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split())
         except OSError as error:
             raise InputError(
                 f"{part} cannot be written ({error.strerror}); make room and run the same command again."
             ) from error
         failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
-        if failures < tries:
+        if failures < TRIES:
             time.sleep(patience_s * 2 ** max(failures - 1, 0))
     else:
         raise InputError(

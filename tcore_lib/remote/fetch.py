@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, write_json
+from tcore_lib.files import read_json, writable, write_json
 from tcore_lib.remote.archives import unpack
 from tcore_lib.remote.download import Remote, download
 
@@ -143,15 +143,13 @@ def datasets_table() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "use", "page", "licence", "size", "layout", "checksum", "how"])
 
 
-def fetch(name: str, root: str | Path, *, progress: bool = True, keep_archives: bool = False) -> Path:
+def fetch(name: str, root: str | Path) -> Path:
     """Fetch a data set into `root`, or continue doing so, and unpack it.
 
     Args:
         name: of an entry of `DATASETS`.
         root: folder that gets the data set's layout; checkpoints go to the weights folder instead
             (`released.weights_folder`).
-        progress: show a progress bar per file.
-        keep_archives: do not delete the archives after unpacking.
 
     Returns:
         `root`, or the checkpoint's file.
@@ -171,19 +169,29 @@ def fetch(name: str, root: str | Path, *, progress: bool = True, keep_archives: 
         raise InputError(
             f"{name} has to be fetched by hand from {item.page}. {item.by_hand.replace('<root>', str(root))}"
         )
-    return fetch_archives(item.parts, root, progress=progress, keep_archives=keep_archives)
+    return fetch_archives(item.parts, root)
 
 
-def fetch_archives(parts: tuple[Part, ...], root: Path, *, progress: bool = True, keep_archives: bool = False) -> Path:
-    """Download and unpack archives into `root`, each once; `.fetched.json` there says which are done."""
+def fetch_archives(parts: tuple[Part, ...], root: Path, *, progress: bool = True) -> Path:
+    """Download and unpack archives into `root`, each once; `.fetched.json` there says which are done.
+
+    Args:
+        parts: in this order.
+        root: folder; created.
+        progress: show a progress bar per file.
+
+    Raises:
+        InputError: see `download` and `unpack`; or `root` cannot be written.
+    """
     note = root / ".fetched.json"
     for part in parts:
         done = read_json(note) if note.exists() else {}
         name = part.remote.name
         if name not in done:
+            with writable(root):
+                (root / ".archives").mkdir(parents=True, exist_ok=True)
             archive = download(part.remote, root / ".archives", progress=progress)
             files = unpack(archive, root / part.into, inner=part.inner)
             write_json(note, {**done, name: {"url": part.remote.url, "files": files, "checksum": part.remote.checksum}})
-            if not keep_archives:
-                archive.unlink()
+            archive.unlink()
     return root

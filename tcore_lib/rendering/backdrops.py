@@ -38,7 +38,7 @@ def meadow(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarr
     dotted = textures.step(textures.noise(rng, shape, 48, 2) - 0.84, 0.05)
     grass = textures.mix(grass, flowers, 0.85 * dotted)
     near = np.clip((y - ground) / (1 - ground + 1e-6), 0, 1)
-    floor = textures.step(y - ground + 0.06 * height / height + 0.01 * _ridge(rng, width, 6)[None, :], 2.5 / height)
+    floor = textures.step(y - ground + 0.06 + 0.01 * _ridge(rng, width, 6)[None, :], 2.5 / height)
     return textures.mix(image, grass * (1.05 - 0.3 * near[..., None]), floor)
 
 

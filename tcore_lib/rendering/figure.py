@@ -9,16 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from tcore_lib.bodies import PARTS
 from tcore_lib.rendering import textures
 from tcore_lib.rendering.skeleton import FORE, JOINTS, LIMB, SHANK, THIGH, TORSO, UPPER
 from tcore_lib.rendering.sprites import NO_LIMB, Layer, Sprite, cut, ellipse
 from tcore_lib.rendering.textures import Rng
 
-PARTS = (
-    "background", "hat", "hair", "gloves", "sunglasses", "upper-clothes", "dress", "coat", "socks", "pants",
-    "torso-skin", "scarf", "skirt", "face", "left-arm", "right-arm", "left-leg", "right-leg", "left-shoe", "right-shoe",
-)  # fmt: skip
-LABEL = {name: i for i, name in enumerate(PARTS)}
+LABEL = {name.replace(" ", "-"): number for number, name in enumerate(PARTS)}  # VIP class of a garment or limb
 SKIN = ("#f3d0b4", "#e8b994", "#d9a075", "#c98f63", "#9a623d", "#6b4029")
 HAIR = ("#2b1d16", "#5a3825", "#8b5a2b", "#c9a15a", "#a33b22", "#70757c")
 FACE_X, FACE_Y = 0.084, 0.1  # half width and half height of the face
@@ -212,10 +209,10 @@ def _legs(stand: Stand, wardrobe: Wardrobe, joints: Joints, worn: Outfit) -> Non
         hip, knee, ankle = (joints[f"{name}_{kind}"] for kind in ("hip", "knee", "ankle"))
         # One depth per leg, that of its hip: garments hang over both legs, however far they swing.
         depth = stand.near(hip, -0.12)
-        stand.bone(shank, knee, ankle, depth, "pants" if long else f"{name}-leg", f"{name}_shank")
+        stand.bone(shank, knee, ankle, depth, "trousers" if long else f"{name}-leg", f"{name}_shank")
         if worn.socks:
             stand.bone(sock, knee + 0.55 * (ankle - knee), ankle, depth + 0.001, "socks", f"{name}_shank")
-        stand.bone(thigh, hip, knee, depth + 0.002, f"{name}-leg" if bare else "pants", f"{name}_thigh")
+        stand.bone(thigh, hip, knee, depth + 0.002, f"{name}-leg" if bare else "trousers", f"{name}_thigh")
         # Feet point outwards; a foot seen from the front is drawn half as long.
         facing = np.sin(stand.yaw + 0.65 * side * np.cos(stand.yaw))
         pitch = joints[f"{name}_foot"] * np.sign(facing) * min(1.0, 1.4 * abs(facing))

@@ -11,8 +11,6 @@ from tcore_lib.rendering.paths import Path
 from tcore_lib.rendering.sprites import Layer, Sprite, cut, ellipse
 from tcore_lib.rendering.textures import Rng
 
-SHAPES = ("ball", "star", "gear", "donut", "flower", "blob", "heart", "leaf", "fish", "bird", "balloon", "car")
-
 
 def outline(rng: Rng, shape: str) -> list[np.ndarray]:
     """Polygons (k, 2) whose union is the shape, within about one unit of the origin."""
@@ -84,7 +82,7 @@ def object_layers(
 
     Args:
         rng: texture and proportions are drawn from it.
-        shape: one of `SHAPES`.
+        shape: one that `outline` knows.
         tones: (n, 3) colours of its texture.
         radius: in world units.
         path: where it goes.
@@ -154,7 +152,7 @@ def _texture(
         for axle in (-0.62, 0.62):
             spot(axle, 0.38, 0.36, 0.08)
     elif shape == "leaf":
-        vein = np.minimum(np.abs(y), np.abs(((x - np.abs(y) * 0.9) * 4) % 1 - 0.5) / 4 + 0.0)
+        vein = np.minimum(np.abs(y), np.abs(((x - np.abs(y) * 0.9) * 4) % 1 - 0.5) / 4)
         image = textures.mix(image, tones[0], 0.7 * textures.step(0.018 - vein, soft))
     return image.astype(np.float32)
 

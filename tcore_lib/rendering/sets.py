@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from tcore_lib.errors import InputError
 from tcore_lib.files import read_json, write_json
+from tcore_lib.machine.workpool import cores
 
 RECORD = "settings.json"
 
@@ -99,9 +100,8 @@ def _alive(process: int) -> bool:
 
 def _run(jobs: list[Job], folder: Path, title: str, progress: bool, workers: int | None) -> None:
     """Do all jobs, in this process or in a pool."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Starting a process takes about as long as drawing four clips.
-    workers = min(workers or max(1, min(cores, len(jobs) // 4)), len(jobs))
+    workers = min(workers or max(1, min(cores(), len(jobs) // 4)), len(jobs))
     with tqdm(total=len(jobs), desc=title, unit="clip", file=sys.stdout, disable=not progress) as bar:
         if workers == 1:
             for function, arguments in jobs:

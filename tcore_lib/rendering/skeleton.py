@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tcore_lib import bodies
 from tcore_lib.rendering.textures import Rng
 
-JOINTS = (
-    "neck", "belly", "face", "right_shoulder", "left_shoulder", "right_hip", "left_hip", "right_elbow", "left_elbow",
-    "right_knee", "left_knee", "right_wrist", "left_wrist", "right_ankle", "left_ankle",
-)  # fmt: skip
+JOINTS = tuple(name.replace(" ", "_") for name in bodies.JOINTS)
 LIMBS = (
     "torso", "head", "right_upper_arm", "left_upper_arm", "right_forearm", "left_forearm", "right_thigh", "left_thigh",
     "right_shank", "left_shank",

@@ -226,8 +226,6 @@ def knit(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
 PATTERNS: tuple[Callable[[Rng, Shape, np.ndarray], np.ndarray], ...] = (marble, stripes, plaid, dots, leaves, knit)
 
 
-def pattern(
-    rng: Rng, shape: Shape, tones: np.ndarray, among: Sequence[Callable[..., np.ndarray]] = PATTERNS
-) -> np.ndarray:
-    """A random one of the patterns, with grain."""
-    return grain(rng, among[int(rng.integers(len(among)))](rng, shape, tones), 0.06)
+def pattern(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
+    """A random one of `PATTERNS`, with grain."""
+    return grain(rng, PATTERNS[int(rng.integers(len(PATTERNS)))](rng, shape, tones), 0.06)

@@ -15,12 +15,12 @@ import pandas as pd
 
 from tcore_lib import markdown, runs
 from tcore_lib.errors import InputError
+from tcore_lib.evaluation.finished import NOT_A_RESULT
 from tcore_lib.files import read_json, write_text
 from tcore_lib.params import Davis, Jhmdb, Vip
 from tcore_lib.reproduction.table import BENCHMARKS, NOT_RUN, paper_rows
 
 DETAILS = ("value", "low", "high", "spread", "clips", "difference", "settings")
-_FREE = {"enabled", "root", "clips", "save_predictions", "split"}  # keys that are no setting of the protocol
 _DEFAULTS = {"davis": Davis(), "jhmdb": Jhmdb(), "vip": Vip()}
 
 
@@ -86,7 +86,8 @@ def _reproduced(published: pd.Series, folders: list[Path]) -> dict[str, Any]:
             for encoder, released in linked.items():
                 if record is not None and released == published["source"] and encoder in record["result"]["scores"]:
                     row |= _measured(name, record, encoder)
-                    row[f"{name} difference"] = row[f"{name} value"] - published[heading]
+                    value = row[f"{name} value"]
+                    row[f"{name} difference"] = None if value is None else value - published[heading]
                     names.add(folder.name)
     return row | {"run": ", ".join(sorted(names))}
 
@@ -112,7 +113,7 @@ def _own(folder: Path) -> list[dict[str, Any]]:
 def _measured(name: str, record: dict[str, Any], encoder: str) -> dict[str, Any]:
     score, section = record["result"]["scores"][encoder], record["settings"][name]
     default = _DEFAULTS[name].model_dump(mode="json")
-    other = [f"{key} {section[key]}" for key in default if key not in _FREE and section[key] != default[key]]
+    other = [f"{key} {section[key]}" for key in default if key not in NOT_A_RESULT and section[key] != default[key]]
     values = {key: score.get(key) for key in ("value", "low", "high", "clips")}
     values |= {"spread": "95 % interval over clips", "settings": ", ".join(other) or "protocol"}
     if section["root"] == "synthetic":
@@ -146,7 +147,7 @@ def _studied(summary: Path) -> list[dict[str, Any]]:
                     "settings": "protocol, rendered clips",
                 }
                 row |= {f"{name} {key}": value for key, value in values.items()}
-        if len(row) > 4:
+        if any(f"{name} value" in row for name in BENCHMARKS):
             rows.append(row)
     return rows
 

@@ -17,7 +17,7 @@ from tcore_lib.params import Benchmark, Params, resolve
 from tcore_lib.rendering import synthetic
 from tcore_lib.training import checkpoints
 from tcore_lib.training.model_file import read_model
-from tcore_lib.training.official import load_official_weights
+from tcore_lib.training.official import model_of
 from tcore_lib.training.tcore import TCoRe
 
 SYNTHETIC = "synthetic"
@@ -178,9 +178,7 @@ def trained_model(params: Params) -> TCoRe:
             )
         return model.to(device(params))
     path = newest_checkpoint(params)
-    model = TCoRe(params.pretrain, params.run.seed)
-    load_official_weights(model, checkpoints.load(path), str(path))
-    return model.to(device(params)).eval()
+    return model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path)).to(device(params))
 
 
 def predictions(output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray | None:

@@ -90,9 +90,8 @@ def _say_cost(params: Params, stages: list[str]) -> None:
     ahead = {stage.split("_")[1] for stage in stages if not runs.is_finished(stage, params)}
     real = [name for name in ("davis", "jhmdb", "vip") if name in ahead and getattr(params, name).root != "synthetic"]
     if real:
-        from tcore_lib.reproduction import (
-            evaluation_cost,  # brings torch, which the quick profile's driver does without
-        )
+        # late: it brings torch, which the quick profile's driver does without
+        from tcore_lib.reproduction import evaluation_cost
 
         print(evaluation_cost.sentence(evaluation_cost.estimate(params)), flush=True)
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from tcore_lib import runs
 from tcore_lib.errors import InputError
+from tcore_lib.params import dotted
 
 
 def list_of_runs(results: str | Path) -> pd.DataFrame:
@@ -18,8 +19,8 @@ def list_of_runs(results: str | Path) -> pd.DataFrame:
     """
     rows = []
     for folder in runs.list_runs(results):
-        records = _records(folder)
-        last = max((record["provenance"] for record in records.values()), key=lambda origin: str(origin["finished"]))
+        records = runs.read_results(folder)
+        last = runs.latest(records)
         settings = next(iter(records.values()))["settings"]
         scores = [f"{name} {value:.1f}" for name, value in _scores(records).items()]
         rows.append(
@@ -29,7 +30,7 @@ def list_of_runs(results: str | Path) -> pd.DataFrame:
                 "notebooks": f"{len(records)} of {len(runs.STAGES)}",
                 "scores": "; ".join(scores) or "none",
                 "finished": last["finished"],
-                "commit": (last["commit"] or "no git")[:10] + ("+" if last["uncommitted_changes"] else ""),
+                "commit": runs.commit(last, "+"),
                 "params": last["params_sha256"][:10],
                 "device": last["device"],
             }
@@ -52,7 +53,7 @@ def difference(first: str | Path, second: str | Path) -> pd.DataFrame:
     Raises:
         InputError: a folder holds no result of a notebook.
     """
-    left, right = (_flat(_records(Path(folder))) for folder in (first, second))
+    left, right = (dotted(runs.read_results(folder)) for folder in (first, second))
     if not left or not right:
         raise InputError(f"{first if not left else second} holds no results of a run; see python -m tcore_lib results.")
     ignored = (".finished", ".seconds", ".peak_memory_gb", ".command")
@@ -64,12 +65,6 @@ def difference(first: str | Path, second: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", str(first), str(second)])
 
 
-def _records(folder: Path) -> dict[str, dict[str, Any]]:
-    """Stage -> record, of the stages that were run."""
-    found = {stage: runs.read_result(folder, stage) for stage in runs.STAGES}
-    return {stage: record for stage, record in found.items() if record is not None}
-
-
 def _scores(records: dict[str, dict[str, Any]]) -> dict[str, float]:
     """`pretrained davis` -> percent."""
     scores = {}
@@ -78,14 +73,3 @@ def _scores(records: dict[str, dict[str, Any]]) -> dict[str, float]:
             if isinstance(score, dict) and score.get("value") is not None:
                 scores[f"{encoder} {stage.split('_')[1]}"] = float(score["value"])
     return scores
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> dotted keys; lists stay values."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        name: leaf
-        for key, below in value.items()
-        for name, leaf in _flat(below, f"{prefix}.{key}" if prefix else str(key)).items()
-    }

@@ -217,7 +217,7 @@ def run_study(study: str | Path, *, workers: int = 1, only: Sequence[str] | None
         raise InputError(f"{loaded.path} has no variant {unknown[0]!r}; it has {', '.join(loaded.settings.variants)}.")
     base = loaded.base
     profiles.render(base)
-    prepare(base.data.model_copy(update={"source": str(profiles.source(base))}))
+    prepare(base.data, source=profiles.source(base))
     for name, folder in loaded.settings.real.items():
         if name not in loaded.real_clips():
             print(f"{folder} is not here: real {name} clips are not run.", flush=True)

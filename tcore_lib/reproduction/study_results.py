@@ -17,6 +17,7 @@ from tcore_lib.figures import study_figure
 from tcore_lib.files import atomic_path, read_json, write_json, write_text
 from tcore_lib.params import find_profile
 from tcore_lib.reproduction.study import Comparison, LoadedStudy
+from tcore_lib.training.schedules import Schedules
 
 BENCHMARKS = {
     "davis": "rendered DAVIS, J&F_m",
@@ -29,6 +30,7 @@ BENCHMARKS = {
 LEVEL = 0.95
 ENOUGH = 3  # seeds; two differences that happen to be equal would make an interval of no width
 NOT_RUN = "not run"
+COMPARED = ["claim", "benchmark", "difference", "low", "high", "seeds", "verdict"]
 
 
 def scores(study: LoadedStudy) -> pd.DataFrame:
@@ -73,7 +75,7 @@ def verdict(differences: list[float]) -> tuple[str, float, float]:
 
 
 def compare(table: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
-    """One claim on every benchmark: claim, benchmark, difference (mean, points), low, high, seeds, verdict."""
+    """One claim on every benchmark: the columns `COMPARED`; difference (mean), low and high in points."""
     wide = final(table).pivot(index=["benchmark", "seed"], columns="variant", values="value")
     rows = []
     for benchmark in [name for name in BENCHMARKS if name in set(table["benchmark"])]:
@@ -85,7 +87,7 @@ def compare(table: pd.DataFrame, comparison: Comparison) -> pd.DataFrame:
             {"claim": comparison.claim, "benchmark": benchmark, "difference": mean, "low": low, "high": high,
              "seeds": len(paired), "verdict": word}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COMPARED)
 
 
 def write(study: LoadedStudy) -> list[Path]:
@@ -117,15 +119,16 @@ def write(study: LoadedStudy) -> list[Path]:
 
 
 def comparisons(study: LoadedStudy, table: pd.DataFrame) -> pd.DataFrame:
-    """All claims on all benchmarks, see `compare`."""
-    return pd.concat([compare(table, comparison) for comparison in study.settings.comparisons], ignore_index=True)
+    """All claims on all benchmarks, see `compare`; no row for a study without claims."""
+    parts = [compare(table, comparison) for comparison in study.settings.comparisons]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COMPARED)
 
 
 def page(study: LoadedStudy, table: pd.DataFrame) -> str:
-    """The study as markdown: what was trained, the scores, the verdicts."""
+    """The study as markdown: what was trained, the scores, the verdicts where the study makes claims."""
     done = sum(study.is_finished(task) for task in study.tasks)
     base = study.base
-    steps = int(base.pretrain.optimiser.epochs * base.pretrain.optimiser.iterations_per_epoch)
+    steps = Schedules(base.pretrain).steps
     width, depth, _ = base.pretrain.encoder.shape
     parts = [
         f"# Study `{study.name}`",
@@ -138,6 +141,7 @@ def page(study: LoadedStudy, table: pd.DataFrame) -> str:
     ]
     if len(table):
         parts += ["![Scores of every seed after training](seeds.png)", "![Scores along the training](curves.png)"]
+    if len(table) and study.settings.comparisons:
         rule = (
             "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
             "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than "

@@ -160,16 +160,11 @@ def scores_by_encoder(params: Params) -> pd.DataFrame:
 def provenance_rows(params: Params) -> pd.DataFrame:
     """Where this run's figures come from: one row per finished stage."""
     rows = []
-    for stage in runs.STAGES:
-        record = runs.read_result(runs.run_folder(params), stage)
-        if record is not None:
-            origin = record["provenance"]
-            commit = (origin["commit"] or "no git")[:10] + (" + changes" if origin["uncommitted_changes"] else "")
-            machine = (
-                origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
-            )
-            facts = {"minutes": origin["seconds"] / 60, "peak memory, GB": origin["peak_memory_gb"]}
-            rows.append({"stage": stage, "commit": commit, "machine": machine, **facts, "finished": origin["finished"]})
+    for stage, record in runs.read_results(runs.run_folder(params)).items():
+        origin = record["provenance"]
+        where = {"stage": stage, "commit": runs.commit(origin), "machine": runs.machine(origin)}
+        facts = {"minutes": origin["seconds"] / 60, "peak memory, GB": origin["peak_memory_gb"]}
+        rows.append({**where, **facts, "finished": origin["finished"]})
     return pd.DataFrame(rows)
 
 

@@ -17,6 +17,7 @@ from tcore_lib.augmentation.views import ViewParams, draw_views
 from tcore_lib.data.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate, loader_settings
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import Place
+from tcore_lib.machine.workpool import cores
 from tcore_lib.params import Params
 from tcore_lib.training.plan import Plan, draw_plan
 from tcore_lib.training.schedules import Schedules
@@ -68,8 +69,7 @@ def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
     if device.type == "cpu":
         return 0
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", torch.cuda.device_count() if place.world > 1 else 1))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // max(1, ranks) - 1))
+    return max(1, min(16, cores() // max(1, ranks) - 1))
 
 
 def loader(

@@ -33,9 +33,13 @@ def save(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def prune(folder: Path, keep_last: int, milestone_every: int | None) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the multiples of `milestone_every`."""
-    for step, file in list(steps_in(folder).items())[:-keep_last]:
+def prune(folder: Path, newest: int, keep_last: int, milestone_every: int | None) -> None:
+    """Of the checkpoints up to step `newest`, remove all but the last `keep_last` and the multiples of `milestone_every`.
+
+    A file of a later step is one that `load_newest` has passed over as damaged: it does not count as kept.
+    """
+    known = [(step, file) for step, file in steps_in(folder).items() if step <= newest]
+    for step, file in known[:-keep_last]:
         if milestone_every is None or step % milestone_every:
             file.unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tcore_lib.errors import InputError
-from tcore_lib.params import Params
+from tcore_lib.params import Params, dotted
 
 # Settings that say how far and how a run goes on, not what it computes: they may change between parts of one run.
 FREE = {
@@ -15,8 +15,10 @@ FREE = {
     "milestone_every",
     "log_every",
     "tensorboard",
+    "accumulate",
+    "activation_checkpointing",
+    "compile",
 }
-FREE |= {"accumulate", "activation_checkpointing", "compile"}
 
 
 def refuse_other_run(content: dict[str, Any], params: Params, num_videos: int, origin: str) -> None:
@@ -26,13 +28,8 @@ def refuse_other_run(content: dict[str, Any], params: Params, num_videos: int, o
         InputError: names the first key that differs.
     """
 
-    def flat(value: Any, name: str) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}").items()}
-        return {name: value}
-
     def fixed(dumped: dict[str, Any]) -> dict[str, Any]:
-        settings = flat(dumped["pretrain"], "pretrain") | {"run.seed": dumped["run"]["seed"]}
+        settings = dotted(dumped["pretrain"], "pretrain") | {"run.seed": dumped["run"]["seed"]}
         loop = {f"pretrain.loop.{key}" for key in FREE} | {"pretrain.enabled"}
         return {key: value for key, value in settings.items() if key not in loop}
 

@@ -117,7 +117,7 @@ def _follow(
     with tqdm(total=steps, unit="step", desc="pretraining", file=sys.stdout, disable=not progress) as bar:
         while True:
             ended = child.poll() is not None
-            if log.is_file() and log.stat().st_mtime >= began - 1:
+            if written_at(log) >= began - 1:
                 rows = read_log(log)
                 rows = rows[rows["step"] > shown] if len(rows) else rows
                 for row in rows.to_dict("records"):
@@ -129,6 +129,14 @@ def _follow(
             if ended:
                 return
             time.sleep(POLL)
+
+
+def written_at(path: Path) -> float:
+    """Unix time in seconds of a file's last change; 0 where there is none (a new run removes the log of the last one)."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

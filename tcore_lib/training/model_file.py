@@ -14,7 +14,7 @@ from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.network.weights import OURS, read_weights, write_safetensors
 from tcore_lib.training import checkpoints
-from tcore_lib.training.official import load_official_weights
+from tcore_lib.training.official import model_of
 from tcore_lib.training.tcore import TCoRe
 
 ROLES = ("student", "teacher", "auxiliary")
@@ -55,10 +55,8 @@ def read_model(path: str | Path) -> TCoRe:
     if not isinstance(known.get("params"), dict):
         raise InputError(f"{path} says nothing of the model it belongs to; write it with export --format model.")
     settings = params.parse(known["params"], f"{path}, its parameters")
-    model = TCoRe(settings.pretrain, settings.run.seed)
     weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
     for name, tensor in file.tensors.items():
         role, _, rest = name.partition(".")
         weights.setdefault(role, {})[rest] = tensor.to(torch.float32)
-    load_official_weights(model, weights, str(path))
-    return model.eval()
+    return model_of(settings.pretrain, settings.run.seed, weights, str(path))

@@ -66,6 +66,17 @@ def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tenso
                     tensor.copy_(weights[role][name])
 
 
+def model_of(settings: params.Pretrain, seed: int, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> TCoRe:
+    """A model with the weights of a checkpoint or a model file (`official_weights`), on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: the weights belong to other settings.
+    """
+    model = TCoRe(settings, seed)
+    load_official_weights(model, weights, origin)
+    return model.eval()
+
+
 def reported(terms: Mapping[str, float], settings: params.Loss) -> dict[str, float]:
     """Terms under the names and with the factors of the released logs.
 

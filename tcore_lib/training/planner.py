@@ -6,7 +6,6 @@ device making views, forward, backward and update. On a GPU they then run side b
 
 import io
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tcore_lib.data.images import read_image
 from tcore_lib.data.sandwich import SandwichDataset, Videos, counters
 from tcore_lib.machine.distributed import Place
 from tcore_lib.machine.meter import Meter
+from tcore_lib.machine.workpool import cores
 from tcore_lib.params import Params
 from tcore_lib.training.batches import Collate, MicroBatch, worker_count
 from tcore_lib.training.plan import Plan
@@ -143,16 +143,12 @@ def readable(hours: float) -> str:
 
 
 class MadeUpFrames:
-    """An index of one JPEG frame, decoded whenever one is asked for: for a forecast before there is data.
-
-    Args:
-        height, width: pixels of a frame.
-    """
+    """An index of one JPEG frame of 340 x 256, decoded whenever one is asked for: for a forecast before there is data."""
 
     num_frames = np.full(1000, 20)
 
-    def __init__(self, height: int = 256, width: int = 340) -> None:
-        rng = np.random.default_rng(0)
+    def __init__(self) -> None:
+        rng, (width, height) = np.random.default_rng(0), (340, 256)
         coarse = Image.fromarray(rng.integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8))
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32)
         picture = smooth + rng.normal(0, 4.5, smooth.shape)  # compresses as a video frame does, to some 30 kB
@@ -289,7 +285,7 @@ class _Trial:
         device = meter.device
         return Forecast(
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=cores(),
             devices=devices,
             steps=Schedules(params.pretrain).steps,
             batch_size=params.pretrain.loop.batch_size,

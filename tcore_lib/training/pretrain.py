@@ -26,6 +26,7 @@ from tcore_lib.data.sharded import open_index
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import Place, choose_device, joined, place_of, summed
 from tcore_lib.machine.locks import sole_owner
+from tcore_lib.machine.meter import Meter
 from tcore_lib.machine.orphans import follow_parent
 from tcore_lib.params import Params, load
 from tcore_lib.runs import provenance, run_folder
@@ -74,7 +75,7 @@ class _Loop:
     def __init__(self, params: Params, index: Videos, output: Path, place: Place, device: torch.device) -> None:
         self.params, self.settings, self.place, self.device = params, params.pretrain, place, device
         self.folder, self.log_path = output / CHECKPOINTS, output / LOG_NAME
-        self.started = time.time()
+        self.started, self.meter = time.time(), Meter(device)
         self.schedules = Schedules(self.settings)
         self.num_videos, self.index = len(index), index
         self.trainer = Trainer(self.settings, params.run.seed, device)
@@ -101,7 +102,7 @@ class _Loop:
             "provenance": provenance(self.params, self.started),
         }
         checkpoints.save(self.folder, self.step, content)
-        checkpoints.prune(self.folder, self.settings.loop.keep_last, self.settings.loop.milestone_every)
+        checkpoints.prune(self.folder, self.step, self.settings.loop.keep_last, self.settings.loop.milestone_every)
 
     def resume(self) -> None:
         """Continue from the newest readable checkpoint, if there is one."""
@@ -157,15 +158,7 @@ class _Loop:
         means = dict(zip(self.names, values.mean(0).tolist(), strict=True))
         row = {"step": self.step, "samples": self.step * self.settings.loop.batch_size, "total": means.pop("total")}
         row |= means | hyper | {"mask_ratio_low": low, "mask_ratio_high": high}
-        return row | {"samples_per_second": rate, "peak_memory_gb": self.peak_memory()}
-
-    def peak_memory(self) -> float:
-        """Most memory in use so far in 1e9 bytes: the GPU's, or this process's."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 1e9
-        import resource  # not on every system
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+        return row | {"samples_per_second": rate, "peak_memory_gb": self.meter.peak() / 1e9}
 
     def stop_wanted(self, noted: list[int], row_due: bool) -> int:
         """The signal to stop for, or 0; the same on all ranks. GPUs are asked only when they are waited for anyway."""
@@ -286,7 +279,7 @@ def run_profile(params: Params, *, resume: bool = True, progress: bool = True) -
     place = place_of(os.environ)
     follow_parent()
     if params.run.threads is not None:
-        torch.set_num_threads(params.run.threads)
+        torch.set_num_threads(max(1, params.run.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     try:
         index = open_index(params.data)
         pretrain(params, index, run_folder(params), resume=resume, progress=progress)

@@ -8,8 +8,7 @@ most masked patches of a crop, M masked patches, L local crops.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,19 +19,10 @@ from torch import Tensor, nn
 from tcore_lib import params
 from tcore_lib.network.decoder import AuxiliaryDecoder
 from tcore_lib.network.heads import ProjectionHead
-from tcore_lib.network.vit import ViT, initial_vit
-from tcore_lib.randomness import generator
+from tcore_lib.network.vit import ViT, initial_vit, seeded
 from tcore_lib.training.losses import agreement, koleo, prototype_cross_entropy
 from tcore_lib.training.optimiser import ema
 from tcore_lib.training.plan import Plan
-
-
-@contextmanager
-def seeded(seed: int, part: int) -> Iterator[None]:
-    """Inside, torch draws initial weights from (seed, part); its own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, "init", part).integers(2**62)))
-        yield
 
 
 class Networks(nn.Module):

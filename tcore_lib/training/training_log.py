@@ -74,10 +74,11 @@ class TrainingLog:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """Complete rows of the CSV as text; a last line cut off by a crash is left out."""
-    if not path.is_file():
+    """Complete rows of the CSV as text, none without a file; a last line cut off by a crash is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         rows = [row for row in rows if None not in row and None not in row.values()]
