@@ -15,15 +15,12 @@ from tcore_lib.network import layouts
 from tcore_lib.network.encoder import (
     FeatureEncoder,
     Pixels,
-    ViT,
     attention_maps,
-    initial_vit,
     layer_tokens,
     load_encoder,
-    load_official,
-    official_state_dict,
     random_encoder,
 )
+from tcore_lib.network.vit import ViT, initial_vit, load_official, official_state_dict
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)

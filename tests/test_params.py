@@ -141,3 +141,10 @@ def test_a_hostile_value_of_set_is_one_sentence(value: str) -> None:
         parameters.load("quick", [f"run.seed={value}"])
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_nested_settings_as_dotted_keys() -> None:
+    nested = {"a": {"b": 1, "c": {}, "d": {"e": None}}, "f": [{"g": 2}]}
+    assert parameters.dotted(nested) == {"a.b": 1, "a.c": {}, "a.d.e": None, "f": [{"g": 2}]}
+    assert parameters.dotted(nested["a"], "a") == {"a.b": 1, "a.c": {}, "a.d.e": None}
+    assert parameters.dotted({}) == {}

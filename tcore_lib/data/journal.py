@@ -11,12 +11,12 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, write_json
+from tcore_lib.files import read_json, try_lock, write_json
 
 
 class Journal:
@@ -51,13 +51,11 @@ class Journal:
                     "choose another data.root or delete that folder."
                 )
         self._stream = open(self.path, "ab")  # noqa: SIM115 (open as long as the preparation runs)
-        try:
-            _lock(self._stream, wait=False)
-        except BlockingIOError:
+        if not try_lock(self._stream):
             self._stream.close()
             raise InputError(
                 f"Another process is preparing shard {shard[0]}/{shard[1]} of {folder.parent}; wait for it."
-            ) from None
+            )
         if self._stream.tell() and not _ends_with_newline(self.path):
             self._stream.write(b"\n")  # the last line was cut by a kill
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -98,7 +96,8 @@ class Journal:
     def merging(self) -> Iterator[None]:
         """Only one shard at a time: so the last one to finish sees what all have done."""
         with open(self.folder / "lock", "ab") as stream:
-            _lock(stream, wait=True)
+            with suppress(OSError):  # a network file system without locks: the user's own order has to do
+                fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
     def close(self) -> None:
@@ -118,15 +117,6 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     done = isinstance(entry.get("row"), dict)
     bad = all(isinstance(entry.get(key), str) for key in ("bad", "file", "of"))
     return entry if isinstance(entry.get("target"), str) and (done or bad) else None
-
-
-def _lock(stream: Any, wait: bool) -> None:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:  # a network file system without locks: the user's own order has to do
-        return
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -3,7 +3,8 @@
 Letters: H W pixels of a frame, S side of the crop, P patches of it, h w the grid (P = h * w).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.labelmaps import to_input
 from tcore_lib.figures.look import denormalise
 from tcore_lib.network.encoder import FeatureEncoder, attention_maps
+from tcore_lib.network.vit import ViT
 from tcore_lib.params import Views
 from tcore_lib.training.tcore import TCoRe
 
@@ -83,22 +85,34 @@ def look_through(model: TCoRe, frames: Sequence[np.ndarray], mask: np.ndarray) -
     if mask.shape != (side, side):
         raise InputError(f"The mask has shape {mask.shape}, the grid of a global crop {(side, side)}; make them equal.")
     device = next(model.parameters()).device
-    images = centre_crops(frames, settings.views.global_size, settings.views)
+    images = centre_crops(frames, settings.views.global_size, settings.views).to(device)
+    hidden = torch.from_numpy(mask.reshape(1, -1)).to(device)
+    maps = {}
+    with _at_rest(model) as encoder:
+        past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))
+        current = encoder(images[1:2], hidden)[1]
+        for role, tokens in (("past", past), ("future", future)):
+            weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
+            maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
+    return Looked(shown_crops(frames, settings.views), mask, maps)
+
+
+@contextmanager
+def _at_rest(model: TCoRe) -> Iterator[ViT]:
+    """Inside, the student's encoder, which this yields, is in evaluation mode and without stochastic depth."""
     was_training = model.training
     model.eval()
-    encoder = model.student.encoder
-    encoder.set_drop_keep(None)
-    hidden = torch.from_numpy(mask.reshape(1, -1)).to(device)
-    past, future = (encoder(images[i : i + 1].to(device))[1] for i in (0, 2))
-    current = encoder(images[1:2].to(device), hidden)[1]
-    maps = {}
-    for role, tokens in (("past", past), ("future", future)):
-        weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
-        maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
-    model.train(was_training)
-    size = settings.views.global_size
-    shown = centre_crops(frames, size * max(1, round(SHOWN / size)), settings.views)
-    return Looked(denormalise(shown), mask, maps)
+    model.student.encoder.set_drop_keep(None)
+    try:
+        yield model.student.encoder
+    finally:
+        model.train(was_training)
+
+
+def shown_crops(frames: Sequence[np.ndarray], views: Views) -> np.ndarray:
+    """`centre_crops` for pictures: uint8 (n, S', S', 3), S' the multiple of the global size S nearest to `SHOWN`."""
+    size = views.global_size * max(1, round(SHOWN / views.global_size))
+    return denormalise(centre_crops(frames, size, views))
 
 
 BLOCK = 2  # side, in patches, of the squares that `look_around` hides
@@ -132,20 +146,19 @@ def look_around(
     rows, columns = np.indices((size[0] // patch, size[1] // patch)).reshape(2, -1) // BLOCK % 2
     quarter = torch.from_numpy(2 * rows + columns)  # (P,): which pass hides the patch
     hidden = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
-    was_training = model.training
-    model.eval()
-    encoder = model.student.encoder
-    encoder.set_drop_keep(None)
     images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
-    clean = [encoder(image)[1] for image in images]  # of (1, P, D)
     maps = {}
-    for query, image in enumerate(images):
-        current = encoder(image.expand(4, -1, -1, -1), hidden)[1]  # (4, P, D)
-        for key in range(max(0, query - reach), min(len(frames), query + reach + 1)):
-            if key != query:
-                weights = model.decoder.cross_attention(current, clean[key].expand(4, -1, -1))  # (4, heads, P, P)
-                maps[query, key] = weights[quarter, :, torch.arange(len(quarter))].transpose(0, 1).float().cpu().numpy()
-    model.train(was_training)
+    with _at_rest(model) as encoder:
+        clean = [encoder(image)[1] for image in images]  # of (1, P, D)
+        for query, image in enumerate(images):
+            current = encoder(image.expand(4, -1, -1, -1), hidden)[1]  # (4, P, D)
+            for key in range(max(0, query - reach), min(len(frames), query + reach + 1)):
+                if key != query:
+                    weights = model.decoder.cross_attention(current, clean[key].expand(4, -1, -1))  # (4, heads, P, P)
+                    own = weights[
+                        quarter, :, torch.arange(len(quarter))
+                    ]  # (P, heads, P): of the pass that hid the patch
+                    maps[query, key] = own.transpose(0, 1).float().cpu().numpy()
     return maps
 
 

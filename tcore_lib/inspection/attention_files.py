@@ -86,9 +86,8 @@ def look_from_everywhere(model: TCoRe, frames: Sequence[np.ndarray]) -> Looked:
     size, side = views.global_size, views.global_size // patch
     crops = look.denormalise(attention.centre_crops(frames, size, views))
     maps = attention.look_around(model, list(crops), (size, size), reach=1)
-    shown = attention.centre_crops(frames, size * max(1, round(attention.SHOWN / size)), views)
     grids = {role: maps[1, key].reshape(-1, side, side, side, side) for role, key in (("past", 0), ("future", 2))}
-    return Looked(look.denormalise(shown), np.ones((side, side), bool), grids)
+    return Looked(attention.shown_crops(frames, views), np.ones((side, side), bool), grids)
 
 
 def write_attention(

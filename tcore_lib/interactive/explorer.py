@@ -9,7 +9,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import traitlets
 
@@ -65,7 +64,6 @@ class Explorer(StandaloneWidget):
         dims: int = 64,
         max_bytes: int = 16_000_000,
         long_side: int = 640,
-        cmap: str = "viridis",
         **traits: Any,
     ) -> None:
         """Pack everything for the browser.
@@ -84,7 +82,6 @@ class Explorer(StandaloneWidget):
             max_bytes: bound on the features' part of the payload, and on the attention's: where the heads do not fit,
                 only their mean is sent.
             long_side: pixels that shown frames are reduced to.
-            cmap: matplotlib colour map of the maps.
             traits: initial `mode`, `encoder`, `temperature`, `top_k`, `frame`.
 
         Raises:
@@ -106,7 +103,7 @@ class Explorer(StandaloneWidget):
             "frames": about_frames,
             "names": list(names) if names is not None else [f"frame {i}" for i in range(count)],
             "encoders": [{"name": name} | about for name, (_, about) in packed.items()],
-            "colours": _colour_table(cmap),
+            "colours": look.to_colours(np.linspace(0, 1, 256)).tobytes().hex(),  # six hex digits each
         }
         if len(meta["names"]) != count:
             raise InputError(f"names has {len(meta['names'])} entries for {count} frames; give one per frame.")
@@ -189,12 +186,6 @@ def _check(frames: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> tu
     if len(set(grids.values())) > 1 or "compare" in arrays:
         raise InputError(f"the encoders' grids {grids} must be one, and none may be called `compare`.")
     return next(iter(grids.values()))
-
-
-def _colour_table(cmap: str) -> str:
-    """256 colours of a colour map as hex digits, six each."""
-    colours = np.round(255 * mpl.colormaps[cmap](np.linspace(0, 1, 256))[:, :3]).astype(np.uint8)
-    return colours.tobytes().hex()
 
 
 def _describe(

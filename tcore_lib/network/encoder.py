@@ -1,7 +1,7 @@
 """An encoder from anywhere, read as patch features.
 
 `load_encoder` turns a file, a folder or a name into a `FeatureEncoder`; `layer_tokens` and `attention_maps` look inside
-one. The network that is trained stands in `vit`, and is also importable from here.
+one. The network that is trained stands in `vit`.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
@@ -20,21 +20,6 @@ from tcore_lib.network import layouts
 from tcore_lib.network.vit import ViT, difference, initial_vit, load_official, official_state_dict
 from tcore_lib.network.weights import OURS, WeightFile, check_values, read_weights
 from tcore_lib.remote import released
-
-__all__ = [
-    "FeatureEncoder",
-    "Pixels",
-    "TimmNetwork",
-    "ViT",
-    "attention_maps",
-    "difference",
-    "initial_vit",
-    "layer_tokens",
-    "load_encoder",
-    "load_official",
-    "official_state_dict",
-    "random_encoder",
-]
 
 
 class TimmNetwork(nn.Module):

@@ -275,7 +275,7 @@ class Loop(Section):
     )
     workers: Annotated[Int, Field(ge=0)] | None = Field(None, description="loader processes per rank; null = by cores")
     checkpoint_every: Positive = Field(936, description="steps between checkpoints")
-    keep_last: Positive = Field(2, description="checkpoints kept besides milestones")
+    keep_last: Positive = Field(2, description="newest checkpoints kept; milestones stay besides")
     milestone_every: Positive | None = Field(None, description="steps between checkpoints that are kept for good")
     log_every: Positive = Field(10, description="steps between log lines; losses leave the device only then")
     activation_checkpointing: Bool = False

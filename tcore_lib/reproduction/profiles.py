@@ -1,6 +1,7 @@
 """From a checked profile to the things it names: device, videos, encoders, clips. What every notebook's first cells call."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tcore_lib import runs
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation.clips import Clip, load_clips, prediction_path, read_ids, read_predicted_joints
 from tcore_lib.evaluation.finished import folder_name
+from tcore_lib.machine.distributed import choose_device, place_of
 from tcore_lib.network.encoder import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.params import Benchmark, Params, resolve
 from tcore_lib.rendering import synthetic
@@ -32,15 +34,7 @@ def device(params: Params) -> torch.device:
     """
     if params.run.threads:
         torch.set_num_threads(params.run.threads)
-    wanted = params.run.device
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(wanted)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"run.device = {wanted!r}, and this machine has {torch.cuda.device_count()} GPUs; set run.device: auto."
-        )
-    return chosen
+    return choose_device(params.run.device, place_of(os.environ))
 
 
 def benchmark_root(params: Params, name: str) -> Path:
