@@ -392,7 +392,6 @@ def test_damage_is_named_in_one_sentence(tmp_path: Path, kind: str) -> None:
     assert len(message) < 400 + len(str(path)) * 2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("ours", ["[1]", '"text"', "3"])
 def test_metadata_that_is_no_mapping_is_named_in_one_sentence(tmp_path: Path, ours: str) -> None:
     save_file(state_of(), tmp_path / "a.safetensors", {OURS: ours})
@@ -402,6 +401,7 @@ def test_metadata_that_is_no_mapping_is_named_in_one_sentence(tmp_path: Path, ou
             load_encoder(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_a_program_is_not_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="TorchScript"):
         load_encoder(_damaged("module", tmp_path))
