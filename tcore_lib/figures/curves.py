@@ -119,10 +119,11 @@ def schedules(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Figu
         ax.fill_between(
             x, values / 10.0**power, values.min() / 10.0**power, color=look.CYCLE[0], alpha=0.10, linewidth=0
         )
-        ax.set_title(TITLES.get(name, (name.replace("_", " "), ""))[0])
+        ax.set_title(TITLES.get(name, (name.replace("_", " "), ""))[0], pad=18)
         ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
         stations = [values[0], *([values.max()] if values.max() > max(values[0], values[-1]) else []), values[-1]]
-        ax.set_title(" → ".join(f"{v:.3g}" for v in stations), loc="right", fontsize=8, color=look.colour("muted"))
+        ax.annotate(" → ".join(f"{v:.3g}" for v in stations), (0, 1), xycoords="axes fraction", xytext=(0, 6), fontsize=8,
+                    textcoords="offset points", color=look.colour("muted"))  # fmt: skip
         ax.margins(x=0.01)
         ax.yaxis.set_major_locator(MaxNLocator(4))
     _bottom_labels(axes, x_name)
@@ -154,6 +155,8 @@ def loss_curves(
         _title(ax, *TITLES.get(name, (name.replace("_", " "), "")))
         ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
         ax.margins(x=0.01)
+        if x_name != "epoch":
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(4))
     _bottom_labels(axes, x_name)
     if len(logs) > 1:
@@ -171,7 +174,7 @@ class LiveCurves:
     """
 
     def __init__(self, columns: Sequence[str] | None = None, *, every: float = 5.0, title: str = "") -> None:
-        """Nothing is shown before the first `update`."""
+        """Nothing is shown before the first `update`; of `columns`, those are drawn that the log has."""
         self.figure: Figure | None = None
         self._columns, self._every, self._title = columns, every, title
         self._handle: Any = None
@@ -183,7 +186,8 @@ class LiveCurves:
 
         if len(log) == 0 or (time.monotonic() - self._last < self._every and not force):
             return
-        self.figure = loss_curves(log, self._columns, title=self._title)
+        there = None if self._columns is None else [name for name in self._columns if name in log.columns]
+        self.figure = loss_curves(log, there, title=self._title)
         plt.close(self.figure)  # shown below, not once more at the end of the cell
         self._show(self.figure)
         self._last = time.monotonic()

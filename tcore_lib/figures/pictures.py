@@ -97,8 +97,11 @@ def sandwich(
         number = "" if indices is None else f": frame {indices[i]}" + (f" of {num_frames}" if num_frames else "")
         panels.show(ax, frames[i], role + number, colour)
         ax.title.set_fontweight("bold")
+        named: dict[panels.Box, list[str]] = {}
         for label, box in boxes.get(role, ()):
-            _draw_box(ax, label, box, colour)
+            named.setdefault(box, []).append(label)
+        for box, labels in named.items():  # the two auxiliary crops are often one box
+            _draw_box(ax, ", ".join(labels), box, colour)
         name = "global" if role == "current" else "auxiliary"
         for j, crop in enumerate(crops["global" if role == "current" else role][:2]):
             text = f"{name} {j + 1}"

@@ -102,16 +102,19 @@ class Forecast:
         """Whether whole steps were too large to be measured."""
         return self.measured_samples < self.batch_size // self.devices
 
+    def _measured(self, what: str) -> str:
+        return f"{self.measured_steps} {what}{'' if self.measured_steps == 1 else 's'}"
+
     def table(self) -> pd.DataFrame:
         """Quantities and values, for a notebook."""
         rows = {
             "steps of the schedule": f"{self.steps:,} of {self.batch_size} samples",
-            "measured": f"{self.measured_steps} steps of {self.measured_samples} samples on {self.device}",
+            "measured": f"{self._measured('step')} of {self.measured_samples} samples on {self.device}",
             "loading, one process": f"{1e3 * self.load_seconds:.0f} ms per step",
             "views": f"{1e3 * self.views_seconds:.0f} ms per step",
             "forward, backward, update": f"{1e3 * self.model_seconds:.0f} ms per step",
             "samples per second": f"{self.samples_per_second:.3g}",
-            "hours": f"{self.hours:.3g}",
+            "the whole run": readable(self.hours),
             "peak memory": f"{self.memory_gb:.2g} GB",
             "bottleneck": f"the {self.bottleneck}",
             "workers": f"{self.workers}; {self.enough_workers} are enough",
@@ -121,7 +124,7 @@ class Forecast:
     def __str__(self) -> str:
         """The forecast in sentences."""
         where = f"{self.device} ({self.cores} cores)" if self.device == "cpu" else f"{self.devices} x {self.device}"
-        basis = f"{self.measured_steps} measured steps of {self.measured_samples} samples"
+        basis = f"{self._measured('measured step')} of {self.measured_samples} samples"
         return (
             f"{self.steps:,} steps of {self.batch_size} samples on {where}: {readable(self.hours)} at "
             f"{self.samples_per_second:.3g} samples/s, and {self.memory_gb:.2g} GB of memory"
