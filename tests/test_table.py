@@ -150,3 +150,20 @@ def test_reproduced_means_within_the_accepted_band(tmp_path: Path, source: str, 
     none = {"low": None, "high": None, "clips": 30}
     shown = table.compared(params, "davis", {"ours16": {"value": value} | none, "random": {"value": 30.0} | none})
     assert shown["reproduced"].tolist() == [verdict, "nothing to compare"]
+
+
+def test_a_headline_in_words() -> None:
+    """Overlapping intervals give no verdict, separate ones do, and no interval none."""
+    ours, random = (
+        {"value": 33.2, "low": 21.5, "high": 47.0, "clips": 4},
+        {"value": 33.7, "low": 21.7, "high": 46.5, "clips": 4},
+    )
+    text = table.in_words("davis", {"ours": ours, "random": random})
+    assert text.startswith("DAVIS J&F_m in percent over 4 clips: ours 33.2, random 33.7.")
+    assert "interval of random overlaps that of ours: these clips do not say" in text
+    assert "ours lies above all others" in table.in_words(
+        "vip", {"ours": ours | {"value": 50.0, "low": 46.6}, "random": random}
+    )
+    assert table.in_words("vip", {"ours": ours | {"low": None, "high": None}, "random": random}).endswith("no verdict.")
+    assert table.in_words("jhmdb", {"ours": ours}) == "JHMDB PCK@0.1 in percent over 4 clips: ours 33.2."
+    assert table.in_words("jhmdb", {"ours": ours | {"value": None}}) == "No encoder has a score here."
