@@ -82,6 +82,11 @@ def test_statistics_by_hand() -> None:
     assert attention.sharpest(looked, 5) == [(0, 1)]
 
 
+def test_attention_that_knows_nothing_by_hand() -> None:
+    """Two patches side by side: half the weight each, ln 2, and a best patch at distance 0 or 1."""
+    assert attention.evenly_spread((1, 2)) == pytest.approx({"sharpness": 0.5, "entropy": np.log(2), "reach": 0.5})
+
+
 def test_the_cls_token_leaves_something_to_other_tokens(model: TCoRe) -> None:
     encoder = random_encoder(RUN.pretrain.encoder, 64, 0)
     maps = attention.cls_attention(encoder, attention.centre_crops(FRAMES[:1], 64, RUN.pretrain.views)[0])

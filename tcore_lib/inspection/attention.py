@@ -209,6 +209,13 @@ def statistics(samples: Sequence[Looked]) -> dict[str, float]:
     return {k: float(np.concatenate(v).mean()) for k, v in zip(names, (peaks, entropies, reaches), strict=True)}
 
 
+def evenly_spread(grid: tuple[int, int]) -> dict[str, float]:
+    """`statistics` of attention that knows nothing: equal weights, and a best patch that may be any, over a grid (h, w)."""
+    cells = np.argwhere(np.ones(grid, dtype=bool))  # (P, 2)
+    reach = np.linalg.norm(cells[:, None] - cells[None], axis=2).mean()
+    return {"sharpness": 1 / len(cells), "entropy": float(np.log(len(cells))), "reach": float(reach)}
+
+
 def whole_patches(shape: Sequence[int], patch_size: int, zoom: float = 1.0) -> tuple[int, int]:
     """The (height, width) in pixels nearest to `zoom` times a frame's that holds whole patches."""
     height, width = (max(1, round(zoom * side / patch_size)) * patch_size for side in shape[:2])
