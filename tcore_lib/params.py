@@ -351,8 +351,8 @@ class Benchmark(Section):
         "synthetic", description="folder in the benchmark's own layout, or `synthetic` (drawn by notebook 00)"
     )
     clips: list[str] | None = Field(None, description="clip names; null = the whole split")
-    top_k: Positive = 7
-    temperature: AboveZero = 0.7
+    top_k: Positive = Field(7, description="most similar patches that vote")
+    temperature: AboveZero = Field(0.7, description="of the softmax over their similarities")
     radius: AboveZero = Field(20.0, description="patches; a context patch counts if its distance is below it")
     context: Positive = Field(20, description="preceding frames that vote, besides the first")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of features and the candidate search")
@@ -386,7 +386,7 @@ class Jhmdb(Benchmark):
 class Vip(Benchmark):
     """Notebook 05: VIP val, mean IoU."""
 
-    top_k: Positive = 10
+    top_k: Positive = Field(10, description="most similar patches that vote")
     split: str = Field("val", description="lists/<split>_videos.txt")
     long_side: Positive = Field(
         880, description="long side of the input; the short side is floored to a multiple of 64"

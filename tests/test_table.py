@@ -160,10 +160,11 @@ def test_a_headline_in_words() -> None:
     )
     text = table.in_words("davis", {"ours": ours, "random": random})
     assert text.startswith("DAVIS J&F_m in percent over 4 clips: ours 33.2, random 33.7.")
-    assert "interval of random overlaps that of ours: these clips do not say" in text
+    assert "interval of random overlaps that of ours: they do not say" in text
     assert "ours lies above all others" in table.in_words(
         "vip", {"ours": ours | {"value": 50.0, "low": 46.6}, "random": random}
     )
     assert table.in_words("vip", {"ours": ours | {"low": None, "high": None}, "random": random}).endswith("no verdict.")
     assert table.in_words("jhmdb", {"ours": ours}) == "JHMDB PCK@0.1 in percent over 4 clips: ours 33.2."
+    assert [table.readable(value) for value in (None, 15.7576, 4, "yes")] == ["none", "15.8", "4", "yes"]
     assert table.in_words("jhmdb", {"ours": ours | {"value": None}}) == "No encoder has a score here."

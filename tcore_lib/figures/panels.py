@@ -19,6 +19,7 @@ from tcore_lib.figures import look
 WIDTH = 10.0
 Box = tuple[float, float, float, float]
 GAP, LINE, LABEL, LEGEND = 0.06, 0.24, 0.3, 0.4  # inches: between pictures, a title, a row label, a row of a legend
+HEAD = 0.3  # inches: the figure's own title
 SMALLEST = 7.5  # points: a title that is still too long at this size is cut
 HALO = [withStroke(linewidth=3, foreground="#14171C")]
 

@@ -160,6 +160,7 @@ def segmentation_strip(
     *,
     palette: np.ndarray | None = None,
     classes: Sequence[str] | None = None,
+    title: str = "",
 ) -> Figure:
     """Label maps through time: one row per encoder, the ground truth on top, one column per frame.
 
@@ -170,6 +171,7 @@ def segmentation_strip(
         times: title of each column.
         palette: uint8 (ids, 3).
         classes: names of the ids; those that occur are listed below.
+        title: above the figure, where it shows several frames.
     """
     rows = ({"ground truth": truth} if truth is not None else {}) | dict(predictions)
     if len(frames) == 1:  # side by side is easier to compare than one above the other
@@ -185,8 +187,10 @@ def segmentation_strip(
         frames[0].shape,
         lines=lines,
         left=panels.LABEL,
+        top=panels.HEAD if title else 0.0,
         bottom=_legend_height(shown),
     )
+    panels.headline(figure, title)
     for i, (name, maps) in enumerate(rows.items()):
         panels.same_number(f"row {name!r}", len(maps), len(frames))
         for j, (frame, labels) in enumerate(zip(frames, maps, strict=True)):

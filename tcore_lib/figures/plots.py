@@ -183,8 +183,9 @@ def clip_bars(table: pd.DataFrame, *, unit: str = "%", title: str = "", top: int
     figure, ax = plt.subplots(figsize=(WIDTH, 1.0 + 0.24 * len(shown)))
     y = np.arange(len(shown))
     ax.hlines(y, shown.min(axis=1), shown.max(axis=1), color=look.colour("rule"), linewidth=2.2)
-    for name, colour in zip(shown.columns, look.CYCLE * len(shown.columns), strict=False):
-        ax.scatter(shown[name], y, color=colour, s=34, label=str(name), zorder=3)
+    for k, (name, colour) in enumerate(zip(shown.columns, look.CYCLE * len(shown.columns), strict=False)):
+        size = max(12, 64 - 36 * k)  # a later dot leaves a rim of an earlier one at the same place
+        ax.scatter(shown[name], y, color=colour, s=size, marker="oDs^v"[k % 5], label=str(name), zorder=3)
         ax.axvline(table[name].mean(), color=colour, linewidth=1, linestyle=":")
     ax.set_yticks(y, [str(clip) for clip in shown.index])
     ax.set_ylim(len(shown) - 0.5, -0.5)

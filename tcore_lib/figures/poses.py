@@ -22,6 +22,7 @@ def pose(
     bones: Sequence[tuple[int, int]] = look.JHMDB_BONES,
     reach: Sequence[float] | float | None = None,
     zoom: bool = True,
+    title: str = "",
 ) -> Figure:
     """Predicted joints, coloured; the ground truth as white rings, joined to its prediction by the error.
 
@@ -34,6 +35,7 @@ def pose(
         bones: pairs of joint indices.
         reach: radius in pixels within which a prediction counts (0.1 x 0.6 x diagonal), drawn around the truth.
         zoom: show the part of each frame around the person, at one scale in all.
+        title: above the figure.
     """
     if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames, joints = [frames], np.asarray(joints)[None]
@@ -45,7 +47,9 @@ def pose(
     windows = _windows(points, frames[0].shape) if zoom else [(0, 0, *frames[0].shape[:2])] * len(frames)
     columns = len(frames) if 2 <= len(frames) <= 6 else min(4, max(2, len(frames)))
     rows = -(-len(frames) // columns)
-    figure, axes = panels.rows(rows, columns, windows[0][2:], lines=[titles is not None] * rows, bottom=panels.LEGEND)
+    lines, top = [titles is not None] * rows, panels.HEAD if title else 0.0
+    figure, axes = panels.rows(rows, columns, windows[0][2:], lines=lines, top=top, bottom=panels.LEGEND)
+    panels.headline(figure, title)
     for i, ax in enumerate(axes.flat):
         if i >= len(frames):
             ax.remove()

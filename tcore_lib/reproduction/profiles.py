@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from tcore_lib import runs
@@ -12,7 +13,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation.clips import Clip, load_clips, prediction_path, read_ids, read_predicted_joints
 from tcore_lib.evaluation.finished import folder_name
 from tcore_lib.network.encoder import FeatureEncoder, load_encoder, random_encoder
-from tcore_lib.params import Params, resolve
+from tcore_lib.params import Benchmark, Params, resolve
 from tcore_lib.rendering import synthetic
 from tcore_lib.training import checkpoints
 from tcore_lib.training.model_file import read_model
@@ -73,6 +74,15 @@ def render(params: Params, *, progress: bool = True) -> list[Path]:
             write(benchmark_root(params, name), settings, seed, progress=progress)
             folders.append(benchmark_root(params, name))
     return folders
+
+
+def settings_table(settings: Benchmark) -> pd.DataFrame:
+    """A benchmark's settings and what they mean: index setting, columns value, meaning."""
+    rows = {
+        name: (str(getattr(settings, name)), field.description or "")
+        for name, field in type(settings).model_fields.items()
+    }
+    return pd.DataFrame(rows, index=["value", "meaning"]).T.rename_axis("setting")
 
 
 def clips(params: Params, name: str) -> list[Clip]:

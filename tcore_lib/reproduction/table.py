@@ -228,6 +228,11 @@ def compared(params: Params, kind: str, scores: dict[str, dict[str, Any]]) -> pd
     return pd.DataFrame(rows).T.rename_axis("encoder")
 
 
+def readable(value: Any) -> str:
+    """A cell of `compared`: one decimal, and "none" where there is nothing."""
+    return "none" if pd.isna(value) else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
 def in_words(kind: str, scores: dict[str, dict[str, Any]]) -> str:
     """What `headline` says, as a sentence: every encoder's score, and whether the clips tell the best one from the others."""
     known = {encoder: score for encoder, score in scores.items() if score["value"] is not None}
@@ -235,14 +240,15 @@ def in_words(kind: str, scores: dict[str, dict[str, Any]]) -> str:
         return "No encoder has a score here."
     clips = max(score["clips"] for score in known.values())
     listed = ", ".join(f"{encoder} {score['value']:.1f}" for encoder, score in known.items())
-    text = f"{BENCHMARKS[kind][1]} in percent over {clips} clips: {listed}."
+    text = f"{BENCHMARKS[kind][1]} in percent over {clips} clip{'' if clips == 1 else 's'}: {listed}."
     if len(known) == 1:
         return text
+    text += "\n"
     best = max(known, key=lambda encoder: known[encoder]["value"])
     if any(score["low"] is None for score in known.values()):
-        return f"{text} Too few clips for an interval: no verdict."
+        return f"{text}Too few clips for an interval: no verdict."
     low = known[best]["low"]
     close = [encoder for encoder, score in known.items() if encoder != best and score["high"] >= low]
     if close:
-        return f"{text} The 95 % interval of {best} overlaps that of {', '.join(close)}: these clips do not say which is ahead."
-    return f"{text} The 95 % interval of {best} lies above all others: it is ahead on these clips."
+        return f"{text}The 95 % interval of {best} overlaps that of {', '.join(close)}: they do not say which is ahead."
+    return f"{text}The 95 % interval of {best} lies above all others: it is ahead on these clips."
