@@ -160,7 +160,7 @@ def test_a_headline_in_words() -> None:
     )
     text = table.in_words("davis", {"ours": ours, "random": random})
     assert text.startswith("DAVIS J&F_m in percent over 4 clips: ours 33.2, random 33.7.")
-    assert "interval of random overlaps that of ours: they do not say" in text
+    assert "interval of random overlaps that of ours: the intervals do not say" in text
     assert "ours lies above all others" in table.in_words(
         "vip", {"ours": ours | {"value": 50.0, "low": 46.6}, "random": random}
     )

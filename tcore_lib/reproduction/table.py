@@ -250,5 +250,5 @@ def in_words(kind: str, scores: dict[str, dict[str, Any]]) -> str:
     low = known[best]["low"]
     close = [encoder for encoder, score in known.items() if encoder != best and score["high"] >= low]
     if close:
-        return f"{text}The 95 % interval of {best} overlaps that of {', '.join(close)}: they do not say which is ahead."
+        return f"{text}The 95 % interval of {best} overlaps that of {', '.join(close)}: the intervals do not say which is ahead."
     return f"{text}The 95 % interval of {best} lies above all others: it is ahead on these clips."
