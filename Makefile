@@ -37,8 +37,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(STRIP) --verify notebooks/*.ipynb
 
+# Prints where to look, and nothing else; asks no server for news or extensions.
 lab: $(READY)
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1
+	$(BIN)/jupyter lab --ip=127.0.0.1 --log-level=WARN --LabApp.extension_manager=readonly notebooks
 
 bench: $(READY)
 	for file in $(filter-out benchmarks/gpu.py benchmarks/page.py,$(wildcard benchmarks/*.py)) benchmarks/page.py; do \
