@@ -364,7 +364,7 @@ def note(*_):
     open(sys.argv[1], "w").write("told to end")
     sys.exit()
 signal.signal(signal.SIGTERM, note)
-follow_parent(0.05)
+follow_parent()
 print(os.getpid(), flush=True)
 time.sleep(600)
 """

@@ -13,7 +13,7 @@ from tcore_lib.rendering import synthetic
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-ENCODER = ROOT / "results" / "encoders" / "small_scale.safetensors"
+ENCODER = ROOT / "results" / "encoders" / "evening.safetensors"
 COMMANDS = sorted(set(re.findall(r"-m tcore_lib ((?:[^`\n|]|\n(?!\n))+?)`", TEXT)))
 
 
