@@ -27,7 +27,7 @@ def curves(table: pd.DataFrame, titles: Mapping[str, str], benchmarks: Mapping[s
     figure, axes = plt.subplots(1, len(shown), figsize=(look.WIDTH, 3.9), squeeze=False)
     for ax, name in zip(axes[0], shown, strict=True):
         _panel(ax, table[table["benchmark"] == name], titles)
-        ax.set(title=benchmarks[name], xlabel="optimiser steps")
+        ax.set(title=benchmarks[name].replace(", ", "\n"), xlabel="optimiser steps")  # five panels fit in two lines
     axes[0, 0].set_ylabel("score, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
