@@ -43,9 +43,9 @@ def test_linked_encoder_fills_the_papers_row_and_the_rest_is_not_run(tmp_path: P
     params = _params(tmp_path, "data/davis")
     _measure(params)
     shown = table.as_shown(table.paper_table(params))
-    ours = shown[(shown.who == "ours") & (shown.source == "vits16_400ep_K400.pth")].iloc[0]
+    ours = shown[(shown.who == "reproduced") & (shown.source == "vits16_400ep_K400.pth")].iloc[0]
     assert ours[table.SCORES].tolist() == ["64.2", "not run", "not run"]
-    other = shown[(shown.who == "ours") & (shown.source == "vits16_100ep_INET.pth")].iloc[0]
+    other = shown[(shown.who == "reproduced") & (shown.source == "vits16_100ep_INET.pth")].iloc[0]
     assert other[table.SCORES].tolist() == ["not run"] * 3
     assert shown[shown.encoder == "random"]["DAVIS J&F_m"].tolist() == ["30.0"]
 

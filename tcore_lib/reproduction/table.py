@@ -99,7 +99,7 @@ def reproduction_rows(params: Params) -> pd.DataFrame:
     """
     measured = measured_rows(runs.run_folder(params)).set_index("encoder")
     linked = {released: name for name, released in params.checkpoint.paper_rows.items()}
-    rows = paper_rows().assign(who="ours")
+    rows = paper_rows().assign(who="reproduced")
     for index, released in enumerate(rows["source"]):
         name = linked.get(released)
         for benchmark, (_, heading) in BENCHMARKS.items():
