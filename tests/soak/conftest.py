@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tcore_lib import markdown
+
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results" / "reliability.md"
 LOCK = ROOT / ".pytest_cache" / "reliability.lock"  # two workers write the table
@@ -51,9 +53,8 @@ HEAD = """# Reliability
 What `tests/soak` measured, line by line. `make soak` runs all of it and rewrites this file; faults that need only seconds
 (full and read-only disks, vanished files, dead loader processes, full devices, NaN) are in `tests/test_faults.py`.
 
-| what | promise | how many | outcome | minutes | when, commit |
-|---|---|---|---|---|---|
 """
+COLUMNS = ("what", "promise", "how many", "outcome", "minutes", "when, commit")
 
 
 class Note:
@@ -105,12 +106,12 @@ def _write_line(key: str, cells: list[str]) -> None:
             if what in lines:
                 lines[what] = known
         lines[ROWS[key][0]] = cells
-        rows = ["| " + " | ".join([what, promise, *lines[what]]) + " |" for what, promise in ROWS.values()]
+        rows = markdown.table(COLUMNS, [[what, promise, *lines[what]] for what, promise in ROWS.values()])
         machine = (
             f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         )
         TABLE.write_text(
-            HEAD + "\n".join(rows) + f"\n\nMachine: {machine}. Other work ran beside it; minutes are not a benchmark.\n"
+            f"{HEAD}{rows}\n\nMachine: {machine}. Other work ran beside it; minutes are not a benchmark.\n"
         )
 
 
