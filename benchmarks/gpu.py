@@ -1,17 +1,18 @@
 """Everything that wants a GPU, in one call: speed of the parts and of the whole, then training for the time that is left.
 
-    python benchmarks/gpu.py --output OUT [--minutes 28]            all parts
-    python benchmarks/gpu.py --output OUT --parts step,loader       where one command may only run for ten minutes
+    python benchmarks/gpu.py --output OUT [--minutes 10]             all parts
+    python benchmarks/gpu.py --output OUT --parts step,loader       some of them
     python benchmarks/gpu.py --output OUT --tiny                    every line of it, on a CPU, in a minute or two
 
 Parts, and what one H200 should reach:
 
 step         the step of ViT-S and ViT-B at full size: 1.5 times the plain way, 40 % of the bf16 matrix rate
-loader       one and all loader processes from JPEG frames and from shards; views on the device
 end_to_end   the training loop from JPEG frames: 1,200 samples/s with ViT-S; ViT-B too
-propagation  30 clips, 1,999 frames, 480x880, ViT-S/16, in each precision: under 60 s
-train        ViT-S/16 at 224 with full-size heads on rendered video for what is left; scores beside the random encoder's;
-             the encoder in 16 bit, in pieces of 15 MB: cat encoder.safetensors.* > encoder.safetensors
+propagation  30 clips, 1,999 frames, 480x880, ViT-S/16, in float32 and bf16: under 60 s
+loader       all loader processes from JPEG frames and from shards; views on the device
+train        ViT-S/16 at 224 with full-size heads on rendered video for what is left; scores of the trained, the random
+             and the weightless encoder; the trained one in 16 bit, in pieces of 15 MB:
+             cat encoder.safetensors.* > encoder.safetensors
 
 Each part writes its figures to OUT (small text) when it ends, and one that fails says so there and stops no other.
 A part runs in a process of its own, which is stopped at the end of its share of the time.
@@ -53,11 +54,13 @@ from tcore_lib.rendering import synthetic
 from tcore_lib.training import planner
 from tcore_lib.training.batches import loader
 from tcore_lib.training.pretrain import pretrain
+from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real clips, where they are at hand
-SHARE = {"step": 0.25, "loader": 0.1, "end_to_end": 0.15, "propagation": 0.15, "train": 1.0}  # of the time left
+SHARE = {"step": 0.33, "end_to_end": 0.3, "propagation": 0.55, "loader": 0.25, "train": 1.0}  # of the time left
+BATCH = {"vit_small": 256, "vit_base": 128}  # the plain step holds all logits
 PIECE = 15_000_000  # bytes
 TINY: dict[str, Any] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
@@ -78,7 +81,8 @@ class Bench:
     def settings(self, arch: str, **loop: Any) -> params.Params:
         """The K400 row with another encoder and loop; tiny on request."""
         sections: dict[str, Any] = {"encoder": {"arch": arch}} if not self.tiny else {**TINY}
-        sections["loop"] = {"batch_size": 4 if self.tiny else 256, "log_every": 1 if self.tiny else 20} | loop
+        batch = 4 if self.tiny else BATCH[arch]
+        sections["loop"] = {"batch_size": batch, "log_every": 1 if self.tiny else 10, "compile": True} | loop
         return params.parse({"pretrain": sections, "run": {"device": str(self.device)}}, "benchmarks/gpu.py")
 
     def left(self) -> float:
@@ -93,12 +97,8 @@ class Bench:
 
 
 def step(bench: Bench) -> None:
-    """The step against the plain way, by benchmarks/step.py; also with compiled encoders."""
-    runs_of = {
-        "vit_small": ["--arch", "vit_small", "--batch", "256"],
-        "vit_base": ["--arch", "vit_base", "--batch", "128"],  # the plain way holds all logits
-        "vit_small_compiled": ["--arch", "vit_small", "--batch", "256", "--compile", "--rounds", "3"],
-    }
+    """The step, compiled and not, against the plain way, by benchmarks/step.py."""
+    runs_of = {arch: ["--arch", arch, "--batch", str(batch), "--compile"] for arch, batch in BATCH.items()}
     if bench.tiny:
         tiny = ["--arch", "vit_tiny", "--batch", "2", "--prototypes", "128", "--rounds", "1", "--threads", "1"]
         runs_of = {"vit_small": tiny}
@@ -131,10 +131,10 @@ def rate_of_loader(bench: Bench, index: Videos, workers: int) -> float:
 def load(bench: Bench) -> None:
     """Loader processes and views, each by itself."""
     cores = len(os.sched_getaffinity(0))
-    counts = [0, 1] if bench.tiny else sorted({1, cores // 2, cores - 1, min(16, cores)} - {0})
+    counts = [0, 1] if bench.tiny else [max(1, min(16, cores - 1))]  # as `worker_count` chooses
     figures: dict[str, Any] = {"cores": cores, "samples_per_second": {}}
     with tempfile.TemporaryDirectory() as folder:
-        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 64)
+        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
         write_shards(index, Path(folder) / "shards", videos_per_shard=16, progress=False)
         for workers in counts:
             for kind, source in (("frames", index), ("shards", ShardIndex([Path(folder) / "shards"]))):
@@ -156,9 +156,11 @@ def end_to_end(bench: Bench) -> None:
     """The training loop itself, from JPEG frames; the first rows of its log warm up."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 64)
-        for arch in ("vit_small",) if bench.tiny else ("vit_small", "vit_base"):
-            steps = 4 if bench.tiny else 200
+        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
+        for arch in ("vit_small",) if bench.tiny else BATCH:
+            if figures and bench.left() < 60:
+                break
+            steps = 4 if bench.tiny else 120
             settings = bench.settings(arch, max_steps=steps, checkpoint_every=10**6)
             log = pretrain(settings, index, Path(folder) / arch, progress=False)
             rates = log["samples_per_second"].iloc[len(log) // 3 :]
@@ -168,25 +170,38 @@ def end_to_end(bench: Bench) -> None:
                 "peak_memory_gb": round(float(log["peak_memory_gb"].iloc[-1]), 2),
                 "steps": steps,
                 "batch_size": settings.pretrain.loop.batch_size,
+                "hours_of_the_k400_row_at_that_rate": round(samples_of_row(arch) / float(rates.median()) / 3600, 1),
             }
             bench.write("end_to_end", figures)
-        forecast = planner.forecast(bench.settings("vit_small"), index, bench.device, steps=20, seconds=30.0)
-        bench.write("end_to_end", figures | {"forecast of the K400 ViT-S row": str(forecast)})
+
+
+def samples_of_row(arch: str) -> int:
+    """Samples that the paper's Kinetics row of an encoder trains on."""
+    name = {"vit_small": "k400_vits16_400ep", "vit_base": "k400_vitb16_200ep"}[arch]
+    pretrain_of = params.load(ROOT / "params" / f"{name}.yaml").pretrain
+    return Schedules(pretrain_of).steps * pretrain_of.loop.batch_size
 
 
 def propagation(bench: Bench) -> None:
-    """A set of the size of DAVIS-2017 val, by benchmarks/propagation.py, in each precision."""
-    path = bench.output / "propagation.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "propagation.py"), "--set", "--device", bench.device.type]
-    command += ["--output", str(path)]
+    """By benchmarks/propagation.py: one clip both ways, and a set of the size of DAVIS-2017 val."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "propagation.py"), "--device", bench.device.type]
+    if real := real_clips():
+        command += ["--root", str(real), "--clip", "car-shadow"]
     if bench.tiny:
-        command += ["--lengths", "3", "2", "--encoder", "random:1", "--precision", "fp32", "--threads", "1"]
-    else:
-        command += ["--precision", "fp32", "bf16", "fp16"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-1500:])
-    print(done.stdout, flush=True)
+        command += ["--encoder", "random:1", "--threads", "1"]
+    wanted = {
+        "set-bf16": ["--set", "--precision", "bf16"],
+        "set-fp32": ["--set", "--precision", "fp32"],
+        "clip": ["--precision", "fp32", "bf16"],
+    }
+    if bench.tiny:
+        wanted = {"set-fp32": ["--set", "--lengths", "3", "2"], "clip": ["--frames", "3"]}
+    for name, words in wanted.items():
+        output = ["--output", str(bench.output / f"propagation-{name}.json")]
+        done = subprocess.run([*command, *words, *output], capture_output=True, text=True, check=False)
+        print(done.stdout[-3000:], flush=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-1500:])
 
 
 def train(bench: Bench) -> None:
@@ -197,9 +212,8 @@ def train(bench: Bench) -> None:
         data = params.parse({"data": {"root": str(root / "data"), "synthetic": size, "num_frames": 20}}, "gpu.py").data
         synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
         index = FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
-        for_scores = 10.0 if bench.tiny else min(120.0, 0.25 * bench.left())
-        rate = planner.forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0).seconds
-        steps = 3 if bench.tiny else max(100, int((bench.left() - for_scores) / rate / 1.1))
+        for_scores = 10.0 if bench.tiny else min(120.0, 0.33 * bench.left())
+        steps = 3 if bench.tiny else max(100, int((bench.left() - for_scores) / seconds_per_step(bench, index) / 1.05))
         settings = bench.settings("vit_small", checkpoint_every=10**6)
         schedule = {"epochs": 10.0, "iterations_per_epoch": max(1, steps // 10), "warmup_epochs": 1.0}
         schedule |= {"teacher_temperature_epochs": 3.0, "freeze_last_layer_epochs": 0.1, "lr_multipliers": False}
@@ -222,8 +236,24 @@ def train(bench: Bench) -> None:
         trained = load_encoder(newest)
         save_pieces(newest, bench.output / "encoder.safetensors")
         first = random_encoder(chosen.encoder, chosen.views.global_size, settings.run.seed)
-        figures["scores"] = scores(bench, {"trained": trained, "random": first}, root)
+        encoders = {"trained": trained, "random": first, "pixels": load_encoder("pixels")}
+        figures["scores"] = scores(bench, encoders, root)
         bench.write("train", figures)
+
+
+def seconds_per_step(bench: Bench, index: Videos) -> float:
+    """As the part end_to_end measured it, with the loader's start on top; else measured now."""
+    measured = bench.output / "end_to_end.json"
+    if measured.exists():
+        figures = files.read_json(measured).get("vit_small", {})
+        if "samples_per_second" in figures:
+            return figures["batch_size"] / figures["samples_per_second"]
+    return planner.forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0).seconds
+
+
+def real_clips() -> Path | None:
+    """The real DAVIS samples, where they are at hand."""
+    return next((folder / "davis-sample" for folder in SAMPLES if folder.is_dir()), None)
 
 
 def save_pieces(checkpoint: Path, target: Path) -> None:
@@ -244,8 +274,8 @@ def save_pieces(checkpoint: Path, target: Path) -> None:
 
 def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> dict[str, dict[str, float]]:
     """J&F on the real samples where they are at hand, else on rendered clips."""
-    real = next((folder / "davis-sample" for folder in SAMPLES if folder.is_dir()), None)
-    chosen: dict[str, Any] = {"save_predictions": False, "precision": "fp32" if bench.tiny else "bf16"}
+    real = real_clips()
+    chosen: dict[str, Any] = {"save_predictions": False}
     if bench.tiny or real is None:
         drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
         real = scratch / "davis"
@@ -259,14 +289,15 @@ def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> 
         )
         values = summarise(table, "davis").set_index("score")["value"]
         found[name] = {key: round(float(value), 2) for key, value in values.items()}
+        table.to_csv(bench.output / f"scores-{name}.csv", index=False)
     return found | {"clips": {"of": str(real.name)}}  # type: ignore[dict-item]
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "step": step,
-    "loader": load,
     "end_to_end": end_to_end,
     "propagation": propagation,
+    "loader": load,
     "train": train,
 }
 
@@ -293,7 +324,7 @@ def main() -> int:
     """Run the parts one after the other; 0 if all of them ended well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
-    parser.add_argument("--minutes", type=float, default=28.0, help="for everything")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for everything")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ nothing waits for the device. 8-bit images, as the released code uses, are round
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcore_lib.augmentation.resample import to_device
+from tcore_lib.machine.compiled import compiled
 
 JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 weights of R, G, B, as torchvision rounds them
@@ -73,9 +75,9 @@ def adjust_hue(x: Tensor, shift: Tensor) -> None:
     hue.lerp_(green - blue, torch.eq(largest, red, out=torch.empty_like(hue)))
     hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(shift + 1).frac_().mul_(6)  # 0..6
     below, above = smallest - chroma, largest + chroma
-    torch.addcmul(below, (hue - 3).abs_().clamp_(1, 2), chroma, out=red)
-    torch.addcmul(above, (hue - 2).abs_().clamp_(1, 2), chroma, value=-1, out=green)
-    torch.addcmul(above, (hue - 4).abs_().clamp_(1, 2), chroma, value=-1, out=blue)
+    red.copy_(below.addcmul_((hue - 3).abs_().clamp_(1, 2), chroma))
+    green.copy_(torch.addcmul(above, (hue - 2).abs_().clamp_(1, 2), chroma, value=-1))
+    blue.copy_(above.addcmul_((hue - 4).abs_().clamp_(1, 2), chroma, value=-1))
 
 
 def to_grayscale(x: Tensor) -> None:
@@ -83,12 +85,19 @@ def to_grayscale(x: Tensor) -> None:
     x.copy_(luma(x).expand_as(x))
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor, width: int) -> None:
+def gaussian_blur(x: Tensor, sigma: Tensor, width: int, fused: bool = False) -> None:
     """Gaussian blur with a `width` x `width` kernel (odd) and mirrored borders; sigma (n, 1, 1, 1) in pixels."""
     half = width // 2
     taps = torch.arange(-half, half + 1, device=x.device, dtype=torch.float32)
     kernel = torch.exp(-0.5 * (taps / sigma).square())
     kernel = kernel / kernel.sum(-1, keepdim=True)  # (n, 1, 1, width)
+    (compiled(_convolve, dynamic=True) if fused else _convolve)(x, kernel)
+
+
+def _convolve(x: Tensor, kernel: Tensor) -> None:
+    """Along both axes with mirrored borders, each crop with its own kernel (n, 1, 1, width)."""
+    width = kernel.shape[-1]
+    half = width // 2
     for dim in (2, 3):
         size = x.shape[dim]
         pad = (0, 0, half, half) if dim == 2 else (half, half, 0, 0)
@@ -120,17 +129,22 @@ def _edit(x: Tensor, chosen: np.ndarray, operation: Callable[..., None], *argume
     x.index_copy_(0, index, part)
 
 
-def apply_photometry(x: Tensor, draws: Photometry, blur_kernel: int) -> None:
+def apply_photometry(x: Tensor, draws: Photometry, blur_kernel: int, fused: bool = False) -> None:
     """Apply jitter (in each crop's own order), grayscale, blur and solarise in place (METHOD section 2).
 
     Args:
         x: (n, 3, S, S) float32 in 0..1.
         draws: arrays with leading shape (n,).
         blur_kernel: odd width of the blur in pixels.
+        fused: generate one kernel for each operation (torch.compile).
     """
+
+    def ready(operation: Callable[..., None]) -> Callable[..., None]:
+        return compiled(operation, dynamic=True) if fused else operation
+
     for step in draws.order.T:  # (n,), which operation each crop does now
         for i in sorted(set(step[draws.jitter].tolist())):
-            _edit(x, draws.jitter & (step == i), _JITTER[i], draws.factors[:, i])
-    _edit(x, draws.grayscale, to_grayscale)
-    _edit(x, draws.sigma > 0, lambda part, sigma: gaussian_blur(part, sigma, blur_kernel), draws.sigma)
-    _edit(x, draws.solarize, solarize)
+            _edit(x, draws.jitter & (step == i), ready(_JITTER[i]), draws.factors[:, i])
+    _edit(x, draws.grayscale, ready(to_grayscale))
+    _edit(x, draws.sigma > 0, partial(gaussian_blur, width=blur_kernel, fused=fused), draws.sigma)
+    _edit(x, draws.solarize, ready(solarize))

@@ -29,7 +29,7 @@ LARGE_ROLES = (1, 1, 0, 0, 2, 2)  # the frame each of them is cut from; local cr
 TRIES = 10  # attempts at a random box before the centre crop is taken
 PER_BOX = 2 * TRIES + 2  # uniform numbers that one crop's box may need: areas, ratios, top, left
 PER_CROP = PER_BOX + 14  # and flip and photometry besides
-DEVICE_PIXELS = 256 * 256 * 340  # pixels of the frames under the crops that a GPU works on at a time: some 1.5 GB
+DEVICE_PIXELS = 256 * 256 * 1360  # pixels of the frames under the crops that a GPU works on at a time: some 4 GB
 
 
 def crop_names(num_local: int) -> list[str]:
@@ -172,6 +172,7 @@ def _render(
     dtype: torch.dtype,
     batched: bool,
     wanted: np.ndarray,
+    fused: bool,
 ) -> Tensor:
     """C crops of one size of every sample, cut from the frames `roles` (C,): (C * B, 3, S, S), crop-major.
 
@@ -190,7 +191,7 @@ def _render(
     out = torch.empty(len(target), 3, size, size, dtype=dtype, device=device)
     pictures = (_batched if batched else _one_by_one)(frames.flatten(0, 1), geometry, size)
     for part, x in pictures:
-        apply_photometry(x, photometry.map(_take(part)), blur_kernel)
+        apply_photometry(x, photometry.map(_take(part)), blur_kernel, fused)
         out.index_copy_(0, to_device(target[part], device), x.sub_(mean).mul_(inverse_std).to(dtype))
     return out
 
@@ -208,6 +209,7 @@ def make_views(
     dtype: torch.dtype = torch.float32,
     batched: bool | None = None,
     auxiliary: Mapping[str, np.ndarray] | None = None,
+    fused: bool = False,
 ) -> dict[str, Tensor]:
     """Cut, resize and colour all crops of a batch on the frames' device.
 
@@ -220,6 +222,7 @@ def make_views(
             at most two grey levels (see `resample`).
         auxiliary: `past` and `future` -> (2B,) bool, which of their crops are made (a step needs only those of masked
             crops); default: all.
+        fused: generate one kernel for each colour operation (torch.compile), for a GPU.
 
     Returns:
         `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet
@@ -247,9 +250,11 @@ def make_views(
         *(every if auxiliary is None else auxiliary[name].reshape(2, batch) for name in ("past", "future")),
     ]
     wanted = np.concatenate(chosen)  # (6, B), in the order of `LARGE`
-    first = _render(frames, LARGE_ROLES, large, settings.global_size, kernel, dtype, batched, wanted)
+    first = _render(frames, LARGE_ROLES, large, settings.global_size, kernel, dtype, batched, wanted, fused)
     all_local = np.ones((settings.num_local, batch), dtype=bool)
-    small = _render(frames, [1] * settings.num_local, local, settings.local_size, kernel, dtype, batched, all_local)
+    small = _render(
+        frames, [1] * settings.num_local, local, settings.local_size, kernel, dtype, batched, all_local, fused
+    )
     current, past, future = first.split([int(part.sum()) for part in chosen])
     return {"current": current, "local": small, "past": past, "future": future}
 

@@ -6,11 +6,12 @@ from outside, and the official key layout.
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
+from tcore_lib.machine.compiled import compiled
 from tcore_lib.randomness import generator
+
+GROUP = 3  # blocks compiled together: each call costs the host a millisecond
 
 
 def _residual_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
@@ -55,6 +59,19 @@ def _thinned_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
     return x
 
 
+def _several_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor:
+    """Blocks one after the other: what is compiled as one piece, which serves every such group of every encoder.
+
+    Args:
+        blocks: timm `Block`s.
+        x: (B, T, D).
+        scale: (blocks, 2, B) for `_residual_block`, or None without stochastic depth.
+    """
+    for i, block in enumerate(blocks):
+        x = block(x) if scale is None else _residual_block(block, x, scale[i])
+    return x
+
+
 class ViT(nn.Module):
     """The encoder that is trained: CLS + R registers + patches, LayerScale, final LayerNorm (METHOD section 4).
 
@@ -68,6 +85,8 @@ class ViT(nn.Module):
         cls_pos: (1, 1, D), the position of CLS. A parameter of its own because it is stepped and decayed on its own;
             the official layout stores it as the first row of `pos_embed`.
         activation_checkpointing: recompute each block in the backward pass instead of storing it.
+        compile_blocks: generate code (torch.compile) for `GROUP` blocks at a time: one piece for all groups of all
+            encoders, so that it takes seconds.
     """
 
     def __init__(self, settings: params.Encoder, img_size: int) -> None:
@@ -76,6 +95,7 @@ class ViT(nn.Module):
         self.settings, self.img_size = settings, img_size
         self.patch_size, self.width, self.depth, self.heads = settings.patch_size, width, depth, heads
         self.activation_checkpointing = False
+        self.compile_blocks = False
         self._scale: Tensor | None = None
         self.vit: Any = VisionTransformer(
             img_size=img_size,
@@ -121,10 +141,21 @@ class ViT(nn.Module):
         """
         self._scale = None if keep is None else keep.float() / (1.0 - self.settings.drop_path)
 
+    def _patches(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> embedded patches (B, h, w, D), before positions."""
+        embed, side = self.vit.patch_embed, self.patch_size
+        if not images.is_cuda:
+            return embed(images)
+        # As one matrix product: cuDNN takes ten times longer for a convolution of three channels in half precision.
+        batch, _, height, width = images.shape
+        cells = images.reshape(batch, 3, height // side, side, width // side, side)
+        flat = cells.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, h, w, 3 * side * side)
+        return F.linear(flat, embed.proj.weight.flatten(1), embed.proj.bias)
+
     def embed(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) images, (B, P) bool masks -> (B, T, D) tokens before the first block: CLS, registers, P."""
         vit = self.vit
-        x = vit.patch_embed(images)  # (B, h, w, D)
+        x = self._patches(images)
         batch, grid = x.shape[0], (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)  # (B, P, D), row by row
         if masks is not None:
@@ -145,11 +176,20 @@ class ViT(nn.Module):
         if scale is not None and scale.shape != (self.depth, 2, len(x)):
             raise ValueError(f"drop keep is {tuple(scale.shape)}, the batch needs {(self.depth, 2, len(x))}")
         thin = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        for i, block in enumerate(self.blocks):
-            function: Callable[..., Tensor] = block
+        size = GROUP if self.compile_blocks else 1
+        for i in range(0, self.depth, size):
+            function: Callable[..., Tensor] = self.blocks[i]
             arguments: tuple[Any, ...] = (x,)
-            if scale is not None:
-                function, arguments = (_thinned_block if thin else _residual_block), (block, x, scale[i])
+            if self.compile_blocks:
+                function = compiled(_several_blocks, dynamic=False)
+                part = slice(i, i + size)
+                weights = None if scale is None else scale[part]
+                arguments = (list(self.blocks[part]), x, weights)
+                if weights is not None and not torch.is_grad_enabled():  # auxiliary crops: their number may change
+                    torch._dynamo.maybe_mark_dynamic(x, 0)
+                    torch._dynamo.maybe_mark_dynamic(weights, 2)
+            elif scale is not None:
+                function, arguments = (_thinned_block if thin else _residual_block), (self.blocks[i], x, scale[i])
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(function, *arguments, use_reentrant=False)
             else:

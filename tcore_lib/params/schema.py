@@ -279,7 +279,7 @@ class Loop(Section):
     milestone_every: Positive | None = Field(None, description="steps between checkpoints that are kept for good")
     log_every: Positive = Field(10, description="steps between log lines; losses leave the device only then")
     activation_checkpointing: Bool = False
-    compile: Bool = Field(False, description="torch.compile on the encoders")
+    compile: Bool = Field(False, description="on a GPU: torch.compile for blocks, losses, views; needs a C compiler")
     tensorboard: Bool = Field(False, description="also write TensorBoard events (needs the tensorboard package)")
 
 

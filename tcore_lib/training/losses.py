@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tcore_lib.machine.compiled import compiled
+
 # Values of one slice of logits. On a GPU large enough to fill it; on a CPU small enough not to thrash memory.
-SLICE = {"cpu": 2**23, "cuda": 2**26}
+SLICE = {"cpu": 2**23, "cuda": 2**27}
 # Softmax values near 1 / K are below fp16's normal range; a power of two lifts them and changes no digit elsewhere.
 LIFT = 64.0
 
@@ -55,6 +57,40 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+def _soft_targets(logits: Tensor, shift: Tensor) -> Tensor:
+    """The teacher's distributions (r, K) of logits that are divided by the temperature already, as is the centre."""
+    return torch.softmax(logits - shift, dim=-1)
+
+
+def _soft_targets_and_entropy(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """`_soft_targets` and the sum of their entropies in nats."""
+    log_targets = F.log_softmax(logits - shift, dim=-1)
+    targets = log_targets.exp()
+    return targets, -(targets * log_targets).sum()
+
+
+def _in_place(logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`_losses_and_slopes`, operation by operation in the memory of the logits."""
+    # sum t log softmax(z) = t . z - V lse, and the largest p = exp(z - lse) is far from 0 and tells lse
+    agreed = torch.einsum("rk,srk->sr", targets, logits)  # unlike vecdot it makes no product to sum up
+    largest = logits.amax(-1)  # (S, r)
+    p = torch.softmax(logits, dim=-1, out=logits)
+    losses = teachers * (largest - p.amax(-1).log()) - agreed
+    slope = p.sub_(targets, alpha=1 / teachers).flatten(0, 1)
+    return losses, slope if dtype == p.dtype else slope.mul_(lift).to(dtype)
+
+
+def _losses_and_slopes(
+    logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Of logits (S, r, K) against the sum (r, K) of so many distributions: cross-entropies (S, r), and their derivative by
+    the logits, divided by `teachers` and lifted, (S * r, K) in `dtype`.
+    """
+    norm = torch.logsumexp(logits, dim=-1, keepdim=True)
+    losses = teachers * norm[..., 0] - (targets * logits).sum(-1)
+    return losses, ((torch.exp(logits - norm) - targets / teachers) * lift).to(dtype).flatten(0, 1)
+
+
 class _Room:
     """Memory for a slice of logits by name, used again for the next slice. A GPU's allocator does that by itself."""
 
@@ -87,6 +123,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         scale: float,
         temperatures: tuple[float, float],
         with_entropy: bool,
+        fused: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         cool, sharp = temperatures
         dtype = _compute_dtype(student)
@@ -110,26 +147,27 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                 targets = torch.empty(0)
                 for v, view in enumerate(teacher):
                     space = room("first" if v == 0 else "next", len(weight))
-                    target = _product((view[part] / sharp).to(dtype), others, space).sub_(shift)
-                    if with_entropy:
-                        log_target = F.log_softmax(target, dim=-1)
+                    target = _product((view[part] / sharp).to(dtype), others, space)
+                    if fused and with_entropy:
+                        target, spread = compiled(_soft_targets_and_entropy)(target, shift)
+                        entropy += spread / (rows * num_teachers)
+                    elif fused:
+                        target = compiled(_soft_targets)(target, shift)
+                    elif with_entropy:
+                        log_target = F.log_softmax(target.sub_(shift), dim=-1)
                         target = torch.exp(log_target, out=target)
                         entropy -= torch.linalg.vecdot(target, log_target).sum() / (rows * num_teachers)
                     else:
-                        target = torch.softmax(target, dim=-1, out=target)
+                        target = torch.softmax(target.sub_(shift), dim=-1, out=target)
                     targets = target if v == 0 else targets.add_(target)  # (r, K)
                 space = room("student", sets * len(weight))
                 logits = _product((x / cool).to(dtype).flatten(0, 1), own, space).unflatten(0, (sets, len(weight)))
-                # sum t log softmax(z) = t . z - V lse, and the largest p = exp(z - lse) is far from 0 and tells lse
-                agreed = torch.einsum("rk,srk->sr", targets, logits)  # unlike vecdot it makes no product to sum up
-                largest = logits.amax(-1)  # (S, r)
-                p = torch.softmax(logits, dim=-1, out=logits)
-                losses += scale * ((num_teachers * (largest - p.amax(-1).log()) - agreed) @ weight)
+                of_slice = compiled(_losses_and_slopes) if fused else _in_place
+                values, slope = of_slice(logits, targets, num_teachers, lift, dtype)
+                losses += scale * (values @ weight)
                 if not wants:
                     continue
-                # d H / d logits = (V softmax - targets) / temperature; here it is divided by V / temperature
-                slope = p.sub_(targets, alpha=1 / num_teachers).flatten(0, 1)  # (S * r, K)
-                slope = slope if dtype == wide else slope.mul_(lift).to(dtype)
+                # d H / d logits = (V softmax - targets) / temperature; the slope lacks V / temperature
                 factor = scale * num_teachers / cool / lift
                 counts = torch.stack([weight * (c * factor) for c in coefficients])[..., None]  # (S, r, 1)
                 grad_student[:, part] = (slope @ own).to(wide).view_as(x) * counts
@@ -140,8 +178,10 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                 if dtype == wide:
                     torch.addmm(grad_prototypes, slope.T, shares, beta=kept, alpha=factor, out=grad_prototypes)
                 else:
-                    product = _product(slope.T, shares.T).mul_(factor)
+                    product = _product(slope.T, shares.T)
                     grad_prototypes = product if start == 0 else grad_prototypes.add_(product)
+        if wants and dtype != wide:
+            grad_prototypes.mul_(scale * num_teachers / cool / lift)
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
         # term by term: a tensor of coefficients would be copied to the device, and the host would wait for it
@@ -155,7 +195,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         grad_student, grad_prototypes = ctx.saved_tensors
-        return grad_student.mul_(grad_total), grad_prototypes.mul_(grad_total), *(None,) * 8
+        return grad_student.mul_(grad_total), grad_prototypes.mul_(grad_total), *(None,) * 9
 
 
 def prototype_cross_entropy(
@@ -171,6 +211,7 @@ def prototype_cross_entropy(
     teacher_temperature: float,
     scale: float = 1.0,
     with_entropy: bool = False,
+    fused: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of student sets against the sum of the teacher sets' distributions, all over the same prototypes.
 
@@ -190,6 +231,7 @@ def prototype_cross_entropy(
         teacher_temperature: of the teacher's.
         scale: of all losses. Small factors belong here, not into `weights`: half precision would lose them.
         with_entropy: also compute the third result.
+        fused: generate code (torch.compile) that runs over a slice of logits once or twice instead of a dozen times.
 
     Returns:
         total = sum_s coefficients_s loss_s, the only differentiable one; losses (S,); the mean entropy of the teacher's
@@ -207,6 +249,7 @@ def prototype_cross_entropy(
         scale,
         temperatures,
         with_entropy,
+        fused,
     )
 
 

@@ -35,7 +35,7 @@ from tcore_lib.training.batches import MicroBatch, loader, micro_batches
 from tcore_lib.training.feasible import check_feasible, refuse_other_run
 from tcore_lib.training.official import load_official_weights, official_weights
 from tcore_lib.training.schedules import Schedules
-from tcore_lib.training.trainer import Trainer, out_of_memory
+from tcore_lib.training.trainer import Trainer, not_compiled, out_of_memory
 from tcore_lib.training.training_log import LOG_NAME, TrainingLog, read_log
 from tcore_lib.training.watch import check_collapse, check_finite
 
@@ -263,7 +263,7 @@ def pretrain(
             events = output / "tensorboard" if params.pretrain.loop.tensorboard else None
             run.run(events, progress, on_log)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        sentence = out_of_memory(error, params.pretrain)
+        sentence = out_of_memory(error, params.pretrain) or not_compiled(error)
         if sentence is None:
             raise
         raise sentence from error

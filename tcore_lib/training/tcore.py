@@ -81,6 +81,7 @@ class TCoRe(nn.Module):
                 self.decoder = AuxiliaryDecoder(self.student.encoder.width, settings.decoder)
         self.register_buffer("cls_centre", torch.zeros(settings.head.prototypes))
         self.register_buffer("patch_centre", torch.zeros(settings.head.prototypes))
+        self.compiled = False
         self._seen: dict[str, Tensor] = {}  # sums of the teacher's features since the centres were last updated
         weights, branches = settings.loss, settings.decoder.branches
         pair = settings.decoder.enabled and branches == "both" and weights.agreement > 0
@@ -89,6 +90,12 @@ class TCoRe(nn.Module):
         for frame, weight in (("past", weights.patch_past), ("future", weights.patch_future)):
             if settings.decoder.enabled and branches in ("both", frame) and (weight > 0 or pair):
                 self._branches[frame] = weight
+
+    def compile_parts(self) -> None:
+        """From now on run generated code (torch.compile) for the encoders' blocks and for the losses."""
+        self.compiled = True
+        for networks in (self.student, self.teacher):
+            networks.encoder.compile_blocks = True
 
     @property
     def term_names(self) -> list[str]:
@@ -259,6 +266,7 @@ class TCoRe(nn.Module):
             teacher_temperature=sharp,
             scale=scale,
             with_entropy=True,
+            fused=self.compiled,
         )
         terms["dino_global"] = values[0]
         if num_local:
@@ -273,6 +281,7 @@ class TCoRe(nn.Module):
                 student_temperature=self.settings.loss.student_temperature,
                 teacher_temperature=sharp,
                 scale=scale,
+                fused=self.compiled,
             )
             terms["dino_local"] = values.sum()
             total = total + more
@@ -305,6 +314,7 @@ class TCoRe(nn.Module):
                 student_temperature=self.settings.loss.student_temperature,
                 teacher_temperature=sharp,
                 scale=1.0 / (2 * plan.samples),
+                fused=self.compiled,
             )
             terms |= dict(zip(counted, values.unbind(), strict=True))
         if self._agreement > 0:

@@ -48,14 +48,14 @@ class Trainer:
         wide = torch.float64 if self.precision == "fp64" else torch.float32
         self.view_dtype = AUTOCAST.get(self.precision, wide) if device.type == "cuda" else wide
         self.model = TCoRe(settings, seed).to(device, wide).train()
-        if settings.loop.compile:
-            for networks in (self.model.student, self.model.teacher):
-                networks.encoder.compile()
+        if settings.loop.compile and device.type == "cuda":
+            self.model.compile_parts()
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self._module: Any = self.model
         if self.world > 1:
             self._module = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.optimiser = optimisers.build(self.model.trained(), settings.optimiser, settings.encoder.shape[1])
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._counts = (0, 0)  # samples and masked patches of the current step, over all ranks
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
@@ -70,8 +70,25 @@ class Trainer:
         looked_at = plan.masks.any(1).numpy()
         used = self.model.auxiliary_frames
         auxiliary = {name: looked_at if name in used else np.zeros_like(looked_at) for name in ("past", "future")}
-        frames = frames.to(self.device, non_blocking=True)
-        return make_views(frames, draws, self.settings.views, dtype=self.view_dtype, auxiliary=auxiliary)
+        return make_views(
+            self._upload(frames),
+            draws,
+            self.settings.views,
+            dtype=self.view_dtype,
+            auxiliary=auxiliary,
+            fused=self.model.compiled,
+        )
+
+    def _upload(self, frames: Tensor) -> Tensor:
+        """Frames on the device; to a GPU beside the step before, which is still being computed."""
+        if self.device.type != "cuda":
+            return frames.to(self.device)
+        now = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            moved = frames.to(self.device, non_blocking=True)
+        now.wait_stream(self._copies)
+        moved.record_stream(now)  # its memory belongs to the other stream, which must not give it away too early
+        return moved
 
     def gradients(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Plan]], hyper: Hyper) -> dict[str, Tensor]:
         """Forward and backward over `loop.accumulate` micro-batches; the gradients stand in `.grad`, unscaled.
@@ -117,6 +134,17 @@ class Trainer:
     def _autocast(self) -> Any:
         dtype = AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
+
+
+def not_compiled(error: BaseException) -> InputError | None:
+    """The sentence for an exception that means no code can be generated on this machine, else None."""
+    if not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+        return None
+    last = str(error).strip().splitlines()[0]
+    return InputError(
+        f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({last}); install a C compiler, or "
+        "set it to false."
+    )
 
 
 def out_of_memory(error: BaseException, settings: Pretrain) -> InputError | None:
