@@ -107,6 +107,7 @@ def step(bench: Bench) -> None:
         for name, words in runs_of.items():
             path = Path(folder) / f"{name}.json"
             command = [sys.executable, str(ROOT / "benchmarks" / "step.py"), "--device", bench.device.type]
+            command += ["--profile", str(bench.output / f"profile-{name}.txt")]
             done = subprocess.run(
                 [*command, *words, "--output", str(path)], capture_output=True, text=True, check=False
             )
@@ -189,15 +190,11 @@ def propagation(bench: Bench) -> None:
         command += ["--root", str(real), "--clip", "car-shadow"]
     if bench.tiny:
         command += ["--encoder", "random:1", "--threads", "1"]
-    wanted = {
-        "set-bf16": ["--set", "--precision", "bf16"],
-        "set-fp32": ["--set", "--precision", "fp32"],
-        "clip": ["--precision", "fp32", "bf16"],
-    }
+    wanted = [["--set", "--precision", "bf16"], ["--set", "--precision", "fp32"], ["--precision", "fp32", "bf16"]]
     if bench.tiny:
-        wanted = {"set-fp32": ["--set", "--lengths", "3", "2"], "clip": ["--frames", "3"]}
-    for name, words in wanted.items():
-        output = ["--output", str(bench.output / f"propagation-{name}.json")]
+        wanted = [["--set", "--lengths", "3", "2"], ["--frames", "3"]]
+    output = ["--output", str(bench.output / "propagation.json")]  # each call adds to it
+    for words in wanted:
         done = subprocess.run([*command, *words, *output], capture_output=True, text=True, check=False)
         print(done.stdout[-3000:], flush=True)
         if done.returncode:
@@ -251,9 +248,9 @@ def seconds_per_step(bench: Bench, index: Videos) -> float:
     return planner.forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0).seconds
 
 
-def real_clips() -> Path | None:
-    """The real DAVIS samples, where they are at hand."""
-    return next((folder / "davis-sample" for folder in SAMPLES if folder.is_dir()), None)
+def real_clips(benchmark: str = "davis") -> Path | None:
+    """The real samples of a benchmark, where they are at hand."""
+    return next((folder / f"{benchmark}-sample" for folder in SAMPLES if folder.is_dir()), None)
 
 
 def save_pieces(checkpoint: Path, target: Path) -> None:
@@ -273,24 +270,25 @@ def save_pieces(checkpoint: Path, target: Path) -> None:
 
 
 def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> dict[str, dict[str, float]]:
-    """J&F on the real samples where they are at hand, else on rendered clips."""
-    real = real_clips()
-    chosen: dict[str, Any] = {"save_predictions": False}
-    if bench.tiny or real is None:
+    """Of every encoder on the real DAVIS and JHMDB samples, where they are at hand; else on rendered DAVIS clips."""
+    chosen: list[params.Benchmark] = []
+    if bench.tiny or real_clips() is None:
         drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
-        real = scratch / "davis"
-        synthetic.write_davis(real, drawn, seed=0, progress=False)
-        chosen["input_size"] = (64, 96) if bench.tiny else (480, 880)
-    settings = params.Davis(root=str(real), **chosen)
-    found = {}
-    for name, encoder in encoders.items():
-        table = evaluate(
-            encoder, clipfiles.load_clips(settings, real), settings, progress=False, device=bench.device.type
-        )
-        values = summarise(table, "davis").set_index("score")["value"]
-        found[name] = {key: round(float(value), 2) for key, value in values.items()}
-        table.to_csv(bench.output / f"scores-{name}.csv", index=False)
-    return found | {"clips": {"of": str(real.name)}}  # type: ignore[dict-item]
+        synthetic.write_davis(scratch / "davis", drawn, seed=0, progress=False)
+        size = {"input_size": (64, 96)} if bench.tiny else {}
+        chosen.append(params.Davis(root=str(scratch / "davis"), save_predictions=False, **size))  # type: ignore[arg-type]
+    else:
+        chosen.append(params.Davis(root=str(real_clips()), save_predictions=False))
+        chosen.append(params.Jhmdb(root=str(real_clips("jhmdb")), save_predictions=False))
+    found: dict[str, dict[str, float]] = {name: {} for name in encoders}
+    for settings in chosen:
+        benchmark = type(settings).__name__.lower()
+        clips = clipfiles.load_clips(settings, settings.root)
+        table = evaluate(encoders, clips, settings, progress=False, device=bench.device.type)
+        table.to_csv(bench.output / f"scores-{benchmark}.csv", index=False)
+        for row in summarise(table, benchmark).itertuples():
+            found[str(row.encoder)][f"{benchmark} {row.score}"] = round(float(row.value), 2)
+    return found
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

@@ -60,14 +60,60 @@ def measured_table() -> str:
     return markdown.table(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
 
 
+def gpu_table() -> str:
+    """What one GPU reached, beside what the issue asks for."""
+    steps, whole, clips = (result(f"h200/{name}") for name in ("step", "end_to_end", "propagation"))
+    rows = []
+    for arch, name in (("vit_small", "ViT-S/16"), ("vit_base", "ViT-B/16")):
+        step = steps[arch]
+        rate = step["samples_per_second"]
+        share = (
+            f"{100 * step['share_of_measured_matrix_rate']:.0f} % of {step['measured_matrix_rate_tflops']:.0f} TFLOP/s"
+        )
+        rows += [
+            [f"step, {name}, batch {step['what'].split('batch ')[1].split(',')[0]}",
+             f"{rate['ours']:,.0f} samples/s, {step['speed_up']} times the plain way ({rate['plain']:,.0f}); "
+             f"{rate['ours, not compiled']:,.0f} without compile", "1.5 times", "step"],
+            ["the same, share of the bf16 matrix rate measured beside it", share, "40 %", "step"],
+        ]  # fmt: skip
+    for arch, name in (("vit_small", "ViT-S/16"), ("vit_base", "ViT-B/16")):
+        if arch in whole:
+            rate = whole[arch]["samples_per_second"]
+            rows.append([f"training from JPEG frames, loader included, {name}", f"{rate:,.0f} samples/s",
+                         "1,200" if arch == "vit_small" else "", "end_to_end"])  # fmt: skip
+    clip, many = clips["one clip, cuda"], clips["set of DAVIS size, cuda"]
+    for precision, target in (("fp32", "2.5 and 5"), ("bf16", "6")):
+        way = clip[f"engine {precision}"]
+        quick, rest = way["speed_up"]["end_to_end_wall"], way["speed_up"]["without_encoder_wall"]
+        points = abs(way["J&F_difference_points"])
+        rows.append([f"evaluation of one clip, {precision}, both ways on the GPU",
+                     f"{quick} times brute force, {rest} without the encoder; {way['pixels']['different']:,} pixels and "
+                     f"{points:.2f} points differ", target, "propagation"])  # fmt: skip
+    for precision in ("fp32", "bf16"):
+        rows.append([f"{many['clips']} clips, {many['frames']:,} frames, 480x880, ViT-S/16, {precision}",
+                     f"{many[precision]['seconds']} s", "60 s", "propagation"])  # fmt: skip
+    table = markdown.table(["what", "measured", "asked", "results/benchmarks/h200/"], rows)
+    origin = steps["provenance"]
+    return f"{table}\n\n{origin['device']}, {origin['cores']} cores, torch {origin['versions']['torch']}."
+
+
 def parts_table() -> str:
-    """Where the time of a step goes."""
-    step = result("step-cpu")
-    parts = sorted(step["seconds_per_part"].items(), key=lambda item: -item[1])
-    whole = sum(step["seconds_per_part"].values())
-    return markdown.table(
-        ["part", "seconds", "share"], [[name, f"{value:.3f}", f"{100 * value / whole:.0f} %"] for name, value in parts]
-    )
+    """Where the time of a step goes, on the CPU and on the GPU."""
+    columns = []
+    for step in (result("step-cpu"), result("h200/step")["vit_small"]):
+        parts = step["seconds_per_part"]
+        whole = sum(parts.values())
+        columns.append({name: (value, f"{100 * value / whole:.0f} %") for name, value in parts.items()})
+    cpu, gpu = columns
+    names = sorted(cpu | gpu, key=lambda name: -max(column.get(name, (0.0,))[0] / sum(v for v, _ in column.values())
+                                                    for column in columns))  # fmt: skip
+    rows = [
+        [name, f"{cpu[name][0]:.3f}" if name in cpu else "", cpu[name][1] if name in cpu else "",
+         f"{1e3 * gpu[name][0]:.1f}" if name in gpu else "", gpu[name][1] if name in gpu else ""]
+        for name in names
+    ]  # fmt: skip
+    head = ["part", "CPU, batch 8, float32: seconds", "share", "H200, batch 256, bf16, compiled: ms", "share"]
+    return markdown.table(head, rows)
 
 
 def ranks_table() -> str:
@@ -85,6 +131,11 @@ def ranks_table() -> str:
     return f"{table}\n\n{found['what']}; {machine(found)}. Two ranks do {efficiency} of twice the work of one."
 
 
+def assumed() -> dict[str, Any]:
+    """The model's inputs, with the rate of ViT-S's step as it was measured."""
+    return ASSUMED | {"utilisation": result("h200/step")["vit_small"]["share_of_nominal_matrix_rate"]}
+
+
 def projected_table() -> str:
     """The recipe's batch, and 256 samples per GPU, on 1 to 512 GPUs."""
     found = result("scaling")["rows"]["k400_vits16_400ep"]
@@ -96,7 +147,7 @@ def projected_table() -> str:
             if samples < 2 * gpus:
                 rows.append([gpus, label, "", "", "not possible: KoLeo needs two samples per rank", ""])
                 continue
-            got = project(gpus, samples, found["flops_per_sample"], found["gradient_bytes"], ASSUMED)
+            got = project(gpus, samples, found["flops_per_sample"], found["gradient_bytes"], assumed())
             shown = f"{got.best:,.0f} to {got.worst:,.0f}" if gpus > 1 else f"{got.best:,.0f}"
             hours = f"{found['samples'] / got.best / 3600:.2g} to {found['samples'] / got.worst / 3600:.2g}"
             hours = hours if gpus > 1 else hours.split(" ")[0]
@@ -113,25 +164,32 @@ def projected_table() -> str:
 
 
 def cost_table() -> str:
-    """The paper's three rows on one GPU, by operations, and on this machine's CPU, by measurement."""
-    found, step = result("scaling")["rows"], result("step-cpu")
+    """The paper's three rows on one GPU, at the measured rates, and on this machine's CPU."""
+    found, step, whole = result("scaling")["rows"], result("step-cpu"), result("h200/end_to_end")
     cpu_rate = step["samples_per_second"]["ours"]
     small = found["k400_vits16_400ep"]["flops_per_sample"]
+    steps = result("h200/step")
     rows = []
     for name, row in found.items():
-        loop = params.load(name).pretrain.loop
-        seconds = row["samples"] * row["flops_per_sample"] / (ASSUMED["peak_flops"] * ASSUMED["utilisation"])
+        settings = params.load(name).pretrain
+        arch = settings.encoder.arch
+        rate, how = steps[arch]["samples_per_second"]["ours"], "step alone"
+        if arch in whole:
+            rate, how = whole[arch]["samples_per_second"], "loader included"
+        seconds = row["samples"] / rate
         years = row["samples"] / (cpu_rate * small / row["flops_per_sample"]) / 86400 / 365
         rows.append([
-            NAMES[name], f"{row['samples'] / 1e6:.1f} million", loop.batch_size, f"{row['flops_per_sample'] / 1e12:.3f}",
-            f"{seconds / 3600:.0f} h", f"{ASSUMED['dollars_per_gpu_hour'] * seconds / 3600:,.0f}", f"{years:.1f} years",
+            NAMES[name], f"{row['samples'] / 1e6:.1f} million", settings.loop.batch_size,
+            f"{row['flops_per_sample'] / 1e12:.3f}", f"{rate:,.0f} ({how})", f"{seconds / 3600:.0f} h",
+            f"{ASSUMED['dollars_per_gpu_hour'] * seconds / 3600:,.0f}", f"{years:.1f} years",
         ])  # fmt: skip
     head = [
         "row",
         "samples",
         "batch",
         "TFLOP per sample",
-        "one H200, projected",
+        "samples/s on one H200",
+        "at that rate",
         "dollars",
         "these CPU cores, projected",
     ]
@@ -142,7 +200,8 @@ def loading_table() -> str:
     """What the loaders have to deliver at the projected rate."""
     views = result("views")["figures"]["d_ours_worker_for_gpu"]
     row = result("scaling")["rows"]["k400_vits16_400ep"]
-    rate = ASSUMED["peak_flops"] * ASSUMED["utilisation"] / row["flops_per_sample"]
+    inputs = assumed()
+    rate = inputs["peak_flops"] * inputs["utilisation"] / row["flops_per_sample"]
     bytes_ = 3 * ASSUMED["jpeg_bytes_per_frame"]
     rows = [
         [gpus, f"{gpus * rate:,.0f}", f"{gpus * rate * views['cpu_ms_per_sample'] / 1e3:,.0f}",
@@ -154,6 +213,7 @@ def loading_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "measured": measured_table,
+    "gpu": gpu_table,
     "parts": parts_table,
     "ranks": ranks_table,
     "projected": projected_table,

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, p
 from tcore_lib.evaluation.summary import summarise
 from tcore_lib.files import write_json
 from tcore_lib.network.encoder import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.network.packed import packed_linears
 from tcore_lib.rendering import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +122,7 @@ def engine(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: 
     size = input_size(clip, settings, encoder.patch_size)
     batch, results = BATCH[torch.device(device).type], []
     propagator: Propagator | None = None
-    with torch.no_grad():
+    with torch.no_grad(), packed_linears(encoder) if settings.precision == "fp32" else nullcontext():
         for first in range(0, len(clip), batch):
             with clock.stage("decode"):
                 frames = np.stack([clipfiles.read_frame(path) for path in clip.frames[first : first + batch]])
@@ -422,7 +423,9 @@ def main() -> None:
     record |= long_clip(args) if args.long else set_of_clips(args) if args.set else compare(args)
     record["machine"]["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
     kept = json.loads(args.output.read_text()) if args.output.exists() else {}
-    write_json(args.output, {**kept, f"{what}, {args.device}": rounded(record)})
+    name = f"{what}, {args.device}"
+    earlier = kept.get(name, {}) if args.set else {}  # its precisions may come from several calls
+    write_json(args.output, {**kept, name: {**earlier, **rounded(record)}})
     print(json.dumps(rounded(record), indent=1))
 
 

@@ -40,7 +40,7 @@ ROWS = ("k400_vits16_400ep", "k400_vitb16_200ep", "imagenet_vits16_100ep")
 PER_RANK = 8  # samples
 ASSUMED = {
     "peak_flops": 989e12,  # H200, dense bf16, by its data sheet
-    "utilisation": 0.4,  # of the peak; what this project aims at, not measured
+    "utilisation": 0.23,  # of the peak: ViT-S's step, measured (results/benchmarks/h200/step.json)
     "inside_a_node": 300e9,  # bytes/s of an all-reduce over NVLink (8 GPUs)
     "between_nodes": 40e9,  # bytes/s with one 400 Gbit/s link per node, 80 % used
     "cpu_seconds_per_sample": None,  # of a loader process: results/benchmarks/views.json

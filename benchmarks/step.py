@@ -229,6 +229,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             with meter(name):
                 step()
             peaks[name] = max(peaks[name], meter.peak() - resting)
+    if args.profile is not None:
+        write_profile(variants["ours"], meter, args.profile)
     parts = Parts(Meter(device))
     for _ in range(args.rounds):
         parts.steps.append({})
@@ -244,6 +246,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if "ours in bf16" in variants and "plain" in variants:
         figures["speed_up_in_bf16"] = round(seconds["plain"] / seconds["ours in bf16"], 2)
     return figures
+
+
+def write_profile(step: Callable[[], object], meter: Meter, path: Path) -> None:
+    """One step's operations and kernels by their own time, as torch.profiler counts it."""
+    with torch.profiler.profile() as profile:
+        step()
+        meter.wait()
+    key = "self_cuda_time_total" if meter.device.type == "cuda" else "self_cpu_time_total"
+    files.write_text(path, profile.key_averages().table(sort_by=key, row_limit=70, max_name_column_width=80))
 
 
 def report(
@@ -291,6 +302,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--profile", type=Path, default=None, help="also write the kernels of one step to that file")
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     on_gpu = args.device.startswith("cuda")

@@ -53,17 +53,21 @@ def test_the_gpu_script_does_every_part_at_tiny_size(tmp_path: Path, monkeypatch
     assert step["speed_up"] == pytest.approx(
         step["seconds_per_step"]["plain"] / step["seconds_per_step"]["ours"], rel=0.01
     )
+    assert "aten::addmm" in (tmp_path / "profile-vit_small.txt").read_text()
     rates = read(tmp_path / "loader.json")["samples_per_second"]
     assert {"frames, 0 workers", "shards, 1 workers", "views on the device"} <= set(rates)
     assert all(rate > 0 for rate in rates.values())
     whole = read(tmp_path / "end_to_end.json")
     assert whole["vit_small"]["samples_per_second"] > 0
-    assert "374,400 steps of 4 samples on cpu" in whole["forecast of the K400 ViT-S row"]
+    seconds = 374_400 * 256 / whole["vit_small"]["samples_per_second"]
+    assert whole["vit_small"]["hours_of_the_k400_row_at_that_rate"] == pytest.approx(seconds / 3600, rel=0.01)
     clips = read(tmp_path / "propagation.json")["set of DAVIS size, cpu"]
     assert (clips["clips"], clips["frames"]) == (2, 5)
+    assert read(tmp_path / "propagation.json")["one clip, cpu"]["engine fp32"]["pixels"]["different"] == 0
     training = read(tmp_path / "train.json")
     assert training["what"].startswith("6 rendered videos, 10 steps")
-    assert set(training["scores"]) == {"trained", "random", "clips"}
+    assert set(training["scores"]) == {"trained", "random", "pixels"}
+    assert "davis J&F_m" in training["scores"]["trained"]
     joined = tmp_path / "encoder.safetensors"
     joined.write_bytes(b"".join(path.read_bytes() for path in sorted(tmp_path.glob("encoder.safetensors.*"))))
     assert load_encoder(joined)(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 4, 32)

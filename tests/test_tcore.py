@@ -14,6 +14,7 @@ from tiny_problem import formula_views, formula_weights, noise, step_plan, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
+from tcore_lib.machine.compiled import compiled
 from tcore_lib.network.vit import _residual_block, _thinned_block
 from tcore_lib.params import parse
 from tcore_lib.training import optimiser
@@ -21,7 +22,7 @@ from tcore_lib.training.official import load_official_weights, official_weights,
 from tcore_lib.training.plan import draw_keep, plan_masks
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.tcore import TCoRe
-from tcore_lib.training.trainer import Trainer
+from tcore_lib.training.trainer import Trainer, not_compiled
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 CPU = torch.device("cpu")
@@ -300,14 +301,46 @@ def test_precisions_agree() -> None:
             assert (exact - rounded).norm() < tolerance * exact.norm(), (precision, module)
 
 
-def test_compiled_encoders_compute_the_same() -> None:
-    plain, compiled = wide_trainer(), wide_trainer()
-    for networks in (compiled.model.student, compiled.model.teacher):
-        networks.encoder.compile(backend="eager")  # traced, not generated: no C++ compiler is needed
-    batch = (formula_views(plain.settings, 4), step_plan(plain.settings, range(4)))
+def test_compiled_parts_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients; one piece of code serves every group of blocks, and another number of masked crops as well."""
+    graphs: list[int] = []
+
+    def traced(graph: Any, inputs: list[Any]) -> Any:  # not generated: no C++ compiler is needed
+        graphs.append(len(inputs))
+        return graph
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compile_(function, backend=traced, dynamic=dynamic))
+    compiled.cache_clear()
+    torch.compiler.reset()
+    plain, quick = (wide_trainer(encoder={"depth": 6, "drop_path": 0.3}) for _ in range(2))
+    quick.model.compile_parts()
     hyper = Schedules(plain.settings).at(3)
-    a, b = plain.gradients([batch], hyper), compiled.gradients([batch], hyper)
-    assert a["total"].item() == pytest.approx(b["total"].item(), rel=1e-12)
+    for seed in (0, 1):
+        batch = (formula_views(plain.settings, 4), step_plan(plain.settings, range(4), seed=seed))
+        a, b = plain.gradients([batch], hyper), quick.gradients([batch], hyper)
+        assert a["total"].item() == pytest.approx(b["total"].item(), rel=1e-12)
+        for (name, expected), gradient in zip(grads(plain.model).items(), grads(quick.model).values(), strict=True):
+            torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=name)
+        if seed == 0:
+            first = len(graphs)
+    blocks = [inputs for inputs in graphs if inputs > 30]  # three blocks' parameters go in
+    assert len(blocks) == 4  # teacher, global, local and auxiliary crops: not one for each of 2 x 4 groups
+    assert len(graphs) <= first + 2  # the losses: another number of masked patches
+    compiled.cache_clear()
+
+
+def test_what_cannot_be_compiled_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no C compiler found")
+
+    with pytest.raises(RuntimeError) as failure:
+        torch.compile(lambda x: x + 1, backend=broken)(torch.ones(1))
+    sentence = str(not_compiled(failure.value))
+    assert sentence.startswith("pretrain.loop.compile is true, but torch.compile cannot generate code here (")
+    assert "no C compiler found" in sentence
+    assert sentence.endswith("install a C compiler, or set it to false.")
+    assert not_compiled(RuntimeError("something else")) is None
 
 
 def test_initial_weights_follow_from_the_seed() -> None:

@@ -19,6 +19,7 @@ from tcore_lib.augmentation import photometry, resample
 from tcore_lib.augmentation.photometry import JITTER_OPS, Photometry
 from tcore_lib.augmentation.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
 from tcore_lib.errors import InputError
+from tcore_lib.machine.compiled import compiled
 from tcore_lib.params import Views
 
 LEVEL = 1 / 255
@@ -61,6 +62,8 @@ def test_resize_is_torchs_antialiased_bicubic(size: int) -> None:
     boxes = np.array([[0, 0, 256, 340], [13, 40, 200, 150], [100, 7, 31, 290], [250, 330, 6, 10], [9, 9, 1, 1]])
     flips = np.array([False, True, False, True, False])
     batched = resample.resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size)
+    half = resample.resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size, torch.float16)  # as on a GPU
+    assert ((half - batched) * 255).abs().max() < 0.4
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         crop = image[None, :, top : top + height, left : left + width]
         exact = F.interpolate(crop.float(), (size, size), mode="bicubic", antialias=True).clamp(0, 255)
@@ -134,6 +137,19 @@ def test_grayscale_blur_and_solarize_are_torchvisions() -> None:
         x = image.clone()
         photometry.gaussian_blur(x, value(sigma), 9)
         assert (x - TF.gaussian_blur(image, [9, 9], [sigma, sigma])).abs().max() < 1e-5
+
+
+def test_fused_colours_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced, not generated, so that no C++ compiler is needed; a graph break would raise."""
+    compile_ = torch.compile
+    options = {"backend": "aot_eager", "fullgraph": True}
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compile_(function, dynamic=dynamic, **options))
+    compiled.cache_clear()
+    frames, views = sandwich(3, 60, 80), draw_views(2, range(3), [(60, 80)] * 3, SMALL)
+    plain = make_views(frames, views, SMALL, batched=True)
+    for name, crops in make_views(frames, views, SMALL, batched=True, fused=True).items():
+        torch.testing.assert_close(crops, plain[name], rtol=0, atol=1e-5, msg=name)
+    compiled.cache_clear()
 
 
 def test_every_crop_gets_its_own_order_of_jitter() -> None:

@@ -58,7 +58,9 @@ def axis_matrices(
     return torch.zeros(len(start), size, pixels, device=device).scatter_(-1, pixel.long(), weights)
 
 
-def resize_batch(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int) -> Tensor:
+def resize_batch(
+    images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int, dtype: torch.dtype | None = None
+) -> Tensor:
     """Resize one box of every image, all in two batched matrix products, without waiting for the device.
 
     Args:
@@ -66,6 +68,8 @@ def resize_batch(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int
         boxes: (n, 4) int, host array.
         flips: (n,) bool, host array: left and right exchanged.
         size: S.
+        dtype: of the products; default: float32, on a GPU fp16, which holds grey levels exactly and errs by a few tenths
+            of one (bf16 would err by several).
 
     Returns:
         (n, 3, S, S) float32 in 0..1, clamped where the cubic overshoots.
@@ -74,11 +78,10 @@ def resize_batch(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int
     upright = np.zeros_like(flips)
     rows = axis_matrices(boxes[:, 0], boxes[:, 2], upright, height, size, images.device)  # (n, S, H)
     columns = axis_matrices(boxes[:, 1], boxes[:, 3], flips, width, size, images.device)  # (n, S, W)
-    # A GPU multiplies in fp16, which holds grey levels exactly and errs by a tenth of one; bf16 would err by a whole one.
-    dtype = torch.float16 if images.is_cuda else torch.float32
+    dtype = dtype or (torch.float16 if images.is_cuda else torch.float32)
     count, size = len(images), rows.shape[1]
     lines = images.permute(0, 2, 1, 3).to(dtype, memory_format=torch.contiguous_format)  # (n, H, 3, W)
-    with torch.autocast(images.device.type, enabled=False):
+    with torch.autocast(images.device.type, enabled=False):  # it would choose bf16
         narrow = lines.flatten(1, 2) @ columns.to(dtype).mT  # (n, 3 * H, S)
         out = rows.to(dtype) @ narrow.view(count, height, 3 * size)  # (n, S, 3 * S)
     pictures = out.view(count, size, 3, size).permute(0, 2, 1, 3).to(torch.float32).contiguous()

@@ -83,8 +83,9 @@ def _in_place(logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype
 def _losses_and_slopes(
     logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Of logits (S, r, K) against the sum (r, K) of so many distributions: cross-entropies (S, r), and their derivative by
-    the logits, divided by `teachers` and lifted, (S * r, K) in `dtype`.
+    """Cross-entropies (S, r) of logits (S, r, K) against the sum (r, K) of so many distributions, and their slopes.
+
+    The slopes (S * r, K), in `dtype`, are the derivative by the logits, divided by `teachers` and lifted.
     """
     norm = torch.logsumexp(logits, dim=-1, keepdim=True)
     losses = teachers * norm[..., 0] - (targets * logits).sum(-1)
