@@ -107,11 +107,12 @@ def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
 
 def test_patches_are_embedded_by_one_product_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The convolution's numbers, for frames that are not square and a grid that is not the trained one."""
-    vit = drawn_vit()
-    batch = images(2, 3, 48, 80)
+    vit, batch = drawn_vit().double(), images(2, 3, 48, 80).double()
     expected = vit._patches(batch)
-    monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
-    torch.testing.assert_close(vit._patches(batch), expected, rtol=1e-5, atol=1e-6)
+    with monkeypatch.context() as pretended:
+        pretended.setattr(Tensor, "is_cuda", property(lambda _: True))
+        product = vit._patches(batch)
+    torch.testing.assert_close(product, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_compiles_without_a_graph_break() -> None:

@@ -301,6 +301,7 @@ def test_precisions_agree() -> None:
             assert (exact - rounded).norm() < tolerance * exact.norm(), (precision, module)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own tracing asks for it
 def test_compiled_parts_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and gradients; one piece of code serves every group of blocks, and another number of masked crops as well."""
     graphs: list[int] = []

@@ -140,9 +140,10 @@ def not_compiled(error: BaseException) -> InputError | None:
     """The sentence for an exception that means no code can be generated on this machine, else None."""
     if not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
         return None
-    last = str(error).strip().splitlines()[0]
+    cause = error.inner_exception
+    what = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no message'}"
     return InputError(
-        f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({last}); install a C compiler, or "
+        f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({what}); install a C compiler, or "
         "set it to false."
     )
 
