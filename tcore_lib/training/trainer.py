@@ -81,7 +81,7 @@ class Trainer:
 
     def _upload(self, frames: Tensor) -> Tensor:
         """Frames on the device; to a GPU beside the step before, which is still being computed."""
-        if self.device.type != "cuda":
+        if self._copies is None:
             return frames.to(self.device)
         now = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._copies):
