@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tcore_lib.figures import look
 
 MARKERS = "osD^vPX*<>"
+BEYOND = (("ink", "-"), ("ink", ":"), ("muted", "--"))  # colour and line of variants after the last colour of the cycle
 
 
 @look.figure_in_style
@@ -38,7 +39,10 @@ def _panel(ax: Axes, part: pd.DataFrame, titles: Mapping[str, str]) -> None:
     start = part[part["step"] == 0].groupby("seed")["value"].mean()
     for number, (variant, title) in enumerate(titles.items()):
         rows = part[part["variant"] == variant]
-        colour = look.CYCLE[number] if number < len(look.CYCLE) else look.colour("muted")
+        colour, line = look.CYCLE[number % len(look.CYCLE)], "-"
+        if number >= len(look.CYCLE):
+            name, line = BEYOND[(number - len(look.CYCLE)) % len(BEYOND)]
+            colour = look.colour(name)
         if rows.empty:
             continue
         if rows["step"].max() == 0:
@@ -52,7 +56,7 @@ def _panel(ax: Axes, part: pd.DataFrame, titles: Mapping[str, str]) -> None:
         spread = [steps["mean"] - steps["min"], steps["max"] - steps["mean"]]
         ax.errorbar(
             steps.index, steps["mean"], yerr=spread, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=4.5,
-            linewidth=1.5, elinewidth=0.8, capsize=2, label=title,
+            linestyle=line, linewidth=1.5, elinewidth=0.8, capsize=2, label=title,
         )  # fmt: skip
 
 
