@@ -98,6 +98,15 @@ def test_a_joint_is_the_weighted_mean_of_five_cells() -> None:
     torch.testing.assert_close(labelmaps.to_joints(soft)[0, 0], torch.tensor([x, y], dtype=torch.float64))
 
 
+def test_of_equal_cells_the_earlier_ones_make_the_joint() -> None:
+    """Seven cells of 0.1 that differ by rounding: the first five, at x = 1 ... 5, whichever came out largest."""
+    noise = torch.tensor([0.0, 3.0, -2.0, 1.0, 0.0, 5.0, 6.0]) * 1e-8
+    soft = torch.zeros(2, 2, 1, 8)
+    soft[0, 1, 0, 1:] = 0.1 + noise
+    soft[1, 1, 0, 1:] = 0.1 - noise
+    assert labelmaps.to_joints(soft)[:, 0].tolist() == [pytest.approx([3.0, 0.0], abs=1e-5)] * 2
+
+
 def test_an_empty_joint_map_is_not_found() -> None:
     soft = torch.zeros(2, 3, 2, 2)  # four cells, fewer than five
     soft[:, 1] = 0.25

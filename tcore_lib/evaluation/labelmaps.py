@@ -114,10 +114,14 @@ def _window(coordinate: float, cells: int) -> tuple[slice, NDArray[np.float64]]:
 def to_joints(soft: Tensor) -> Tensor:
     """Soft maps float (B, 1 + K, h, w) -> joints float64 (B, K, 2), grid coordinates x then y.
 
-    The weighted mean of the 5 largest cells (fewer if the grid has fewer); NaN for a joint whose map is all 0.
+    The weighted mean of the 5 largest cells (fewer if the grid has fewer); NaN for a joint whose map is all 0. Equal
+    cells are frequent (copies of one first label) and which of them counts moves the joint: the earlier one does, and
+    cells less than 1e-6 apart are equal, so that the number of threads decides nothing.
     """
     maps = soft[:, 1:].flatten(2)  # (B, K, P)
-    values, cells = maps.topk(min(JOINT_CELLS, maps.shape[2]), dim=2)
+    order = torch.round(maps * 2**20).sort(dim=2, descending=True, stable=True).indices
+    cells = order[..., :JOINT_CELLS]
+    values = maps.gather(2, cells)
     weights = (values / values.sum(2, keepdim=True)).double()
     x, y = cells % soft.shape[3], cells.div(soft.shape[3], rounding_mode="floor")
     joints = torch.stack([(x * weights).sum(2), (y * weights).sum(2)], dim=-1)
