@@ -35,7 +35,8 @@ def machine(found: dict[str, Any]) -> str:
 
 def measured_table() -> str:
     """What was reached, beside what the issue asks for."""
-    views, step, clip = result("views"), result("step-cpu"), result("propagation")["one clip, cpu"]
+    views, step, evaluation = result("views"), result("step-cpu"), result("propagation")
+    clip, long = evaluation["one clip, cpu"], evaluation["long clip, cpu"]
     ratios = views["ratios"]
     rows = [
         ["views: CPU work in the worker, GPU doing the rest", f"{ratios['a_over_d_cpu']} times less than the released loader",
@@ -57,6 +58,10 @@ def measured_table() -> str:
                          targets[0], "propagation", where])  # fmt: skip
             rows.append([f"evaluation of one clip, {precision}, without the encoder", f"{rest} times brute force",
                          targets[1], "propagation", where])  # fmt: skip
+    memory = {name: found["peak_memory_gb"] for name, found in long.items() if name.isdigit()}
+    shown = " and ".join(f"{memory[name]:.2f} GB of {int(name):,} frames" for name in sorted(memory, key=int))
+    rows.append(["peak memory of the evaluation of a long clip, 480x880, encoder of one block", shown, "24 GB",
+                 "propagation", machine(long)])  # fmt: skip
     return markdown.table(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
 
 
