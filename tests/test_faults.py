@@ -239,6 +239,7 @@ def test_an_error_of_the_loader_that_is_a_bug_keeps_its_traceback() -> None:
 def test_told_to_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGTERM in any command unwinds it as Ctrl-C does."""
     before = signal.getsignal(signal.SIGTERM)
+    started_with = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
     def work(number: str) -> int:
         os.kill(os.getpid(), int(number))
@@ -253,6 +254,7 @@ def test_told_to_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert main(["parity", str(int(number))]) == code
         assert capsys.readouterr().err == f"tcore_lib: {words}; the same command continues from what is finished.\n"
     assert signal.getsignal(signal.SIGTERM) is before
+    signal.signal(signal.SIGINT, started_with)
 
 
 # ---------------------------------------------------------------------------------------------- two at once
