@@ -164,10 +164,12 @@ def write_table(target: Path, table: pd.DataFrame) -> None:
 def as_text(table: pd.DataFrame, kind: str) -> str:
     """Scores for a terminal, in percent, with the interval where there is one; in words where no frame or joint counts."""
     lines = []
-    for row in summarise(table, kind).itertuples():
+    summary = summarise(table, kind)
+    width = max([22, *map(len, summary["encoder"])]) + 2
+    for row in summary.itertuples():
         interval = "" if math.isnan(row.low) else f"  [{row.low:.1f}, {row.high:.1f}]"
         value = "nothing to score" if math.isnan(row.value) else f"{row.value:6.2f}"
-        lines.append(f"{row.encoder:<24}{row.score:<10}{value}{interval}")
+        lines.append(f"{row.encoder:<{width}}{row.score:<10}{value}{interval}")
     return "\n".join(lines)
 
 
