@@ -52,7 +52,7 @@ from tcore_lib.network.export import export
 from tcore_lib.network.weights import OURS, write_safetensors
 from tcore_lib.rendering import synthetic
 from tcore_lib.training import planner
-from tcore_lib.training.batches import loader
+from tcore_lib.training.batches import loader, worker_count
 from tcore_lib.training.pretrain import pretrain
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.trainer import Trainer
@@ -132,7 +132,7 @@ def rate_of_loader(bench: Bench, index: Videos, workers: int) -> float:
 def load(bench: Bench) -> None:
     """Loader processes and views, each by itself."""
     cores = len(os.sched_getaffinity(0))
-    counts = [0, 1] if bench.tiny else [max(1, min(16, cores - 1))]  # as `worker_count` chooses
+    counts = [0, 1] if bench.tiny else [worker_count(None, bench.device, Place())]
     figures: dict[str, Any] = {"cores": cores, "samples_per_second": {}}
     with tempfile.TemporaryDirectory() as folder:
         index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
@@ -239,7 +239,7 @@ def train(bench: Bench) -> None:
 
 
 def seconds_per_step(bench: Bench, index: Videos) -> float:
-    """As the part end_to_end measured it, with the loader's start on top; else measured now."""
+    """As the part end_to_end measured it, where it ran; else measured now."""
     measured = bench.output / "end_to_end.json"
     if measured.exists():
         figures = files.read_json(measured).get("vit_small", {})

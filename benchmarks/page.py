@@ -14,6 +14,7 @@ from tcore_lib import files, markdown, params
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
+ENCODERS = {"vit_small": "ViT-S/16", "vit_base": "ViT-B/16"}
 NAMES = {
     "k400_vits16_400ep": "K400, ViT-S/16, 400 epochs",
     "k400_vitb16_200ep": "K400, ViT-B/16, 200 epochs",
@@ -69,7 +70,7 @@ def gpu_table() -> str:
     """What one GPU reached, beside what the issue asks for."""
     steps, whole, clips = (result(f"h200/{name}") for name in ("step", "end_to_end", "propagation"))
     rows = []
-    for arch, name in (("vit_small", "ViT-S/16"), ("vit_base", "ViT-B/16")):
+    for arch, name in ENCODERS.items():
         step = steps[arch]
         rate = step["samples_per_second"]
         share = (
@@ -81,7 +82,7 @@ def gpu_table() -> str:
              f"{rate['ours, not compiled']:,.0f} without compile", "1.5 times", "step"],
             ["the same, share of the bf16 matrix rate measured beside it", share, "40 %", "step"],
         ]  # fmt: skip
-    for arch, name in (("vit_small", "ViT-S/16"), ("vit_base", "ViT-B/16")):
+    for arch, name in ENCODERS.items():
         if arch in whole:
             rate = whole[arch]["samples_per_second"]
             rows.append([f"training from JPEG frames, loader included, {name}", f"{rate:,.0f} samples/s",

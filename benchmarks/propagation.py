@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def engine(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: 
     size = input_size(clip, settings, encoder.patch_size)
     batch, results = BATCH[torch.device(device).type], []
     propagator: Propagator | None = None
-    with torch.no_grad(), packed_linears(encoder) if settings.precision == "fp32" else nullcontext():
+    with torch.no_grad(), packed_linears(encoder, precision=settings.precision):
         for first in range(0, len(clip), batch):
             with clock.stage("decode"):
                 frames = np.stack([clipfiles.read_frame(path) for path in clip.frames[first : first + batch]])
@@ -142,7 +142,8 @@ def engine(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: 
                 predictions = scorer.predict(torch.stack(soft))
             with clock.stage("score"):
                 results += [scorer.score(first + i, prediction) for i, prediction in enumerate(predictions)]
-    assert abs(scorer.rows(results)[0]["JF_mean"] - table["JF_mean"][0]) < 1e-4
+    difference = abs(scorer.rows(results)[0]["JF_mean"] - table["JF_mean"][0])
+    assert difference <= (0 if device == "cpu" else 1e-4)  # a GPU does not promise to sum in one order
     assert propagator is not None
     scores = summarise(table, "davis").set_index("score")["value"].to_dict()
     record = {"end_to_end": whole.stages["end to end"], "stages": clock.stages, "scores": scores}

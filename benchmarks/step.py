@@ -196,18 +196,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "plain": plain_step_once,
     }
     trainers = [ours, plain]
+
+    def also(name: str, **loop: Any) -> None:
+        """One more variant: ours with another setting of the loop."""
+        changed = pretrain.loop.model_copy(update=loop)
+        trainer = Trainer(pretrain.model_copy(update={"loop": changed}), 0, device)
+        trainers.append(trainer)
+        variants[name] = lambda: trainer.step([(few, plan)], hyper)
+        peaks[name] = 0
+
     if ours.model.compiled:
-        loop = pretrain.loop.model_copy(update={"compile": False})
-        eager = Trainer(pretrain.model_copy(update={"loop": loop}), 0, device)
-        trainers.append(eager)
-        variants["ours, not compiled"] = lambda: eager.step([(few, plan)], hyper)
-        peaks["ours, not compiled"] = 0
+        also("ours, not compiled", compile=False)
     if device.type == "cpu" and ours.precision == "fp32" and cpu_has_bf16():
-        loop = pretrain.loop.model_copy(update={"precision": "bf16"})
-        half = Trainer(pretrain.model_copy(update={"loop": loop}), 0, device)
-        trainers.append(half)
-        variants["ours in bf16"] = lambda: half.step([(few, plan)], hyper)
-        peaks["ours in bf16"] = 0
+        also("ours in bf16", precision="bf16")
     # the first step makes memory pools, compiled code and AdamW's state; all variants begin with the same weights
     first, seconds_of_first = {}, {}
     for name, step in list(variants.items()):

@@ -1,6 +1,12 @@
 """Order of the tests: files that take minutes come first, so that two workers end at about the same time."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
+import torch
+
+from tcore_lib.machine.compiled import compiled
 
 LONG = ("test_notebooks", "test_benchmarks", "test_lab", "test_evaluate", "test_runs", "test_pretrain", "test_study")
 
@@ -9,3 +15,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort by file: `LONG` in its order, then the others as collected."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))  # stable
+
+
+@pytest.fixture
+def compile_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`compile_with(backend=...)`: from then on functions are traced for that backend, so that no C++ compiler is needed."""
+    compile_ = torch.compile
+
+    def choose(**options: Any) -> None:
+        monkeypatch.setattr(torch, "compile", lambda function, dynamic: compile_(function, dynamic=dynamic, **options))
+        compiled.cache_clear()
+        torch.compiler.reset()
+
+    yield choose
+    compiled.cache_clear()

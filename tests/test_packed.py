@@ -44,6 +44,16 @@ def test_an_encoder_gives_the_same_features_and_is_itself_again(counted: list[st
 
 
 @needs_onednn
+def test_one_encoder_under_two_names_and_another_precision(counted: list[str]) -> None:
+    encoder = random_encoder(params.Encoder(arch="custom", width=32, depth=1, heads=2), 64, seed=0).eval()
+    with packed_linears(encoder, encoder):
+        assert len(counted) == 4
+    assert not any("forward" in vars(module) for module in encoder.modules())
+    with packed_linears(encoder, precision="bf16"):  # autocast chooses its own products
+        assert len(counted) == 4
+
+
+@needs_onednn
 @pytest.mark.parametrize("activation", [nn.GELU(approximate="tanh"), nn.SiLU()])
 def test_another_activation_stays_where_it_is(activation: nn.Module, counted: list[str]) -> None:
     mlp = Mlp(8, 16, act_layer=lambda: activation).eval()

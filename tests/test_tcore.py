@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from tiny_problem import formula_views, formula_weights, noise, step_plan, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
-from tcore_lib.machine.compiled import compiled
 from tcore_lib.network.vit import _residual_block, _thinned_block
 from tcore_lib.params import parse
 from tcore_lib.training import optimiser
@@ -303,21 +303,15 @@ def test_precisions_agree() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own tracing asks for it
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_parts_compute_the_same(
-    checkpointing: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_compiled_parts_compute_the_same(checkpointing: bool, compile_with: Callable[..., None]) -> None:
     """Loss and gradients; one piece of code serves every group of blocks, and another number of masked crops as well."""
     graphs: list[int] = []
 
-    def traced(graph: Any, inputs: list[Any]) -> Any:  # not generated: no C++ compiler is needed
+    def traced(graph: Any, inputs: list[Any]) -> Any:
         graphs.append(len(inputs))
         return graph
 
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compile_(function, backend=traced, dynamic=dynamic))
-    compiled.cache_clear()
-    request.addfinalizer(compiled.cache_clear)
-    torch.compiler.reset()
+    compile_with(backend=traced)
     loop = {"activation_checkpointing": checkpointing}
     plain, quick = (wide_trainer(encoder={"depth": 6, "drop_path": 0.3}, loop=loop) for _ in range(2))
     quick.model.compile_parts()
@@ -337,7 +331,7 @@ def test_compiled_parts_compute_the_same(
     assert len(graphs) <= first + 2  # the losses: another number of masked patches
 
 
-def test_what_cannot_be_compiled_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_compiled_is_said_in_one_sentence() -> None:
     def broken(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no C compiler found")
 

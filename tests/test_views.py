@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from tcore_lib.augmentation import photometry, resample
 from tcore_lib.augmentation.photometry import JITTER_OPS, Photometry
 from tcore_lib.augmentation.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
 from tcore_lib.errors import InputError
-from tcore_lib.machine.compiled import compiled
 from tcore_lib.params import Views
 
 LEVEL = 1 / 255
@@ -139,17 +139,13 @@ def test_grayscale_blur_and_solarize_are_torchvisions() -> None:
         assert (x - TF.gaussian_blur(image, [9, 9], [sigma, sigma])).abs().max() < 1e-5
 
 
-def test_fused_colours_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced, not generated, so that no C++ compiler is needed; a graph break would raise."""
-    compile_ = torch.compile
-    options = {"backend": "aot_eager", "fullgraph": True}
-    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compile_(function, dynamic=dynamic, **options))
-    compiled.cache_clear()
+def test_fused_colours_are_the_same(compile_with: Callable[..., None]) -> None:
+    """A graph break would raise."""
+    compile_with(backend="aot_eager", fullgraph=True)
     frames, views = sandwich(3, 60, 80), draw_views(2, range(3), [(60, 80)] * 3, SMALL)
     plain = make_views(frames, views, SMALL, batched=True)
     for name, crops in make_views(frames, views, SMALL, batched=True, fused=True).items():
         torch.testing.assert_close(crops, plain[name], rtol=0, atol=1e-5, msg=name)
-    compiled.cache_clear()
 
 
 def test_every_crop_gets_its_own_order_of_jitter() -> None:

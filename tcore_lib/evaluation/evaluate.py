@@ -219,10 +219,8 @@ def _evaluate(
     bar = tqdm(
         total=sum(map(len, todo)), unit="frame", file=sys.stdout, disable=not progress or not todo, desc="evaluate"
     )
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar, contextlib.ExitStack() as packed:
-        if settings.precision == "fp32":
-            for encoder in encoders.values():
-                packed.enter_context(packed_linears(encoder))
+    packed = packed_linears(*encoders.values(), precision=settings.precision)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar, packed:
         active: dict[str, _ClipRun] = {}
         for clip, first, frames in _decoded(todo, batch, pool):
             if first == 0:

@@ -57,19 +57,31 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-def _soft_targets(logits: Tensor, shift: Tensor) -> Tensor:
-    """The teacher's distributions (r, K) of logits that are divided by the temperature already, as is the centre."""
-    return torch.softmax(logits - shift, dim=-1)
+def _soft_targets(logits: Tensor, shift: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    """The teacher's distributions (r, K), and the sum of their entropies in nats where it is asked for, else 0.
 
-
-def _soft_targets_and_entropy(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """`_soft_targets` and the sum of their entropies in nats."""
+    Logits are divided by the temperature already, as is the centre that makes the shift.
+    """
+    if not with_entropy:
+        return torch.softmax(logits - shift, dim=-1), logits.new_zeros(())
     log_targets = F.log_softmax(logits - shift, dim=-1)
     targets = log_targets.exp()
     return targets, -(targets * log_targets).sum()
 
 
-def _in_place(logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _soft_targets_in_place(logits: Tensor, shift: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    """`_soft_targets`, operation by operation in the memory of the logits."""
+    logits.sub_(shift)
+    if not with_entropy:
+        return torch.softmax(logits, dim=-1, out=logits), logits.new_zeros(())
+    log_targets = F.log_softmax(logits, dim=-1)
+    targets = torch.exp(log_targets, out=logits)
+    return targets, -torch.linalg.vecdot(targets, log_targets).sum()
+
+
+def _losses_and_slopes_in_place(
+    logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """`_losses_and_slopes`, operation by operation in the memory of the logits."""
     # sum t log softmax(z) = t . z - V lse, and the largest p = exp(z - lse) is far from 0 and tells lse
     agreed = torch.einsum("rk,srk->sr", targets, logits)  # unlike vecdot it makes no product to sum up
@@ -132,6 +144,11 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         lift = 1.0 if dtype == wide else LIFT
         wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         (sets, rows, _), num_teachers, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
+        # d H / d logits = (V softmax - targets) / temperature; the slopes lack V / temperature
+        factor = scale * num_teachers / cool / lift
+        of_teacher, of_student = _soft_targets_in_place, _losses_and_slopes_in_place
+        if fused:
+            of_teacher, of_student = compiled(_soft_targets), compiled(_losses_and_slopes)
         with torch.autocast(student.device.type, enabled=False):
             weights = weights.to(wide)
             own, others = prototypes.to(dtype), teacher_prototypes.to(dtype)
@@ -149,27 +166,15 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                 for v, view in enumerate(teacher):
                     space = room("first" if v == 0 else "next", len(weight))
                     target = _product((view[part] / sharp).to(dtype), others, space)
-                    if fused and with_entropy:
-                        target, spread = compiled(_soft_targets_and_entropy)(target, shift)
-                        entropy += spread / (rows * num_teachers)
-                    elif fused:
-                        target = compiled(_soft_targets)(target, shift)
-                    elif with_entropy:
-                        log_target = F.log_softmax(target.sub_(shift), dim=-1)
-                        target = torch.exp(log_target, out=target)
-                        entropy -= torch.linalg.vecdot(target, log_target).sum() / (rows * num_teachers)
-                    else:
-                        target = torch.softmax(target.sub_(shift), dim=-1, out=target)
+                    target, spread = of_teacher(target, shift, with_entropy)
+                    entropy += spread / (rows * num_teachers)
                     targets = target if v == 0 else targets.add_(target)  # (r, K)
                 space = room("student", sets * len(weight))
                 logits = _product((x / cool).to(dtype).flatten(0, 1), own, space).unflatten(0, (sets, len(weight)))
-                of_slice = compiled(_losses_and_slopes) if fused else _in_place
-                values, slope = of_slice(logits, targets, num_teachers, lift, dtype)
+                values, slope = of_student(logits, targets, num_teachers, lift, dtype)
                 losses += scale * (values @ weight)
                 if not wants:
                     continue
-                # d H / d logits = (V softmax - targets) / temperature; the slope lacks V / temperature
-                factor = scale * num_teachers / cool / lift
                 counts = torch.stack([weight * (c * factor) for c in coefficients])[..., None]  # (S, r, 1)
                 grad_student[:, part] = (slope @ own).to(wide).view_as(x) * counts
                 # counted without the small factor, which half precision would lose
@@ -182,7 +187,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                     product = _product(slope.T, shares.T)
                     grad_prototypes = product if start == 0 else grad_prototypes.add_(product)
         if wants and dtype != wide:
-            grad_prototypes.mul_(scale * num_teachers / cool / lift)
+            grad_prototypes.mul_(factor)
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
         # term by term: a tensor of coefficients would be copied to the device, and the host would wait for it

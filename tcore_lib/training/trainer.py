@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tcore_lib.augmentation.views import ViewParams, make_views
+from tcore_lib.data.images import one_line
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import memory_is_full
 from tcore_lib.params import Pretrain
@@ -141,7 +142,7 @@ def not_compiled(error: BaseException) -> InputError | None:
     if not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
         return None
     cause = error.inner_exception
-    what = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else 'no message'}"
+    what = f"{type(cause).__name__}: {one_line(cause)}"
     return InputError(
         f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({what}); install a C compiler, or "
         "set it to false."
