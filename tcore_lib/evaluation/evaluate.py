@@ -33,7 +33,7 @@ from tcore_lib.evaluation.propagation import DTYPES, Propagator
 from tcore_lib.evaluation.protocol import input_size, make_scorer, propagator_settings
 from tcore_lib.machine.distributed import memory_is_full
 from tcore_lib.network.encoder import FeatureEncoder
-from tcore_lib.network.packed import packed_linears
+from tcore_lib.network.onednn import onednn_linears
 from tcore_lib.params import Benchmark, Vip
 
 BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time
@@ -219,8 +219,8 @@ def _evaluate(
     bar = tqdm(
         total=sum(map(len, todo)), unit="frame", file=sys.stdout, disable=not progress or not todo, desc="evaluate"
     )
-    packed = packed_linears(*encoders.values(), precision=settings.precision)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar, packed:
+    linears = onednn_linears(*encoders.values(), precision=settings.precision, frozen=True)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar, linears:
         active: dict[str, _ClipRun] = {}
         for clip, first, frames in _decoded(todo, batch, pool):
             if first == 0:

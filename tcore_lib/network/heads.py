@@ -17,16 +17,14 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(count, 1))
         self.weight_v = nn.Parameter(nn.Linear(bottleneck, count, bias=False).weight.detach())
 
-    def _scale(self) -> Tensor:
-        return self.weight_g / torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)  # (K, 1)
-
     def forward(self) -> Tensor:
         """(K, d): each row of `weight_v` scaled to length `weight_g`."""
-        return self.weight_v * self._scale()
+        with torch.autocast(self.weight_v.device.type, enabled=False):
+            return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
     def logits(self, feature: Tensor) -> Tensor:
         """(d,) one feature -> (K,), without the scaled prototypes in between."""
-        return (self.weight_v @ feature) * self._scale()[:, 0]
+        return (self.weight_v @ feature) * (self.weight_g[:, 0] / torch.linalg.vector_norm(self.weight_v, dim=1))
 
 
 class ProjectionHead(nn.Module):

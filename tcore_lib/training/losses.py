@@ -8,6 +8,8 @@ Letters: S student sets and V teacher sets that share R rows, d bottleneck width
 samples.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from tcore_lib.machine.compiled import compiled
 
-# Values of one slice of logits. On a GPU large enough to fill it; on a CPU small enough not to thrash memory.
-SLICE = {"cpu": 2**23, "cuda": 2**27}
+# Values of one slice of logits: rows enough to keep the products of weights and gradients at their full rate.
+SLICE = {"cpu": 2**24, "cuda": 2**27}
+PIECE = 4096  # columns of a slice that a CPU handles at a time, in its cache
 # Softmax values near 1 / K are below fp16's normal range; a power of two lifts them and changes no digit elsewhere.
 LIFT = 64.0
 
@@ -33,17 +36,10 @@ def sharpen(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     return F.softmax((logits - centre) / temperature, dim=-1)
 
 
-def _product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    """`x @ weight.T` in float32 at least; half-precision products on a GPU accumulate straight into it.
-
-    Args:
-        x: (R, d).
-        weight: (K, d).
-        out: (R, K) to write into, where nothing has to be converted. On a CPU new memory of this size is slower than
-            the product's own pass over it.
-    """
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x @ weight.T`, (R, d) and (K, d), in float32 at least; half products on a GPU accumulate straight into it."""
     if x.dtype in (torch.float32, torch.float64):
-        return torch.mm(x, weight.T, out=out) if out is not None else x @ weight.T
+        return x @ weight.T
     if x.is_cuda:
         return torch.mm(x, weight.T, out_dtype=torch.float32)
     return (x @ weight.T).float()
@@ -55,6 +51,85 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
     return x.dtype
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a slice of rows needs to know, beside its features.
+
+    Attributes:
+        own: (K, d), the student's prototypes.
+        others: (K, d), the teacher's.
+        shift: (K,), the centre divided by the teacher's temperature.
+        dtype: of the products.
+        lift: what slopes are multiplied by.
+        with_entropy: whether the teacher's entropy is asked for.
+    """
+
+    own: Tensor
+    others: Tensor
+    shift: Tensor
+    dtype: torch.dtype
+    lift: float
+    with_entropy: bool
+
+
+# A function of this kind takes x (S, r, d) and views (V, r, d), divided by their temperatures, and gives cross-entropies
+# (S, r), the summed entropy of all views in nats, and pairs of columns and slopes (S * r, columns): the derivative by the
+# student's logits, divided by V and lifted. Slopes are made when they are asked for, after the rest.
+_Slice = tuple[Tensor, Tensor, Iterator[tuple[slice, Tensor]]]
+
+
+def _piece_of_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the last dimension in the memory of the logits, and their logsumexp."""
+    largest = logits.amax(-1)
+    p = torch.softmax(logits, dim=-1, out=logits)
+    return p, largest - p.amax(-1).log()  # the largest p = exp(z - lse) is far from 0
+
+
+def _in_pieces(x: Tensor, views: Tensor, problem: _Problem, width: int) -> _Slice:
+    """A slice of rows by pieces of `width` columns, each handled while it is in the cache.
+
+    A piece's softmax is over the piece alone: the whole one is that times exp(lse of the piece - lse of all), and every
+    sum over the columns is the sum of the pieces' own with these factors.
+    """
+    (sets, rows, _), num_views = x.shape, len(views)
+    columns = [slice(start, start + width) for start in range(0, len(problem.own), width)]
+    x, views = x.flatten(0, 1).to(problem.dtype), views.flatten(0, 1).to(problem.dtype)
+    students, targets, lse, lse_targets, products, means = [], [], [], [], [], []
+    for part in columns:
+        target = _product(views, problem.others[part]).sub_(problem.shift[part])
+        plain = target.clone() if problem.with_entropy else None
+        target, norm = _piece_of_softmax(target)
+        if plain is not None:
+            means.append(torch.linalg.vecdot(target, plain))
+        targets.append(target.unflatten(0, (num_views, rows)))
+        lse_targets.append(norm)
+        student = _product(x, problem.own[part])
+        # unlike vecdot, einsum makes no product to sum up
+        products.append(torch.einsum("vrk,srk->vsr", targets[-1], student.unflatten(0, (sets, rows))))
+        student, norm = _piece_of_softmax(student)
+        students.append(student)
+        lse.append(norm)
+    norms, norms_of_targets = torch.stack(lse), torch.stack(lse_targets)  # (pieces, S * r), (pieces, V * r)
+    whole, whole_of_targets = norms.logsumexp(0), norms_of_targets.logsumexp(0)
+    shares, shares_of_targets = (norms - whole).exp(), (norms_of_targets - whole_of_targets).exp()
+    parts = shares_of_targets.unflatten(1, (num_views, rows))  # (pieces, V, r)
+    # sum t log softmax(z) = t . z - lse for each view
+    losses = num_views * whole.view(sets, rows) - torch.einsum("pvsr,pvr->sr", torch.stack(products), parts)
+    entropy = losses.new_zeros(())
+    if problem.with_entropy:
+        entropy = (whole_of_targets - (shares_of_targets * torch.stack(means)).sum(0)).sum()
+
+    def slopes() -> Iterator[tuple[slice, Tensor]]:
+        for part, student, target, share, weights in zip(columns, students, targets, shares, parts, strict=True):
+            slope = student.mul_(share[:, None]).unflatten(0, (sets, rows))
+            for view, weight in zip(target, weights, strict=True):
+                slope.addcmul_(view, weight[:, None], value=-1 / num_views)
+            slope = slope.flatten(0, 1)
+            yield part, slope if problem.dtype == slope.dtype else slope.mul_(problem.lift).to(problem.dtype)
+
+    return losses, entropy, slopes()
 
 
 def _soft_targets(logits: Tensor, shift: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
@@ -69,29 +144,6 @@ def _soft_targets(logits: Tensor, shift: Tensor, with_entropy: bool) -> tuple[Te
     return targets, -(targets * log_targets).sum()
 
 
-def _soft_targets_in_place(logits: Tensor, shift: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
-    """`_soft_targets`, operation by operation in the memory of the logits."""
-    logits.sub_(shift)
-    if not with_entropy:
-        return torch.softmax(logits, dim=-1, out=logits), logits.new_zeros(())
-    log_targets = F.log_softmax(logits, dim=-1)
-    targets = torch.exp(log_targets, out=logits)
-    return targets, -torch.linalg.vecdot(targets, log_targets).sum()
-
-
-def _losses_and_slopes_in_place(
-    logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """`_losses_and_slopes`, operation by operation in the memory of the logits."""
-    # sum t log softmax(z) = t . z - V lse, and the largest p = exp(z - lse) is far from 0 and tells lse
-    agreed = torch.einsum("rk,srk->sr", targets, logits)  # unlike vecdot it makes no product to sum up
-    largest = logits.amax(-1)  # (S, r)
-    p = torch.softmax(logits, dim=-1, out=logits)
-    losses = teachers * (largest - p.amax(-1).log()) - agreed
-    slope = p.sub_(targets, alpha=1 / teachers).flatten(0, 1)
-    return losses, slope if dtype == p.dtype else slope.mul_(lift).to(dtype)
-
-
 def _losses_and_slopes(
     logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -104,20 +156,16 @@ def _losses_and_slopes(
     return losses, ((torch.exp(logits - norm) - targets / teachers) * lift).to(dtype).flatten(0, 1)
 
 
-class _Room:
-    """Memory for a slice of logits by name, used again for the next slice. A GPU's allocator does that by itself."""
-
-    def __init__(self, like: Tensor, columns: int, used: bool) -> None:
-        self._like, self._columns, self._used = like, columns, used
-        self._held: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, rows: int) -> Tensor | None:
-        """(rows, columns) of any content, or None where new memory is as good."""
-        if not self._used:
-            return None
-        if name not in self._held:  # the first slice is the largest
-            self._held[name] = self._like.new_empty(rows, self._columns)
-        return self._held[name][:rows]
+def _fused(x: Tensor, views: Tensor, problem: _Problem) -> _Slice:
+    """A slice of rows over all columns by generated code, which reads the logits once or twice."""
+    targets, entropy = torch.empty(0), x.new_zeros(())
+    for v, view in enumerate(views.to(problem.dtype)):
+        target, spread = compiled(_soft_targets)(_product(view, problem.others), problem.shift, problem.with_entropy)
+        entropy = entropy + spread
+        targets = target if v == 0 else targets.add_(target)  # (r, K)
+    logits = _product(x.to(problem.dtype).flatten(0, 1), problem.own).unflatten(0, x.shape[:2])
+    losses, slope = compiled(_losses_and_slopes)(logits, targets, len(views), problem.lift, problem.dtype)
+    return losses, entropy, iter([(slice(None), slope)])
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -143,49 +191,44 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if student.dtype == torch.float64 else torch.float32
         lift = 1.0 if dtype == wide else LIFT
         wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        (sets, rows, _), num_teachers, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
+        (sets, rows, _), num_views, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
         # d H / d logits = (V softmax - targets) / temperature; the slopes lack V / temperature
-        factor = scale * num_teachers / cool / lift
-        of_teacher, of_student = _soft_targets_in_place, _losses_and_slopes_in_place
-        if fused:
-            of_teacher, of_student = compiled(_soft_targets), compiled(_losses_and_slopes)
+        factor = scale * num_views / cool / lift
         with torch.autocast(student.device.type, enabled=False):
             weights = weights.to(wide)
-            own, others = prototypes.to(dtype), teacher_prototypes.to(dtype)
             shift = centre.to(wide) / sharp
+            problem = _Problem(prototypes.to(dtype), teacher_prototypes.to(dtype), shift, dtype, lift, with_entropy)
             losses = torch.zeros(sets, dtype=wide, device=student.device)
             entropy = torch.zeros((), dtype=wide, device=student.device)
-            grad_student = torch.empty_like(student, dtype=wide) if wants else student.new_empty(0)
+            grad_student = torch.zeros_like(student, dtype=wide) if wants else student.new_empty(0)
             grad_prototypes = torch.empty_like(prototypes, dtype=wide) if wants else student.new_empty(0)
             step = max(1, SLICE["cpu" if on_cpu else "cuda"] // (len(prototypes) * sets))
-            room = _Room(student, len(prototypes), on_cpu and dtype == wide)
             for start in range(0, rows, step):
                 part = slice(start, start + step)
                 x, weight = student[:, part], weights[part]  # (S, r, d), (r,)
-                targets = torch.empty(0)
-                for v, view in enumerate(teacher):
-                    space = room("first" if v == 0 else "next", len(weight))
-                    target = _product((view[part] / sharp).to(dtype), others, space)
-                    target, spread = of_teacher(target, shift, with_entropy)
-                    entropy += spread / (rows * num_teachers)
-                    targets = target if v == 0 else targets.add_(target)  # (r, K)
-                space = room("student", sets * len(weight))
-                logits = _product((x / cool).to(dtype).flatten(0, 1), own, space).unflatten(0, (sets, len(weight)))
-                values, slope = of_student(logits, targets, num_teachers, lift, dtype)
+                if fused:
+                    values, spread, slopes = _fused(x / cool, teacher[:, part] / sharp, problem)
+                else:
+                    width = PIECE if on_cpu else len(prototypes)
+                    values, spread, slopes = _in_pieces(x / cool, teacher[:, part] / sharp, problem, width)
+                entropy += spread / (rows * num_views)
                 losses += scale * (values @ weight)
                 if not wants:
                     continue
-                counts = torch.stack([weight * (c * factor) for c in coefficients])[..., None]  # (S, r, 1)
-                grad_student[:, part] = (slope @ own).to(wide).view_as(x) * counts
                 # counted without the small factor, which half precision would lose
-                shares = torch.stack([weight * c for c in coefficients])[..., None] * x.to(wide)
-                shares = shares.flatten(0, 1).to(dtype)
-                kept = 0.0 if start == 0 else 1.0
-                if dtype == wide:
-                    torch.addmm(grad_prototypes, slope.T, shares, beta=kept, alpha=factor, out=grad_prototypes)
-                else:
-                    product = _product(slope.T, shares.T)
-                    grad_prototypes = product if start == 0 else grad_prototypes.add_(product)
+                counts = torch.stack([weight * c for c in coefficients])[..., None]  # (S, r, 1)
+                counted = (counts * x.to(wide)).flatten(0, 1).to(dtype)
+                for columns, slope in slopes:
+                    grad_student[:, part] += (slope @ problem.own[columns]).view_as(x)
+                    target = grad_prototypes[columns]
+                    if dtype == wide:
+                        kept = 0.0 if start == 0 else 1.0
+                        torch.addmm(target, slope.T, counted, beta=kept, alpha=factor, out=target)
+                    elif start == 0:
+                        target.copy_(_product(slope.T, counted.T))
+                    else:
+                        target += _product(slope.T, counted.T)
+                grad_student[:, part] *= counts * factor
         if wants and dtype != wide:
             grad_prototypes.mul_(factor)
         if wants:
