@@ -90,6 +90,30 @@ def test_stochastic_depth_is_decided_outside() -> None:
     assert (vit(batch)[1] - reference_tokens(official_state_dict(vit), 4, batch)[:, 5:]).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("depth", [False, True])
+@pytest.mark.parametrize("wanted", [[], [0, 3, 4, 9, 11], range(12)])
+def test_some_patches_are_those_of_the_whole_pass(
+    wanted: list[int], depth: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients; a sample whose last branches are dropped is left as it was before the last block."""
+    vit = drawn_vit().double()
+    if compiled:
+        monkeypatch.setattr("tcore_lib.network.vit.compiled", lambda function, **_: function)
+        vit.compile_blocks = True
+    batch, masks = images(3, 3, 32, 32).double(), torch.arange(12).reshape(3, 4) % 2 == 0
+    patches = torch.tensor(wanted, dtype=torch.int64)
+    if depth:
+        vit.set_drop_keep(torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 0, 1]]]).bool())
+    results = []
+    for cls, some in (vit.some(batch, patches, masks), vit(batch, masks)):
+        some = some if some.dim() == 2 else some.flatten(0, 1)[patches]
+        loss = (cls**3).sum() + (some**3).sum()
+        results.append((cls, some, *torch.autograd.grad(loss, list(vit.parameters()))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
 def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
     """A later forward pass with other decisions, as a training step makes, must not leak into the recomputation."""
     vit = drawn_vit()
@@ -98,7 +122,7 @@ def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
     for checkpointing in (False, True):
         vit.activation_checkpointing = checkpointing
         vit.set_drop_keep(torch.tensor([True, False, True]).expand(2, 2, 3))
-        cls, patches = vit(batch, masks)
+        cls, patches = vit.some(batch, torch.arange(0, 48, 5), masks)
         vit.set_drop_keep(None)
         vit(batch)
         gradients.append(torch.autograd.grad(cls.square().sum() + patches.square().sum(), list(vit.parameters())))

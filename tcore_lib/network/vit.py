@@ -52,11 +52,33 @@ def _thinned_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
     ):
         kept = weights.nonzero()[:, 0]
         if 0 < len(kept) < len(x):
-            some = branch(norm(x[kept])) * (weights[kept, None, None].to(x.dtype) * gamma)
+            some = branch(norm(x.index_select(0, kept))) * (weights[kept, None, None].to(x.dtype) * gamma)
             x = x.index_add(0, kept, some.to(x.dtype))
         else:  # all; or none, and then its parameters need gradients of zero all the same
             x = torch.addcmul(x, branch(norm(x)), weights[:, None, None].to(x.dtype) * gamma)
     return x
+
+
+def _block_of_some(block: Any, x: Tensor, scale: Tensor | None, rows: Tensor) -> Tensor:
+    """The last block where few tokens are looked at: every token is a key, but what follows is made for some only.
+
+    Args:
+        block: a timm `Block`.
+        x: (B, T, D).
+        scale: (2, B) as in `_residual_block`, or None without stochastic depth.
+        rows: (N,) int64 among the B * T tokens.
+
+    Returns:
+        (N, D).
+    """
+    batch, tokens, width = x.shape
+    attention = block.attn
+    q, k, v = attention.qkv(block.norm1(x)).view(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
+    factors = x.new_ones(2, 1, 1) if scale is None else scale[:, rows // tokens, None].to(x.dtype)
+    x = x.flatten(0, 1).index_select(0, rows)
+    x = torch.addcmul(x, attention.proj(seen.index_select(0, rows)), factors[0] * block.ls1.gamma)
+    return torch.addcmul(x, block.mlp(block.norm2(x)), factors[1] * block.ls2.gamma)
 
 
 def _several_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor:
@@ -169,8 +191,17 @@ class ViT(nn.Module):
             prefix.append(vit.reg_token)
         return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position], dim=1)
 
-    def tokens(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) images, (B, P) bool masks -> (B, T, D) tokens after the final norm: CLS, registers, patches."""
+    def tokens(self, images: Tensor, masks: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
+        """All tokens after the final norm: CLS, registers, patches.
+
+        Args:
+            images: (B, 3, H, W).
+            masks: (B, P) bool.
+            rows: (N,) int64, the tokens wanted, among all B * T; None = all.
+
+        Returns:
+            (B, T, D), or (N, D).
+        """
         x = self.embed(images, masks)
         scale = self._scale
         if scale is not None and scale.shape != (self.depth, 2, len(x)):
@@ -188,12 +219,16 @@ class ViT(nn.Module):
                 if weights is not None and not torch.is_grad_enabled():  # auxiliary crops: their number may change
                     torch._dynamo.maybe_mark_dynamic(x, 0)
                     torch._dynamo.maybe_mark_dynamic(weights, 2)
+            elif rows is not None and i == self.depth - 1:
+                function, arguments = _block_of_some, (self.blocks[i], x, None if scale is None else scale[i], rows)
             elif scale is not None:
                 function, arguments = (_thinned_block if thin else _residual_block), (self.blocks[i], x, scale[i])
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(function, *arguments, use_reentrant=False)
             else:
                 x = function(*arguments)
+        if rows is not None and self.compile_blocks:  # a group of blocks is one piece
+            x = x.flatten(0, 1).index_select(0, rows)
         return self.vit.norm(x)
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -208,6 +243,23 @@ class ViT(nn.Module):
         """
         x = self.tokens(images, masks)
         return x[:, 0], x[:, self.prefix :]
+
+    def some(self, images: Tensor, patches: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward` where few patches are looked at; what nobody looks at is not computed.
+
+        Args:
+            images: as for `forward`.
+            patches: (N,) int64, those wanted among all B * P.
+            masks: as for `forward`.
+
+        Returns:
+            CLS (B, D) and the patches (N, D).
+        """
+        count = images.shape[2] * images.shape[3] // self.patch_size**2
+        cls = torch.arange(len(images), device=images.device) * (self.prefix + count)
+        rows = torch.cat([cls, patches + (patches // count + 1) * self.prefix])
+        of_cls, of_patches = self.tokens(images, masks, rows).split([len(cls), len(patches)])
+        return of_cls, of_patches
 
 
 @contextmanager

@@ -122,8 +122,8 @@ class TCoRe(nn.Module):
     @torch.no_grad()
     def _teach(self, current: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher on the unmasked current crops: CLS (2B, D), features of CLS (2B, d) and of masked patches (M, d)."""
-        cls, patches = self.teacher.encoder(current)
-        (features,), (patch_features,) = self.teacher.project([cls], [patches.flatten(0, 1)[plan.tokens]])
+        cls, patches = self.teacher.encoder.some(current, plan.tokens)
+        (features,), (patch_features,) = self.teacher.project([cls], [patches])
         self._count("cls", features)
         self._count("patch", patch_features)
         return cls, features, patch_features
@@ -141,15 +141,31 @@ class TCoRe(nn.Module):
         crops = [views[frame] for frame in self._branches]
         return encoder(torch.cat([x if len(x) == len(plan.crops) else x[plan.crops] for x in crops]))[1]
 
-    def _masked_patches(self, patches: Tensor, views: Mapping[str, Tensor], plan: Plan) -> list[Tensor]:
-        """The student's tokens (M, D) at the masked positions: one set per branch, or its own without a decoder."""
+    def _looked_at(self, plan: Plan) -> Tensor:
+        """Which patches (N,) of the student's current crops a loss depends on, among all 2B * P."""
         if self.decoder is None:
-            return [patches.flatten(0, 1)[plan.tokens]] if self.settings.loss.patch > 0 else []
+            return plan.tokens if self.settings.loss.patch > 0 else plan.tokens[:0]
+        if not self._branches:
+            return plan.tokens[:0]
+        patches = plan.masks.shape[1]
+        every = torch.arange(patches, device=plan.crops.device)
+        return (plan.crops[:, None] * patches + every).flatten()
+
+    def _masked_patches(self, patches: Tensor, views: Mapping[str, Tensor], plan: Plan) -> list[Tensor]:
+        """The student's tokens (M, D) at the masked positions: one set per branch, or its own without a decoder.
+
+        Args:
+            patches: (N, D), those `_looked_at`.
+            views: of the micro-batch.
+            plan: of the micro-batch, with masked patches.
+        """
+        if self.decoder is None:
+            return [patches] if self.settings.loss.patch > 0 else []
         if not self._branches:
             return []
         auxiliary = self._auxiliary(views, plan)
         times = len(self._branches)
-        masked = patches[plan.crops].repeat(times, 1, 1)
+        masked = patches.unflatten(0, (len(plan.crops), -1)).repeat(times, 1, 1)
         restored = self.decoder(masked, auxiliary, plan.wanted.repeat(times, 1))  # (branches * C, Q, D)
         return [part.flatten(0, 1)[plan.rows] for part in restored.chunk(times)]
 
@@ -186,13 +202,13 @@ class TCoRe(nn.Module):
         cls_teacher, cls_targets, patch_targets = self._teach(views["current"], plan)
 
         encoder.set_drop_keep(plan.keep_global)
-        cls, patches = encoder(views["current"], plan.masks)
+        cls, patches = encoder.some(views["current"], self._looked_at(plan), plan.masks)
         rows = []  # global CLS, local CLS
         if weights.dino > 0:
             rows.append(cls)
             if len(views["local"]):
                 encoder.set_drop_keep(plan.keep_local)
-                rows.append(encoder(views["local"])[0])
+                rows.append(encoder.some(views["local"], plan.tokens[:0])[0])
         sets = self._masked_patches(patches, views, plan) if len(plan.tokens) else []
         features, patch_features = self.student.project(rows, sets)
 
