@@ -73,6 +73,22 @@ def test_the_gpu_script_does_every_part_at_tiny_size(tmp_path: Path, monkeypatch
     assert load_encoder(joined)(torch.zeros(1, 3, 64, 64)).shape == (1, 4, 4, 32)
 
 
+def test_a_machine_that_cannot_read_a_video_is_told_so_before_the_first_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyAV 14.0.0 did that to a whole lease: it lacks a name that ours needs."""
+    gpu = imported("gpu", monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--output", str(tmp_path)])
+    monkeypatch.setattr(gpu, "in_its_own_process", lambda *_: pytest.fail("a part was started"))
+
+    def old(*_: Any, **__: Any) -> None:
+        raise AttributeError("module 'av.stream' has no attribute 'Disposition'")
+
+    monkeypatch.setattr(gpu.videos, "prepare", old)
+    assert gpu.main() == 1
+    assert capsys.readouterr().err.startswith("nothing was started: AttributeError: module 'av.stream'")
+
+
 def test_a_failing_part_stops_no_other_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = imported("gpu", monkeypatch)
     arguments = ["gpu.py", "--tiny", "--output", str(tmp_path), "--parts", "loader,step", "--minutes", "1"]
