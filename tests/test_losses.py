@@ -37,11 +37,21 @@ def definition(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, R])
-def test_values_and_gradients_are_those_of_the_definition(rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(losses.SLICE, "cpu", rows_at_a_time * K)
+@pytest.mark.parametrize("columns_at_a_time", [1, 4, K, "whole rows, as code is generated for"])
+def test_values_and_gradients_are_those_of_the_definition(
+    rows_at_a_time: int, columns_at_a_time: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(losses.SLICE, "cpu", rows_at_a_time * K * S)
+    monkeypatch.setattr(losses, "PIECE", columns_at_a_time)
+    monkeypatch.setattr(losses, "compiled", lambda function: function)
     p, coefficients = problem(), (0.7, 1.9)
     total, values, entropy = losses.prototype_cross_entropy(
-        **p, coefficients=coefficients, scale=0.5, with_entropy=True, **TEMPERATURES
+        **p,
+        coefficients=coefficients,
+        scale=0.5,
+        with_entropy=True,
+        fused=isinstance(columns_at_a_time, str),
+        **TEMPERATURES,
     )
     (3 * total).backward()
     ours = [p["student"].grad.clone(), p["prototypes"].grad.clone()]
@@ -50,15 +60,20 @@ def test_values_and_gradients_are_those_of_the_definition(rows_at_a_time: int, m
     expected = 0.5 * expected
     (3 * (expected[0] * 0.7 + expected[1] * 1.9)).backward()
     torch.testing.assert_close(values, expected.detach(), rtol=1e-13, atol=0)
-    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-13, atol=0)
+    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-13, atol=1e-14)
     torch.testing.assert_close(total.item(), 0.7 * values[0].item() + 1.9 * values[1].item(), rtol=1e-13, atol=0)
     for mine, name in zip(ours, ("student", "prototypes"), strict=True):
         torch.testing.assert_close(mine, p[name].grad, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.parametrize("pieces", [4, K])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
-def test_half_precision_is_close(dtype: torch.dtype, tolerance: float) -> None:
+def test_half_precision_is_close(
+    dtype: torch.dtype, tolerance: float, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Gradients too: fp16 would lose values of 1e-8 if they were not kept apart."""
+    monkeypatch.setattr(losses, "PIECE", pieces)
+    monkeypatch.setitem(losses.SLICE, "cpu", 3 * K * S)
     p = problem(torch.float32)
     exact = 1e-6 * definition(p)[0]
     exact.sum().backward()
@@ -71,6 +86,25 @@ def test_half_precision_is_close(dtype: torch.dtype, tolerance: float) -> None:
     for name, gradient in gradients.items():
         assert (p[name].grad - gradient).norm() < tolerance * gradient.norm()
         assert p[name].grad.dtype == torch.float32
+
+
+def test_logits_far_apart_neither_overflow_nor_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One piece of columns may hold nothing but probabilities of 0; its shares of the softmax are 0, not nan."""
+    monkeypatch.setattr(losses, "PIECE", 4)
+    p = problem(torch.float32)
+    p["prototypes"] = torch.cat([p["prototypes"].detach()[:4], 40 * p["prototypes"].detach()[4:]]).requires_grad_()
+    p["teacher_prototypes"][4:] *= 40
+    total, values, entropy = losses.prototype_cross_entropy(
+        **p, coefficients=(1.0, 1.0), with_entropy=True, **TEMPERATURES
+    )
+    total.backward()
+    gradient = p["prototypes"].grad.clone()
+    p["prototypes"].grad = p["student"].grad = None
+    expected, expected_entropy = definition(p)
+    expected.sum().backward()
+    torch.testing.assert_close(values, expected.detach(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, p["prototypes"].grad, rtol=1e-4, atol=1e-4)
 
 
 def test_by_hand() -> None:
