@@ -1,11 +1,14 @@
 """Command line: `python -m tcore_lib COMMAND`. Each command is one call into the library, imported when it is asked for."""
 
 import argparse
+import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tcore_lib.errors import InputError
 
@@ -175,10 +178,12 @@ def _results(args: argparse.Namespace) -> int:
     from tcore_lib import params
     from tcore_lib.reproduction import run_list
 
+    results = params.resolve(args.results)
     match args.words:
         case []:
-            table = run_list.list_of_runs(params.resolve(args.results))
-        case ["diff", first, second]:
+            table = run_list.list_of_runs(results)
+        case ["diff", *names] if len(names) == 2:
+            first, second = (name if Path(name).is_dir() else results / name for name in names)
             table = run_list.difference(first, second)
         case words:
             raise InputError(f"`results {' '.join(words)}` is not possible; write `results`, or `results diff A B`.")
@@ -213,7 +218,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("results", help="list the runs, or show what differs between two")
     command.add_argument(
-        "words", nargs="*", metavar="diff A B", help="two run folders to compare; nothing = list all runs"
+        "words",
+        nargs="*",
+        metavar="diff A B",
+        help="two runs to compare, names of the list or folders; nothing = list all runs",
     )
     command.add_argument("--results", default="results", help="folder that holds the run folders")
     command.set_defaults(run=_results)
@@ -332,12 +340,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, 1 when the work failed, 2 for bad input, 130 when interrupted, 143 when told to end.
+        The exit code: 0, 1 when the work failed, 2 for bad input, 130 when interrupted, 141 when nobody reads on (`| head`),
+        143 when told to end.
     """
     args = _parser().parse_args(argv)
     try:
         with _told_to_end():
-            return args.run(args)
+            code: int = args.run(args)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 128 + signal.SIGPIPE
     except InputError as error:
         print(f"tcore_lib: {error}", file=sys.stderr)
         return 2
@@ -348,6 +363,16 @@ def main(argv: list[str] | None = None) -> int:
         text = str(stop) or "interrupted; the same command continues from what is finished."
         print(f"tcore_lib: {text}", file=sys.stderr)
         return getattr(stop, "exit_code", 128 + signal.SIGINT)
+
+
+def _reader_is_gone() -> bool:
+    """Whether what the output is piped to has ended; then nothing more is written, not even as Python ends."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    gone = bool(output.poll(0))  # asked for nothing, it tells of errors
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 class _ToldToEnd(KeyboardInterrupt):

@@ -1,5 +1,7 @@
 """The paper table: published figures as they are, measured ones from result files, "not run" for the rest."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -141,8 +143,24 @@ def test_list_of_runs_and_what_differs(tmp_path: Path, capsys: pytest.CaptureFix
     assert "settings.davis.top_k" in shown
     assert "result.scores.theirs.value" in shown
     assert "radius" not in shown
+    assert main(["results", "--results", str(tmp_path), "diff", "one", "two"]) == 0
+    assert capsys.readouterr().out.split() == shown.split()
     assert main(["results", "diff", str(tmp_path / "one"), str(tmp_path / "none")]) == 2
     assert main(["results", "difference"]) == 2
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    """`results | head -1`: more is written than a pipe holds, and nobody reads it."""
+    for number in range(300):
+        _run(tmp_path, f"run {number} " + 200 * "x", "data/davis", 64.0)
+    command = [sys.executable, "-m", "tcore_lib", "results", "--results", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 @pytest.mark.parametrize(
