@@ -14,8 +14,8 @@ train        ViT-S/16 at 224 with full-size heads on rendered video for what is 
              and the weightless encoder; the trained one in 16 bit, in pieces of 15 MB:
              cat encoder.safetensors.* > encoder.safetensors
 
-Before the first part a rendered video is written, read back and indexed, and the real clips are looked through: a machine's
-libraries that cannot do that cost a second, not the lease.
+Before the first part those of them that need video or real clips are rehearsed: a rendered video is written, read back and
+indexed, the clips are looked through. A machine whose libraries cannot do that costs seconds, not the lease.
 Each part writes its figures to OUT (small text) when it ends, and one that fails says so there and stops no other.
 A part runs in a process of its own, which is stopped at the end of its share of the time.
 """
@@ -302,19 +302,22 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
-def rehearse() -> str:
-    """Why the parts would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
+def rehearse(parts: list[str]) -> str:
+    """Why one of these parts would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
     drawn = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6}
+    benchmarks = {"davis": {"propagation", "train"}, "jhmdb": {"train"}}  # and which parts read their clips
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            data = params.parse({"data": {"root": str(root / "data"), "synthetic": drawn}}, "gpu.py").data
-            synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
-            index = FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
-            index.read(0, [0])
+        if "train" in parts:
+            with tempfile.TemporaryDirectory() as folder:
+                root = Path(folder)
+                data = params.parse({"data": {"root": str(root / "data"), "synthetic": drawn}}, "gpu.py").data
+                synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
+                index = FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
+                index.read(0, [0])
         for kind in (params.Davis, params.Jhmdb):
-            if root_of_clips := real_clips(kind.__name__.lower()):
-                settings = kind(root=str(root_of_clips))
+            name = kind.__name__.lower()
+            if benchmarks[name] & set(parts) and (folder_of_clips := real_clips(name)):
+                settings = kind(root=str(folder_of_clips))
                 clipfiles.load_clips(settings, settings.root)
     except Exception as error:  # whatever it is, it would come again when the time is short
         return f"nothing was started: {type(error).__name__}: {' '.join(str(error).split())}"
@@ -363,7 +366,8 @@ def main() -> int:
     if not args.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU here; --tiny tries the script on a CPU")
     end = time.time() + 60 * args.minutes
-    if problem := rehearse():
+    if problem := rehearse(wanted):
+        (args.output / "rehearsal.failed.txt").write_text(problem + "\n")
         print(problem, file=sys.stderr)
         return 1
     for part in wanted:

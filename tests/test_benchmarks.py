@@ -86,7 +86,10 @@ def test_a_machine_that_cannot_read_a_video_is_told_so_before_the_first_part(
 
     monkeypatch.setattr(gpu.videos, "prepare", old)
     assert gpu.main() == 1
-    assert capsys.readouterr().err.startswith("nothing was started: AttributeError: module 'av.stream'")
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("nothing was started: AttributeError: module 'av.stream'")
+    assert (tmp_path / "rehearsal.failed.txt").read_text() == sentence
+    assert gpu.rehearse(["step", "loader"]) == ""  # they read no video
 
 
 def test_a_failing_part_stops_no_other_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,13 +98,14 @@ def test_logits_far_apart_neither_overflow_nor_vanish(monkeypatch: pytest.Monkey
         **p, coefficients=(1.0, 1.0), with_entropy=True, **TEMPERATURES
     )
     total.backward()
-    gradient = p["prototypes"].grad.clone()
+    gradients = {name: p[name].grad.clone() for name in ("prototypes", "student")}
     p["prototypes"].grad = p["student"].grad = None
     expected, expected_entropy = definition(p)
     expected.sum().backward()
     torch.testing.assert_close(values, expected.detach(), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(entropy, expected_entropy, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gradient, p["prototypes"].grad, rtol=1e-4, atol=1e-4)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, p[name].grad, rtol=1e-4, atol=2e-3 if name == "student" else 1e-4)
 
 
 def test_by_hand() -> None:

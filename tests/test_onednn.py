@@ -76,6 +76,30 @@ def test_gradients_are_those_of_the_plain_layers(frozen: bool, constant: tuple[s
 
 
 @needs_onednn
+def test_a_bias_alone_has_its_gradient() -> None:
+    layer = nn.Linear(3, 2)
+    layer.weight.requires_grad_(False)
+    with onednn_linears(layer, frozen=False):
+        layer(torch.ones(4, 3)).sum().backward()
+    assert layer.bias.grad.tolist() == [4.0, 4.0]
+
+
+@needs_onednn
+def test_inputs_that_are_torchs_own_matter(counted: list[str]) -> None:
+    """One dimension, autocast and another dtype: as without oneDNN."""
+    layer, x = nn.Linear(3, 2), torch.ones(3)
+    plain = layer(x)
+    with onednn_linears(layer, frozen=False):
+        assert torch.equal(layer(x), plain)
+        layer(x).sum().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert layer(x[None]).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match="dtype"):
+            layer(x[None].double())
+    assert counted == []
+
+
+@needs_onednn
 def test_no_rows_and_dropout(counted: list[str]) -> None:
     """A layer of no rows has gradients of zero; an MLP with dropout keeps it."""
     layer, mlp = nn.Linear(4, 5), Mlp(4, 8, drop=0.5)

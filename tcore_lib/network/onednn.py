@@ -1,7 +1,7 @@
-"""Linear layers on a CPU in float32 by oneDNN, an eighth faster than torch's own products (MKL) there.
+"""Linear layers on a CPU in float32 by oneDNN, an eighth faster than torch's own products on the machines measured.
 
-For a network that is frozen, weights are packed once, and the GELU is part of the product's last pass: what torch.compile
-makes of it, with a C++ compiler and after waiting. Results differ by rounding (5e-7).
+Where no gradients are wanted the GELU of an MLP is part of the product's last pass. For a network that is frozen, weights are
+packed once besides: what torch.compile makes of it, with a C++ compiler and after waiting. Results differ by rounding (5e-7).
 """
 
 from collections.abc import Callable, Iterator
@@ -26,6 +26,11 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operations)
 
 
+def _fits(x: Tensor) -> bool:
+    """Whether it is an input for oneDNN; torch handles, or refuses, every other one."""
+    return x.dtype == torch.float32 and x.dim() > 1 and x.numel() > 0 and not torch.is_autocast_enabled("cpu")
+
+
 class _Layer:
     """The `forward` of a linear layer.
 
@@ -35,21 +40,17 @@ class _Layer:
     """
 
     def __init__(self, layer: nn.Linear, frozen: bool) -> None:
-        self.layer = layer
-        weight = layer.weight.detach()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if frozen else weight
-        self._bias = None if layer.bias is None else layer.bias.detach()
+        self._layer = layer
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()) if frozen else None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.numel() == 0:
-            return F.linear(x, self.layer.weight, self.layer.bias)
-        if torch.is_grad_enabled() and (x.requires_grad or self.layer.weight.requires_grad):
-            return _Linear.apply(x, self.layer.weight, self.layer.bias)
-        return _product(x, self._weight, self._bias)
-
-    def then_gelu(self, x: Tensor) -> Tensor:
-        """The layer and a GELU, without gradients."""
-        return _product(x, self._weight, self._bias, "gelu")
+    def __call__(self, x: Tensor, activation: str = "none") -> Tensor:
+        """The layer, and the exact GELU where the activation says `gelu` and no gradients are wanted."""
+        weight, bias = self._layer.weight, self._layer.bias
+        if not _fits(x):
+            return F.linear(x, weight, bias)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self._layer.parameters())):
+            return _Linear.apply(x, weight, bias)
+        return _product(x, weight if self._packed is None else self._packed, bias, activation)
 
 
 class _Linear(torch.autograd.Function):
@@ -74,17 +75,17 @@ class _Linear(torch.autograd.Function):
 
 
 def _mlp(mlp: Mlp, fc1: _Layer, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    def without_gradients(x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.numel() == 0:
+    def fused(x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not _fits(x):
             return forward(x)
-        return mlp.fc2(fc1.then_gelu(x))
+        return mlp.fc2(fc1(x, "gelu"))
 
-    return without_gradients
+    return fused
 
 
 @contextmanager
 def onednn_linears(*networks: nn.Module, precision: str = "fp32", frozen: bool) -> Iterator[None]:
-    """Inside, the linear layers of these networks run on oneDNN.
+    """Inside, the linear layers of these networks run on oneDNN. Such blocks may be nested, but not overlap in two threads.
 
     Nothing changes for a network that is not on a CPU in float32, for another precision of the computation, nor where
     torch was built without oneDNN.
@@ -94,9 +95,12 @@ def onednn_linears(*networks: nn.Module, precision: str = "fp32", frozen: bool) 
         precision: what the networks are run in.
         frozen: their weights do not change inside, and many passes are made.
     """
+    if precision != "fp32" or not _has_onednn():
+        yield
+        return
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     modules = dict.fromkeys(module for network in networks for module in network.modules())  # networks may share some
-    for module in modules if precision == "fp32" and _has_onednn() else []:
+    for module in modules:
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
             forwards[module] = _Layer(module, frozen)
     for module in [module for module in modules if type(module) is Mlp and _is_plain(module)]:
@@ -110,7 +114,7 @@ def onednn_linears(*networks: nn.Module, precision: str = "fp32", frozen: bool) 
         yield
     finally:
         for module, own in before.items():
-            del module.forward
+            vars(module).pop("forward", None)
             if own is not None:
                 module.forward = own  # type: ignore[method-assign]
 

@@ -73,7 +73,11 @@ def _block_of_some(block: Any, x: Tensor, scale: Tensor | None, rows: Tensor) ->
     """
     batch, tokens, width = x.shape
     attention = block.attn
-    q, k, v = attention.qkv(block.norm1(x)).view(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = (
+        attention.qkv(block.norm1(x))
+        .view(batch, tokens, 3, attention.num_heads, attention.head_dim)
+        .permute(2, 0, 3, 1, 4)
+    )
     seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
     factors = x.new_ones(2, 1, 1) if scale is None else scale[:, rows // tokens, None].to(x.dtype)
     x = x.flatten(0, 1).index_select(0, rows)
@@ -192,7 +196,7 @@ class ViT(nn.Module):
         return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position], dim=1)
 
     def tokens(self, images: Tensor, masks: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """All tokens after the final norm: CLS, registers, patches.
+        """Tokens after the final norm: CLS, registers, patches of every image, or some of them.
 
         Args:
             images: (B, 3, H, W).
@@ -245,7 +249,7 @@ class ViT(nn.Module):
         return x[:, 0], x[:, self.prefix :]
 
     def some(self, images: Tensor, patches: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`forward` where few patches are looked at; what nobody looks at is not computed.
+        """`forward` where few patches are looked at: the last block's MLP is left out for the others (not so if compiled).
 
         Args:
             images: as for `forward`.

@@ -21,7 +21,7 @@ from tcore_lib.machine.compiled import compiled
 
 # Values of one slice of logits: rows enough to keep the products of weights and gradients at their full rate.
 SLICE = {"cpu": 2**24, "cuda": 2**27}
-PIECE = 4096  # columns of a slice that a CPU handles at a time, in its cache
+PIECE = 4096  # columns of a slice that a CPU handles at a time; with K = 65,536 its cache holds them
 # Softmax values near 1 / K are below fp16's normal range; a power of two lifts them and changes no digit elsewhere.
 LIFT = 64.0
 
@@ -74,10 +74,10 @@ class _Problem:
     with_entropy: bool
 
 
-# A function of this kind takes x (S, r, d) and views (V, r, d), divided by their temperatures, and gives cross-entropies
-# (S, r), the summed entropy of all views in nats, and pairs of columns and slopes (S * r, columns): the derivative by the
-# student's logits, divided by V and lifted. Slopes are made when they are asked for, after the rest.
-_Slice = tuple[Tensor, Tensor, Iterator[tuple[slice, Tensor]]]
+# What comes of a slice of r rows: cross-entropies (S, r); the summed entropy of the teacher's distributions in nats; pairs of
+# columns and slopes (S * r, columns), which are the derivative by the student's logits, divided by V and lifted, and are made
+# when they are asked for, out of the logits that live as long as this does.
+_Handled = tuple[Tensor, Tensor, Iterator[tuple[slice, Tensor]]]
 
 
 def _piece_of_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,11 +87,18 @@ def _piece_of_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     return p, largest - p.amax(-1).log()  # the largest p = exp(z - lse) is far from 0
 
 
-def _in_pieces(x: Tensor, views: Tensor, problem: _Problem, width: int) -> _Slice:
+def _in_pieces(x: Tensor, views: Tensor, problem: _Problem, width: int) -> _Handled:
     """A slice of rows by pieces of `width` columns, each handled while it is in the cache.
 
     A piece's softmax is over the piece alone: the whole one is that times exp(lse of the piece - lse of all), and every
-    sum over the columns is the sum of the pieces' own with these factors.
+    sum over the columns is the sum of the pieces' own with these factors. The entropy is a difference of sums over the
+    whole row, good to some 1e-5 nats in float32.
+
+    Args:
+        x: (S, r, d), divided by the student's temperature.
+        views: (V, r, d), the teacher's sets, divided by theirs.
+        problem: what does not change from slice to slice.
+        width: columns of a piece.
     """
     (sets, rows, _), num_views = x.shape, len(views)
     columns = [slice(start, start + width) for start in range(0, len(problem.own), width)]
@@ -119,7 +126,7 @@ def _in_pieces(x: Tensor, views: Tensor, problem: _Problem, width: int) -> _Slic
     losses = num_views * whole.view(sets, rows) - torch.einsum("pvsr,pvr->sr", torch.stack(products), parts)
     entropy = losses.new_zeros(())
     if problem.with_entropy:
-        entropy = (whole_of_targets - (shares_of_targets * torch.stack(means)).sum(0)).sum()
+        entropy = (whole_of_targets - (shares_of_targets * torch.stack(means)).sum(0)).clamp(min=0).sum()
 
     def slopes() -> Iterator[tuple[slice, Tensor]]:
         for part, student, target, share, weights in zip(columns, students, targets, shares, parts, strict=True):
@@ -156,8 +163,8 @@ def _losses_and_slopes(
     return losses, ((torch.exp(logits - norm) - targets / teachers) * lift).to(dtype).flatten(0, 1)
 
 
-def _fused(x: Tensor, views: Tensor, problem: _Problem) -> _Slice:
-    """A slice of rows over all columns by generated code, which reads the logits once or twice."""
+def _fused(x: Tensor, views: Tensor, problem: _Problem) -> _Handled:
+    """The same over all columns at once, by generated code, which reads the logits once or twice."""
     targets, entropy = torch.empty(0), x.new_zeros(())
     for v, view in enumerate(views.to(problem.dtype)):
         target, spread = compiled(_soft_targets)(_product(view, problem.others), problem.shift, problem.with_entropy)
@@ -214,6 +221,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                 entropy += spread / (rows * num_views)
                 losses += scale * (values @ weight)
                 if not wants:
+                    del slopes  # the next slice takes its memory
                     continue
                 # counted without the small factor, which half precision would lose
                 counts = torch.stack([weight * c for c in coefficients])[..., None]  # (S, r, 1)
@@ -224,10 +232,13 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                     if dtype == wide:
                         kept = 0.0 if start == 0 else 1.0
                         torch.addmm(target, slope.T, counted, beta=kept, alpha=factor, out=target)
-                    elif start == 0:
-                        target.copy_(_product(slope.T, counted.T))
-                    else:
+                    elif start > 0:
                         target += _product(slope.T, counted.T)
+                    elif len(target) == len(prototypes):
+                        grad_prototypes = _product(slope.T, counted.T)
+                    else:
+                        target.copy_(_product(slope.T, counted.T))
+                del slopes, slope
                 grad_student[:, part] *= counts * factor
         if wants and dtype != wide:
             grad_prototypes.mul_(factor)
@@ -280,7 +291,7 @@ def prototype_cross_entropy(
         teacher_temperature: of the teacher's.
         scale: of all losses. Small factors belong here, not into `weights`: half precision would lose them.
         with_entropy: also compute the third result.
-        fused: generate code (torch.compile) that runs over a slice of logits once or twice instead of a dozen times.
+        fused: generate code (torch.compile) for whole rows of logits; else a CPU goes by pieces of columns.
 
     Returns:
         total = sum_s coefficients_s loss_s, the only differentiable one; losses (S,); the mean entropy of the teacher's
