@@ -64,6 +64,7 @@ SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real cl
 SHARE = {"step": 0.33, "end_to_end": 0.3, "propagation": 0.55, "loader": 0.25, "train": 1.0}  # of the time left
 BATCH = {"vit_small": 256, "vit_base": 128}  # the plain step holds all logits
 PIECE = 15_000_000  # bytes
+SMALL_VIDEO: dict[str, Any] = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6}
 TINY: dict[str, Any] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
     "views": {"global_size": 64, "local_size": 32, "num_local": 2},
@@ -207,10 +208,8 @@ def train(bench: Bench) -> None:
     """Rendered video until the time is over, then the encoder in pieces and its scores beside the random one's."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        size = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6} if bench.tiny else {"videos": 480}
-        data = params.parse({"data": {"root": str(root / "data"), "synthetic": size, "num_frames": 20}}, "gpu.py").data
-        synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
-        index = FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
+        size: dict[str, Any] = SMALL_VIDEO if bench.tiny else {"videos": 480}
+        index = rendered(root, size)
         for_scores = 10.0 if bench.tiny else min(120.0, 0.33 * bench.left())
         steps = 3 if bench.tiny else max(100, int((bench.left() - for_scores) / seconds_per_step(bench, index) / 1.05))
         settings = bench.settings("vit_small", checkpoint_every=10**6)
@@ -238,6 +237,13 @@ def train(bench: Bench) -> None:
         encoders = {"trained": trained, "random": first, "pixels": load_encoder("pixels")}
         figures["scores"] = scores(bench, encoders, root)
         bench.write("train", figures)
+
+
+def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
+    """The index of rendered videos, written and read back below `root`."""
+    data = params.parse({"data": {"root": str(root / "data"), "synthetic": drawn, "num_frames": 20}}, "gpu.py").data
+    synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
+    return FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
 
 
 def seconds_per_step(bench: Bench, index: Videos) -> float:
@@ -304,16 +310,11 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 def rehearse(parts: list[str]) -> str:
     """Why one of these parts would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
-    drawn = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6}
     benchmarks = {"davis": {"propagation", "train"}, "jhmdb": {"train"}}  # and which parts read their clips
     try:
         if "train" in parts:
             with tempfile.TemporaryDirectory() as folder:
-                root = Path(folder)
-                data = params.parse({"data": {"root": str(root / "data"), "synthetic": drawn}}, "gpu.py").data
-                synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
-                index = FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
-                index.read(0, [0])
+                rendered(Path(folder), SMALL_VIDEO).read(0, [0])
         for kind in (params.Davis, params.Jhmdb):
             name = kind.__name__.lower()
             if benchmarks[name] & set(parts) and (folder_of_clips := real_clips(name)):
@@ -366,6 +367,8 @@ def main() -> int:
     if not args.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU here; --tiny tries the script on a CPU")
     end = time.time() + 60 * args.minutes
+    for name in ("rehearsal", *wanted):  # what an earlier call says of them
+        (args.output / f"{name}.failed.txt").unlink(missing_ok=True)
     if problem := rehearse(wanted):
         (args.output / "rehearsal.failed.txt").write_text(problem + "\n")
         print(problem, file=sys.stderr)

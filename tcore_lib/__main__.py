@@ -182,9 +182,8 @@ def _results(args: argparse.Namespace) -> int:
     match args.words:
         case []:
             table = run_list.list_of_runs(results)
-        case ["diff", *names] if len(names) == 2:
-            first, second = (name if Path(name).is_dir() else results / name for name in names)
-            table = run_list.difference(first, second)
+        case ["diff", first, second]:
+            table = run_list.difference(*(run if Path(run).is_dir() else results / run for run in (first, second)))
         case words:
             raise InputError(f"`results {' '.join(words)}` is not possible; write `results`, or `results diff A B`.")
     print(table.to_string(index=False) if len(table) else "nothing")

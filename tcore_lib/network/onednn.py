@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
-    """`x @ weight.T + bias` of a packed weight, then the exact GELU if the activation says `gelu`."""
+    """`x @ weight.T + bias`, packed or not, then the exact GELU if the activation says `gelu`."""
     algorithm = "none" if activation == "gelu" else ""  # the other GELU is called tanh
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
 

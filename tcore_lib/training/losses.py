@@ -87,30 +87,28 @@ def _piece_of_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     return p, largest - p.amax(-1).log()  # the largest p = exp(z - lse) is far from 0
 
 
-def _in_pieces(x: Tensor, views: Tensor, problem: _Problem, width: int) -> _Handled:
+def _in_pieces(x: Tensor, teachers: Tensor, problem: _Problem, width: int) -> _Handled:
     """A slice of rows by pieces of `width` columns, each handled while it is in the cache.
 
     A piece's softmax is over the piece alone: the whole one is that times exp(lse of the piece - lse of all), and every
-    sum over the columns is the sum of the pieces' own with these factors. The entropy is a difference of sums over the
-    whole row, good to some 1e-5 nats in float32.
+    sum over the columns is the sum of the pieces' own with these factors. The entropy is that of the pieces, and the one
+    of falling into them.
 
     Args:
         x: (S, r, d), divided by the student's temperature.
-        views: (V, r, d), the teacher's sets, divided by theirs.
+        teachers: (V, r, d), divided by theirs.
         problem: what does not change from slice to slice.
         width: columns of a piece.
     """
-    (sets, rows, _), num_views = x.shape, len(views)
+    (sets, rows, _), num_teachers = x.shape, len(teachers)
     columns = [slice(start, start + width) for start in range(0, len(problem.own), width)]
-    x, views = x.flatten(0, 1).to(problem.dtype), views.flatten(0, 1).to(problem.dtype)
-    students, targets, lse, lse_targets, products, means = [], [], [], [], [], []
+    x, teachers = x.flatten(0, 1).to(problem.dtype), teachers.flatten(0, 1).to(problem.dtype)
+    students, targets, lse, lse_targets, products, entropies = [], [], [], [], [], []
     for part in columns:
-        target = _product(views, problem.others[part]).sub_(problem.shift[part])
-        plain = target.clone() if problem.with_entropy else None
-        target, norm = _piece_of_softmax(target)
-        if plain is not None:
-            means.append(torch.linalg.vecdot(target, plain))
-        targets.append(target.unflatten(0, (num_views, rows)))
+        target, norm = _piece_of_softmax(_product(teachers, problem.others[part]).sub_(problem.shift[part]))
+        if problem.with_entropy:
+            entropies.append(torch.special.entr(target).sum(-1))
+        targets.append(target.unflatten(0, (num_teachers, rows)))
         lse_targets.append(norm)
         student = _product(x, problem.own[part])
         # unlike vecdot, einsum makes no product to sum up
@@ -118,21 +116,21 @@ def _in_pieces(x: Tensor, views: Tensor, problem: _Problem, width: int) -> _Hand
         student, norm = _piece_of_softmax(student)
         students.append(student)
         lse.append(norm)
-    norms, norms_of_targets = torch.stack(lse), torch.stack(lse_targets)  # (pieces, S * r), (pieces, V * r)
-    whole, whole_of_targets = norms.logsumexp(0), norms_of_targets.logsumexp(0)
-    shares, shares_of_targets = (norms - whole).exp(), (norms_of_targets - whole_of_targets).exp()
-    parts = shares_of_targets.unflatten(1, (num_views, rows))  # (pieces, V, r)
-    # sum t log softmax(z) = t . z - lse for each view
-    losses = num_views * whole.view(sets, rows) - torch.einsum("pvsr,pvr->sr", torch.stack(products), parts)
+    norms, shares_of_targets = torch.stack(lse), torch.stack(lse_targets).softmax(0)  # (pieces, S * r), (pieces, V * r)
+    shares = norms.softmax(0)
+    parts = shares_of_targets.unflatten(1, (num_teachers, rows))  # (pieces, V, r)
+    # sum t log softmax(z) = t . z - lse for each teacher set
+    whole = norms.logsumexp(0).view(sets, rows)
+    losses = num_teachers * whole - torch.einsum("pvsr,pvr->sr", torch.stack(products), parts)
     entropy = losses.new_zeros(())
     if problem.with_entropy:
-        entropy = (whole_of_targets - (shares_of_targets * torch.stack(means)).sum(0)).clamp(min=0).sum()
+        entropy = (shares_of_targets * torch.stack(entropies) + torch.special.entr(shares_of_targets)).sum()
 
     def slopes() -> Iterator[tuple[slice, Tensor]]:
         for part, student, target, share, weights in zip(columns, students, targets, shares, parts, strict=True):
             slope = student.mul_(share[:, None]).unflatten(0, (sets, rows))
-            for view, weight in zip(target, weights, strict=True):
-                slope.addcmul_(view, weight[:, None], value=-1 / num_views)
+            for teacher, weight in zip(target, weights, strict=True):
+                slope.addcmul_(teacher, weight[:, None], value=-1 / num_teachers)
             slope = slope.flatten(0, 1)
             yield part, slope if problem.dtype == slope.dtype else slope.mul_(problem.lift).to(problem.dtype)
 
@@ -163,15 +161,15 @@ def _losses_and_slopes(
     return losses, ((torch.exp(logits - norm) - targets / teachers) * lift).to(dtype).flatten(0, 1)
 
 
-def _fused(x: Tensor, views: Tensor, problem: _Problem) -> _Handled:
+def _fused(x: Tensor, teachers: Tensor, problem: _Problem) -> _Handled:
     """The same over all columns at once, by generated code, which reads the logits once or twice."""
     targets, entropy = torch.empty(0), x.new_zeros(())
-    for v, view in enumerate(views.to(problem.dtype)):
-        target, spread = compiled(_soft_targets)(_product(view, problem.others), problem.shift, problem.with_entropy)
+    for v, teacher in enumerate(teachers.to(problem.dtype)):
+        target, spread = compiled(_soft_targets)(_product(teacher, problem.others), problem.shift, problem.with_entropy)
         entropy = entropy + spread
         targets = target if v == 0 else targets.add_(target)  # (r, K)
     logits = _product(x.to(problem.dtype).flatten(0, 1), problem.own).unflatten(0, x.shape[:2])
-    losses, slope = compiled(_losses_and_slopes)(logits, targets, len(views), problem.lift, problem.dtype)
+    losses, slope = compiled(_losses_and_slopes)(logits, targets, len(teachers), problem.lift, problem.dtype)
     return losses, entropy, iter([(slice(None), slope)])
 
 
@@ -198,9 +196,9 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         wide = torch.float64 if student.dtype == torch.float64 else torch.float32
         lift = 1.0 if dtype == wide else LIFT
         wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        (sets, rows, _), num_views, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
+        (sets, rows, _), num_teachers, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
         # d H / d logits = (V softmax - targets) / temperature; the slopes lack V / temperature
-        factor = scale * num_views / cool / lift
+        factor = scale * num_teachers / cool / lift
         with torch.autocast(student.device.type, enabled=False):
             weights = weights.to(wide)
             shift = centre.to(wide) / sharp
@@ -208,7 +206,7 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
             losses = torch.zeros(sets, dtype=wide, device=student.device)
             entropy = torch.zeros((), dtype=wide, device=student.device)
             grad_student = torch.zeros_like(student, dtype=wide) if wants else student.new_empty(0)
-            grad_prototypes = torch.empty_like(prototypes, dtype=wide) if wants else student.new_empty(0)
+            grad_prototypes = torch.zeros_like(prototypes, dtype=wide) if wants else student.new_empty(0)
             step = max(1, SLICE["cpu" if on_cpu else "cuda"] // (len(prototypes) * sets))
             for start in range(0, rows, step):
                 part = slice(start, start + step)
@@ -218,30 +216,22 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
                 else:
                     width = PIECE if on_cpu else len(prototypes)
                     values, spread, slopes = _in_pieces(x / cool, teacher[:, part] / sharp, problem, width)
-                entropy += spread / (rows * num_views)
+                entropy += spread / (rows * num_teachers)
                 losses += scale * (values @ weight)
-                if not wants:
-                    del slopes  # the next slice takes its memory
-                    continue
-                # counted without the small factor, which half precision would lose
-                counts = torch.stack([weight * c for c in coefficients])[..., None]  # (S, r, 1)
-                counted = (counts * x.to(wide)).flatten(0, 1).to(dtype)
-                for columns, slope in slopes:
-                    grad_student[:, part] += (slope @ problem.own[columns]).view_as(x)
-                    target = grad_prototypes[columns]
-                    if dtype == wide:
-                        kept = 0.0 if start == 0 else 1.0
-                        torch.addmm(target, slope.T, counted, beta=kept, alpha=factor, out=target)
-                    elif start > 0:
-                        target += _product(slope.T, counted.T)
-                    elif len(target) == len(prototypes):
-                        grad_prototypes = _product(slope.T, counted.T)
-                    else:
-                        target.copy_(_product(slope.T, counted.T))
-                del slopes, slope
-                grad_student[:, part] *= counts * factor
-        if wants and dtype != wide:
-            grad_prototypes.mul_(factor)
+                if wants:
+                    # counted without the small factor, which half precision would lose
+                    counts = torch.stack([weight * c for c in coefficients])[..., None]  # (S, r, 1)
+                    counted = (counts * x.to(wide)).flatten(0, 1).to(dtype)
+                    for columns, slope in slopes:
+                        grad_student[:, part] += (slope @ problem.own[columns]).view_as(x)
+                        target = grad_prototypes[columns]
+                        if dtype == wide:
+                            target.addmm_(slope.T, counted, alpha=factor)
+                        else:
+                            target.add_(_product(slope.T, counted.T), alpha=factor)
+                    grad_student[:, part] *= counts * factor
+                    del slope
+                del slopes  # and with it the logits, whose memory the next slice takes
         if wants:
             ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
         # term by term: a tensor of coefficients would be copied to the device, and the host would wait for it

@@ -143,10 +143,10 @@ class TCoRe(nn.Module):
 
     def _looked_at(self, plan: Plan) -> Tensor:
         """Which patches (N,) of the student's current crops a loss depends on, among all 2B * P."""
-        if self.decoder is None:
-            return plan.tokens if self.settings.loss.patch > 0 else plan.tokens[:0]
-        if not self._branches:
+        if not (self.settings.loss.patch > 0 if self.decoder is None else self._branches):
             return plan.tokens[:0]
+        if self.decoder is None:
+            return plan.tokens
         patches = plan.masks.shape[1]
         every = torch.arange(patches, device=plan.crops.device)
         return (plan.crops[:, None] * patches + every).flatten()
@@ -155,14 +155,12 @@ class TCoRe(nn.Module):
         """The student's tokens (M, D) at the masked positions: one set per branch, or its own without a decoder.
 
         Args:
-            patches: (N, D), those `_looked_at`.
+            patches: (N, D), those `_looked_at`, at least one.
             views: of the micro-batch.
-            plan: of the micro-batch, with masked patches.
+            plan: of the micro-batch.
         """
         if self.decoder is None:
-            return [patches] if self.settings.loss.patch > 0 else []
-        if not self._branches:
-            return []
+            return [patches]
         auxiliary = self._auxiliary(views, plan)
         times = len(self._branches)
         masked = patches.unflatten(0, (len(plan.crops), -1)).repeat(times, 1, 1)
@@ -209,7 +207,7 @@ class TCoRe(nn.Module):
             if len(views["local"]):
                 encoder.set_drop_keep(plan.keep_local)
                 rows.append(encoder.some(views["local"], plan.tokens[:0])[0])
-        sets = self._masked_patches(patches, views, plan) if len(plan.tokens) else []
+        sets = self._masked_patches(patches, views, plan) if len(patches) else []
         features, patch_features = self.student.project(rows, sets)
 
         total = cls.new_zeros((), dtype=cls_targets.dtype)
