@@ -77,7 +77,9 @@ def test_readme_and_table_files_show_the_committed_results() -> None:
     root = Path(__file__).parents[1]
     text = (root / "README.md").read_text(encoding="utf-8")
     for name, block in readme.blocks().items():
-        assert f"{block}\n<!-- {name}:end -->" in text, f"README's block {name!r} disagrees with results/"
+        assert f"{block}\n<!-- {name}:end -->" in text, (
+            f"README's block {name!r} disagrees with results/; after a run of your own: python -m tcore_lib table --readme"
+        )
     committed = pd.read_csv(root / "results" / "paper_table.csv")
     computed = paper_table.overview(root / "results", readme.SHOWN)
     for column in ("davis value", "vip value", "jhmdb value"):
