@@ -15,9 +15,9 @@ from pathlib import Path
 from tcore_lib import params
 from tcore_lib.evaluation.clips import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
-from tcore_lib.evaluation.summary import summarise
+from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import read_json, write_json
-from tcore_lib.network.encoder import load_encoder
+from tcore_lib.model.encoders import load_encoder
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = {"davis": 1e-4, "jhmdb": 0.01}

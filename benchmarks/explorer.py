@@ -19,7 +19,7 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from tcore_lib import files
-from tcore_lib.interactive.explorer import Explorer
+from tcore_lib.widgets.explorer import Explorer
 
 # Frames, patch grid, encoders: a DAVIS clip at the protocol's resolution, and at twice of it.
 CASES = [(8, (30, 55), 1), (8, (30, 55), 2), (20, (30, 55), 2), (8, (60, 110), 2)]

@@ -38,16 +38,16 @@ from step import flops_of, matrix_rate
 from torch import Tensor
 
 from tcore_lib import params
-from tcore_lib.evaluation import clips as clipfiles, labelmaps, scoring
+from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, scoring
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import BATCH, encode, evaluate
 from tcore_lib.evaluation.propagation import DTYPES, Propagator
 from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
-from tcore_lib.evaluation.summary import summarise
+from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import write_json
-from tcore_lib.network.encoder import FeatureEncoder, load_encoder, random_encoder
-from tcore_lib.network.onednn import onednn_linears
-from tcore_lib.rendering import synthetic
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.model.onednn import onednn_linears
+from tcore_lib.scenes import synthetic
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT.parent / "shared" / "data" / "davis-sample"

@@ -30,9 +30,9 @@ from tcore_lib import files, params, runs
 from tcore_lib.data.sandwich import counters
 from tcore_lib.machine.distributed import joined, place_of
 from tcore_lib.machine.meter import Meter
-from tcore_lib.training.plan import draw_plan
+from tcore_lib.training.draws import draw_plan
 from tcore_lib.training.schedules import Schedules
-from tcore_lib.training.trainer import Trainer
+from tcore_lib.training.step import Trainer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

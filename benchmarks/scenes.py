@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from tcore_lib import files, params
-from tcore_lib.rendering import synthetic
-from tcore_lib.rendering.scenes import DOMAINS, KINDS, render_scene
+from tcore_lib.scenes import synthetic
+from tcore_lib.scenes.scenes import DOMAINS, KINDS, render_scene
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int) -> float:

@@ -33,11 +33,11 @@ import plain_step  # noqa: E402
 
 from tcore_lib import files, params, runs  # noqa: E402
 from tcore_lib.machine.meter import Meter  # noqa: E402
-from tcore_lib.network.onednn import onednn_linears  # noqa: E402
+from tcore_lib.model.onednn import onednn_linears  # noqa: E402
 from tcore_lib.training import optimiser as optimisers  # noqa: E402
-from tcore_lib.training.plan import Plan, draw_plan  # noqa: E402
+from tcore_lib.training.draws import Plan, draw_plan  # noqa: E402
 from tcore_lib.training.schedules import Hyper, Schedules  # noqa: E402
-from tcore_lib.training.trainer import AUTOCAST, Trainer  # noqa: E402
+from tcore_lib.training.step import AUTOCAST, Trainer  # noqa: E402
 
 STEP = 20_000  # after the warm-up, prototypes no longer frozen
 HALF_RATE = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}  # dense bf16

@@ -30,9 +30,9 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from tcore_lib import files, runs
-from tcore_lib.augmentation.views import centre_boxes, draw_views, make_views
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sandwich import SandwichDataset, collate
+from tcore_lib.data.views import centre_boxes, draw_views, make_views
 from tcore_lib.params import Params, Run, Sandwich, Views
 
 SIZE = (256, 340)  # (H, W) of a Kinetics frame with its short side at 256

@@ -33,7 +33,7 @@ def _table(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from tcore_lib.interactive.report import write_report
+    from tcore_lib.widgets.report import write_report
 
     target = write_report(args.run_folder, args.output, explorer=args.explorer)
     print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
@@ -42,7 +42,7 @@ def _report(args: argparse.Namespace) -> int:
 
 def _pretrain(args: argparse.Namespace) -> int:
     from tcore_lib import params
-    from tcore_lib.training.pretrain import run_profile
+    from tcore_lib.training.loop import run_profile
 
     return run_profile(params.load(args.profile, args.changes), resume=not args.fresh)
 
@@ -50,8 +50,8 @@ def _pretrain(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     from tcore_lib import params
     from tcore_lib.data.sharded import open_index
-    from tcore_lib.reproduction import profiles
-    from tcore_lib.training import planner
+    from tcore_lib.reproduction import profile as profiles
+    from tcore_lib.training import forecast as planner
 
     loaded = params.load(args.profile)
     index = planner.MadeUpFrames() if args.made_up_frames else open_index(loaded.data)
@@ -130,21 +130,21 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _attention(args: argparse.Namespace) -> int:
-    from tcore_lib.inspection.attention_files import write_attention
+    from tcore_lib.model.attention_files import write_attention
 
     print(write_attention(args.weights, args.clip, args.folder, args.frames))
     return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from tcore_lib.network.contents import inspect
+    from tcore_lib.model.contents import inspect
 
     print(inspect(args.file, args.which))
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    from tcore_lib.network.export import export
+    from tcore_lib.model.export import export
 
     if args.format == "model":
         from tcore_lib.training.model_file import write_model

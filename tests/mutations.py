@@ -27,7 +27,7 @@ from tcore_lib.evaluation import clips
 from tcore_lib.evaluation.finished import FinishedClips
 from tcore_lib.files import write_json
 from tcore_lib.machine import workpool
-from tcore_lib.network import weights
+from tcore_lib.model import weights
 from tcore_lib.training import checkpoints, training_log
 
 LONGEST_SENTENCE = 700  # letters, paths included

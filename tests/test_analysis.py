@@ -6,9 +6,9 @@ import torch
 from test_encoder import SMALL, drawn_vit
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.labelmaps import to_input
-from tcore_lib.inspection import analysis
-from tcore_lib.network.encoder import FeatureEncoder, layer_tokens, load_encoder
+from tcore_lib.evaluation.labels import to_input
+from tcore_lib.model import features as analysis
+from tcore_lib.model.encoders import FeatureEncoder, layer_tokens, load_encoder
 
 
 def encoder(seed: int = 0, **changes: int) -> FeatureEncoder:

@@ -11,12 +11,12 @@ from tiny_problem import Pictures, tiny
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips
-from tcore_lib.evaluation.labelmaps import to_input
-from tcore_lib.inspection import attention
-from tcore_lib.inspection.attention import Looked
-from tcore_lib.interactive import correspondences
-from tcore_lib.network.encoder import random_encoder
+from tcore_lib.evaluation.labels import to_input
+from tcore_lib.model import attention
+from tcore_lib.model.attention import Looked
+from tcore_lib.model.encoders import random_encoder
 from tcore_lib.training.tcore import TCoRe
+from tcore_lib.widgets import scene as correspondences
 
 RUN = tiny()
 FRAMES = Pictures().read(0, [0, 5, 10, 15])  # 48 x 64

@@ -10,8 +10,8 @@ from tiny_problem import Pictures, tiny
 
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.figures import look
-from tcore_lib.inspection import attention, attention_files
+from tcore_lib.figures import style as look
+from tcore_lib.model import attention, attention_files
 from tcore_lib.training import checkpoints
 from tcore_lib.training.official import official_weights
 from tcore_lib.training.tcore import TCoRe

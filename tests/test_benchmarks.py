@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tcore_lib.network.encoder import load_encoder
+from tcore_lib.model.encoders import load_encoder
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.network import layouts
-from tcore_lib.network.encoder import (
+from tcore_lib.model import layouts
+from tcore_lib.model.encoders import (
     FeatureEncoder,
     Pixels,
     attention_maps,
@@ -20,7 +20,7 @@ from tcore_lib.network.encoder import (
     load_encoder,
     random_encoder,
 )
-from tcore_lib.network.vit import ViT, initial_vit, load_official, official_state_dict
+from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
@@ -99,7 +99,7 @@ def test_some_patches_are_those_of_the_whole_pass(
     """Values and gradients; a sample whose last branches are dropped is left as it was before the last block."""
     vit = drawn_vit().double()
     if compiled:
-        monkeypatch.setattr("tcore_lib.network.vit.compiled", lambda function, **_: function)
+        monkeypatch.setattr("tcore_lib.model.vit.compiled", lambda function, **_: function)
         vit.compile_blocks = True
     batch, masks = images(3, 3, 32, 32).double(), torch.arange(12).reshape(3, 4) % 2 == 0
     patches = torch.tensor(wanted, dtype=torch.int64)

@@ -17,14 +17,14 @@ from test_clips import damage
 
 from tcore_lib import bodies, params
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, evaluate as evaluation, labelmaps, metrics
+from tcore_lib.evaluation import clips as clipfiles, evaluate as evaluation, labels as labelmaps, metrics
 from tcore_lib.evaluation.clips import Clip, load_clips
 from tcore_lib.evaluation.evaluate import evaluate, share
+from tcore_lib.evaluation.explain import inspect_step
 from tcore_lib.evaluation.protocol import input_size
+from tcore_lib.evaluation.scores import summarise
 from tcore_lib.evaluation.scoring import jhmdb_rows, score_predictions
-from tcore_lib.evaluation.summary import summarise
-from tcore_lib.inspection.steps import inspect_step
-from tcore_lib.network.encoder import FeatureEncoder, Pixels
+from tcore_lib.model.encoders import FeatureEncoder, Pixels
 
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL = {"input_size": (H, W), "radius": 4.0, "context": 3, "save_predictions": False}

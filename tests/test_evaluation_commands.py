@@ -11,9 +11,9 @@ from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_
 
 from tcore_lib import params, runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, overlay
+from tcore_lib.evaluation import clips, video as overlay
 from tcore_lib.evaluation.commands import evaluate_command, score_command
-from tcore_lib.figures import look
+from tcore_lib.figures import style as look
 
 SMALL = {"input_size": [H, W], "radius": 4.0, "context": 3}
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tcore_lib.errors import InputError
-from tcore_lib.interactive.explorer import Explorer
-from tcore_lib.interactive.payload import pack_attention, pack_features, pack_frames
+from tcore_lib.widgets.explorer import Explorer
+from tcore_lib.widgets.payload import pack_attention, pack_features, pack_frames
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 N, H, W, D = 4, 10, 16, 48  # frames, grid, width; frames are 160 x 256 pixels

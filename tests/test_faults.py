@@ -29,10 +29,10 @@ from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, commands, evaluate
-from tcore_lib.evaluation.summary import summarise
+from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import read_json, write_json
-from tcore_lib.network.encoder import FeatureEncoder, Pixels
-from tcore_lib.training import batches, checkpoints, pretrain, trainer
+from tcore_lib.model.encoders import FeatureEncoder, Pixels
+from tcore_lib.training import batches, checkpoints, loop as pretrain, step as trainer
 from tcore_lib.training.training_log import read_log
 from tcore_lib.training.watch import TrainingStopped
 

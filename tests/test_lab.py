@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcore_lib.interactive.explorer import Explorer
+from tcore_lib.widgets.explorer import Explorer
 
 rng = np.random.default_rng(0)
 features = rng.normal(size=(6, 8, 32))
@@ -36,7 +36,7 @@ explorer.observe(lambda change: Path("pick.json").write_text(json.dumps(change["
 explorer
 """
 PAINTER = """
-from tcore_lib.interactive.painter import MaskPainter
+from tcore_lib.widgets.painter import MaskPainter
 
 painter = MaskPainter(clip, lambda mask: [np.roll(mask, 16 * n, axis=1) for n in range(3)])
 painter

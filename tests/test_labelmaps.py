@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tcore_lib.evaluation import labelmaps
+from tcore_lib.evaluation import labels as labelmaps
 
 
 def test_input_is_normalised_and_resized_linearly() -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tcore_lib.augmentation.masking import block_masks, fill_with_blocks
+from tcore_lib.data.masking import block_masks, fill_with_blocks
 
 GRID = (14, 14)
 P = 196

@@ -8,8 +8,8 @@ import torch
 from tcore_lib import params
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.network.encoder import load_encoder
-from tcore_lib.reproduction import profiles
+from tcore_lib.model.encoders import load_encoder
+from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training import checkpoints
 from tcore_lib.training.model_file import read_model, write_model
 from tcore_lib.training.official import official_weights

@@ -6,9 +6,9 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from tcore_lib import params
-from tcore_lib.network import onednn
-from tcore_lib.network.encoder import random_encoder
-from tcore_lib.network.onednn import onednn_linears
+from tcore_lib.model import onednn
+from tcore_lib.model.encoders import random_encoder
+from tcore_lib.model.onednn import onednn_linears
 
 
 @pytest.fixture

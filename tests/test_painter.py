@@ -14,10 +14,10 @@ from PIL import Image
 
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips
-from tcore_lib.figures import look
-from tcore_lib.interactive.painter import MaskPainter, mask_propagator
-from tcore_lib.network.encoder import FeatureEncoder, Pixels
+from tcore_lib.figures import style as look
+from tcore_lib.model.encoders import FeatureEncoder, Pixels
 from tcore_lib.params import Davis
+from tcore_lib.widgets.painter import MaskPainter, mask_propagator
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 N, H, W = 3, 60, 96

@@ -10,11 +10,11 @@ from tiny_problem import formula_views, formula_weights, step_plan, tiny
 
 from tcore_lib.errors import InputError
 from tcore_lib.training import parity
+from tcore_lib.training.draws import plan_masks
 from tcore_lib.training.official import official_weights, reported
-from tcore_lib.training.plan import plan_masks
 from tcore_lib.training.recording import Recording, read_recording, restore_weights, saved_by_reference
 from tcore_lib.training.schedules import Hyper
-from tcore_lib.training.trainer import Trainer
+from tcore_lib.training.step import Trainer
 
 STEPS = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
 

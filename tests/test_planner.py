@@ -11,8 +11,8 @@ from tiny_problem import TINY, Pictures, tiny
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
 from tcore_lib.machine.meter import Meter
-from tcore_lib.training import planner
-from tcore_lib.training.planner import Forecast, MadeUpFrames, forecast, readable
+from tcore_lib.training import forecast as planner
+from tcore_lib.training.forecast import Forecast, MadeUpFrames, forecast, readable
 
 CPU = torch.device("cpu")
 GPU = Forecast(  # a step of 0.2 s, loading of 1.6 s

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import diagram, look, panels, pictures, plots
+from tcore_lib.figures import diagram, panels, pictures, plots, style as look
 
 GREY = np.full((32, 48, 3), 100, dtype=np.uint8)
 

@@ -26,17 +26,17 @@ from tcore_lib.errors import InputError
 from tcore_lib.machine import distributed
 from tcore_lib.machine.distributed import Place, first_host, place_of
 from tcore_lib.machine.orphans import VARIABLE
-from tcore_lib.network.encoder import load_encoder
-from tcore_lib.training import checkpoints, launch, pretrain, trainer, watch
+from tcore_lib.model.encoders import load_encoder
+from tcore_lib.training import checkpoints, launch, loop as pretrain, step as trainer, watch
 from tcore_lib.training.batches import loader, worker_count
 from tcore_lib.training.feasible import check_feasible
-from tcore_lib.training.trainer import out_of_memory
+from tcore_lib.training.step import out_of_memory
 from tcore_lib.training.training_log import TrainingLog, read_log
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 CHILDREN = multiprocessing.get_context("forkserver")  # imports once for all tests' processes
-CHILDREN.set_forkserver_preload(["tcore_lib.training.pretrain", "tiny_problem"])
+CHILDREN.set_forkserver_preload(["tcore_lib.training.loop", "tiny_problem"])
 TERMS = ["dino_global", "dino_local", "patch_past", "patch_future", "agreement", "koleo"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tcore_lib.__main__ import _parser, main
 from tcore_lib.params import SyntheticData
-from tcore_lib.rendering import synthetic
+from tcore_lib.scenes import synthetic
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,15 +19,15 @@ from tiny_problem import tiny
 from tcore_lib import params, runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import evaluate, summary
+from tcore_lib.evaluation import evaluate, scores as summary
 from tcore_lib.figures import plots
-from tcore_lib.interactive import report
-from tcore_lib.interactive.report_page import figure
 from tcore_lib.params import Params
-from tcore_lib.reproduction import profiles, table
+from tcore_lib.reproduction import profile as profiles, table
 from tcore_lib.training import checkpoints
 from tcore_lib.training.official import official_weights
 from tcore_lib.training.tcore import TCoRe
+from tcore_lib.widgets import report
+from tcore_lib.widgets.report_page import figure
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 NASTY = "<img src=x onerror=alert(1)>"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tcore_lib import params
-from tcore_lib.network.heads import ProjectionHead
+from tcore_lib.model.heads import ProjectionHead
 from tcore_lib.training import optimiser
 from tcore_lib.training.schedules import Schedules, cosine, linear
 

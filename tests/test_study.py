@@ -14,7 +14,7 @@ from tcore_lib.__main__ import main
 from tcore_lib.data.videos import prepare
 from tcore_lib.errors import InputError
 from tcore_lib.files import read_json, write_json
-from tcore_lib.reproduction import profiles, study, study_results
+from tcore_lib.reproduction import profile as profiles, study, study_results
 
 BASE = {
     "run": {"name": "base"},

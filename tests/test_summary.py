@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tcore_lib.bodies import JOINTS
-from tcore_lib.evaluation.summary import summarise
+from tcore_lib.evaluation.scores import summarise
 
 
 def davis_table(clips: dict[str, list[float]], encoder: str = "a") -> pd.DataFrame:

@@ -19,9 +19,9 @@ from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
 from tcore_lib.params import SyntheticData
 from tcore_lib.randomness import generator
-from tcore_lib.rendering import scenes, synthetic
-from tcore_lib.rendering.skeleton import JOINTS, limbs_of
-from tcore_lib.rendering.sprites import Camera, Layer, cut, ellipse
+from tcore_lib.scenes import scenes, synthetic
+from tcore_lib.scenes.skeleton import JOINTS, limbs_of
+from tcore_lib.scenes.sprites import Camera, Layer, cut, ellipse
 
 SMALL = SyntheticData(
     videos=3, classes=3, video_size=(96, 64), video_seconds=0.6, fps=10,
@@ -329,7 +329,7 @@ def test_killed_while_writing(tmp_path: Path) -> None:
     root = tmp_path / "videos"
     many = SMALL.model_copy(update={"videos": 3000})
     code = (
-        "import sys; from tcore_lib import params; from tcore_lib.rendering import synthetic; "
+        "import sys; from tcore_lib import params; from tcore_lib.scenes import synthetic; "
         "settings = params.SyntheticData.model_validate_json(sys.argv[2]); "
         "synthetic.write_videos(sys.argv[1], settings, 7, progress=False, workers=1)"
     )

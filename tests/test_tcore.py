@@ -15,14 +15,14 @@ from tiny_problem import formula_views, formula_weights, noise, step_plan, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
-from tcore_lib.network.vit import _residual_block, _thinned_block
+from tcore_lib.model.vit import _residual_block, _thinned_block
 from tcore_lib.params import parse
 from tcore_lib.training import optimiser
+from tcore_lib.training.draws import draw_keep, plan_masks
 from tcore_lib.training.official import load_official_weights, official_weights, reported
-from tcore_lib.training.plan import draw_keep, plan_masks
 from tcore_lib.training.schedules import Schedules
+from tcore_lib.training.step import Trainer, not_compiled
 from tcore_lib.training.tcore import TCoRe
-from tcore_lib.training.trainer import Trainer, not_compiled
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torchvision.transforms import RandomResizedCrop
 
-import tcore_lib.augmentation.views
-from tcore_lib.augmentation import photometry, resample
-from tcore_lib.augmentation.photometry import JITTER_OPS, Photometry
-from tcore_lib.augmentation.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
+import tcore_lib.data.views
+from tcore_lib.data import photometry, resample
+from tcore_lib.data.photometry import JITTER_OPS, Photometry
+from tcore_lib.data.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
 from tcore_lib.errors import InputError
 from tcore_lib.params import Views
 
@@ -399,7 +399,7 @@ def test_memory_order_of_the_frames_and_autocast_do_not_matter(batched: bool) ->
 
 def test_on_a_gpu_everything_stays_there_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, by shapes alone: reading a value back, a boolean mask or a forgotten host tensor would raise."""
-    for module in (tcore_lib.augmentation.views, resample, photometry):
+    for module in (tcore_lib.data.views, resample, photometry):
         monkeypatch.setattr(module, "to_device", lambda array, device: torch.from_numpy(array.copy()).to(device))
     views = draw_views(0, range(40), [(256, 340)] * 40, SETTINGS)
     with FakeTensorMode():

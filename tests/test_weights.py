@@ -22,11 +22,11 @@ from torch import Tensor
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import sha256
-from tcore_lib.network.contents import expected_parameters, inspect
-from tcore_lib.network.encoder import FeatureEncoder, load_encoder
-from tcore_lib.network.export import FORMATS, export
-from tcore_lib.network.vit import official_state_dict
-from tcore_lib.network.weights import OURS, read_weights
+from tcore_lib.model.contents import expected_parameters, inspect
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder
+from tcore_lib.model.export import FORMATS, export
+from tcore_lib.model.vit import official_state_dict
+from tcore_lib.model.weights import OURS, read_weights
 from tcore_lib.remote import released
 from tcore_lib.training import checkpoints, official, tcore
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
-from tcore_lib.training.plan import Plan, draw_plan
+from tcore_lib.training.draws import Plan, draw_plan
 from tcore_lib.training.schedules import Schedules
 
 TINY: dict[str, dict[str, Any]] = {

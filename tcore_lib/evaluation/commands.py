@@ -15,12 +15,12 @@ from tcore_lib.evaluation import doctor
 from tcore_lib.evaluation.clips import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.finished import folder_name
-from tcore_lib.evaluation.overlay import write_overlay
+from tcore_lib.evaluation.scores import summarise
 from tcore_lib.evaluation.scoring import score_predictions
-from tcore_lib.evaluation.summary import summarise
+from tcore_lib.evaluation.video import write_overlay
 from tcore_lib.files import write_json, write_text
 from tcore_lib.machine.distributed import choose_device, place_of
-from tcore_lib.network.encoder import load_encoder
+from tcore_lib.model.encoders import load_encoder
 from tcore_lib.params import Benchmark, Params, parse
 
 TABLES = {"davis": "objects.csv", "jhmdb": "joints.csv", "vip": "parts.csv"}

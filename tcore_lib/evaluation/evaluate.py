@@ -26,14 +26,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, labelmaps
+from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.finished import FinishedClips, fingerprint
 from tcore_lib.evaluation.propagation import DTYPES, Propagator
 from tcore_lib.evaluation.protocol import input_size, make_scorer, propagator_settings
 from tcore_lib.machine.distributed import memory_is_full
-from tcore_lib.network.encoder import FeatureEncoder
-from tcore_lib.network.onednn import onednn_linears
+from tcore_lib.model.encoders import FeatureEncoder
+from tcore_lib.model.onednn import onednn_linears
 from tcore_lib.params import Benchmark, Vip
 
 BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time

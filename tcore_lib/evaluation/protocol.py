@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, labelmaps, scoring
+from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, scoring
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.params import Benchmark, Davis, Vip
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import look
+from tcore_lib.figures import style as look
 
 # Columns of a training log or schedule table that have a title and a unit of their own, in the order they are drawn.
 TITLES = {

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from tcore_lib.figures import look
+from tcore_lib.figures import style as look
 
 SIZE = (10.0, 6.3)  # inches; all positions below are inches from the lower left corner
 ROWS = {"past": 5.1, "current": 3.45, "future": 1.8, "teacher": 0.6}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tcore_lib.figures import look, panels
+from tcore_lib.figures import panels, style as look
 
 
 @look.figure_in_style

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import look
+from tcore_lib.figures import style as look
 
 WIDTH = look.WIDTH
 Box = tuple[float, float, float, float]

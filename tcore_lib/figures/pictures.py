@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import look, panels
+from tcore_lib.figures import panels, style as look
 from tcore_lib.figures.gaze import attention_atlas, attention_compared, attention_grid, attention_matrix
-from tcore_lib.figures.links import heatmap_on_frame, match_links, top_k_links
+from tcore_lib.figures.matches import heatmap_on_frame, match_links, top_k_links
 from tcore_lib.figures.poses import pose
 
 __all__ = [

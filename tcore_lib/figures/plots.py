@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import look
+from tcore_lib.figures import style as look
 from tcore_lib.figures.curves import TITLES, LiveCurves, depth_curves, loss_curves, running_mean, schedules
 
 __all__ = [

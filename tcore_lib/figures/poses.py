@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from tcore_lib.bodies import JOINTS
-from tcore_lib.figures import look, panels
+from tcore_lib.figures import panels, style as look
 
 
 @look.figure_in_style

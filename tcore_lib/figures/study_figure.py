@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tcore_lib.figures import look
+from tcore_lib.figures import style as look
 
 MARKERS = "osD^vPX*<>"
 BEYOND = (("ink", "-"), ("ink", ":"), ("muted", "--"))  # colour and line of variants after the last colour of the cycle

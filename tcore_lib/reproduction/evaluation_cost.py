@@ -14,10 +14,10 @@ from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.propagation import Propagator
 from tcore_lib.evaluation.protocol import input_size, propagator_settings
-from tcore_lib.evaluation.summary import HEADLINE
-from tcore_lib.network.encoder import FeatureEncoder, random_encoder
+from tcore_lib.evaluation.scores import HEADLINE
+from tcore_lib.model.encoders import FeatureEncoder, random_encoder
 from tcore_lib.params import Benchmark, Encoder, Params
-from tcore_lib.reproduction import profiles
+from tcore_lib.reproduction import profile as profiles
 
 WORTH_SAYING = 1000  # frames; below that, measuring costs more than it tells
 RELEASED = {"vits16_inet": "vit_small", "vits16_k400": "vit_small", "vitb16_k400": "vit_base"}

@@ -33,14 +33,14 @@ from tcore_lib.data.videos import index_path, prepare
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation.clips import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
-from tcore_lib.evaluation.summary import HEADLINE, summarise
+from tcore_lib.evaluation.scores import HEADLINE, summarise
 from tcore_lib.files import read_json, write_json
 from tcore_lib.machine.orphans import asked, follow_parent
-from tcore_lib.network.encoder import FeatureEncoder, load_encoder
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder
 from tcore_lib.params import Benchmark, Int, Params, Positive, Section
-from tcore_lib.reproduction import profiles
+from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training import checkpoints
-from tcore_lib.training.pretrain import pretrain
+from tcore_lib.training.loop import pretrain
 from tcore_lib.training.schedules import Schedules
 
 FOLDER = "studies"  # below params/

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tcore_lib import markdown, runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import summary
+from tcore_lib.evaluation import scores as summary
 from tcore_lib.params import Params, project_root
 
 # Benchmark -> (stage that measures it, column heading). All scores are in percent.

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tcore_lib.augmentation.views import ViewParams, draw_views
 from tcore_lib.data.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate, loader_settings
+from tcore_lib.data.views import ViewParams, draw_views
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import Place
 from tcore_lib.machine.workpool import cores
 from tcore_lib.params import Params
-from tcore_lib.training.plan import Plan, draw_plan
+from tcore_lib.training.draws import Plan, draw_plan
 from tcore_lib.training.schedules import Schedules
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tcore_lib.errors import InputError
-from tcore_lib.network.weights import UNREADABLE, check_zip, write_torch
+from tcore_lib.model.weights import UNREADABLE, check_zip, write_torch
 
 FORMAT = 1  # raised when an older checkpoint can no longer be continued
 

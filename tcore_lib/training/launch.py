@@ -23,7 +23,7 @@ from tcore_lib.files import write_text
 from tcore_lib.machine.orphans import asked
 from tcore_lib.params import Params
 from tcore_lib.runs import run_folder
-from tcore_lib.training.pretrain import pretrain
+from tcore_lib.training.loop import pretrain
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.training_log import LOG_NAME, read_log
 
@@ -83,7 +83,7 @@ def launch(
     folder = run_folder(params)
     write_text(folder / PROFILE, yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
     torchrun = ["-m", "tcore_lib.machine.orphans", "--standalone", f"--nproc-per-node={devices}"]
-    rank = ["-m", "tcore_lib.training.pretrain", str(folder / PROFILE), *([] if resume else ["--fresh"])]
+    rank = ["-m", "tcore_lib.training.loop", str(folder / PROFILE), *([] if resume else ["--fresh"])]
     environment = asked(os.environ)
     if available == 0 or params.run.device == "cpu":
         cores = params.run.threads or os.cpu_count() or 1

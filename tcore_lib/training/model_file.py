@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.network.weights import OURS, read_weights, write_safetensors
+from tcore_lib.model.weights import OURS, read_weights, write_safetensors
 from tcore_lib.training import checkpoints
 from tcore_lib.training.official import model_of
 from tcore_lib.training.tcore import TCoRe

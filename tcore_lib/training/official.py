@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.network.vit import difference, load_official, official_state_dict
+from tcore_lib.model.vit import difference, load_official, official_state_dict
 from tcore_lib.training.tcore import TCoRe
 
 _DECODER_NAMES = (

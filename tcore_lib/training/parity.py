@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from tcore_lib.errors import InputError
+from tcore_lib.training.draws import plan_masks
 from tcore_lib.training.official import load_official_weights, official_weights, reported
-from tcore_lib.training.plan import plan_masks
 from tcore_lib.training.recording import Recording, hyper_of, read_recording, restore_weights, saved_by_reference
+from tcore_lib.training.step import Trainer
 from tcore_lib.training.tcore import TCoRe
-from tcore_lib.training.trainer import Trainer
 
 TOLERANCE = {"losses": 1e-9, "gradients": 1e-8, "gradient of pos_embed": 1e-6, "weights": 1e-6, "centres": 1e-6}
 VIEWS = ("current", "local", "past", "future")

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcore_lib import params
-from tcore_lib.network.decoder import AuxiliaryDecoder
-from tcore_lib.network.heads import ProjectionHead
-from tcore_lib.network.vit import ViT, initial_vit, seeded
+from tcore_lib.model.decoder import AuxiliaryDecoder
+from tcore_lib.model.heads import ProjectionHead
+from tcore_lib.model.vit import ViT, initial_vit, seeded
+from tcore_lib.training.draws import Plan
 from tcore_lib.training.losses import agreement, koleo, prototype_cross_entropy
 from tcore_lib.training.optimiser import ema
-from tcore_lib.training.plan import Plan
 
 
 class Networks(nn.Module):

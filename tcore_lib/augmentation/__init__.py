@@ -1,1 +1,0 @@
-"""Frames -> crops, and the masks on them."""

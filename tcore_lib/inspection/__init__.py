@@ -1,1 +1,0 @@
-"""Looking inside: features, attention, one step of the propagation."""

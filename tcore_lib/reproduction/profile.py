@@ -1,0 +1,197 @@
+"""From a checked profile to the things it names: device, videos, encoders, clips. What every notebook's first cells call."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from tcore_lib import runs
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation.clips import Clip, load_clips, prediction_path, read_ids, read_predicted_joints
+from tcore_lib.evaluation.finished import folder_name
+from tcore_lib.machine.distributed import choose_device, place_of
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.params import Benchmark, Params, resolve
+from tcore_lib.scenes import synthetic
+from tcore_lib.training import checkpoints
+from tcore_lib.training.model_file import read_model
+from tcore_lib.training.official import model_of
+from tcore_lib.training.tcore import TCoRe
+
+SYNTHETIC = "synthetic"
+BENCHMARKS = ("davis", "jhmdb", "vip")
+
+
+def device(params: Params) -> torch.device:
+    """Where the run computes; also sets torch's thread count where `run.threads` does.
+
+    Raises:
+        InputError: the GPU the profile names is not there.
+    """
+    if params.run.threads:
+        torch.set_num_threads(params.run.threads)
+    return choose_device(params.run.device, place_of(os.environ))
+
+
+def benchmark_root(params: Params, name: str) -> Path:
+    """The folder of a benchmark (`davis`, `jhmdb` or `vip`): as given, or where the rendered one lies."""
+    root = getattr(params, name).root
+    return resolve(params.data.root) / name if root == SYNTHETIC else resolve(root)
+
+
+def source(params: Params) -> Path:
+    """The folder of training videos: as given, or where the rendered ones lie."""
+    if params.data.source == SYNTHETIC:
+        return resolve(params.data.root) / "videos"
+    return resolve(params.data.source)
+
+
+def render(params: Params, *, progress: bool = True) -> list[Path]:
+    """Draw what the profile calls `synthetic`: training videos and enabled benchmarks. What is there already stays.
+
+    Returns:
+        The folders that hold them; empty where the profile names real data only.
+    """
+    settings, seed = params.data.synthetic, params.run.seed
+    folders = []
+    if params.data.source == SYNTHETIC:
+        synthetic.write_videos(source(params), settings, seed, progress=progress)
+        folders.append(source(params))
+    writers = {"davis": synthetic.write_davis, "jhmdb": synthetic.write_jhmdb, "vip": synthetic.write_vip}
+    for name, write in writers.items():
+        section = getattr(params, name)
+        if section.enabled and section.root == SYNTHETIC:
+            write(benchmark_root(params, name), settings, seed, progress=progress)
+            folders.append(benchmark_root(params, name))
+    return folders
+
+
+def settings_table(settings: Benchmark) -> pd.DataFrame:
+    """A benchmark's settings and what they mean: index setting, columns value, meaning."""
+    rows = {
+        name: (str(getattr(settings, name)), field.description or "")
+        for name, field in type(settings).model_fields.items()
+    }
+    return pd.DataFrame(rows, index=["value", "meaning"]).T.rename_axis("setting")
+
+
+def clips(params: Params, name: str) -> list[Clip]:
+    """The clips of a benchmark.
+
+    Raises:
+        InputError: something of the benchmark is missing or damaged.
+    """
+    return load_clips(getattr(params, name), benchmark_root(params, name))
+
+
+def data_digest(clips: Sequence[Clip]) -> str:
+    """Hex SHA-256 of a benchmark's clips: the names and contents of all frames and annotations."""
+    return hashlib.sha256("".join(clip.digest() for clip in clips).encode()).hexdigest()
+
+
+def described(params: Params, name: str, found: list[Clip]) -> str:
+    """What a score was measured on, for the table: real split or rendered clips, and how many."""
+    section = getattr(params, name)
+    titles = {"davis": "DAVIS-2017", "jhmdb": "JHMDB split", "vip": "VIP"}
+    kind = f"rendered {titles[name].split()[0]}-style clips" if section.root == SYNTHETIC else titles[name]
+    split = "" if section.root == SYNTHETIC else f" {section.split}"
+    some = "" if section.clips is None and section.root == SYNTHETIC else f", {section.root}"
+    return f"{kind}{split}, {len(found)} clips{some}"
+
+
+def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
+    """What `checkpoint.encoders` means by `name`: a file or folder, a name `load_encoder` knows, or the random encoder.
+
+    Raises:
+        InputError: there is no such name, or the run has no checkpoint.
+    """
+    sources = params.checkpoint.encoders
+    if name not in sources:
+        raise InputError(f"checkpoint.encoders has no {name!r}; it has {', '.join(sources)}.")
+    if sources[name] == "random":
+        settings = params.pretrain
+        return random_encoder(settings.encoder, settings.views.global_size, params.run.seed)
+    if sources[name] == "run":
+        return newest_checkpoint(params)
+    path = resolve(sources[name])
+    return path if path.exists() else sources[name]
+
+
+def encoder(params: Params, name: str) -> FeatureEncoder:
+    """The encoder that `checkpoint.encoders` calls `name`, on the run's device.
+
+    Raises:
+        InputError: there is no such name, or its weights cannot be had.
+    """
+    source = encoder_source(params, name)
+    found = source if isinstance(source, FeatureEncoder) else load_encoder(source)
+    found.name = name
+    return found.to(device(params))
+
+
+def encoders(params: Params) -> dict[str, FeatureEncoder]:
+    """All encoders of the profile, by name."""
+    return {name: encoder(params, name) for name in params.checkpoint.encoders}
+
+
+def newest_checkpoint(params: Params) -> Path:
+    """The run's last training checkpoint.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = runs.run_folder(params) / "checkpoints"
+    found = checkpoints.steps_in(folder)
+    if not found:
+        raise InputError(f"{folder} holds no checkpoint; run notebooks/01_pretraining.ipynb with the same parameters.")
+    return found[max(found)]
+
+
+def untrained_model(params: Params) -> TCoRe:
+    """Student, teacher and decoder as the run's training started from them."""
+    return TCoRe(params.pretrain, params.run.seed).to(device(params)).eval()
+
+
+def trained_model(params: Params) -> TCoRe:
+    """Student, teacher and decoder of `checkpoint.model`, or of the run's last checkpoint.
+
+    Raises:
+        InputError: there is no checkpoint, or it was trained with other settings.
+    """
+    if params.checkpoint.model is not None:
+        path = resolve(params.checkpoint.model)
+        model = read_model(path)
+        if (model.settings.encoder, model.settings.decoder) != (params.pretrain.encoder, params.pretrain.decoder):
+            raise InputError(
+                f"checkpoint.model = {path} was trained with another encoder or decoder than pretrain says; copy these "
+                "two sections from the file it was trained with (python -m tcore_lib inspect FILE)."
+            )
+        return model.to(device(params))
+    path = newest_checkpoint(params)
+    return model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path)).to(device(params))
+
+
+def predictions(output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray | None:
+    """What an evaluation predicted for some frames of a clip.
+
+    Args:
+        output: the folder given to `evaluate.evaluate`.
+        encoder_name: as there.
+        clip: one of its clips.
+        frames: indices.
+
+    Returns:
+        Id maps uint8 (n, H, W), joints (n, 15, 2) in pixels with NaN for not found, or None where predictions were not kept
+        (`save_predictions: false`).
+    """
+    folder = output / "predictions" / folder_name(encoder_name)
+    paths = [prediction_path(folder, clip, int(frame)) for frame in frames]
+    if not all(path.is_file() for path in paths):
+        return None
+    if clip.kind == "jhmdb":
+        return read_predicted_joints(paths[0])[np.asarray(frames)]
+    return np.stack([read_ids(path) for path in paths])

@@ -1,0 +1,164 @@
+"""One optimiser step, on one device or as one rank of many (METHOD sections 5 to 7)."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tcore_lib.data.images import one_line
+from tcore_lib.data.views import ViewParams, make_views
+from tcore_lib.errors import InputError
+from tcore_lib.machine.distributed import memory_is_full
+from tcore_lib.model.onednn import onednn_linears
+from tcore_lib.params import Pretrain
+from tcore_lib.training import optimiser as optimisers
+from tcore_lib.training.draws import Plan
+from tcore_lib.training.schedules import Hyper
+from tcore_lib.training.tcore import TCoRe
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """`auto` -> bf16 on a GPU that has it, else fp32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+class Trainer:
+    """Model, optimiser, loss scaler, and the step that moves them.
+
+    Args:
+        settings: the whole section `pretrain`.
+        seed: of the initial weights.
+        device: where everything lives. With an initialised process group every rank makes one Trainer.
+
+    Attributes:
+        model: the bare `TCoRe`.
+        view_dtype: what the views should be made in.
+    """
+
+    def __init__(self, settings: Pretrain, seed: int, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.precision = choose_precision(settings.loop.precision, device)
+        wide = torch.float64 if self.precision == "fp64" else torch.float32
+        self.view_dtype = AUTOCAST.get(self.precision, wide) if device.type == "cuda" else wide
+        self.model = TCoRe(settings, seed).to(device, wide).train()
+        if settings.loop.compile and device.type == "cuda":
+            self.model.compile_parts()
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self._module: Any = self.model
+        if self.world > 1:
+            self._module = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.optimiser = optimisers.build(self.model.trained(), settings.optimiser, settings.encoder.shape[1])
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._counts = (0, 0)  # samples and masked patches of the current step, over all ranks
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def views(self, frames: Tensor, draws: ViewParams, plan: Plan) -> dict[str, Tensor]:
+        """The views of a micro-batch, on the device; auxiliary crops only where a masked crop looks at them.
+
+        Args:
+            frames: uint8 (B, 3, 3, H, W) on the host.
+            draws: boxes and photometry of the same samples.
+            plan: masks of the same samples, on the host.
+        """
+        looked_at = plan.masks.any(1).numpy()
+        used = self.model.auxiliary_frames
+        auxiliary = {name: looked_at if name in used else np.zeros_like(looked_at) for name in ("past", "future")}
+        return make_views(
+            self._upload(frames),
+            draws,
+            self.settings.views,
+            dtype=self.view_dtype,
+            auxiliary=auxiliary,
+            fused=self.model.compiled,
+        )
+
+    def _upload(self, frames: Tensor) -> Tensor:
+        """Frames on the device; to a GPU beside the step before, which is still being computed."""
+        if self._copies is None:
+            return frames.to(self.device)
+        now = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            moved = frames.to(self.device, non_blocking=True)
+        now.wait_stream(self._copies)
+        moved.record_stream(now)  # its memory belongs to the other stream, which must not give it away too early
+        return moved
+
+    def gradients(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Plan]], hyper: Hyper) -> dict[str, Tensor]:
+        """Forward and backward over `loop.accumulate` micro-batches; the gradients stand in `.grad`, unscaled.
+
+        The sum over micro-batches and ranks of what the model returns is the loss of the global batch, so nothing is
+        divided by their number; DistributedDataParallel averages gradients, so every rank multiplies by theirs.
+
+        Args:
+            micro_batches: views and plan of each, on the device.
+            hyper: schedule values of this step.
+
+        Returns:
+            Device tensors: each loss term, `total`, diagnostics; this rank's shares of the global values.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        values: dict[str, Tensor] = {}
+        last = self.settings.loop.accumulate - 1
+        with onednn_linears(self.model, precision=self.precision, frozen=False):
+            for i, (views, plan) in enumerate(micro_batches):
+                with self._module.no_sync() if self.world > 1 and i < last else nullcontext():
+                    with self._autocast():
+                        out = self._module(views, plan, hyper.teacher_temperature)
+                    self.scaler.scale(out["total"] * self.world).backward()
+                for name, value in (out["terms"] | {"total": out["total"].detach()} | out["diagnostics"]).items():
+                    values[name] = values[name] + value if name in values else value
+                self._counts = (plan.samples, plan.masked)
+        self.scaler.unscale_(self.optimiser)
+        return values
+
+    def update(self, hyper: Hyper) -> dict[str, Tensor]:
+        """Clip, AdamW, centres, teacher. Returns `grad_norm_<module>` before clipping, the same on every rank."""
+        norms = optimisers.clip(self.model.trained(), self.settings.optimiser.clip_grad)
+        optimisers.apply(self.optimiser, hyper)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.model.update_centres(*self._counts)
+        self.model.update_teacher(hyper.momentum)
+        return {f"grad_norm_{name}": norm for name, norm in norms.items()}
+
+    def step(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Plan]], hyper: Hyper) -> dict[str, Tensor]:
+        """`gradients`, then `update`: one optimiser step. Returns both their values."""
+        return self.gradients(micro_batches, hyper) | self.update(hyper)
+
+    def _autocast(self) -> Any:
+        dtype = AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
+
+
+def not_compiled(error: BaseException) -> InputError | None:
+    """The sentence for an exception that means no code can be generated on this machine, else None."""
+    if not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+        return None
+    cause = error.inner_exception
+    what = f"{type(cause).__name__}: {one_line(cause)}"
+    return InputError(
+        f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({what}); install a C compiler, or "
+        "set it to false."
+    )
+
+
+def out_of_memory(error: BaseException, settings: Pretrain) -> InputError | None:
+    """The sentence for an exception that means the device's memory is full, else None."""
+    if not memory_is_full(error):
+        return None
+    loop = settings.loop
+    more = "" if loop.activation_checkpointing else ", set pretrain.loop.activation_checkpointing: true"
+    return InputError(
+        f"The device's memory is full with pretrain.loop.batch_size = {loop.batch_size} in "
+        f"{loop.accumulate} micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}{more}, "
+        "or use more devices."
+    )

@@ -1,0 +1,202 @@
+"""The correspondence explorer: click a patch in one frame, see where every other frame has its like.
+
+A notebook widget (anywidget). All it shows is computed in the browser from its own state, so it keeps working in a
+re-opened, trusted notebook without a kernel, and in the HTML file that `to_html` writes.
+Letters: N frames, h w patch grid, P = h w, D feature width, C label channels.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import traitlets
+
+from tcore_lib.errors import InputError
+from tcore_lib.figures import style as look
+from tcore_lib.widgets import payload
+from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
+
+FEWEST_DIMS = 16  # below this a similarity map is not worth showing
+
+
+class Explorer(StandaloneWidget):
+    """Frames side by side; a patch is picked, every frame shows its similarity to it.
+
+    Attributes:
+        pick: `{"frame", "row", "column", "matches"}`, the picked patch; the browser adds `matches`: encoder -> one
+            `{"frame", "row", "column", "cosine"}` per other frame. Assign the first three to move the pick.
+        frame: the frame compared with the query.
+        mode: `similarity`, `attention` (the decoder's cross-attention) or `labels` (propagated labels).
+        encoder: the encoder shown, or `compare` for all.
+        temperature: tau of the map exp((cosine - best cosine) / tau), 0.01 to 1.
+        top_k: patches marked per frame.
+        payload_bytes: what the browser gets.
+        description: one line about what was packed: sizes, dimensions kept, largest error of a cosine.
+    """
+
+    _esm = module("explorer.js")
+    _css = STYLE
+    _meta = traitlets.Dict().tag(sync=True)
+    _frames = traitlets.Bytes().tag(sync=True)
+    _features = traitlets.Bytes().tag(sync=True)
+    _attention = traitlets.Bytes().tag(sync=True)
+    _labels = traitlets.Bytes().tag(sync=True)
+    pick = traitlets.Dict().tag(sync=True)
+    frame = traitlets.Int(0).tag(sync=True)
+    mode = traitlets.Unicode("similarity").tag(sync=True)
+    encoder = traitlets.Unicode().tag(sync=True)
+    temperature = traitlets.Float(0.1).tag(sync=True)
+    top_k = traitlets.Int(7).tag(sync=True)
+
+    def __init__(
+        self,
+        frames: Sequence[np.ndarray],
+        features: Mapping[str, Any],
+        *,
+        labels: Any = None,
+        label_names: Sequence[str] | None = None,
+        palette: np.ndarray | None = None,
+        cross_attention: Mapping[tuple[int, int], Any] | None = None,
+        attention_grid: tuple[int, int] | None = None,
+        names: Sequence[str] | None = None,
+        pick: tuple[int, int, int] | None = None,
+        dims: int = 64,
+        max_bytes: int = 16_000_000,
+        long_side: int = 640,
+        **traits: Any,
+    ) -> None:
+        """Pack everything for the browser.
+
+        Args:
+            frames: N pictures of one size, uint8 (H, W, 3).
+            features: encoder name -> patch features (N, h, w, D), any scale (they are L2-normalised); one grid for all.
+            labels: propagated labels on the grid, ids (N, h, w) or soft (N, C, h, w); channel 0 is the background.
+            label_names: one per channel.
+            palette: uint8 (C, 3).
+            cross_attention: (query frame, looked-at frame) -> weights (heads, P, P) or (P, P), rows sum to 1.
+            attention_grid: grid of `cross_attention`, which may be coarser than the features'; the same by default.
+            names: of the frames; `frame 0` ... by default.
+            pick: (frame, row, column) at the start; the middle of the first frame by default.
+            dims: directions kept of a feature; lowered where `max_bytes` demands it.
+            max_bytes: bound on the features' part of the payload, and on the attention's: where the heads do not fit,
+                only their mean is sent.
+            long_side: pixels that shown frames are reduced to.
+            traits: initial `mode`, `encoder`, `temperature`, `top_k`, `frame`.
+
+        Raises:
+            InputError: shapes that do not fit each other, or more patches than `max_bytes` can hold.
+        """
+        arrays = {name: look.to_array(value) for name, value in features.items()}
+        grid = _check(frames, arrays)
+        count = len(frames)
+        room = max_bytes // (count * grid[0] * grid[1] * len(arrays))
+        if room < min(FEWEST_DIMS, dims):
+            raise InputError(
+                f"{count} frames of {grid[0]} x {grid[1]} patches and {len(arrays)} encoders do not fit {max_bytes:,} "
+                "bytes; show fewer frames, or raise max_bytes."
+            )
+        packed = {name: payload.pack_features(array, min(dims, room)) for name, array in arrays.items()}
+        jpegs, about_frames = payload.pack_frames(frames, long_side)
+        meta: dict[str, Any] = {
+            "grid": list(grid),
+            "frames": about_frames,
+            "names": list(names) if names is not None else [f"frame {i}" for i in range(count)],
+            "encoders": [{"name": name} | about for name, (_, about) in packed.items()],
+            "colours": look.to_colours(np.linspace(0, 1, 256)).tobytes().hex(),  # six hex digits each
+        }
+        if len(meta["names"]) != count:
+            raise InputError(f"names has {len(meta['names'])} entries for {count} frames; give one per frame.")
+        attention_bytes = label_bytes = b""
+        if cross_attention:
+            attention_bytes, meta["attention"] = payload.pack_attention(
+                cross_attention, attention_grid or grid, count, max_bytes
+            )
+        if labels is not None:
+            label_bytes, meta["labels"] = payload.pack_labels(labels, grid, label_names, palette)
+        where = pick if pick is not None else (0, grid[0] // 2, grid[1] // 2)
+        self._grid, self._count = grid, count
+        feature_bytes = b"".join(data for data, _ in packed.values())
+        total = len(jpegs) + len(feature_bytes) + len(attention_bytes) + len(label_bytes)
+        meta["note"] = self.description = _describe(grid, meta, arrays, count, total)
+        super().__init__(
+            _meta=meta,
+            _frames=jpegs,
+            _features=feature_bytes,
+            _attention=attention_bytes,
+            _labels=label_bytes,
+            pick=dict(zip(("frame", "row", "column"), map(operator.index, where), strict=True)),
+            **{"encoder": next(iter(arrays)), "frame": min(1, count - 1)} | traits,
+        )
+
+    @traitlets.validate("pick")
+    def _check_pick(self, proposal: Any) -> dict[str, Any]:
+        pick = proposal["value"]
+        limits = {"frame": self._count, "row": self._grid[0], "column": self._grid[1]}
+        for key, limit in limits.items():
+            if not isinstance(pick.get(key), int) or not 0 <= pick[key] < limit:
+                raise InputError(f"pick[{key!r}] is {pick.get(key)!r}; give a whole number from 0 to {limit - 1}.")
+        return pick
+
+    @traitlets.validate("mode")
+    def _check_mode(self, proposal: Any) -> str:
+        known = ["similarity", *(name for name in ("attention", "labels") if name in self._meta)]
+        if proposal["value"] not in known:
+            raise InputError(f"mode {proposal['value']!r} is not there; this explorer has {', '.join(known)}.")
+        return proposal["value"]
+
+    @traitlets.validate("encoder")
+    def _check_encoder(self, proposal: Any) -> str:
+        known = [encoder["name"] for encoder in self._meta["encoders"]] + ["compare"]
+        if proposal["value"] not in known:
+            raise InputError(f"encoder {proposal['value']!r} is not there; this explorer has {', '.join(known)}.")
+        return proposal["value"]
+
+    @property
+    def encoders(self) -> list[str]:
+        """Names of the encoders that answer."""
+        return [about["name"] for about in self._meta["encoders"]]
+
+    def similarity(self, encoder: str, frame: int, row: int, column: int) -> np.ndarray:
+        """What the browser computes: cosine of one patch with all patches, float32 (N, h, w), from packed features."""
+        start = 0
+        for about in self._meta["encoders"]:
+            length = self._count * self._grid[0] * self._grid[1] * about["dims"]
+            if about["name"] == encoder:
+                codes = np.frombuffer(self._features, np.int8)[start : start + length]
+                restored = codes.reshape(self._count, *self._grid, -1) * np.array(about["scales"], np.float32)
+                return restored @ restored[frame, row, column]
+            start += length
+        raise InputError(f"encoder {encoder!r} is not in this explorer.")
+
+
+def _check(frames: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """The common grid (h, w)."""
+    if len(frames) == 0 or not arrays:
+        raise InputError("the explorer needs at least one frame and one encoder's features.")
+    sizes = {look.to_frame(frame).shape for frame in frames}
+    if len(sizes) > 1:
+        raise InputError(f"the explorer's frames have different sizes {sorted(sizes)}; give frames of one clip.")
+    grids = {name: array.shape[1:3] for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if array.ndim != 4 or len(array) != len(frames):
+            raise InputError(f"features[{name!r}] has shape {array.shape} for {len(frames)} frames; give (N, h, w, D).")
+        if not np.isfinite(array).all():
+            raise InputError(f"features[{name!r}] holds values that are not finite; check the encoder and its input.")
+    if len(set(grids.values())) > 1 or "compare" in arrays:
+        raise InputError(f"the encoders' grids {grids} must be one, and none may be called `compare`.")
+    return next(iter(grids.values()))
+
+
+def _describe(
+    grid: tuple[int, int], meta: dict[str, Any], arrays: Mapping[str, np.ndarray], count: int, total: int
+) -> str:
+    kept = [
+        f"{about['name']}: {about['dims']} of {arrays[about['name']].shape[-1]} dimensions, {about['energy']:.1%} of "
+        f"the energy, cosine error up to {about['error']:.3f}"
+        for about in meta["encoders"]
+    ]
+    if "attention" in meta:
+        (rows, columns), heads = meta["attention"]["grid"], meta["attention"]["heads"]
+        kept.append(f"attention on {rows} x {columns} patches, " + (f"{heads} heads" if heads else "mean of the heads"))
+    return f"{count} frames of {grid[0]} x {grid[1]} patches, {total / 1e6:.1f} MB. {'; '.join(kept)}."

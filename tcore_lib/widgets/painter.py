@@ -1,0 +1,248 @@
+"""The mask painter: paint the objects of a clip's first frame in the notebook, watch them carried through the clip.
+
+Letters: N frames, H W pixels of a frame, h w patch grid.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import traitlets
+from PIL import Image
+
+from tcore_lib import params
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips, labels as labelmaps
+from tcore_lib.evaluation.evaluate import encode
+from tcore_lib.evaluation.propagation import Propagator
+from tcore_lib.evaluation.protocol import in_whole_patches, propagator_settings
+from tcore_lib.evaluation.video import write_video
+from tcore_lib.figures import style as look
+from tcore_lib.model.encoders import FeatureEncoder
+from tcore_lib.widgets import payload
+from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
+
+FPS = 10  # of saved videos
+Propagate = Callable[[np.ndarray], Iterable[np.ndarray]]
+
+
+class MaskPainter(StandaloneWidget):
+    """A first frame to paint on, a button that propagates, a player for the result.
+
+    Attributes:
+        mask: uint8 (H, W), what is painted now: 0 = background, 1 ... = objects. May be assigned.
+        labels: uint8 (N, H, W), the propagated label maps; None before the first run.
+    """
+
+    _esm = module("painter.js")
+    _css = STYLE
+    _meta = traitlets.Dict().tag(sync=True)
+    _frames = traitlets.Bytes().tag(sync=True)
+    _mask = traitlets.Bytes().tag(sync=True)
+    _results = traitlets.Bytes().tag(sync=True)
+    _results_meta = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        frames: Sequence[np.ndarray],
+        propagate: Propagate,
+        *,
+        mask: np.ndarray | str | Path | None = None,
+        objects: int = 4,
+        output: str | Path | None = None,
+        names: Sequence[str] | None = None,
+        long_side: int = 960,
+    ) -> None:
+        """Pack the frames for the browser.
+
+        Args:
+            frames: N pictures of one size, uint8 (H, W, 3).
+            propagate: called with the mask uint8 (H, W) when the button is pressed; gives the N label maps one after
+                the other (a generator shows its progress), frame 0 first, at the frame's size or any smaller one.
+                `mask_propagator` makes one from an encoder.
+            mask: a mask to begin with, or the palette or grey PNG that holds it.
+            objects: colours on offer.
+            output: folder that the save button writes to; without it there is no such button.
+            names: of the frames.
+            long_side: pixels that shown frames are reduced to.
+
+        Raises:
+            InputError: frames of different sizes, a mask of another size, or a file that is no mask.
+        """
+        sizes = {look.to_frame(frame).shape for frame in frames}
+        if len(sizes) != 1:
+            raise InputError(f"the painter's frames have sizes {sorted(sizes)}; give at least one, all of one size.")
+        self._pictures = list(frames)
+        self._propagate, self._output = propagate, Path(output) if output is not None else None
+        self.labels: np.ndarray | None = None
+        jpegs, about = payload.pack_frames(frames, long_side)
+        if isinstance(mask, (str, Path)):
+            mask = clips.read_ids(Path(mask))
+        self._shape = self._pictures[0].shape[:2]
+        first = self._checked(np.zeros(self._shape, np.uint8) if mask is None else mask)
+        count = max(objects, int(first.max()))
+        super().__init__(
+            _meta={
+                "frames": about,
+                "names": list(names) if names is not None else [f"frame {i}" for i in range(len(frames))],
+                "palette": look.object_palette(count + 1).tolist(),
+                "saves": output is not None,
+            },
+            _frames=jpegs,
+            _mask=first.tobytes(),
+        )
+        self.on_msg(self._on_message)
+
+    def _checked(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of the frame's size, uint8; void (255) becomes background."""
+        if mask.shape != self._shape:
+            raise InputError(f"the mask is {mask.shape} pixels, the frames are {self._shape}; give one of their size.")
+        return np.where(mask == 255, 0, mask).astype(np.uint8)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """uint8 (H, W): what is painted."""
+        return np.frombuffer(self._mask, np.uint8).reshape(self._shape).copy()
+
+    @mask.setter
+    def mask(self, value: np.ndarray) -> None:
+        self._mask = self._checked(np.asarray(value)).tobytes()
+
+    # -- propagation
+
+    def run(self) -> np.ndarray:
+        """What the button does: propagate the mask, show every frame as it comes, return uint8 (N, H, W).
+
+        Raises:
+            InputError: nothing is painted, or `propagate` gives too few or too many maps.
+        """
+        mask, count = self.mask, len(self._pictures)
+        if not mask.any():
+            raise InputError("nothing is painted; paint at least one object on the first frame.")
+        self.send({"kind": "started", "text": f"Propagating through {count} frames ..."})
+        found, pngs = [], []
+        for frame, labels in enumerate(self._propagate(mask)):
+            if frame == count:
+                raise InputError(f"propagate gives more label maps than the clip's {count} frames; give one per frame.")
+            found.append(look.enlarge(np.asarray(labels), self._shape).astype(np.uint8))
+            pngs.append(self._transparent(found[-1]))
+            self.send({"kind": "frame", "frame": frame, "text": f"frame {frame + 1} of {count}"}, [pngs[-1]])
+        if len(found) != count:
+            raise InputError(f"propagate gives {len(found)} label maps for {count} frames; give one per frame.")
+        self.labels = np.stack(found)
+        self.set_trait("_results", b"".join(pngs))
+        self.set_trait("_results_meta", {"lengths": [len(png) for png in pngs]})
+        self.send({"kind": "done", "text": f"{count} frames labelled."})
+        return self.labels
+
+    def _transparent(self, labels: np.ndarray) -> bytes:
+        """A label map as PNG for the browser: objects in their colours, background clear."""
+        image = Image.fromarray(labels)
+        image.putpalette(np.array(look.object_palette(256)).tobytes())
+        stream = io.BytesIO()
+        image.save(stream, "PNG", transparency=0, compress_level=3)
+        return stream.getvalue()
+
+    def _on_message(self, _: Any, content: dict[str, Any], buffers: Sequence[Any]) -> None:
+        """A button was pressed. What a person can get wrong is told in the widget; a bug is told and raised."""
+        try:
+            if content.get("kind") == "propagate":
+                self.mask = self._from_browser(buffers)
+                self.run()
+            elif content.get("kind") == "load":
+                self.mask = self._decoded(bytes(buffers[0]))
+                self.send({"kind": "mask", "text": "Mask loaded."}, [self._mask])
+            elif content.get("kind") == "save":
+                self.send({"kind": "saved", "text": self._saved()})
+        except InputError as error:
+            self.send({"kind": "error", "text": str(error)})
+        except Exception as error:
+            self.send({"kind": "error", "text": f"{type(error).__name__}: {error} (a bug; the log has the traceback)"})
+            raise
+
+    def _from_browser(self, buffers: Sequence[Any]) -> np.ndarray:
+        pixels = np.frombuffer(buffers[0], np.uint8)
+        if pixels.size != self._shape[0] * self._shape[1]:
+            raise InputError(f"the browser sent {pixels.size} pixels of a mask; reload the page.")
+        return pixels.reshape(self._shape)
+
+    def _decoded(self, data: bytes) -> np.ndarray:
+        try:
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if image.mode not in ("P", "L", "1"):
+                    raise InputError(
+                        "this PNG holds colours, not ids; load a palette or grey PNG with one id per pixel."
+                    )
+                return self._checked(np.array(image).astype(np.uint8))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f"this file is no PNG that can be read ({error}); choose another.") from error
+
+    # -- saving
+
+    def _saved(self) -> str:
+        if self._output is None:
+            raise InputError("this painter has no output folder; give MaskPainter(..., output=folder).")
+        self.save_masks(self._output / "masks")
+        self.save_video(self._output / "masks.mp4")
+        return f"Saved {self._output / 'masks'} and {self._output / 'masks.mp4'}."
+
+    def _results_or_error(self) -> np.ndarray:
+        if self.labels is None:
+            raise InputError("there is no result to save yet; press Propagate first.")
+        return self.labels
+
+    def save_masks(self, folder: str | Path) -> list[Path]:
+        """Write the label maps as palette PNGs `00000.png` ..., the DAVIS format; returns the paths."""
+        labels = self._results_or_error()
+        paths = [Path(folder) / f"{frame:05d}.png" for frame in range(len(labels))]
+        for path, one in zip(paths, labels, strict=True):
+            clips.write_ids(path, one)
+        return paths
+
+    def save_video(self, path: str | Path) -> Path:
+        """Write the clip with its label maps painted over as an H.264 .mp4, 10 frames per second, cut to even sizes."""
+        labels = self._results_or_error()
+        painted = (look.overlay_labels(frame, one) for frame, one in zip(self._pictures, labels, strict=True))
+        write_video(path, painted, FPS, {"crf": "18"})
+        return Path(path)
+
+
+def mask_propagator(
+    encoder: FeatureEncoder,
+    frames: Sequence[np.ndarray],
+    settings: params.Davis,
+    *,
+    device: str = "cpu",
+) -> Propagate:
+    """The callback of a painter: an encoder's features and the DAVIS protocol (EVALUATION), frame by frame.
+
+    Features are computed once, when they are first needed; a second mask only costs the propagation.
+
+    Args:
+        encoder: on `device`.
+        frames: uint8 (H, W, 3).
+        settings: section `davis`: its `input_size` (floored to whole patches), how it propagates, and `upsampling`.
+        device: where it runs.
+    """
+    size = in_whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
+    known: list[torch.Tensor] = []
+
+    def features(frame: int) -> torch.Tensor:
+        if frame == len(known):
+            image = labelmaps.to_input(torch.from_numpy(frames[frame])[None], size).to(device)
+            known.append(encode(encoder, image, settings.precision)[0])
+        return known[frame]
+
+    def propagate(mask: np.ndarray) -> Iterator[np.ndarray]:
+        first = features(0)
+        soft, ids = labelmaps.first_soft_map(mask, size, (first.shape[0], first.shape[1]))
+        carried = Propagator(first, soft.to(device), **propagator_settings(settings))
+        yield mask
+        for frame in range(1, len(frames)):
+            soft = carried.step(features(frame))
+            yield labelmaps.to_ids(soft[None], ids, size, settings.upsampling)[0].cpu().numpy()
+
+    return propagate

@@ -1,0 +1,192 @@
+"""From a profile to the explorer on one of its clips: every encoder's similarity, the decoder's attention, carried labels.
+
+Notebook 06 and the report show it. Letters: N frames, h w patch grid, D width, C label channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tcore_lib import params
+from tcore_lib.bodies import JOINTS, PARTS
+from tcore_lib.data import videos
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips, labels as labelmaps
+from tcore_lib.evaluation.clips import Clip
+from tcore_lib.evaluation.propagation import Propagator
+from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
+from tcore_lib.figures import style as look
+from tcore_lib.model import attention
+from tcore_lib.model.attention import Looked
+from tcore_lib.model.encoders import FeatureEncoder
+from tcore_lib.params import Params
+from tcore_lib.reproduction import profile as profiles
+from tcore_lib.training.tcore import TCoRe
+from tcore_lib.widgets.explorer import Explorer
+
+SHORT_SIDE = 480  # pixels that a video of the index is enlarged to, at most threefold: more patches
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Some frames of one clip.
+
+    Attributes:
+        title: what it is, for a caption.
+        frames: N pictures uint8 (H, W, 3), evenly spread over the clip, the first one first.
+        names: of the frames.
+        clip: the benchmark's clip, whose first frame is labelled; None for a video of the index.
+        settings: of the clip's benchmark.
+    """
+
+    title: str
+    frames: list[np.ndarray]
+    names: list[str]
+    clip: Clip | None = None
+    settings: params.Benchmark | None = None
+
+
+def scene(run: Params) -> Scene:
+    """The first clip of the first benchmark that the profile has and this machine holds; else the index's first video.
+
+    Raises:
+        InputError: there is neither.
+    """
+    for kind in profiles.BENCHMARKS:
+        settings = getattr(run, kind)
+        if settings.enabled and profiles.benchmark_root(run, kind).is_dir():
+            clip = profiles.clips(run, kind)[0]
+            shown = spread(len(clip), run.attention.clip_frames)
+            frames = [clips.read_frame(clip.frames[i]) for i in shown]
+            return Scene(f"{clip.name} ({kind.upper()})", frames, [f"frame {i}" for i in shown], clip, settings)
+    path = videos.index_path(run.data)
+    if not path.exists():
+        raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
+    index = videos.FrameIndex.load(path)
+    shown = spread(int(index.num_frames[0]), run.attention.clip_frames)
+    return Scene(index.path(0).name, index.read(0, shown), [f"frame {i}" for i in shown])
+
+
+def decoders(run: Params) -> dict[str, TCoRe]:
+    """The profile's model before and after training, by these names; none where there is no decoder to look at.
+
+    A profile has one where it trains, or names a whole model (`checkpoint.model`). Published encoders come without.
+
+    Raises:
+        InputError: the checkpoint cannot be read.
+    """
+    has_weights = run.pretrain.enabled or run.checkpoint.model is not None
+    if not (has_weights and run.pretrain.decoder.enabled):
+        return {}
+    return {"before training": profiles.untrained_model(run), "after training": profiles.trained_model(run)}
+
+
+def first_mask(shown: Scene) -> np.ndarray:
+    """Objects of the first frame, uint8 (H, W): its annotation where it has one, else a disc in its middle."""
+    height, width = shown.frames[0].shape[:2]
+    path = shown.clip.annotations[0] if shown.clip is not None and shown.clip.annotations else None
+    if path is not None:
+        return labelmaps.resize_ids(clips.read_ids(path), (height, width))
+    y, x = np.ogrid[:height, :width]
+    disc = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 5) ** 2
+    return disc.astype(np.uint8)
+
+
+def around_the_middle(model: TCoRe, shown: Scene) -> Looked:
+    """Where every patch of the scene's middle frame looks in the frame before and after it, each while it is hidden."""
+    middle = len(shown.frames) // 2
+    three = [shown.frames[i] for i in (middle - 1, middle, min(middle + 1, len(shown.frames) - 1))]
+    size, (h, w) = _decoder_size(model, three[0])
+    maps = attention.look_around(model, three, size, reach=1)
+    unflat = {role: maps[1, key].reshape(-1, h, w, h, w) for role, key in (("past", 0), ("future", 2))}
+    return Looked(np.stack(three), np.ones((h, w), bool), unflat)
+
+
+def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) in pixels, and the patch grid, on which a whole frame's patches are as large as in training."""
+    patch = model.settings.encoder.patch_size
+    zoom = model.settings.views.global_size / min(frame.shape[:2])
+    height, width = attention.whole_patches(frame.shape, patch, zoom)
+    return (height, width), (height // patch, width // patch)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` different frames of a clip, evenly spread, both ends among them."""
+    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
+
+
+def explore(
+    shown: Scene, encoders: Mapping[str, FeatureEncoder], model: TCoRe | None = None, **settings: Any
+) -> Explorer:
+    """The explorer on a scene.
+
+    Args:
+        shown: from `scene`.
+        encoders: name -> encoder. Those whose patches differ in size from the first one's are left out.
+        model: adds the decoder's cross-attention, on the grid it was trained with.
+        settings: further arguments of `Explorer`.
+
+    Returns:
+        The widget; with labels, carried by the first encoder, where the scene's first frame has some.
+    """
+    first = next(iter(encoders.values()))
+    alike = {name: encoder for name, encoder in encoders.items() if encoder.patch_size == first.patch_size}
+    size = _size(shown, first.patch_size)
+    features = {name: attention.patch_features(encoder, shown.frames, size) for name, encoder in alike.items()}
+    if shown.clip is not None and shown.settings is not None:
+        carried = carried_labels(shown.clip, shown.settings, next(iter(features.values())), first.patch_size)
+        settings = {"pick": _on_the_first_object(carried["labels"][0])} | carried | settings
+    if model is not None and model.decoder is not None:
+        size, grid = _decoder_size(model, shown.frames[0])
+        maps = attention.look_around(model, shown.frames, size)
+        settings = {"cross_attention": maps, "attention_grid": grid} | settings
+    return Explorer(shown.frames, features, names=shown.names, **settings)
+
+
+def _size(shown: Scene, patch_size: int) -> tuple[int, int]:
+    """(height, width) in pixels of the network's input: the benchmark's own, or an enlarged video."""
+    if shown.clip is not None and shown.settings is not None:
+        return input_size(shown.clip, shown.settings, patch_size)
+    shape = shown.frames[0].shape
+    return attention.whole_patches(shape, patch_size, min(3.0, SHORT_SIDE / min(shape[:2])))
+
+
+def _on_the_first_object(labels: np.ndarray) -> tuple[int, int, int]:
+    """(0, row, column) of the patch of a soft map (C, h, w) nearest to the middle of the first object."""
+    cells = np.argwhere(labels.argmax(0) == 1)
+    if len(cells) == 0:
+        return 0, labels.shape[1] // 2, labels.shape[2] // 2
+    row, column = cells[np.abs(cells - cells.mean(0)).sum(1).argmin()]
+    return 0, int(row), int(column)
+
+
+def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, patch_size: int) -> dict[str, Any]:
+    """The first frame's labels carried to some later frames, as arguments of `Explorer`.
+
+    Args:
+        clip: whose first frame's labels are known.
+        settings: of its benchmark.
+        features: (N, h, w, D) of the frames, the first one first.
+        patch_size: of the encoder, in pixels.
+
+    Returns:
+        `labels` float32 (N, C, h, w), channel 0 the background; `label_names` and `palette` of the channels.
+    """
+    scorer = make_scorer(clip, settings, patch_size)
+    soft = scorer.soft_map((features.shape[1], features.shape[2]))
+    carried = Propagator(features[0], soft, **propagator_settings(settings))
+    labels = torch.stack([soft, *(carried.step(later).cpu() for later in features[1:])])
+    if isinstance(scorer, MaskScorer):
+        ids = scorer.ids
+        names = [PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
+        palette = (look.VIP_PALETTE if clip.kind == "vip" else look.object_palette())[ids]
+        if 0 not in ids:  # every pixel of the first frame is labelled
+            labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
+            names, palette = ["background", *names], np.concatenate([look.object_palette(1), palette])
+    else:
+        names, palette = ["background", *JOINTS], look.object_palette(1 + len(JOINTS))
+    return {"labels": labels.numpy(), "label_names": names, "palette": palette}
