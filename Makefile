@@ -27,7 +27,7 @@ reproduce: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Kills, signals and floods of damaged files, into results/reliability.md. At most 15 minutes of each of four kinds of kill.
+# Kills, signals and floods of damaged files, into results/benchmarks/reliability.md. At most 15 minutes of each of four kinds of kill.
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak --numprocesses 2 --dist load
 

@@ -152,7 +152,7 @@ def test_told_to_end(tmp_path: Path) -> None:
     """The running task writes its checkpoint and ends with the study; no other task begins."""
     long = BASE["pretrain"] | {"optimiser": {"epochs": 5000.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0}}
     path = _write(tmp_path, pretrain=long)
-    runs = tmp_path / "results/tiny/runs"
+    runs = tmp_path / "results/studies/tiny/runs"
     command = [sys.executable, "-m", "tcore_lib", "study", str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -80,11 +80,6 @@ def test_readme_and_table_files_show_the_committed_results() -> None:
         assert f"{block}\n<!-- {name}:end -->" in text, (
             f"README's block {name!r} disagrees with results/; after a run of your own: python -m tcore_lib table --readme"
         )
-    committed = pd.read_csv(root / "results" / "paper_table.csv")
-    computed = paper_table.overview(root / "results", readme.SHOWN)
-    for column in ("davis value", "vip value", "jhmdb value"):
-        there, here = (table[table["run"].isin(readme.SHOWN)][column] for table in (committed, computed))
-        assert there.astype(float).round(3).tolist() == here.astype(float).round(3).tolist(), column
 
 
 def _run(results: Path, name: str, root: str, value: float | None, **settings: object) -> None:

@@ -49,6 +49,11 @@ def _all_of(rows: pd.DataFrame) -> str:
     return markdown.table(list(rows.columns), rows.to_numpy().tolist())
 
 
+def _published(params: Params) -> Params:
+    """The same run where its committed copy lies: a reader's own run does not change README."""
+    return params.model_copy(update={"run": params.run.model_copy(update={"results": "results/published"})})
+
+
 def study_block() -> str:
     """Scores and verdicts of the study."""
     study = load_study(STUDY)
@@ -66,13 +71,13 @@ def long_block() -> str:
 
 def blocks() -> dict[str, str]:
     """What stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->` in README.md."""
-    overview = paper_table.overview(project_root() / "results", SHOWN)
+    overview = paper_table.overview(project_root() / "results" / "published", SHOWN)
     return {
-        "table": paper_table.as_markdown(overview, "results/"),
+        "table": paper_table.as_markdown(overview, "results/published/"),
         "study": study_block(),
         "evening": long_block(),
         "data": _all_of(data_rows()),
-        "cost": _all_of(cost_rows(load(COST_OF))),
+        "cost": _all_of(cost_rows(_published(load(COST_OF)))),
     }
 
 

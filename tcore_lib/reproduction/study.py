@@ -124,8 +124,8 @@ class LoadedStudy:
 
     @property
     def folder(self) -> Path:
-        """`results/<study>`: tables; `runs/` below it holds the tasks."""
-        return parameters.resolve(self.base.run.results) / self.name
+        """`results/studies/<study>`: tables; `runs/` below it holds the tasks."""
+        return parameters.resolve(self.base.run.results) / "studies" / self.name
 
     @property
     def tasks(self) -> list[Task]:

@@ -1,4 +1,4 @@
-"""The soak tests: everything that takes minutes. `make soak` runs them and writes results/reliability.md.
+"""The soak tests: everything that takes minutes. `make soak` runs them and writes results/benchmarks/reliability.md.
 
 Each test replaces its own line of the table; a line keeps when and at which commit it was measured, so that a part can be
 measured again. What has never been measured is shown as "not run".
@@ -22,7 +22,7 @@ import pytest
 from tcore_lib import markdown
 
 ROOT = Path(__file__).parents[2]
-TABLE = ROOT / "results" / "reliability.md"
+TABLE = ROOT / "results" / "benchmarks" / "reliability.md"
 LOCK = ROOT / ".pytest_cache" / "reliability.lock"  # two workers write the table
 sys.path.insert(0, str(ROOT / "tests"))  # small_clips, coded_videos, mutations, ...
 
