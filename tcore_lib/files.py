@@ -1,15 +1,16 @@
-"""Writing files so that a reader never sees half of one, and a killed writer leaves nothing behind."""
+"""Reading strangers' files and writing our own: a bad file is one sentence, and a reader never sees half of a written one."""
 
 import errno
 import fcntl
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from tcore_lib.errors import InputError
 
@@ -18,37 +19,55 @@ MENDABLE = {
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
     errno.ELOOP, errno.EEXIST,
 }  # fmt: skip
-LEFTOVER = re.compile(r"\..*\.(\d+)\.tmp(\.\w+)?")  # names that `atomic_path` gives
-_swept: set[Path] = set()
 
 
 @contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it replaces `target` in one step, on failure it is removed.
+def reading(path: str | Path, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong inside with a stranger's file becomes one sentence: path, reason, remedy.
 
-    The temporary name keeps the target's suffix, so writers that choose a format by suffix work, and carries the
-    process id, so that two writers never share it. It is locked as long as its writer lives: what a killed process left
-    in the folder is told by that and removed. The parent folder is created.
+    Decoders raise whatever they like (struct.error, SyntaxError, MemoryError, av's own classes), so everything counts.
+    Keep the block to the reading itself: a mistake of ours inside would be blamed on the file.
+
+    Args:
+        path: the file.
+        remedy: what the person may do, as the end of a sentence without the full stop, e.g. "replace it".
 
     Raises:
-        InputError: the disk is full or read-only, or the folder is not ours; the file that was there is intact.
+        InputError: anything went wrong. An `InputError` from inside is passed on as it is.
     """
-    target = Path(target)
-    # A name has 255 bytes at most, and a letter up to four of them.
-    stem = target.stem.encode()[:100].decode(errors="ignore")
-    temporary = target.with_name(f".{stem}.{os.getpid()}.tmp{target.suffix}")
-    with writable(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target.parent)
-        try:
-            with open(temporary, "wb") as mark:
-                try_lock(mark)
-                yield temporary
-                with open(temporary, "rb") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(temporary, target)  # still locked: no sweep takes it before it has its name
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}); {remedy}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line of at most 200 letters; its class where it says nothing."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def read_text(path: str | Path, remedy: str = "check the path") -> str:
+    """A text file that a person may have edited: UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: it is missing or is not UTF-8.
+    """
+    with reading(path, remedy):
+        return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_json(path: str | Path, remedy: str = "rerun the step that writes it") -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not JSON.
+    """
+    with reading(path, remedy):
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
 
 @contextmanager
@@ -66,12 +85,35 @@ def writable(target: str | Path) -> Iterator[None]:
         ) from error
 
 
-def try_lock(stream: IO[Any]) -> bool:
-    """Lock an open file for this process, until it is closed or the process ends, however it ends.
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it replaces `target` in one step, on failure it is removed.
 
-    Returns:
-        False where another process holds the lock. True also on a file system that knows no locks.
+    The temporary name keeps the target's suffix, so writers that choose a format by suffix work, and carries the
+    process id, so that two writers never share it. What a killed writer of the same target left is removed. The parent
+    folder is created.
+
+    Raises:
+        InputError: the disk is full or read-only, or the folder is not ours; the file that was there is intact.
     """
+    target = Path(target)
+    # A name has 255 bytes at most, and a letter up to four of them.
+    stem = target.stem.encode()[:100].decode(errors="ignore")
+    temporary = target.with_name(f".{stem}.{os.getpid()}.tmp{target.suffix}")
+    with writable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target.parent, f".{stem}.", f".tmp{target.suffix}")
+        try:
+            yield temporary
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def try_lock(stream: IO[Any]) -> bool:
+    """Old way to lock an open file, until its users have moved to filelock."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -81,21 +123,12 @@ def try_lock(stream: IO[Any]) -> bool:
     return True
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder; once per process and folder."""
-    if folder in _swept:
-        return
-    _swept.add(folder)
-    for path in folder.glob(".*.tmp*"):
-        name = LEFTOVER.fullmatch(path.name)
-        if name is None or int(name[1]) == os.getpid():  # another thread of ours is writing it
-            continue
-        try:
-            with open(path, "rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused where its writer lives
-                path.unlink()
-        except OSError:
-            continue
+def _remove_leftovers(folder: Path, start: str, end: str) -> None:
+    """Remove the temporary files of one target whose process is gone."""
+    for name in os.listdir(folder):
+        process = name[len(start) : -len(end)] if name.startswith(start) and name.endswith(end) else ""
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_text(target: str | Path, text: str) -> None:
@@ -107,22 +140,6 @@ def write_text(target: str | Path, text: str) -> None:
 def write_json(target: str | Path, value: Any) -> None:
     """Write JSON atomically. NaN and infinity are refused: a result that is not a number must be null, on purpose."""
     write_text(target, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not a JSON file ({error}); delete it and rerun the step that writes it."
-        ) from error
 
 
 def sha256(path: str | Path) -> str:

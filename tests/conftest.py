@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tcore_lib.machine.compiled import compiled
+from tcore_lib.machine import compiled
 
 LONG = ("test_notebooks", "test_benchmarks", "test_lab", "test_evaluate", "test_runs", "test_pretrain", "test_study")
 

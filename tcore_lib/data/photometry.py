@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcore_lib.data.resample import to_device
-from tcore_lib.machine.compiled import compiled
+from tcore_lib.machine import compiled
 
 JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 weights of R, G, B, as torchvision rounds them

@@ -1,1 +1,228 @@
-"""Processes, devices and locks: what this machine lends and what may go wrong with it."""
+"""What this machine lends: cores, devices, other ranks, seconds and bytes.
+
+torch is imported by the functions that need it: parameters are checked and videos prepared without it, which saves seconds.
+"""
+
+import os
+import resource
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psutil
+
+from tcore_lib.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _own_cores() -> list[int]:
+    """Numbers of the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(_own_cores())
+
+
+def load(seconds: float = 0.5) -> float:
+    """How many of the cores that this process may use are kept busy by others; measured for `seconds`.
+
+    0.0 = a quiet machine. A training that shares cores takes at least `cores() / (cores() - load())` times as long.
+    """
+    process = psutil.Process()
+    before, start = sum(process.cpu_times()[:2]), time.perf_counter()
+    percent = psutil.cpu_percent(interval=seconds, percpu=True)
+    own = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - start)
+    busy = sum(percent[core] for core in _own_cores() if core < len(percent)) / 100
+    return max(0.0, busy - own)
+
+
+class Place(NamedTuple):
+    """Where this process stands among the processes of a training: rank of all, their number, rank on its machine."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+
+def place_of(environment: Mapping[str, str] = os.environ) -> Place:
+    """This process among the ranks that torchrun started (its variables), or alone.
+
+    Raises:
+        InputError: SLURM started several processes without torchrun: each would take itself to be the only one.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Place(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1":
+        raise InputError(
+            f"SLURM_STEP_NUM_TASKS = {tasks}, but these processes do not know of each other; start one process per "
+            "machine, srun torchrun --nnodes=N --nproc-per-node=GPUS --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
+            "-m tcore_lib pretrain PROFILE."
+        )
+    return Place()
+
+
+def choose_device(device: str, place: Place = Place()) -> "torch.device":  # noqa: B008 (a constant)
+    """The device of this process: `auto` or `cuda` = the GPU of its local rank, where there is one.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        place: among the ranks.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and count == 0):
+        return torch.device("cpu")
+    index = int(device.split(":")[1]) if ":" in device else place.local_rank
+    if place.world > 1 and ":" in device:
+        raise InputError(f"run.device = {device} names one GPU, but there are {place.world} processes; set it to auto.")
+    if index >= count:
+        raise InputError(
+            f"run.device = {device} needs GPU number {index}, but this machine has {count}; set it to cpu."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def joined(place: Place, device: "torch.device") -> Iterator[None]:
+    """Inside, the ranks can talk: NCCL between GPUs, gloo between CPUs. Alone there is nobody to talk to."""
+    import torch.distributed as dist
+
+    if place.world == 1 or dist.is_initialized():
+        yield
+        return
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        rank=place.rank,
+        world_size=place.world,
+        timeout=timedelta(minutes=30),
+        device_id=device if on_gpu else None,
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def summed(values: "torch.Tensor") -> "torch.Tensor":
+    """The sum over all ranks, on every rank; alone, the tensor itself."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an exception means that the memory of the GPU, or of the machine, did not suffice."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(error)
+
+
+@cache
+def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
+    """A function as few generated GPU kernels (torch.compile); the same object every time it is asked for.
+
+    Only small functions that are called again and again are compiled (a block, a colour operation, a slice of a loss),
+    never a whole network: that takes seconds instead of minutes.
+
+    Args:
+        function: of tensors, without data-dependent control flow.
+        dynamic: True where every call may have another size, False where few sizes come again, each of which deserves
+            code of its own; None = sizes that turn out to change.
+    """
+    import torch
+
+    return torch.compile(function, dynamic=dynamic)
+
+
+class Meter:
+    """Wall seconds by name, and memory, of work on one device.
+
+    Attributes:
+        seconds: name -> one entry per `with meter(name)`.
+    """
+
+    def __init__(self, device: "torch.device") -> None:
+        self.device = device
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def wait(self) -> None:
+        """Until the device has done everything it was given."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time what happens inside, to its end on the device."""
+        self.wait()
+        start = time.perf_counter()
+        yield
+        self.wait()
+        self.seconds[name].append(time.perf_counter() - start)
+
+    def median(self, name: str) -> float:
+        """Median seconds of a piece of work."""
+        return statistics.median(self.seconds[name])
+
+    def reset_peak(self) -> None:
+        """Forget earlier peaks of memory. Where the system cannot (not Linux), `peak` goes on covering the past."""
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+    def peak(self) -> int:
+        """Most bytes in use since `reset_peak`: allocated on the GPU, or resident in this process."""
+        if self.device.type == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated(self.device)
+        return peak_resident()
+
+    def in_use(self) -> int:
+        """Bytes in use now: allocated on the GPU, or resident in this process."""
+        if self.device.type == "cuda":
+            import torch
+
+            return torch.cuda.memory_allocated(self.device)
+        return psutil.Process().memory_info().rss
+
+
+def peak_resident() -> int:
+    """Most bytes that this process has held in memory (on Linux: since `Meter.reset_peak`)."""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

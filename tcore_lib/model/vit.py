@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.machine.compiled import compiled
+from tcore_lib.machine import compiled
 from tcore_lib.randomness import generator
 
 GROUP = 3  # blocks compiled together: each call costs the host a millisecond

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tcore_lib.machine.compiled import compiled
+from tcore_lib.machine import compiled
 
 # Values of one slice of logits: rows enough to keep the products of weights and gradients at their full rate.
 SLICE = {"cpu": 2**24, "cuda": 2**27}
