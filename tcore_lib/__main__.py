@@ -93,7 +93,7 @@ def _shard(text: str | None, option: str) -> tuple[int, int] | None:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from tcore_lib.remote.fetch import fetch
+    from tcore_lib.fetch import fetch
 
     print(fetch(args.name, args.root))
     return 0

@@ -44,10 +44,10 @@ def reading(path: str | Path, remedy: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, on one line of at most 200 letters; its class where it says nothing."""
+    """What an exception says, on one line of at most 300 letters; its class where it says nothing."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = " ".join(text.split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def read_text(path: str | Path, remedy: str = "check the path") -> str:

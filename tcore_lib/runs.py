@@ -1,10 +1,10 @@
 """Run folders: what a notebook leaves behind, with its provenance, and how to tell that it is finished.
 
     results/<run>/
-      <stage>.json          result and provenance of one notebook: small text, kept in git
+      <stage>.json          result and provenance of one notebook: small text
       <stage>.<table>.csv   its tables
-      .finished/<stage>     marker, written last and atomically; not kept in git
-      notebooks/  checkpoints/  predictions/  figures/      large or executed things; not kept in git
+      .finished/<stage>     marker, written last and atomically
+      notebooks/  checkpoints/  predictions/  figures/      large or executed things
 
 A stage is finished when its marker carries the key the stage would have now: the notebook's code, the library's code, the
 parameters it reads, and the markers of the stages it builds on. Nothing else is trusted: papermill's own metadata says
@@ -17,60 +17,86 @@ import operator
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from tcore_lib import fetch
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, read_json, write_json, write_text
-from tcore_lib.params import Params, project_root, resolve
+from tcore_lib.files import atomic_path, read_json, reading, writable, write_json, write_text
+from tcore_lib.machine import peak_resident
+from tcore_lib.params import Params, project_root, read_profile, resolve, sentence, sifted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# --- the eight notebooks ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One notebook of the line: the parameter sections it reads and the stages it builds on."""
+    """One notebook of the line.
+
+    Attributes:
+        name: of its file.
+        reads: the parameter sections, and single keys of others (`section.key`), that its result depends on.
+        needs: the stages it builds on; `needs` leaves out those that a profile makes unnecessary.
+        section: its own section; a stage whose section says `enabled: false` is not run.
+    """
 
     name: str
-    sections: tuple[str, ...]
+    reads: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    section: str = ""  # its own section; a stage whose section says `enabled: false` is not run
-    keys: tuple[str, ...] = ()  # single keys of other sections, as `section.key`
+    section: str = ""
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The whole sections among what it reads."""
+        return tuple(name for name in self.reads if "." not in name)
 
 
+BENCHMARKS = ("davis", "jhmdb", "vip")
+_PREP, _TRAIN = "00_data_prep", "01_pretraining"
+_EVALUATIONS = ("03_davis_evaluation", "04_jhmdb_evaluation", "05_vip_evaluation")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(
-            "00_data_prep",
-            ("data",),
-            keys=tuple(f"{b}.{k}" for b in ("davis", "jhmdb", "vip") for k in ("root", "enabled")),
+        Stage(_PREP, ("data", *(f"{name}.{key}" for name in BENCHMARKS for key in ("root", "enabled")))),
+        Stage(_TRAIN, ("data", "pretrain"), (_PREP,), "pretrain"),
+        Stage("02_checkpoint_inspection", ("data", "checkpoint"), (_PREP, _TRAIN)),
+        *(
+            Stage(stage, ("checkpoint", name), (_PREP, _TRAIN), name)
+            for stage, name in zip(_EVALUATIONS, BENCHMARKS, strict=True)
         ),
-        Stage("01_pretraining", ("data", "pretrain"), ("00_data_prep",), "pretrain"),
-        Stage("02_checkpoint_inspection", ("data", "checkpoint"), ("00_data_prep", "01_pretraining")),
-        Stage("03_davis_evaluation", ("checkpoint", "davis"), ("00_data_prep", "01_pretraining"), "davis"),
-        Stage("04_jhmdb_evaluation", ("checkpoint", "jhmdb"), ("00_data_prep", "01_pretraining"), "jhmdb"),
-        Stage("05_vip_evaluation", ("checkpoint", "vip"), ("00_data_prep", "01_pretraining"), "vip"),
+        # a clip of a benchmark is looked at, too
         Stage(
-            "06_attention_visualization",
-            ("data", "pretrain", "checkpoint", "davis", "jhmdb", "vip", "attention"),  # a benchmark's clip is looked at
-            ("00_data_prep", "01_pretraining"),
+            "06_attention_visualization", ("data", "pretrain", "checkpoint", *BENCHMARKS, "attention"), (_PREP, _TRAIN)
         ),
-        Stage(
-            "07_paper_table",
-            ("checkpoint", "davis", "jhmdb", "vip"),
-            ("01_pretraining", "03_davis_evaluation", "04_jhmdb_evaluation", "05_vip_evaluation"),
-        ),
+        Stage("07_paper_table", ("checkpoint", *BENCHMARKS), (_TRAIN, *_EVALUATIONS)),
     )
 }
+
+
+def needs(stage: str, params: Params) -> list[str]:
+    """The stages that must be finished before this one, in this profile.
+
+    Scoring on a benchmark's own files needs no prepared videos, and no training where no encoder is this run's.
+    """
+    needed = [need for need in STAGES[stage].needs if is_enabled(need, params)]
+    if stage in _EVALUATIONS:
+        if getattr(params, STAGES[stage].section).root != "synthetic":
+            needed = [need for need in needed if need != _PREP]
+        if "run" not in params.checkpoint.encoders.values():
+            needed = [need for need in needed if need != _TRAIN]
+    return needed
 
 
 def is_enabled(stage: str, params: Params) -> bool:
@@ -103,8 +129,8 @@ def stage_key(stage: str, params: Params) -> str:
         "cells": ["".join(cell["source"]) for cell in notebook["cells"]],
         "library": code_digest(),
         "params": params.digest("run", *STAGES[stage].sections),
-        "keys": {key: operator.attrgetter(key)(params) for key in STAGES[stage].keys},
-        "needs": {need: _marker(need, params).get("id") for need in STAGES[stage].needs},
+        "keys": {key: operator.attrgetter(key)(params) for key in STAGES[stage].reads if "." in key},
+        "needs": {need: _marker(need, params).get("id") for need in needs(stage, params)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -160,7 +186,7 @@ class StageRun:
     def finish(
         self,
         result: Mapping[str, Any],
-        tables: Mapping[str, pd.DataFrame] | None = None,
+        tables: "Mapping[str, pd.DataFrame] | None" = None,
         outputs: Iterable[Path] = (),
         data: Mapping[str, str] | None = None,
     ) -> Path:
@@ -182,10 +208,22 @@ class StageRun:
         settings = self.params.model_dump(mode="json", include={"run", *STAGES[self.stage].sections})
         record = {"stage": self.stage, "result": dict(result), "settings": settings}
         origin = provenance(self.params, self.started) | {"data_sha256": dict(data or {})}
-        write_json(path, record | {"provenance": origin})
+        write_json(path, record | {"provenance": origin | self._cost_before(path, settings, origin)})
         marker = {"key": self.key, "id": uuid.uuid4().hex, "outputs": [str(Path(file).absolute()) for file in outputs]}
         write_text(_marker_path(self.stage, self.params), json.dumps(marker))
         return path
+
+    def _cost_before(self, path: Path, settings: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
+        """What the same work had cost: a second run finds training and predictions done, and would record seconds for hours."""
+        try:
+            before = read_json(path)
+            same = before["settings"] == settings and all(
+                before["provenance"][name] == origin[name] for name in ("library_sha256", "device", "processor")
+            )
+            cost = {name: max(before["provenance"][name], origin[name]) for name in ("seconds", "peak_memory_gb")}
+        except (InputError, KeyError, TypeError):  # nothing there, or not ours
+            return {}
+        return cost if same else {}
 
 
 def open_stage(stage: str, params: Params) -> StageRun:
@@ -194,19 +232,99 @@ def open_stage(stage: str, params: Params) -> StageRun:
     Raises:
         InputError: a stage this one builds on is not finished; the sentence says how to run it.
     """
-    for need in STAGES[stage].needs:
-        if is_enabled(need, params) and not _marker(need, params):
+    for need in needs(stage, params):
+        if not _marker(need, params):
             raise InputError(
                 f"{stage} builds on {need}, which has not finished for the run {params.run.name!r} in "
                 f"{run_folder(params)}; run notebooks/{need}.ipynb with the same parameters first."
             )
     folder = run_folder(params)
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         forget(stage, params)
-    except OSError as error:
-        raise InputError(f"The run folder {folder} cannot be written ({error.strerror}); set run.results.") from error
     return StageRun(stage, params, folder, stage_key(stage, params))
+
+
+# --- before anything starts -------------------------------------------------------------------------------------------
+
+# What lies in a benchmark's folder, and how to get it.
+_LAYOUT = {
+    "davis": ("ImageSets/2017/{split}.txt", "davis2017"),
+    "jhmdb": ("splits", "jhmdb"),
+    "vip": ("lists/{split}_videos.txt", "vip"),
+}
+
+
+def problems(params: Params, stages: Sequence[str]) -> list[str]:
+    """What the profile names that is not there: one sentence each, with the remedy. Looks, but opens nothing.
+
+    Args:
+        params: the profile.
+        stages: those that are about to run; only what they read is asked for.
+    """
+    found = []
+    source = params.data.source
+    if _PREP in stages and source != "synthetic" and not resolve(source).exists():
+        found.append(
+            f"data.source = {source} is not there ({resolve(source)}); put the training videos there or name their folder "
+            "(Kinetics-400: tcore fetch kinetics400 says how)."
+        )
+    for stage, name in zip(_EVALUATIONS, BENCHMARKS, strict=True):
+        section = getattr(params, name)
+        if stage not in stages or not section.enabled or section.root == "synthetic":
+            continue
+        root, (listed, dataset) = resolve(section.root), _LAYOUT[name]
+        if not (root / listed.format(split=section.split)).exists():
+            found.append(
+                f"{name}.root = {section.root} has no {listed.format(split=section.split)} ({root}); run tcore fetch {dataset} "
+                f"--root {shlex.quote(str(root))}, or set {name}.root, or {name}.enabled: false."
+            )
+    if any(stage in stages for stage in ("02_checkpoint_inspection", *_EVALUATIONS)):
+        for name, value in params.checkpoint.encoders.items():
+            found += _encoder_problem(f"checkpoint.encoders.{name}", value, params, stages)
+    model = params.checkpoint.model
+    if model is not None and not resolve(model).exists():
+        found.append(f"checkpoint.model = {model} is not there ({resolve(model)}); correct the path.")
+    return found
+
+
+def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[[Params], Sequence[str]]) -> Params:
+    """Read a profile for a run: everything that is wrong with it, or missing for it, is said at once, before anything starts.
+
+    Args:
+        profile: a parameter file, or the name of one in `params/`.
+        changes: of single settings, see `params.changed`.
+        plan: the stages that are about to run.
+
+    Raises:
+        InputError: a list of everything that has to be mended.
+    """
+    sections, origin = read_profile(profile, changes)
+    found, wrong = sifted(Params, sections)
+    if found is not None:
+        stages = plan(found)
+        wrong += problems(found, [stage for stage in stages if wrong or not is_finished(stage, found)])
+    if wrong or found is None:
+        raise InputError(sentence(origin, wrong))
+    return found
+
+
+def _encoder_problem(key: str, value: str, params: Params, stages: Sequence[str]) -> list[str]:
+    if value == "run":
+        trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
+        remedy = (
+            "set pretrain.enabled: true or name another encoder"
+            if not params.pretrain.enabled
+            else "run notebook 01 too"
+        )
+        return [] if trained else [f"{key} = run means this run's training, which has not been done; {remedy}."]
+    if value in ("random", "pixels", *fetch.CHECKPOINTS) or value.startswith("timm:") or resolve(value).exists():
+        return []
+    known = ", ".join(("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME"))
+    return [f"{key} = {value} is no file or folder ({resolve(value)}); correct the path, or take one of {known}."]
+
+
+# --- what is there ----------------------------------------------------------------------------------------------------
 
 
 def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
@@ -250,18 +368,17 @@ def commit(origin: Mapping[str, Any], changed: str = " + changes") -> str:
     return (origin["commit"] or "no git")[:10] + (changed if origin["uncommitted_changes"] else "")
 
 
-def read_table(folder: str | Path, stage: str, table: str) -> pd.DataFrame:
+def read_table(folder: str | Path, stage: str, table: str) -> "pd.DataFrame":
     """A table a stage wrote.
 
     Raises:
         InputError: it is missing or no CSV.
     """
+    import pandas as pd
+
     path = Path(folder) / f"{stage}.{table}.csv"
-    try:
+    with reading(path, f"rerun notebooks/{stage}.ipynb"):
         return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be read ({reason}); rerun notebooks/{stage}.ipynb.") from error
 
 
 def list_runs(results: str | Path) -> list[Path]:
@@ -292,7 +409,7 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
         "command": " ".join(sys.argv) if "ipykernel" not in sys.argv[0] else "notebook",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_gb": round(_peak_bytes() / 1e9, 2),
+        "peak_memory_gb": round(max(peak_resident(), _children()) / 1e9, 2),
         "device": torch.cuda.get_device_name() if has_gpu else "cpu",
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -302,10 +419,9 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
     }
 
 
-def _peak_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in kilobytes but on macOS
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return unit * max(resource.getrusage(scope).ru_maxrss for scope in who)
+def _children() -> int:
+    """Most bytes that one of the ended child processes held, such as a training's."""
+    return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
 def _version(package: str) -> str | None:

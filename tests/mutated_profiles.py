@@ -120,7 +120,7 @@ def plan_or_sentence(text: str, path: Path) -> str:
         return "planned"
     except InputError as error:
         message = str(error)
-        assert "\n" not in message, message
         assert "Traceback" not in message, message
-        assert len(message) < 700, message
+        assert all(len(line) < 700 for line in message.splitlines()), message
+        assert all(line.startswith("  - ") for line in message.splitlines()[1:]), message
         return "refused"

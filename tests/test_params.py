@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,6 +44,13 @@ CASES = {
     "davis: {top_k: 0}": ("davis.top_k = 0", "greater than or equal to 1"),
     "davis: {radius: 0.0}": ("davis.radius", "greater than 0"),
     "davis: {top_k: true}": ("davis.top_k = True", "integer"),
+    "run: {sed: 1}\ndavis: {topk: 1, top_k: 0}\nvip: {root: 3}": (
+        "4 things are wrong",
+        "\n  - the key run.sed",
+        "davis.topk",
+        "davis.top_k = 0",
+        "vip.root = 3",
+    ),
     "pretrain: {head: {prototypes: 0}}": ("pretrain.head.prototypes", "greater than or equal to 1"),
     "pretrain: {masks: {ratio: [0.1, 1.5]}}": ("pretrain.masks", "ratio must satisfy"),
     "pretrain: {sandwich: {past_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "before the clip"),
@@ -56,8 +64,8 @@ CASES = {
     "run: {name: ../elsewhere}": ("run.name", "pattern"),
     "run: {seed: 1, seed: 2}": ("'seed' stands twice", "correct"),
     "run: &a {seed: 1}\ndata: *a": ("alias", "correct"),
-    "run: !!python/object/apply:os.system [ls]": ("not a valid parameter file", "correct"),
-    "run: {seed: [": ("not a valid parameter file", "correct"),
+    "run: !!python/object/apply:os.system [ls]": ("cannot be read", "correct that place"),
+    "run: {seed: [": ("cannot be read", "correct that place"),
     "": ("holds no sections", "run"),
     "- 1": ("holds no sections", "run"),
     "1: {}": ("holds no sections", "run"),
@@ -72,21 +80,91 @@ def test_bad_file_is_one_sentence(text: str, tmp_path: Path) -> None:
         parameters.load(path)
     message = str(caught.value)
     assert str(path) in message
-    assert "\n" not in message
+    assert ("\n" in message) == ("things are wrong" in message)
     for part in CASES[text]:
         assert part in message
 
 
-def test_missing_file_names_the_profiles() -> None:
-    with pytest.raises(InputError, match="quick"):
+def test_missing_file_names_the_nearest_profile_first() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'quick'\? The profiles here are: evening"):
         parameters.load("quik")
 
 
-def test_notebook_takes_injected_sections_or_its_profile() -> None:
-    assert parameters.from_notebook({"run": {"name": "x"}, "davis": None, "profile": "quick"}).run.name == "x"
-    assert parameters.from_notebook({"run": None, "profile": "quick"}).run.name == "quick"
-    with pytest.raises(InputError, match="did you mean 'davis'"):
-        parameters.from_notebook({"davsi": {"top_k": 3}})
+INJECTED = ["", "# Parameters\nrun = {}\ndata = {}\n", "later"]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "frames"),
+    [
+        ({"run": None, "profile": "small_scale"}, "small_scale", 20),
+        ({"data": {"num_frames": 5}, "profile": "small_scale"}, "small_scale", 5),  # by hand, or by -y
+        ({"run": {"name": "x"}, "data": {}, "profile": "quick", "In": INJECTED}, "x", 20),  # a whole file by -f
+        ({"profile": "quick", "scores": {"a": 1}, "steps": {}, "In": ["", "scores = {'a': 1}"]}, "quick", 20),
+    ],
+)
+def test_notebook_looks_only_at_sections(namespace: dict[str, Any], name: str, frames: int) -> None:
+    loaded = parameters.from_notebook(namespace)
+    assert (loaded.run.name, loaded.data.num_frames) == (name, frames)
+    whole = "In" in namespace and namespace["In"] is INJECTED
+    assert loaded.data.short_side == (256 if whole else 160), "a partial section keeps the profile's other settings"
+
+
+@pytest.mark.parametrize(("cell", "words"), [("num_frames = 5", "'num_frames' is no"), ("davsi = {}", "mean 'davis'")])
+def test_a_name_that_papermill_injects_must_be_a_section(cell: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parameters.from_notebook({"profile": "quick", "In": ["", f"# Parameters\n{cell}\n", "x = 1"]})
+    with pytest.raises(InputError, match="data = 3 is no section"):
+        parameters.from_notebook({"profile": "quick", "data": 3})
+
+
+def test_what_is_injected_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = parameters.load("explore", ["run.seed=3"])
+    assert parameters.from_notebook({**parameters.injected(loaded), "In": INJECTED}) == loaded
+
+
+def test_a_relative_path_is_relative_to_its_file_or_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/mine").mkdir()
+    text = "data: {source: videos, root: ../frames}\ncheckpoint: {encoders: {a: mine, b: run, c: sub/x.pth, d: 'timm:x/y'}}\n"
+    (tmp_path / "files/my.yaml").write_text("\ufeff" + text)  # a byte order mark changes nothing
+    monkeypatch.chdir(tmp_path)
+    loaded = parameters.load("files/my.yaml", ["davis.root=here", "vip.root=synthetic"])
+    assert loaded.data.source == f"{tmp_path}/files/videos"
+    assert loaded.data.root == f"{tmp_path}/frames"
+    assert loaded.checkpoint.encoders == {
+        "a": f"{tmp_path}/files/mine", "b": "run", "c": f"{tmp_path}/files/sub/x.pth", "d": "timm:x/y",
+    }  # fmt: skip
+    assert (loaded.davis.root, loaded.vip.root) == (f"{tmp_path}/here", "synthetic")
+    assert loaded.run.results == f"{tmp_path}/files/results", "outside a project: beside the file"
+    monkeypatch.chdir(ROOT / "notebooks")
+    quick = parameters.load("quick")
+    assert (quick.data.root, quick.run.results) == ("data/quick", "results"), (
+        "inside a project: the same on every machine"
+    )
+    assert parameters.resolve(quick.data.root) == ROOT / "data/quick"
+
+
+def test_the_template_is_a_profile_that_points_at_nothing_of_ours(tmp_path: Path) -> None:
+    target = tmp_path / "my.yaml"
+    parameters.init(target)
+    loaded = parameters.load(target)
+    assert parameters.resolve(loaded.data.source) == tmp_path / "my_videos"
+    assert [loaded.davis.enabled, loaded.jhmdb.enabled, loaded.vip.enabled] == [False] * 3
+    with pytest.raises(InputError, match="exists already"):
+        parameters.init(target)
+
+
+def test_a_removed_setting_says_why_and_is_passed_over_where_it_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parameters.REMOVED, "davis.colour", ("red", "all of them are red"))
+    with pytest.raises(
+        InputError, match=r"davis\.colour \(value 'red'\) was removed, because all of them are red; delete"
+    ):
+        parameters.parse({"davis": {"colour": "red"}}, "x")
+    assert parameters.parse_stored({"davis": {"colour": "red"}}, "x") == Params()
+    with pytest.raises(InputError, match="was removed"):
+        parameters.parse_stored({"davis": {"colour": "blue"}}, "x")
 
 
 def test_digest_follows_its_sections() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from test_encoder import drawn_vit, images
 from torch import Tensor
 
-from tcore_lib import params
+from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
 from tcore_lib.files import sha256
 from tcore_lib.model.contents import expected_parameters, inspect
@@ -429,10 +430,11 @@ def test_folders_without_one_weight_file(tmp_path: Path, files: list[str], said:
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty weights folder, and no network."""
 
-    def nothing(url: str) -> None:
+    def nothing(*names: object, **options: object) -> str:
         raise OSError("no connection")
 
-    monkeypatch.setattr(released, "weights_folder", lambda: tmp_path / "weights")
+    monkeypatch.setattr(fetch, "weights_folder", lambda: tmp_path / "weights")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", nothing)
     monkeypatch.setattr(released, "_probe", nothing)
     monkeypatch.setattr(released, "try_to_load_from_cache", lambda *names: None)
     return tmp_path / "weights"
@@ -450,38 +452,23 @@ def test_published_encoder_offline(offline: Path) -> None:
         load_encoder("timm:vit_tiny_patch16_224")
 
 
-def test_published_encoder_is_checked_against_its_record(offline: Path) -> None:
-    """The first copy is recorded, the same copy passes, another one is refused."""
-    offline.mkdir()
-    path = official_file(offline / "vits16_400ep_K400.pth", state_of(seed=1))
-    assert same(load_encoder("vits16_k400"), state_of(seed=1))
-    assert json.loads((offline / "checksums.json").read_text()) == {path.name: sha256(path)}
-    assert same(load_encoder("vits16_k400"), state_of(seed=1))
-    official_file(path, state_of(seed=2))
-    with pytest.raises(InputError, match="delete it and fetch it again"):
-        load_encoder("vits16_k400")
-
-
-def test_published_encoder_is_fetched(offline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the hub's client brings lands in the weights folder; a file that differs from the hub's hash is refused."""
+def test_published_encoder_is_fetched_once_and_recorded(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the hub's client brings lands in the weights folder; later another file of that name is refused."""
     source = official_file(tmp_path / "remote.pth", state_of(seed=1))
 
-    class Published:
-        etag = sha256(source)
-
-    def download(repository: str, name: str, local_dir: Path) -> str:
+    def download(repository: str, name: str, *, local_dir: Path, **options: object) -> str:
         assert (repository, name) == ("yafeng19/T-CORE", "ckpt/vitb16_200ep_K400.pth")
         (local_dir / "ckpt").mkdir(parents=True)
         return str(source.rename(local_dir / name))
 
-    monkeypatch.setattr(released, "_probe", lambda url: None)
-    monkeypatch.setattr(released, "get_hf_file_metadata", lambda url: Published)
-    monkeypatch.setattr(released, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert same(load_encoder("vitb16_k400"), state_of(seed=1))
-    (offline / "checksums.json").unlink()
-    (offline / "vitb16_200ep_K400.pth").unlink()
-    source = official_file(tmp_path / "tampered.pth", state_of(seed=2))
-    monkeypatch.setattr(released, "hf_hub_download", lambda *names, local_dir: str(source))
+    path = offline / "vitb16_200ep_K400.pth"
+    assert json.loads((offline / "checksums.json").read_text()) == {path.name: sha256(path)}
+    assert same(load_encoder("vitb16_k400"), state_of(seed=1))
+    official_file(path, state_of(seed=2))
     with pytest.raises(InputError, match="as recorded"):
         load_encoder("vitb16_k400")
 

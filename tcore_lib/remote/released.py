@@ -1,35 +1,17 @@
-"""Weights that live elsewhere: the three published encoders, and timm's. Fetched when asked for, never before.
-
-A file that lies in the weights folder is used; the network is only tried where it is missing.
-"""
+"""timm's networks and weights; and old names of `tcore_lib.fetch`, until their users have moved."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 from torch import nn
 
-from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, sha256, write_json
+from tcore_lib.fetch import CHECKPOINTS as FILES, weights as fetch, weights_folder
 
-REPOSITORY = "yafeng19/T-CORE"  # on huggingface.co, METHOD section 9
-FILES = {
-    "vits16_k400": "vits16_400ep_K400.pth",
-    "vits16_inet": "vits16_100ep_INET.pth",
-    "vitb16_k400": "vitb16_200ep_K400.pth",
-}
-# Hex SHA-256 by file name. The authors publish none; until one stands here, the first copy that is used is recorded in
-# `checksums.json` beside the files, and later copies are compared with that.
-SHA256: Mapping[str, str] = {}
-
-
-def weights_folder() -> Path:
-    """Where published weights are kept."""
-    return params.resolve("data/weights")
+__all__ = ["FILES", "fetch", "timm_model", "weights_folder"]
 
 
 def _probe(url: str) -> None:
@@ -37,59 +19,6 @@ def _probe(url: str) -> None:
     answer = get_session().head(url, timeout=5.0)
     if answer.status_code >= 400:
         raise OSError(f"the server answers {answer.status_code}")
-
-
-def _download(url: str, path: Path) -> str | None:
-    """Fetch a published file to `path`; return its SHA-256 if the hub states one."""
-    _probe(url)
-    etag = get_hf_file_metadata(url).etag  # of a large file: its SHA-256
-    partial = hf_hub_download(REPOSITORY, f"ckpt/{path.name}", local_dir=path.parent / ".download")
-    Path(partial).replace(path)
-    return etag if etag and len(etag) == 64 else None
-
-
-def _checked(path: Path, published: str | None = None) -> Path:
-    """Compare a file with its recorded checksum; the first time, record it.
-
-    Raises:
-        InputError: it is another file than the one recorded.
-    """
-    record = path.parent / "checksums.json"
-    known: dict[str, str] = read_json(record) if record.is_file() else {}
-    expected = SHA256.get(path.name) or known.get(path.name) or published
-    digest = sha256(path)
-    if expected is not None and digest != expected:
-        raise InputError(
-            f"{path} has SHA-256 {digest[:16]}..., not {expected[:16]}... as recorded; delete it and fetch it again, "
-            f"or remove its line from {record} if the authors replaced it."
-        )
-    if path.name not in known:
-        write_json(record, {**known, path.name: digest})
-    return path
-
-
-def fetch(name: str) -> Path:
-    """The file of a published encoder, downloaded into `weights_folder()` if it is not there.
-
-    Args:
-        name: a key of `FILES`.
-
-    Raises:
-        InputError: it cannot be downloaded, or is not the file that was recorded.
-    """
-    folder, file = weights_folder(), FILES[name]
-    path = folder / file
-    if path.is_file():
-        return _checked(path)
-    url = hf_hub_url(REPOSITORY, f"ckpt/{file}")
-    try:
-        published = _download(url, path)
-    except Exception as error:  # the HTTP library's own classes, which differ between versions of huggingface_hub
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{name} is not here and cannot be fetched ({reason}); download {url} and put it at {path}."
-        ) from error
-    return _checked(path, published)
 
 
 def timm_model(name: str, *, pretrained: bool, arguments: Mapping[str, Any] | None = None) -> nn.Module:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from tcore_lib import markdown
+from tcore_lib import fetch, markdown
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 from tcore_lib.params import Params, load, project_root
-from tcore_lib.remote import fetch
 from tcore_lib.reproduction import paper_table, study_results
 from tcore_lib.reproduction.study import load_study
 from tcore_lib.reproduction.table import provenance_rows

@@ -66,8 +66,8 @@ def reproduce(
         InputError: the profile is wrong or another process runs it; nothing has been started then.
     """
     path = parameters.find_profile(profile)
-    sections = parameters.changed(parameters.read_yaml(path), changes)
-    params = parameters.parse(sections, str(path))
+    params = runs.checked_profile(profile, changes, lambda params: plan(params, only, start))
+    sections = parameters.injected(params)
     stages = plan(params, only, start)
     folder = runs.run_folder(params)
     print(f"{path.name}: run {params.run.name!r} into {folder}", flush=True)

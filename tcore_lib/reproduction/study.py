@@ -193,7 +193,7 @@ def load_study(study: str | Path) -> LoadedStudy:
     if path.suffix not in (".yaml", ".yml"):
         path = parameters.project_root() / "params" / FOLDER / f"{study}.yaml"
     settings = parameters.checked(Study, parameters.read_yaml(path), str(path))
-    loaded = LoadedStudy(path.stem, path, settings, parameters.read_yaml(parameters.find_profile(settings.base)))
+    loaded = LoadedStudy(path.stem, path, settings, parameters.read_profile(settings.base)[0])
     steps = Schedules(loaded.base.pretrain).steps
     if steps % settings.points:
         raise InputError(f"{path}: points = {settings.points} does not divide the {steps} steps of {settings.base}.")

@@ -1,15 +1,29 @@
-"""The schema of a parameter file: one pydantic model per section, one field per setting.
+"""Parameter files: what may stand in one, how it is read and refused, and what its paths mean.
 
 A parameter file (`params/*.yaml`) is one profile of the whole reproduction. Its sections are the fields of `Params`; a
-missing section or key takes the default written here, which is the paper's (METHOD: the K400 ViT-S/16 row; EVALUATION: the
-protocol). Anything else is refused before work starts: an unknown key, a wrong type, an impossible value.
+missing section or key takes the default written here, which is the paper's (T-CoRe, K400, ViT-S/16; protocol of its
+evaluation). Anything else is refused before work starts: an unknown key, a wrong type, an impossible value.
+
+**Paths.** A relative path in a parameter file is relative to the folder of that file; on the command line (`--set` too) it
+is relative to the working folder. `Params` holds paths inside the project relative to `project_root()`, so that results say
+the same on every machine, and others absolute; `resolve` makes a path of them.
 """
 
+import ast
+import difflib
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from tcore_lib.errors import InputError
+from tcore_lib.files import read_text, reading, write_text
 
 # Strict scalars: YAML reads `1e-4` as a string and `yes` as a boolean; neither may slip through as a number.
 Float = Annotated[float, Strict()]
@@ -412,3 +426,353 @@ class Params(Section):
 
 
 SECTIONS = tuple(Params.model_fields)
+
+# The settings that are paths; `synthetic` is none, and an encoder may also be a name (`run`, `random`, `vits16_k400`).
+PATHS = (
+    "run.results", "data.source", "data.annotations", "data.root", "checkpoint.encoders.*", "checkpoint.model",
+    "davis.root", "jhmdb.root", "vip.root",
+)  # fmt: skip
+
+# Settings of earlier versions -> (their default, why they went). In what an earlier version wrote (checkpoints, results) they
+# are passed over where they have that default.
+REMOVED: dict[str, tuple[Any, str]] = {}
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+
+def _project() -> Path | None:
+    here = Path.cwd()
+    folders = (here, *here.parents)
+    return next(
+        (folder for folder in folders if (folder / "notebooks").is_dir() and (folder / "params").is_dir()), None
+    )
+
+
+def project_root() -> Path:
+    """The checkout: the nearest folder upwards that holds `notebooks/` and `params/`; else the working folder."""
+    return _project() or Path.cwd()
+
+
+def resolve(path: str | Path) -> Path:
+    """A path of `Params` as an absolute one (`~` expanded, relative to `project_root()`)."""
+    return project_root() / Path(path).expanduser()
+
+
+def find_profile(profile: str | Path) -> Path:
+    """`quick` -> `<project>/params/quick.yaml`; a path stays a path.
+
+    Raises:
+        InputError: there is no such file; the nearest name comes first.
+    """
+    path = Path(profile).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        path = project_root() / "params" / f"{profile}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in (project_root() / "params").glob("*.yaml"))
+        near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        names = f"{hint}The profiles here are: {', '.join(known)}." if known else "tcore init my.yaml writes one."
+        raise InputError(f"There is no parameter file {path}; {names}")
+    return path
+
+
+def _placed(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Sections with their `PATHS`, so far relative to `folder`, as `Params` holds them."""
+    sections, root = deepcopy(sections), _project()
+    for name in PATHS:
+        *above, last = name.split(".")
+        place: Any = sections
+        for part in above:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            continue
+        for key in list(place) if last == "*" else [last]:
+            value = place.get(key)
+            if isinstance(value, str) and _is_path(value, folder, free=last != "*"):
+                path = Path(os.path.normpath(folder.absolute() / Path(value).expanduser()))
+                place[key] = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
+    return sections
+
+
+def _is_path(value: str, folder: Path, *, free: bool) -> bool:
+    """Whether a setting means a file or folder; `free` = any word does but `synthetic`, else it may be an encoder's name."""
+    if free or value.startswith("timm:"):
+        return free and value != "synthetic"
+    return "/" in value or value.startswith("~") or (folder / value).exists()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+S = TypeVar("S", bound=Section)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without anchors (a few lines of aliases can stand for gigabytes) and without repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} uses an alias (*name)")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) != len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), keys[0])
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {twice!r} stands twice")
+        return mapping
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file as plain sections: not yet checked, its paths as they stand there.
+
+    Raises:
+        InputError: the file is missing, not YAML, empty, too large or not a mapping of sections.
+    """
+    text = read_text(path)
+    if len(text) > 1_000_000:
+        raise InputError(f"{path} is larger than 1 MB, which no parameter file is; check the path.")
+    with reading(path, "correct that place"):
+        loaded = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise InputError(f"{path} holds no sections; it needs keys such as {', '.join(SECTIONS[:3])} at the top level.")
+    return loaded
+
+
+def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """The sections of a profile, not yet checked, with `changes` (`changed`) and with paths as `Params` holds them.
+
+    Outside a project, results and prepared data go beside the file, where it does not say otherwise.
+
+    Returns:
+        The sections, and what error messages call them: the file, and the changes.
+    """
+    path = find_profile(profile)
+    sections = _placed(read_yaml(path), path.parent)
+    root = _project()
+    if root is None or not path.absolute().is_relative_to(root):
+        for section, key, default in (("run", "results", "results"), ("data", "root", "data/run")):
+            if isinstance(sections.setdefault(section, {}), dict):
+                sections[section].setdefault(key, str(path.parent.absolute() / default))
+    return changed(sections, changes), " ".join([str(path), *(f"--set {_shown(change)}" for change in changes)])
+
+
+def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
+    """Read and check a parameter file, given as a path or as the name of a file in `params/`; see `read_profile`."""
+    return parse(*read_profile(profile, changes))
+
+
+def parse(sections: dict[str, Any], origin: str) -> Params:
+    """Check sections, whose paths are as `Params` holds them, against the schema.
+
+    Args:
+        sections: nested plain values.
+        origin: what the error message names, e.g. the file's path.
+
+    Raises:
+        InputError: everything that is wrong, each in one sentence.
+    """
+    return checked(Params, sections, origin)
+
+
+def parse_stored(sections: dict[str, Any], origin: str) -> Params:
+    """`parse` of what this library once wrote: settings `REMOVED` since are passed over where they had their default."""
+    sections = deepcopy(sections)
+    for name, (default, _) in REMOVED.items():
+        *above, last = name.split(".")
+        place: Any = sections
+        for part in above:
+            place = place.get(part, {}) if isinstance(place, dict) else {}
+        if isinstance(place, dict) and last in place and place[last] == default:
+            del place[last]
+    return parse(sections, origin)
+
+
+def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
+    """Check plain values against any schema made of `Section`s; see `parse`."""
+    found, wrong = sifted(schema, content)
+    if wrong:
+        raise InputError(sentence(origin, wrong))
+    assert found is not None
+    return found
+
+
+def sifted(schema: type[S], content: dict[str, Any]) -> tuple[S | None, list[str]]:
+    """Values that fit a schema, and a sentence about each one that does not.
+
+    Returns:
+        What is left without the wrong ones (None where that is not possible either), and the sentences.
+    """
+    content = deepcopy(content)
+    wrong: list[str] = []
+    for _ in range(5):  # without the wrong values, validators of whole sections run, which may find more
+        try:
+            return schema.model_validate(content), wrong
+        except ValidationError as error:
+            report = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
+            wrong += [_sentence(item, schema) for item in report]
+            for item in report:
+                place, key, below = None, "", content
+                for part in item["loc"]:  # the innermost key of a mapping on the way to the wrong value
+                    if not isinstance(below, dict) or part not in below:
+                        break
+                    place, key, below = below, part, below[part]
+                if place is not None:
+                    place.pop(key, None)
+    return None, wrong
+
+
+def sentence(origin: str, wrong: Sequence[str]) -> str:
+    """One problem as one sentence, several as a list under a line that counts them."""
+    if len(wrong) == 1:
+        return f"{origin}: {wrong[0]}"
+    return f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong)
+
+
+def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Sections with single keys replaced, for the command line's `--set`.
+
+    Args:
+        sections: nested plain values; not modified.
+        changes: `section.key=value`, the value as YAML, such as `pretrain.loop.max_steps=3`.
+
+    Raises:
+        InputError: a change is not of that form.
+    """
+    sections = deepcopy(sections)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *above, key = name.split(".")
+        if not (equals and above and all(above) and key):
+            raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
+        try:
+            value = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise InputError(f"--set {name}: {_shown(text)!r} is not YAML; correct the value.") from error
+        for part in reversed([*above, key]):  # the change alone, as sections
+            value = {part: value}
+        value, place = _placed(value, Path.cwd()), sections
+        for part in above:
+            value, below = value[part], place.setdefault(part, {})
+            if not isinstance(below, dict):
+                raise InputError(f"--set {change!r} is not possible: {part} is a value ({below!r}), not a section.")
+            place = below
+        place[key] = value[key]
+    return sections
+
+
+def merged(sections: Mapping[str, Any], changes: Mapping[str, Any], schema: type[BaseModel] = Params) -> dict[str, Any]:
+    """Sections with those of `changes` laid over them; a setting that is itself a mapping or a list is replaced."""
+    together = dict(sections)
+    for key, value in changes.items():
+        kind = schema.model_fields[key].annotation if key in schema.model_fields else None
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
+            value = merged(together.get(key) or {}, value, kind)
+        together[key] = value
+    return together
+
+
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, `section.key` -> value; lists and empty mappings stay values."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value} if prefix else {}
+    start = f"{prefix}." if prefix else ""
+    return {name: leaf for key, below in value.items() for name, leaf in dotted(below, f"{start}{key}").items()}
+
+
+def from_notebook(namespace: Mapping[str, Any]) -> Params:
+    """The parameters of a running notebook, from its global names: only those of sections and `profile` are looked at.
+
+    * By hand: the file named by the variable `profile`, with the sections set in the parameters cell laid over it.
+    * papermill with a whole parameter file (`-f`; it gives `run.name` and other sections): that file.
+    * papermill with some settings (`-p profile small_scale -y "data: {num_frames: 5}"`): they are laid over the profile.
+
+    Raises:
+        InputError: a section or a key is wrong; or papermill injected a name that is no section, of which it only warns.
+    """
+    names = _papermill_names(namespace.get("In", ()))
+    for name in names:
+        if name not in SECTIONS and name != "profile":
+            raise InputError(f"The parameter {name!r} is no section of a parameter file{_meant(name, SECTIONS)}")
+    given = {name: namespace[name] for name in SECTIONS if namespace.get(name) is not None}
+    for name, value in given.items():
+        if not isinstance(value, dict):
+            raise InputError(
+                f"{name} = {_shown(repr(value))} is no section; write {name} = {{...}} or run its cell again."
+            )
+    if len(given) > 1 and "profile" not in names and "run" in names and "name" in given["run"]:
+        return parse(given, "the notebook's parameters")
+    profile = namespace.get("profile") or "quick"
+    if not given:
+        return load(profile)
+    print(f"parameters: {profile}, but {', '.join(f'{key} = {value!r}' for key, value in dotted(given).items())}")
+    sections, origin = read_profile(profile)
+    return parse(merged(sections, given), f"{origin} with the notebook's parameters")
+
+
+def injected(params: Params) -> dict[str, Any]:
+    """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
+    stated = params.model_dump(mode="json", exclude_unset=True)
+    sections: dict[str, Any] = {name: stated.get(name, {}) for name in SECTIONS}
+    sections["run"]["name"] = params.run.name
+    return sections
+
+
+def _papermill_names(cells: Sequence[str]) -> list[str]:
+    """The names that papermill's cell assigns; of a kernel's executed cells it is the last one under that comment."""
+    found = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), "")
+    statements = ast.parse(found).body
+    return [str(getattr(node.targets[0], "id", "")) for node in statements if isinstance(node, ast.Assign)]
+
+
+def init(target: Path) -> None:
+    """Write a commented parameter file for data of your own, to be edited.
+
+    Args:
+        target: the new file, such as my.yaml.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another name.")
+    write_text(target, Path(__file__).with_name("template.yaml").read_text(encoding="utf-8"))
+    print(f"{target}: edit the lines marked with <--, then: tcore reproduce {target}")
+
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}."
+
+
+def _shown(text: str) -> str:
+    """Somebody's text in a sentence: on one line, not too long."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return plain if len(plain) <= 80 else f"{plain[:77]}..."
+
+
+def _keys_at(schema: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys a schema knows at a place. The name of an item of a mapping, or its number in a list, is one step of it."""
+    here: Any = schema
+    for part in path:
+        if hasattr(here, "model_fields"):
+            here = here.model_fields[str(part)].annotation
+        else:  # dict[..., item] or list[item]
+            here = get_args(here)[-1]
+    return list(here.model_fields)
+
+
+def _sentence(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
+    """One entry of a pydantic report with key, value and remedy."""
+    key = ".".join(_shown(str(part)) for part in item["loc"]) or "the file"
+    value = _shown(repr(item["input"]))
+    if item["type"] == "extra_forbidden" and key in REMOVED:
+        return f"the key {key} (value {value}) was removed, because {REMOVED[key][1]}; delete that line."
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(schema, item["loc"][:-1])
+        return f"the key {key} (value {value}) does not exist{_meant(str(item['loc'][-1]), known)}"
+    if item["type"] == "float_type" and isinstance(item["input"], str):
+        return f"{key} is the text {value}, not a number; YAML wants a dot and a sign, like 1.0e-4."
+    message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    return f"{key} = {value} is not possible: {message}."
