@@ -16,7 +16,7 @@ export MPLCONFIGDIR ?= $(SPARE)/matplotlib
 export IPYTHONDIR ?= $(SPARE)/ipython
 export JUPYTER_CONFIG_DIR ?= $(SPARE)/jupyter
 endif
-STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
+STRIP := $(BIN)/nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: reproduce test soak lint lab bench strip install
 
