@@ -46,7 +46,6 @@ from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, p
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import write_json
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
-from tcore_lib.model.onednn import onednn_linears
 from tcore_lib.scenes import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +121,7 @@ def engine(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: 
     size = input_size(clip, settings, encoder.patch_size)
     batch, results = BATCH[torch.device(device).type], []
     propagator: Propagator | None = None
-    with torch.no_grad(), onednn_linears(encoder, precision=settings.precision, frozen=True):
+    with torch.no_grad():
         for first in range(0, len(clip), batch):
             with clock.stage("decode"):
                 frames = np.stack([clipfiles.read_frame(path) for path in clip.frames[first : first + batch]])

@@ -33,7 +33,6 @@ import plain_step  # noqa: E402
 
 from tcore_lib import files, params, runs  # noqa: E402
 from tcore_lib.machine.meter import Meter  # noqa: E402
-from tcore_lib.model.onednn import onednn_linears  # noqa: E402
 from tcore_lib.training import optimiser as optimisers  # noqa: E402
 from tcore_lib.training.draws import Plan, draw_plan  # noqa: E402
 from tcore_lib.training.schedules import Hyper, Schedules  # noqa: E402
@@ -159,10 +158,7 @@ def timed_parts(trainer: Trainer, parts: Parts) -> Iterator[None]:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Multiply-add operations (counted as two) per second of a large square product, best of several.
-
-    On a CPU in float32 the better one of torch's own product and oneDNN's with packed weights.
-    """
+    """Multiply-add operations (counted as two) per second of a large square product, best of several."""
     side = 8192 if device.type == "cuda" else 2048
     layer = torch.nn.Linear(side, side, bias=False, device=device, dtype=dtype)
     x = torch.randn(side, side, device=device).to(dtype)
@@ -170,8 +166,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     with torch.no_grad():
         for _ in range(6):
             with meter("product"):
-                layer(x)
-            with onednn_linears(layer, frozen=True), meter("product"):
                 layer(x)
     return 2 * side**3 / min(meter.seconds["product"])
 

@@ -190,7 +190,23 @@ class Encoder(Section):
     patch_size: Positive = 16
     registers: Annotated[Int, Field(ge=0)] = 4
     drop_path: Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="stochastic depth, same in every block")
-    layer_scale: AboveZero = Field(1e-5, description="initial value of LayerScale")
+    layer_scale: AboveZero | None = Field(1e-5, description="initial value of LayerScale; null = without")
+    mlp: Literal["gelu", "swiglu"] = Field("gelu", description="swiglu = gated, as in DINOv2's largest network")
+    mlp_ratio: AboveZero = Field(4.0, description="width of the MLP's first layer / token width")
+    qkv_bias: Bool = True
+    img_size: Positive | None = Field(
+        None, description="pixels: side of the image whose patches have a stored position; null = views.global_size"
+    )
+    init_scheme: Literal["trunc_normal", "mimetic"] = Field(
+        "trunc_normal",
+        description="fresh weights: trunc_normal as DINOv2; mimetic = attention and positions that resemble a trained "
+        "network's (Trockman & Kolter, 2023), for small transformers and little data",
+    )
+    init: str | None = Field(
+        None,
+        description="continue from this encoder: file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME; "
+        "the settings above must be its shape (an error says which ones are); null = fresh weights",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -201,6 +217,10 @@ class Encoder(Section):
             raise ValueError("width, depth and heads are only read with arch: custom")
         if self.width and self.heads and self.width % self.heads:
             raise ValueError("width must be a multiple of heads")
+        if self.init_scheme == "mimetic" and self.shape[0] % 4:
+            raise ValueError("init_scheme: mimetic needs a width that is a multiple of 4")
+        if self.img_size and self.img_size % self.patch_size:
+            raise ValueError("img_size must be a multiple of patch_size")
         return self
 
     @property

@@ -15,7 +15,6 @@ from tiny_problem import formula_views, formula_weights, noise, step_plan, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
-from tcore_lib.model.vit import _residual_block, _thinned_block
 from tcore_lib.params import parse
 from tcore_lib.training import optimiser
 from tcore_lib.training.draws import draw_keep, plan_masks
@@ -195,23 +194,6 @@ def test_stochastic_depth_reaches_every_forward() -> None:
     assert a["teacher_entropy"] == b["teacher_entropy"]
     assert all(abs(a[name] / b[name] - 1) > 1e-6 for name in FULL)
     assert torch.equal(on.model._auxiliary(views, plan), on.model._auxiliary(views, plan))
-
-
-@pytest.mark.parametrize("kept", [[0, 0, 0, 0, 0], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]])
-def test_skipping_dropped_branches_computes_the_same(kept: list[int]) -> None:
-    """On a CPU a dropped sample is left out of the branch; on a GPU its result is multiplied by 0."""
-    block = wide_trainer().model.student.encoder.blocks[0]
-    x = noise((5, 7, 32), 77).requires_grad_()
-    scale = torch.tensor([kept, kept[::-1]], dtype=torch.float64) / 0.6
-    results = []
-    for function in (_thinned_block, _residual_block):
-        block.zero_grad()
-        x.grad = None
-        y = function(block, x, scale)
-        y.square().sum().backward()
-        results.append([y.detach(), x.grad, *(p.grad for p in block.parameters())])
-    for thinned, weighted in zip(*results, strict=True):
-        torch.testing.assert_close(thinned, weighted, rtol=1e-12, atol=1e-14)
 
 
 def test_logits_of_one_feature_are_those_of_the_prototypes() -> None:

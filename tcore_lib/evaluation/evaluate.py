@@ -33,7 +33,6 @@ from tcore_lib.evaluation.propagation import DTYPES, Propagator
 from tcore_lib.evaluation.protocol import input_size, make_scorer, propagator_settings
 from tcore_lib.machine.distributed import memory_is_full
 from tcore_lib.model.encoders import FeatureEncoder
-from tcore_lib.model.onednn import onednn_linears
 from tcore_lib.params import Benchmark, Vip
 
 BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time
@@ -219,8 +218,7 @@ def _evaluate(
     bar = tqdm(
         total=sum(map(len, todo)), unit="frame", file=sys.stdout, disable=not progress or not todo, desc="evaluate"
     )
-    linears = onednn_linears(*encoders.values(), precision=settings.precision, frozen=True)
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar, linears:
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar:
         active: dict[str, _ClipRun] = {}
         for clip, first, frames in _decoded(todo, batch, pool):
             if first == 0:

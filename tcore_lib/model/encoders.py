@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.model import layouts
-from tcore_lib.model.vit import ViT, difference, initial_vit, load_official, official_state_dict
+from tcore_lib.model.vit import ViT, initial_vit, load_official, mismatch, official_state_dict
 from tcore_lib.model.weights import OURS, WeightFile, check_values, read_weights
 from tcore_lib.remote import released
 
@@ -153,7 +153,7 @@ def _ours(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
     heads = heads or layouts.known_heads(file.metadata, file.config)
     settings, img_size = layouts.architecture(state, heads, file.path)
     vit = initial_vit(settings, img_size, seed=0)
-    wrong = difference(official_state_dict(vit), state)
+    wrong = mismatch(official_state_dict(vit), state)
     if wrong:
         raise InputError(f"{file.path} is no whole {settings.arch} encoder ({wrong}); give a complete one.")
     check_values(state, file.path)
@@ -177,7 +177,7 @@ def _timm_folder(file: WeightFile) -> FeatureEncoder:
     name, arguments = file.config["architecture"], file.config.get("model_args") or {}
     model = released.timm_model(name, pretrained=False, arguments=arguments)
     state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
-    wrong = difference(model.state_dict(), state)
+    wrong = mismatch(model.state_dict(), state)
     if wrong:
         raise InputError(f"{file.path} does not fit timm's {name} ({wrong}); export the folder again.")
     check_values(state, file.path)

@@ -1,18 +1,19 @@
-"""The vision transformer that is trained (METHOD section 4).
+"""The vision transformer that is trained.
 
 The network is timm's `VisionTransformer`. Ours are the mask token, the separate CLS position, stochastic depth decided
-from outside, and the official key layout.
+from outside, two ways to initialise it, and the official names of its weights.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -23,94 +24,48 @@ from tcore_lib.machine import compiled
 from tcore_lib.randomness import generator
 
 GROUP = 3  # blocks compiled together: each call costs the host a millisecond
+MIMETIC = {"attention": (0.7, 0.7), "values": (0.4, 0.4)}  # alpha, beta of Trockman & Kolter (2023), section 4
+
+# ---------------------------------------------------------------------------------------------- the forward pass
 
 
-def _residual_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
-    """One timm block whose two residual branches are weighted per sample: LayerScale, weight and sum in one pass each.
+def run_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor:
+    """Blocks one after the other: on a GPU compiled as one piece, which serves every such group of every encoder.
 
-    The weights are an argument, not a state of the block: activation checkpointing runs this function a second time,
-    after other forward passes have been made.
-
-    Args:
-        block: a timm `Block`.
-        x: (B, T, D).
-        scale: (2, B), 0 or 1 / (1 - p), for the attention and the MLP branch.
-    """
-    attention, mlp = scale.to(x.dtype)[:, :, None, None]  # (B, 1, 1) each
-    x = torch.addcmul(x, block.attn(block.norm1(x)), attention * block.ls1.gamma)
-    return torch.addcmul(x, block.mlp(block.norm2(x)), mlp * block.ls2.gamma)
-
-
-def _thinned_block(block: Any, x: Tensor, scale: Tensor) -> Tensor:
-    """The same as `_residual_block`, but a branch is computed for the samples that keep it only.
-
-    How many these are has to be known before the next call, for which a GPU would be waited for.
-    """
-    for weights, norm, branch, gamma in (
-        (scale[0], block.norm1, block.attn, block.ls1.gamma),
-        (scale[1], block.norm2, block.mlp, block.ls2.gamma),
-    ):
-        kept = weights.nonzero()[:, 0]
-        if 0 < len(kept) < len(x):
-            some = branch(norm(x.index_select(0, kept))) * (weights[kept, None, None].to(x.dtype) * gamma)
-            x = x.index_add(0, kept, some.to(x.dtype))
-        else:  # all; or none, and then its parameters need gradients of zero all the same
-            x = torch.addcmul(x, branch(norm(x)), weights[:, None, None].to(x.dtype) * gamma)
-    return x
-
-
-def _block_of_some(block: Any, x: Tensor, scale: Tensor | None, rows: Tensor) -> Tensor:
-    """The last block where few tokens are looked at: every token is a key, but what follows is made for some only.
-
-    Args:
-        block: a timm `Block`.
-        x: (B, T, D).
-        scale: (2, B) as in `_residual_block`, or None without stochastic depth.
-        rows: (N,) int64 among the B * T tokens.
-
-    Returns:
-        (N, D).
-    """
-    batch, tokens, width = x.shape
-    attention = block.attn
-    q, k, v = (
-        attention.qkv(block.norm1(x))
-        .view(batch, tokens, 3, attention.num_heads, attention.head_dim)
-        .permute(2, 0, 3, 1, 4)
-    )
-    seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, width)
-    factors = x.new_ones(2, 1, 1) if scale is None else scale[:, rows // tokens, None].to(x.dtype)
-    x = x.flatten(0, 1).index_select(0, rows)
-    x = torch.addcmul(x, attention.proj(seen.index_select(0, rows)), factors[0] * block.ls1.gamma)
-    return torch.addcmul(x, block.mlp(block.norm2(x)), factors[1] * block.ls2.gamma)
-
-
-def _several_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor:
-    """Blocks one after the other: what is compiled as one piece, which serves every such group of every encoder.
+    The weights of the branches are an argument, not a state of the block: activation checkpointing runs this function a
+    second time, after other forward passes have been made.
 
     Args:
         blocks: timm `Block`s.
         x: (B, T, D).
-        scale: (blocks, 2, B) for `_residual_block`, or None without stochastic depth.
+        scale: (blocks, 2, B), 0 or 1 / (1 - p), of each sample's attention and MLP branch; None = 1 everywhere.
     """
     for i, block in enumerate(blocks):
-        x = block(x) if scale is None else _residual_block(block, x, scale[i])
+        if scale is None:
+            x = block(x)
+            continue
+        attention, mlp = scale[i].to(x.dtype)[:, :, None, None]  # (B, 1, 1) each
+        # addcmul: LayerScale, stochastic depth and sum in one pass over the tokens
+        x = torch.addcmul(x, block.attn(block.norm1(x)), attention * getattr(block.ls1, "gamma", 1.0))
+        x = torch.addcmul(x, block.mlp(block.norm2(x)), mlp * getattr(block.ls2, "gamma", 1.0))
     return x
 
 
 class ViT(nn.Module):
-    """The encoder that is trained: CLS + R registers + patches, LayerScale, final LayerNorm (METHOD section 4).
+    """CLS + R registers + patches, pre-norm blocks, final LayerNorm.
 
-    Initialised as DINOv2 does it: linear weights and positions truncated normal 0.02, CLS and registers normal 1e-6,
-    mask token 0, biases 0, the patch embedding as torch initialises a convolution. The draws come from torch's global
-    generator; `initial_vit` seeds it.
+    The draws of the initial weights come from torch's global generator; `initial_vit` seeds it.
+
+    Args:
+        settings: section `pretrain.encoder`: shape and initialisation.
+        img_size: pixels; side of the square image whose patches have a learned position each.
 
     Attributes:
         vit: timm's VisionTransformer; positions on patches only.
         mask_token: (1, D), stands in for the embedding of a masked patch.
         cls_pos: (1, 1, D), the position of CLS. A parameter of its own because it is stepped and decayed on its own;
             the official layout stores it as the first row of `pos_embed`.
-        activation_checkpointing: recompute each block in the backward pass instead of storing it.
+        activation_checkpointing: recompute each group of blocks in the backward pass instead of storing it.
         compile_blocks: generate code (torch.compile) for `GROUP` blocks at a time: one piece for all groups of all
             encoders, so that it takes seconds.
     """
@@ -123,12 +78,15 @@ class ViT(nn.Module):
         self.activation_checkpointing = False
         self.compile_blocks = False
         self._scale: Tensor | None = None
+        gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if settings.mlp == "swiglu" else {}
         self.vit: Any = VisionTransformer(
             img_size=img_size,
             patch_size=settings.patch_size,
             embed_dim=width,
             depth=depth,
             num_heads=heads,
+            mlp_ratio=settings.mlp_ratio,
+            qkv_bias=settings.qkv_bias,
             reg_tokens=settings.registers,
             init_values=settings.layer_scale,
             no_embed_class=True,
@@ -136,27 +94,19 @@ class ViT(nn.Module):
             num_classes=0,
             global_pool="",
             weight_init="skip",
+            **gated,
         )
         self.prefix = self.vit.num_prefix_tokens  # CLS and registers
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
         self.mask_token = nn.Parameter(torch.zeros(1, width))
-        self._initialise()
+        _truncated_normal(self)
+        if settings.init_scheme == "mimetic":
+            _mimetic(self)
 
     @property
     def blocks(self) -> nn.Sequential:
         """The transformer's blocks."""
         return self.vit.blocks
-
-    def _initialise(self) -> None:
-        nn.init.trunc_normal_(self.vit.pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.cls_pos, std=0.02)
-        nn.init.normal_(self.vit.cls_token, std=1e-6)
-        if self.vit.reg_token is not None:
-            nn.init.normal_(self.vit.reg_token, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
 
     def set_drop_keep(self, keep: Tensor | None) -> None:
         """Stochastic depth of the following forward passes, until it is set again.
@@ -195,44 +145,22 @@ class ViT(nn.Module):
             prefix.append(vit.reg_token)
         return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position], dim=1)
 
-    def tokens(self, images: Tensor, masks: Tensor | None = None, rows: Tensor | None = None) -> Tensor:
-        """Tokens after the final norm: CLS, registers, patches of every image, or some of them.
-
-        Args:
-            images: (B, 3, H, W).
-            masks: (B, P) bool.
-            rows: (N,) int64, the tokens wanted, among all B * T; None = all.
-
-        Returns:
-            (B, T, D), or (N, D).
-        """
-        x = self.embed(images, masks)
-        scale = self._scale
+    def tokens(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) images, (B, P) bool masks -> (B, T, D) tokens after the final norm: CLS, registers, patches."""
+        x, scale = self.embed(images, masks), self._scale
         if scale is not None and scale.shape != (self.depth, 2, len(x)):
             raise ValueError(f"drop keep is {tuple(scale.shape)}, the batch needs {(self.depth, 2, len(x))}")
-        thin = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        size = GROUP if self.compile_blocks else 1
+        size, run = (GROUP, compiled(run_blocks, dynamic=False)) if self.compile_blocks else (1, run_blocks)
         for i in range(0, self.depth, size):
-            function: Callable[..., Tensor] = self.blocks[i]
-            arguments: tuple[Any, ...] = (x,)
-            if self.compile_blocks:
-                function = compiled(_several_blocks, dynamic=False)
-                part = slice(i, i + size)
-                weights = None if scale is None else scale[part]
-                arguments = (list(self.blocks[part]), x, weights)
-                if weights is not None and not torch.is_grad_enabled():  # auxiliary crops: their number may change
-                    torch._dynamo.maybe_mark_dynamic(x, 0)
-                    torch._dynamo.maybe_mark_dynamic(weights, 2)
-            elif rows is not None and i == self.depth - 1:
-                function, arguments = _block_of_some, (self.blocks[i], x, None if scale is None else scale[i], rows)
-            elif scale is not None:
-                function, arguments = (_thinned_block if thin else _residual_block), (self.blocks[i], x, scale[i])
+            group = list(self.blocks[i : i + size])
+            weights = None if scale is None else scale[i : i + size]
+            if self.compile_blocks and weights is not None and not torch.is_grad_enabled():
+                torch._dynamo.maybe_mark_dynamic(x, 0)  # auxiliary crops: their number may change
+                torch._dynamo.maybe_mark_dynamic(weights, 2)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(function, *arguments, use_reentrant=False)
+                x = checkpoint(run, group, x, weights, use_reentrant=False)
             else:
-                x = function(*arguments)
-        if rows is not None and self.compile_blocks:  # a group of blocks is one piece
-            x = x.flatten(0, 1).index_select(0, rows)
+                x = run(group, x, weights)
         return self.vit.norm(x)
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -249,21 +177,73 @@ class ViT(nn.Module):
         return x[:, 0], x[:, self.prefix :]
 
     def some(self, images: Tensor, patches: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`forward` where few patches are looked at: the last block's MLP is left out for the others (not so if compiled).
+        """`forward`, but of the patches only those (N,) wanted among all B * P: CLS (B, D), patches (N, D)."""
+        cls, tokens = self(images, masks)
+        return cls, tokens.flatten(0, 1).index_select(0, patches)
 
-        Args:
-            images: as for `forward`.
-            patches: (N,) int64, those wanted among all B * P.
-            masks: as for `forward`.
 
-        Returns:
-            CLS (B, D) and the patches (N, D).
-        """
-        count = images.shape[2] * images.shape[3] // self.patch_size**2
-        cls = torch.arange(len(images), device=images.device) * (self.prefix + count)
-        rows = torch.cat([cls, patches + (patches // count + 1) * self.prefix])
-        of_cls, of_patches = self.tokens(images, masks, rows).split([len(cls), len(patches)])
-        return of_cls, of_patches
+# ---------------------------------------------------------------------------------------------- initialisation
+
+
+def _truncated_normal(vit: ViT) -> None:
+    """As DINOv2 starts.
+
+    Linear weights and positions are truncated normal with 0.02, CLS and registers normal with 1e-6, mask token and biases
+    0; the patch embedding is initialised as torch does it for a convolution.
+    """
+    nn.init.trunc_normal_(vit.vit.pos_embed, std=0.02)
+    nn.init.trunc_normal_(vit.cls_pos, std=0.02)
+    nn.init.normal_(vit.vit.cls_token, std=1e-6)
+    if vit.vit.reg_token is not None:
+        nn.init.normal_(vit.vit.reg_token, std=1e-6)
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def _mimetic(vit: ViT) -> None:
+    """Attention that starts like a trained network's, for small transformers and little data (Trockman & Kolter, 2023).
+
+    In trained transformers the product of query and key weights resembles the identity, that of value and projection
+    weights its negative. With Z normal of variance 1 / D, each head's `W_q^T W_k` becomes the best approximation of
+    `alpha Z + beta I` of the head's rank, and `W_v^T W_proj^T` becomes `alpha Z - beta I`. Positions start as the
+    two-dimensional sines and cosines of MAE (He et al., 2022) and stay trainable; CLS starts without a position.
+    """
+    width, heads = vit.width, vit.heads
+    identity = torch.eye(width)
+    for block in vit.blocks:
+        attention: Any = block.attn
+        query, key, value = attention.qkv.weight.view(3, heads, width // heads, width)  # (heads, D / heads, D) each
+        (alpha, beta), (alpha_v, beta_v) = MIMETIC["attention"], MIMETIC["values"]
+        for head in range(heads):
+            left, right = _factors(alpha * torch.randn(width, width) / width**0.5 + beta * identity, width // heads)
+            query[head], key[head] = left.T, right
+        left, right = _factors(alpha_v * torch.randn(width, width) / width**0.5 - beta_v * identity, width)
+        value.copy_(left.T.view_as(value))
+        attention.proj.weight.copy_(right.T)
+    vit.vit.pos_embed.copy_(sine_positions(vit.vit.patch_embed.grid_size, width))
+    vit.cls_pos.zero_()
+
+
+def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(D, D) -> (D, rank) and (rank, D) of equal size whose product is the nearest matrix of that rank."""
+    u, s, vh = torch.linalg.svd(matrix)
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * vh[:rank]
+
+
+def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Sines and cosines of column and row, a quarter of the width (a multiple of 4) each: (1, h * w, width).
+
+    Wavelengths go from 2 pi to 2 pi 10^4 patches.
+    """
+    frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]  # (h * w, width / 4) each
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None].float()
 
 
 @contextmanager
@@ -275,9 +255,20 @@ def seeded(seed: int, *part: int) -> Iterator[None]:
 
 
 def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
-    """The student and teacher that a run with this seed starts from. torch's own generator is left as it was."""
+    """The encoder that a run with this seed starts from, before `settings.init` is looked at.
+
+    Args:
+        settings: section `pretrain.encoder`; its own `img_size`, if given, counts.
+        img_size: pixels, side of a global crop.
+        seed: of the run. torch's own generator is left as it was.
+    """
     with seeded(seed):
-        return ViT(settings, img_size)
+        return ViT(settings, settings.img_size or img_size)
+
+
+# ---------------------------------------------------------------------------------------------- official names
+
+_GATED = {"fc1": "w12", "fc2": "w3"}  # timm's names in a SwiGLU -> the official ones
 
 
 def official_state_dict(vit: ViT) -> dict[str, Tensor]:
@@ -286,15 +277,20 @@ def official_state_dict(vit: ViT) -> dict[str, Tensor]:
     `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens` (1, R, D),
     `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`. All but `pos_embed` share the parameters' memory.
     """
-    names = {"reg_token": "register_tokens"}  # timm's name -> the official one, where they differ
-    state = {names.get(name, name): value.detach() for name, value in vit.vit.state_dict().items()}
+    state = {_official_name(name, vit): value.detach() for name, value in vit.vit.state_dict().items()}
     state["pos_embed"] = torch.cat([vit.cls_pos.detach(), state["pos_embed"]], dim=1)
     state["mask_token"] = vit.mask_token.detach()
     first = [name for name in ("cls_token", "pos_embed", "register_tokens", "mask_token") if name in state]
     return {name: state[name] for name in (*first, *(name for name in state if name not in first))}
 
 
-def difference(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
+def _official_name(name: str, vit: ViT) -> str:
+    if vit.settings.mlp == "swiglu":
+        name = re.sub(r"\.mlp\.(fc1|fc2)\.", lambda found: f".mlp.{_GATED[found[1]]}.", name)
+    return "register_tokens" if name == "reg_token" else name
+
+
+def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
     """What is missing, unexpected or misshapen in a state dict, as one clause; empty if nothing is."""
     missing = sorted(set(expected) - set(given))
     unexpected = sorted(set(given) - set(expected))
@@ -322,15 +318,14 @@ def load_official(vit: ViT, state: Mapping[str, Tensor], origin: str = "the weig
     Raises:
         InputError: lists every tensor that is missing, unexpected or misshapen; nothing is copied then.
     """
-    wrong = difference(official_state_dict(vit), state)
+    wrong = mismatch(official_state_dict(vit), state)
     if wrong:
         raise InputError(
             f"{origin} do not fit this encoder ({wrong}); load them into the architecture they were made for."
         )
-    names = {"register_tokens": "reg_token"}
-    inner = {names.get(name, name): value for name, value in state.items() if name != "mask_token"}
-    inner["pos_embed"] = state["pos_embed"][:, 1:]
-    vit.vit.load_state_dict(inner)
+    own = {_official_name(name, vit): parameter for name, parameter in vit.vit.state_dict().items()}
+    own |= {"mask_token": vit.mask_token, "cls_pos": vit.cls_pos}
+    cls_pos, pos_embed = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
     with torch.no_grad():
-        vit.cls_pos.copy_(state["pos_embed"][:, :1])
-        vit.mask_token.copy_(state["mask_token"])
+        for name, value in {**state, "cls_pos": cls_pos, "pos_embed": pos_embed}.items():
+            own[name].copy_(value)

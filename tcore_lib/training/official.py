@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.model.vit import difference, load_official, official_state_dict
+from tcore_lib.model.vit import load_official, mismatch, official_state_dict
 from tcore_lib.training.tcore import TCoRe
 
 _DECODER_NAMES = (
@@ -51,7 +51,7 @@ def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tenso
     """
     own = official_weights(model)
     for role, expected in own.items():
-        wrong = difference(expected, weights.get(role, {}))
+        wrong = mismatch(expected, weights.get(role, {}))
         if wrong:
             raise InputError(
                 f"{origin}: the {role} does not fit ({wrong}); use the settings these weights were trained with."

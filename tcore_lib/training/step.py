@@ -14,7 +14,6 @@ from tcore_lib.data.images import one_line
 from tcore_lib.data.views import ViewParams, make_views
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import memory_is_full
-from tcore_lib.model.onednn import onednn_linears
 from tcore_lib.params import Pretrain
 from tcore_lib.training import optimiser as optimisers
 from tcore_lib.training.draws import Plan
@@ -108,15 +107,14 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
         last = self.settings.loop.accumulate - 1
-        with onednn_linears(self.model, precision=self.precision, frozen=False):
-            for i, (views, plan) in enumerate(micro_batches):
-                with self._module.no_sync() if self.world > 1 and i < last else nullcontext():
-                    with self._autocast():
-                        out = self._module(views, plan, hyper.teacher_temperature)
-                    self.scaler.scale(out["total"] * self.world).backward()
-                for name, value in (out["terms"] | {"total": out["total"].detach()} | out["diagnostics"]).items():
-                    values[name] = values[name] + value if name in values else value
-                self._counts = (plan.samples, plan.masked)
+        for i, (views, plan) in enumerate(micro_batches):
+            with self._module.no_sync() if self.world > 1 and i < last else nullcontext():
+                with self._autocast():
+                    out = self._module(views, plan, hyper.teacher_temperature)
+                self.scaler.scale(out["total"] * self.world).backward()
+            for name, value in (out["terms"] | {"total": out["total"].detach()} | out["diagnostics"]).items():
+                values[name] = values[name] + value if name in values else value
+            self._counts = (plan.samples, plan.masked)
         self.scaler.unscale_(self.optimiser)
         return values
 
