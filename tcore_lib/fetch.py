@@ -178,6 +178,20 @@ def fetch(name: str, root: Path = Path("data")) -> Path:
     return root
 
 
+def fetch_command(name: str | None = None, *, root: Path = Path("data")) -> None:
+    """Download a data set or a published encoder.
+
+    Args:
+        name: what to fetch; without one, the list of what there is.
+        root: folder that gets the data set's own layout; encoders go to data/weights.
+    """
+    if name is not None:
+        print(fetch(name, root))
+        return
+    for key, item in DATASETS.items():
+        print(f"{key:12} {item.use}; {item.size}; {'by hand' if item.by_hand else 'fetched'}\n{'':13}{item.page}")
+
+
 def _fetch_archive(archive: Archive, root: Path) -> None:
     """Download one archive and move what is inside to its place, in one step per folder; once."""
     import pooch  # late: these two clients are needed for nothing else

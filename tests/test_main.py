@@ -1,0 +1,108 @@
+"""The command line: bad input is a sentence, a typo finds the nearest name, nothing heavy is imported before it is needed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tcore_lib.__main__ import COMMANDS, main, summary
+
+ROOT = Path(__file__).parents[1]
+
+
+def tcore(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tcore_lib", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_line_and_its_arguments_have_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert summary(COMMANDS[name]).endswith(".")
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    assert "Args:" not in shown, "the docstring's section was not read"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("reproduc quick", "there is no command reproduc; did you mean reproduce?"),
+        ("reproduce quik", "did you mean 'quick'?"),
+        ("evaluate davs --root x --encoder y --output z", 'Did you mean "davis"?'),
+        ("evaluate davis --rot x", "Did you mean --root"),
+        ("fetch davis", "did you mean davis2017?"),
+        ("prepare a", "requires an argument"),
+    ],
+)
+def test_a_typo_is_one_sentence_with_the_nearest_name(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("tcore: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_help_and_checks_need_no_torch(tmp_path: Path) -> None:
+    """A parameter file is refused before torch (seconds) or a notebook package (which may be missing) is imported."""
+    (tmp_path / "bad.yaml").write_text("run: {sed: 1}")
+    code = (
+        "import sys; from tcore_lib.__main__ import main\n"
+        f"assert main(['--help']) == 0; assert main(['init', '{tmp_path}/my.yaml']) == 0\n"
+        f"from tcore_lib import runs; runs.checked_profile('quick', [], lambda params: list(runs.STAGES))\n"
+        "heavy = {'torch', 'papermill', 'jupyterlab', 'anywidget', 'timm', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_everything_missing_is_said_at_once_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "run: {name: trial, sed: 1}\ndata: {source: films}\ncheckpoint: {encoders: {mine: weights/best.pth}}\n"
+        "pretrain: {enabled: false}\ndavis: {root: my davis}\njhmdb: {root: jhmdb}\nvip: {enabled: false, root: vip}\n"
+    )
+    done = tcore("reproduce", "my.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    said = done.stderr
+    assert "5 things are wrong" in said
+    for part in (
+        "run.sed", f"data.source = {tmp_path}/films is not there", f"tcore fetch davis2017 --root '{tmp_path}/my davis'",
+        f"tcore fetch jhmdb --root {tmp_path}/jhmdb", f"checkpoint.encoders.mine = {tmp_path}/weights/best.pth is no file",
+    ):  # fmt: skip
+        assert part in said, said
+    assert "vip" not in said
+    only = tcore("reproduce", "my.yaml", "--only", "3", cwd=tmp_path).stderr
+    assert ("jhmdb" in only, "films" in only, "davis2017" in only) == (False, False, True)
+    assert os.listdir(tmp_path) == ["my.yaml"]
+
+
+def test_interrupt_is_one_sentence(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from tcore_lib import __main__ as cli, fetch\n"
+        "def wait(name=None): print('ready', flush=True); time.sleep(60)\n"
+        "fetch.fetch_command = wait; sys.exit(cli.main(['fetch']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (said.startswith("tcore: stopped;"), said.count("\n"), process.returncode) == (True, 1, 130)
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m tcore_lib fetch | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("kinetics400")
