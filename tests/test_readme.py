@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tcore_lib.__main__ import _parser, main
+from tcore_lib.__main__ import application, main
 from tcore_lib.params import SyntheticData
 from tcore_lib.scenes import synthetic
 
@@ -20,7 +20,7 @@ COMMANDS = sorted(set(re.findall(r"-m tcore_lib ((?:[^`\n|]|\n(?!\n))+?)`", TEXT
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_understood(command: str) -> None:
     words = shlex.split(command.replace("<file>", "quick"))
-    _parser().parse_args(words)  # exits where a word is unknown
+    application(words).parse_args(words, exit_on_error=False, print_error=False)  # raises where a word is unknown
 
 
 def test_every_subcommand_is_run_by_a_test() -> None:
