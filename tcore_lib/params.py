@@ -347,7 +347,7 @@ class Checkpoint(Section):
     """Notebook 02: which encoder is inspected, and which ones are evaluated."""
 
     encoders: dict[str, str] = Field(
-        default_factory=lambda: {"pretrained": "run", "random": "random"},
+        default_factory=lambda: {"pretrained": "run", "random": "random", "pixels": "pixels"},
         description="name in the table -> run (this run's teacher) | random (its initialisation) | file or folder | "
         "vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME | pixels",
     )

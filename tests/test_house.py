@@ -130,8 +130,10 @@ def test_notebook_contract(path: Path) -> None:
     assert names == ["profile", *SECTIONS]
     sources = ["\n".join(cell["source"]) for cell in rest if cell["cell_type"] == "code"]
     assert ".finish(" in sources[-1], "the last cell writes the run's result"
+    sections = rf"^(?:def |class |for )?(?:{'|'.join(SECTIONS)}) ?(?:=[^=]|\(|in )"
     for source in sources:
         assert len(source.splitlines()) <= 40, source
+        assert not re.search(sections, source, re.M), f"a second Run All would take this for a parameter:\n{source}"
         for banned in ("!pip", "%pip", "sys.path", "requests", "urllib"):
             assert banned not in source, banned
     method = [i for i, source in enumerate(sources) if re.search(r"^(def|class) ", source, re.M)]

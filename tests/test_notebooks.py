@@ -107,7 +107,7 @@ def test_results_are_measurements(finished: tuple[Path, str]) -> None:
     assert log["step"].tolist() == [2, 4, 6, 8]
     assert {"dino_global", "dino_local", "koleo", "patch_past", "patch_future", "agreement"} <= set(log.columns)
     measured = table.measured_rows(folder)
-    assert measured["encoder"].tolist() == ["pretrained", "random"]
+    assert measured["encoder"].tolist() == ["pretrained", "random", "pixels"]
     assert measured[table.SCORES].notna().all(axis=None)
     assert ((measured[table.SCORES] >= 0) & (measured[table.SCORES] <= 100)).all(axis=None)
     objects = runs.read_table(folder, "03_davis_evaluation", "objects")
