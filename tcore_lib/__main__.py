@@ -28,7 +28,6 @@ except ModuleNotFoundError as error:
 COMMANDS = {
     "reproduce": "tcore_lib.__main__:_reproduce",
     "table": "tcore_lib.__main__:_table",
-    "report": "tcore_lib.__main__:_report",
     "prepare": "tcore_lib.__main__:_prepare",
     "fetch": "tcore_lib.fetch:fetch_command",
     "doctor": "tcore_lib.__main__:_doctor",
@@ -46,7 +45,6 @@ NOTEBOOKS = {"anywidget", "ipykernel", "ipywidgets", "nbclient", "nbconvert", "n
 
 Changes = Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")]
 Start = Annotated[str | None, cyclopts.Parameter(name="--from")]
-Explorer = Annotated[bool, cyclopts.Parameter(negative="--no-explorer")]
 Kind = Literal["davis", "jhmdb", "vip"]
 Which = Literal["teacher", "student"]
 
@@ -83,20 +81,6 @@ def _table(*, results: Path = Path("results"), readme: bool = False) -> None:
     print(f"{results / 'paper_table.csv'}, .md, .html")
     if readme:
         page.write_into(params.project_root() / "README.md")
-
-
-def _report(run_folder: Path, *, output: Path | None = None, explorer: Explorer = True) -> None:
-    """Write one self-contained page about a run: scores, curves, clips, explorer.
-
-    Args:
-        run_folder: results/RUN.
-        output: the HTML file; report.html in the run folder by default.
-        explorer: with the explorer; larger, slower.
-    """
-    from tcore_lib.widgets.report import write_report
-
-    target = write_report(run_folder, output, explorer=explorer)
-    print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def _pretrain(profile: str, *, fresh: bool = False, changes: Changes = ()) -> int:

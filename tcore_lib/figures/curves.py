@@ -1,4 +1,4 @@
-"""Curves: schedules, training logs, quantities by depth. Tables in, Figures out, small multiples of one quantity each."""
+"""Curves: schedules, training logs, quantities by depth, scores over training. Tables in, Figures out."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
+from tcore_lib.figures.frames import headline
 
 # Columns of a training log or schedule table that have a title and a unit of their own, in the order they are drawn.
 TITLES = {
@@ -25,6 +25,8 @@ TITLES = {
     "patch_past": ("patches restored from the past", "nats"),
     "patch_future": ("patches restored from the future", "nats"),
     "agreement": ("past-future agreement", "logit²"),
+    "information_cls": ("information in the targets, CLS", "nats"),
+    "information_patch": ("information in the targets, patches", "nats"),
     "teacher_entropy": ("teacher entropy", "nats"),
     "feature_std": ("feature std over the batch", ""),
     "centre_norm": ("norm of the teacher's centre", ""),
@@ -37,13 +39,7 @@ TITLES = {
     "teacher_temperature": ("teacher temperature", ""),
 }
 COLUMNS = 3  # panels in a row
-POSITIONS = ("epoch", "step", "iteration")
-
-
-def _position(table: pd.DataFrame) -> tuple[np.ndarray, str]:
-    """Values and name of the horizontal axis: the first of epoch, step, iteration that is a column, else the index."""
-    name = next((name for name in POSITIONS if name in table.columns), None)
-    return (table[name].to_numpy(float), name) if name else (table.index.to_numpy(float), table.index.name or "row")
+POSITIONS = ("epoch", "step", "iteration", "block")  # columns that can be the horizontal axis
 
 
 def _drawable(table: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
@@ -56,86 +52,57 @@ def _drawable(table: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
     return [name for name in TITLES if name in numeric] + [name for name in numeric if name not in TITLES]
 
 
-def _grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `panels` axes in rows of three; what is left of the last row stays empty."""
-    columns = min(COLUMNS, panels)
-    rows = -(-panels // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(look.WIDTH, 0.35 + height * rows), squeeze=False)
-    for empty in axes.flat[panels:]:
-        empty.set_visible(False)
-    return figure, list(axes.flat[:panels])
-
-
-def _bottom_labels(axes: Sequence[Axes], text: str) -> None:
-    """Name the horizontal axis under the lowest panel of each column only."""
-    for ax in axes[-COLUMNS:]:
-        ax.set_xlabel(text)
-
-
-def _power(values: np.ndarray) -> int:
-    """Exponent of ten to draw very small or large values with, in steps of three; 0 for ordinary ones."""
-    largest = np.nanmax(np.abs(values), initial=0.0)
-    return 0 if largest == 0 or 1e-2 <= largest < 1e5 else int(3 * np.floor(np.log10(largest) / 3))
-
-
-def _title(ax: Axes, text: str, unit: str = "") -> None:
-    ax.set_title(text)
-    if unit:
-        ax.set_title(unit, loc="right", fontsize=8.5, color=look.colour("muted"))
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over up to `window` values, shorter at both ends; NaN is left out."""
-    good = np.isfinite(values)
-    kernel = np.ones(window)
-    total = np.convolve(np.where(good, values, 0.0), kernel, mode="same")
-    count = np.convolve(good.astype(float), kernel, mode="same")
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
-
-
-def _curve(ax: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str | None = None) -> None:
-    """A line; a long noisy one is drawn faint with its running mean on top."""
-    if len(x) >= 60:
-        window = max(5, len(x) // 40) | 1
-        ax.plot(x, y, color=colour, linewidth=0.7, alpha=0.3)
-        y = running_mean(y, min(window, len(x)))
-    ax.plot(x, y, color=colour, label=label, marker="o" if len(x) < 25 else None, markersize=3)
-
-
-@look.figure_in_style
-def schedules(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Figure:
-    """Small multiples of what changes over training (METHOD section 7), one panel per column.
-
-    Args:
-        table: a column `epoch` or `step`, and one numeric column per schedule.
-        columns: which ones; all numeric columns by default.
-    """
-    names = _drawable(table, columns)
-    x, x_name = _position(table)
-    figure, axes = _grid(len(names), 1.75)
-    for ax, name in zip(axes, names, strict=True):
-        values = table[name].to_numpy(float)
-        power = _power(values)
-        ax.plot(x, values / 10.0**power, color=look.CYCLE[0])
-        ax.fill_between(
-            x, values / 10.0**power, values.min() / 10.0**power, color=look.CYCLE[0], alpha=0.10, linewidth=0
-        )
-        ax.set_title(TITLES.get(name, (name.replace("_", " "), ""))[0], pad=18)
-        ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
-        stations = [values[0], *([values.max()] if values.max() > max(values[0], values[-1]) else []), values[-1]]
-        ax.annotate(" → ".join(f"{v:.3g}" for v in stations), (0, 1), xycoords="axes fraction", xytext=(0, 6), fontsize=8,
-                    textcoords="offset points", color=look.colour("muted"))  # fmt: skip
+def _small_multiples(
+    tables: Mapping[str, pd.DataFrame], columns: Sequence[str] | None, title: str = "", *, smooth: bool = False
+) -> Figure:
+    """One panel per column, one line per table; with a single table the panel also says where its line starts and ends."""
+    names = _drawable(next(iter(tables.values())), columns)
+    wide = min(COLUMNS, len(names))
+    rows = -(-len(names) // wide)
+    figure, axes = plt.subplots(rows, wide, figsize=(style.WIDTH, 1.75 * rows + 0.5), squeeze=False)
+    for ax, name in zip(axes.flat, names, strict=False):
+        for label, table in tables.items():
+            if name not in table.columns:
+                continue
+            position = next((key for key in POSITIONS if key in table.columns), None)
+            x = table[position] if position else table.index
+            y, faint = table[name].to_numpy(float), 0.0
+            if smooth and len(y) >= 60:  # a long noisy line is drawn faint below its running mean
+                faint, raw, y = 0.3, y, running_mean(y, max(5, len(y) // 40) | 1)
+            line = ax.plot(x, y, label=label, marker="o" if len(x) < 25 else None, markersize=3)[0]
+            if faint:
+                ax.plot(x, raw, color=line.get_color(), linewidth=0.7, alpha=faint)
+        text, unit = TITLES.get(name, (str(name).replace("_", " "), ""))
+        ax.set(title=text, ylabel=unit)
+        if len(tables) == 1:
+            inside = [np.nanmax(y)] if np.nanmax(y) > max(y[0], y[-1]) else []
+            stations = " → ".join(f"{value:.3g}" for value in (y[0], *inside, y[-1]))
+            ax.set_title(f"{text}:  {stations}")
         ax.margins(x=0.01)
+        ax.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
         ax.yaxis.set_major_locator(MaxNLocator(4))
-    _bottom_labels(axes, x_name)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    for ax in axes.flat[len(names) - wide : len(names)]:
+        ax.set_xlabel(position or table.index.name or "row")
+    if len(tables) > 1:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    headline(figure, title)
     return figure
 
 
-@look.figure_in_style
+@style.figure_in_style
+def schedules(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Figure:
+    """What changes over training: a table with `epoch` or `step`, one panel per other column (or per one of `columns`)."""
+    return _small_multiples({"": table}, columns)
+
+
+@style.figure_in_style
 def loss_curves(
     log: pd.DataFrame | Mapping[str, pd.DataFrame], columns: Sequence[str] | None = None, *, title: str = ""
 ) -> Figure:
-    """Small multiples of a training log: the loss terms, then the signs of health.
+    """A training log: the loss terms, the information in the targets, then the signs of health.
 
     Args:
         log: one row per logged step with `epoch` or `step`; or several logs by name, drawn over each other.
@@ -145,26 +112,54 @@ def loss_curves(
     logs = dict(log) if isinstance(log, Mapping) else {"": log}
     if not logs or any(len(table) == 0 for table in logs.values()):
         raise InputError("the training log is empty; draw it after the first logged step.")
-    names = _drawable(next(iter(logs.values())), columns)
-    figure, axes = _grid(len(names), 1.75)
-    for ax, name in zip(axes, names, strict=True):
-        drawn = {run: table for run, table in logs.items() if name in table.columns}
-        power = _power(np.concatenate([table[name].to_numpy(float) for table in drawn.values()]))
-        for (run, table), colour in zip(drawn.items(), look.CYCLE * len(logs), strict=False):
-            x, x_name = _position(table)
-            _curve(ax, x, table[name].to_numpy(float) / 10.0**power, colour, run or None)
-        _title(ax, *TITLES.get(name, (name.replace("_", " "), "")))
-        ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
-        ax.margins(x=0.01)
-        if x_name != "epoch":
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(4))
-    _bottom_labels(axes, x_name)
-    if len(logs) > 1:
-        axes[0].legend()
-    if title:
-        figure.suptitle(title, x=0.01, ha="left")
-    return figure
+    return _small_multiples(logs, columns, title, smooth=True)
+
+
+@style.figure_in_style
+def depth_curves(table: pd.DataFrame, *, title: str = "") -> Figure:
+    """Quantities by depth of the encoder (norms of weights or tokens), one panel each.
+
+    Args:
+        table: index or column `block`; one column per quantity, or per (quantity, encoder) as two-level columns.
+        title: above the figure.
+    """
+    table = (table.set_index("block") if "block" in table.columns else table).rename_axis("block")
+    if table.columns.nlevels == 1:
+        return _small_multiples({"": table}, None, title)
+    encoders = dict.fromkeys(table.columns.get_level_values(1))
+    return _small_multiples({name: table.xs(name, axis=1, level=1) for name in encoders}, None, title)
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Centred mean over up to `window` values, shorter at both ends; NaN is left out."""
+    return pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
+
+
+def course(values: Any) -> str:
+    """How a logged quantity went, in words: `falls from 9.1 to 5.2`, `falls from 9.1 to 5, then rises to 6.3`, ...
+
+    The means of the first and the last tenth are compared with each other and with the lowest and the highest running
+    mean over a tenth. A change counts when it is more than twice the spread of one row about that running mean.
+
+    Args:
+        values: (n,) one number per logged row; what is not finite is left out.
+    """
+    rows = style.to_array(values).astype(float)
+    rows = rows[np.isfinite(rows)]
+    if len(rows) == 0:
+        raise InputError("there is nothing to describe: the series has no finite value.")
+    tenth = max(1, len(rows) // 10)
+    smooth = running_mean(rows, tenth)
+    noise = 2 * float(np.std(rows - smooth))
+    first, last = rows[:tenth].mean(), rows[-tenth:].mean()
+    low, high = min(smooth.min(), first, last), max(smooth.max(), first, last)
+    if min(first, last) - low > noise:
+        return f"falls from {first:.3g} to {low:.3g}, then rises to {last:.3g}"
+    if high - max(first, last) > noise:
+        return f"rises from {first:.3g} to {high:.3g}, then falls to {last:.3g}"
+    if abs(last - first) > noise:
+        return f"{'falls' if last < first else 'rises'} from {first:.3g} to {last:.3g}"
+    return f"stays between {low:.3g} and {high:.3g}"
 
 
 class LiveCurves:
@@ -202,38 +197,43 @@ class LiveCurves:
             from IPython.display import display
         except ImportError:
             return
-        if get_ipython() is None:
-            return
-        if self._handle is None:
-            self._handle = display(figure, display_id=True)
-        else:
+        if self._handle is not None:
             self._handle.update(figure)
+        elif get_ipython() is not None:
+            self._handle = display(figure, display_id=True)
 
 
-@look.figure_in_style
-def depth_curves(table: pd.DataFrame, *, title: str = "") -> Figure:
-    """Quantities by depth of the encoder (weight norms, feature norms, parameters), one panel per column.
+@style.figure_in_style
+def study_curves(table: pd.DataFrame, titles: Mapping[str, str], benchmarks: Mapping[str, str]) -> Figure:
+    """Mean score over training of every variant of a study; whiskers span the seeds, a dashed line is an untrained one.
 
     Args:
-        table: index or column `block`: 0 ... depth - 1; one numeric column per quantity, or per (quantity, encoder) as
-            two-level columns, which are drawn over each other.
-        title: above the figure.
+        table: columns variant, seed, benchmark, step, value (percent).
+        titles: variant -> what it is called.
+        benchmarks: benchmark -> title of its panel; those with one point only are left out.
     """
-    table = table.set_index("block") if "block" in table.columns else table
-    levels = table.columns.nlevels
-    names = list(dict.fromkeys(table.columns.get_level_values(0)))
-    figure, axes = _grid(len(names), 2.0)
-    for ax, name in zip(axes, names, strict=True):
-        lines = table[name] if levels > 1 else table[[name]]
-        power = _power(lines.to_numpy(float))
-        for label, colour in zip(lines.columns, look.CYCLE * len(lines.columns), strict=False):
-            ax.plot(lines.index, lines[label] / 10.0**power, color=colour, marker="o", markersize=3.5, label=str(label))
-        ax.set_title(str(name).replace("_", " "))
-        ax.set_ylabel(f"in $10^{{{power}}}$" if power else "")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _bottom_labels(axes, "block")
-    if levels > 1:
-        axes[0].legend()
-    if title:
-        figure.suptitle(title, x=0.01, ha="left")
+    several = table.groupby("benchmark")["step"].transform(lambda steps: (steps > 0).any() and steps.nunique() > 2)
+    table = table[several] if several.any() else table
+    shown = [name for name in benchmarks if name in set(table["benchmark"])]
+    figure, axes = plt.subplots(1, len(shown), figsize=(style.WIDTH, 3.9), squeeze=False)
+    looks = [(colour, line) for line in ("-", ":", "-.") for colour in (*style.CYCLE, style.INK)]
+    for ax, name in zip(axes[0], shown, strict=True):
+        part = table[table["benchmark"] == name]
+        start = part[part["step"] == 0].groupby("seed")["value"].mean()
+        for (variant, title), (colour, line), marker in zip(titles.items(), looks, "osD^vPX*<>" * 3, strict=False):
+            rows = part[part["variant"] == variant]
+            if rows.empty:
+                continue
+            if rows["step"].max() == 0:
+                ax.axhline(rows["value"].mean(), color=colour, linestyle="--", linewidth=1.2, label=title)
+                continue
+            own = start.reindex(rows["seed"].unique()).dropna()  # every variant starts from its seed's initialisation
+            values = pd.concat([pd.DataFrame({"step": 0, "value": own}), rows[["step", "value"]]])
+            steps = values.groupby("step")["value"].agg(["mean", "min", "max"])
+            spread = [steps["mean"] - steps["min"], steps["max"] - steps["mean"]]
+            ax.errorbar(steps.index, steps["mean"], yerr=spread, color=colour, linestyle=line, marker=marker,
+                        markersize=4.5, linewidth=1.5, elinewidth=0.8, capsize=2, label=title)  # fmt: skip
+        ax.set(title=benchmarks[name].replace(", ", "\n"), xlabel="optimiser steps")  # five panels fit in two lines
+    axes[0, 0].set_ylabel("score, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

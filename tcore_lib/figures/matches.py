@@ -1,142 +1,312 @@
-"""Pictures of what is alike: maps over frames, votes and matches between frames. Attention is in `gaze`.
+"""Pictures of what is alike: maps over frames, votes and matches between frames, the decoder's attention.
 
-Frames are uint8 (H, W, 3); a grid cell is (row, column) of the (h, w) patch grid.
+Frames are uint8 (H, W, 3); a cell is (row, column) of the (h, w) patch grid; attention of one query is (heads, h, w), of
+all queries (heads, h, w, h, w): the query's row and column first, then those of the patch looked at. `mask` is bool (h, w),
+True where a patch was hidden from the encoder: it is veiled in the query's picture. `title` stands above the figure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
+from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
-from tcore_lib.figures import panels, style as look
+from tcore_lib.figures import style
+from tcore_lib.figures.frames import HALO, grid, headline, page, show
+
+Cell = tuple[int, int]
+Size = Sequence[int]  # (h, w) of a grid
 
 
-@look.figure_in_style
+def _outline_cell(ax: Axes, cell: Cell, size: Size, shape: Size, colour: str = "white", dotted: bool = False) -> None:
+    """Outline one patch of a grid of `size` over a picture of `shape`."""
+    height, width = shape[0] / size[0], shape[1] / size[1]
+    corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
+    for line, edge, dash in ((3.2, style.RIM, "-"), (1.5, colour, (0, (1.5, 1)) if dotted else "-")):
+        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=edge, linewidth=line, linestyle=dash))
+
+
+def _centre(cell: Size, size: Size, shape: Size) -> tuple[float, float]:
+    """The middle of a patch as (x, y) of the picture."""
+    return (cell[1] + 0.5) * shape[1] / size[1] - 0.5, (cell[0] + 0.5) * shape[0] / size[0] - 0.5
+
+
+def _link(figure: Figure, first: Axes, second: Axes, ends: Sequence, colour: str, width: float, alpha: float) -> None:
+    """A line from a point of one picture to a point of another."""
+    link = ConnectionPatch(*ends, "data", "data", axesA=first, axesB=second, color=colour, linewidth=width, alpha=alpha)
+    link.set_in_layout(False)
+    figure.add_artist(link)
+
+
+def _scale(figure: Figure, axes: Sequence[Axes], limits: tuple[float, float], unit: str) -> None:
+    """The scale of a map's colours at the right of axes; it fades as the map does (`style.overlay_heat`)."""
+    colours = mpl.colormaps[style.MAP](np.linspace(0, 1, 256))
+    colours[:, 3] = np.linspace(0, style.COVER, 256)
+    values = plt.cm.ScalarMappable(plt.Normalize(*limits), mpl.colors.ListedColormap(colours))
+    bar = figure.colorbar(values, ax=list(axes), pad=0.01, aspect=30, label=unit, ticks=MaxNLocator(4))
+    bar.outline.set_visible(False)
+
+
+@style.figure_in_style
 def heatmap_on_frame(
-    frame: np.ndarray,
-    values: np.ndarray,
-    title: str = "",
-    *,
-    unit: str = "",
-    query: tuple[int, int] | None = None,
+    frame: np.ndarray, values: np.ndarray, title: str = "", *, unit: str = "", query: Cell | None = None
 ) -> Figure:
-    """A frame beside the same frame under a map (h, w), with its scale.
-
-    Args:
-        frame: uint8 (H, W, 3).
-        values: floats (h, w), one per patch.
-        title: what the map is.
-        unit: label of the scale, which spans the map's range.
-        query: (row, column) of a patch to outline in the left picture.
-    """
-    values = look.to_array(values)
+    """A frame beside the same frame under a map of floats (h, w), with its scale; `query` is outlined in both."""
+    values = style.to_array(values)
     limits = (float(np.nanmin(values)), float(np.nanmax(values)))
-    width = (panels.WIDTH - panels.GAP - 0.95) / 2
-    height = width * frame.shape[0] / frame.shape[1]
-    figure = panels.page(panels.LINE + height + panels.GAP)
-    axes = [panels.place(figure, j * (width + panels.GAP), panels.LINE, width, height) for j in range(2)]
-    panels.show(axes[0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
-    panels.show(axes[1], look.overlay_heat(frame, values, limits=limits), title)
-    if query is not None:
-        for ax in axes:
-            panels.outline_cell(ax, query, values.shape, frame.shape)
-    panels.scale(axes[1], limits, unit)
+    figure, axes = grid(1, 2, frame.shape, 1)
+    show(axes[0, 0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
+    show(axes[0, 1], style.overlay_heat(frame, values, limits=limits), title)
+    for ax in axes[0] if query is not None else ():
+        _outline_cell(ax, query, values.shape, frame.shape)
+    _scale(figure, axes[0, 1:], limits, unit)
     return figure
 
 
-@look.figure_in_style
+@style.figure_in_style
 def top_k_links(
     frame: np.ndarray,
-    query: tuple[int, int],
+    query: Cell,
     context: Sequence[np.ndarray],
     positions: np.ndarray,
     weights: np.ndarray,
-    grid: tuple[int, int],
+    size: Size,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """The k context patches that vote on one patch (EVALUATION "Propagation"), joined to it by lines.
+    """The k context patches that vote on one patch in label propagation, joined to it by lines.
 
     Args:
-        frame: the frame being labelled, uint8 (H, W, 3).
-        query: (row, column) of its patch.
+        frame: the frame being labelled.
+        query: its patch.
         context: the context frames shown.
         positions: integers (k, 3): index into `context`, row, column.
         weights: (k,) softmax weights; width and opacity of the lines.
-        grid: (h, w).
+        size: (h, w) of the grid.
         titles: of the context frames.
     """
     positions, weights = np.asarray(positions), np.asarray(weights, float)
     columns = -(-len(context) // 2)
-    aspect = frame.shape[0] / frame.shape[1]
-    width = (panels.WIDTH - (columns + 1) * panels.GAP) / (2 + columns)
-    step = panels.LINE + width * aspect + panels.GAP
-    figure = panels.page(2 * step)
-    left = panels.place(
-        figure,
-        0,
-        step + panels.LINE / 2 - (width + panels.GAP / 2) * aspect,
-        2 * width + panels.GAP,
-        (2 * width + panels.GAP) * aspect,
-    )
-    panels.show(left, frame, f"query: row {query[0]}, column {query[1]}", look.ROLE_COLOURS["current"])
-    size = np.array([frame.shape[1] / grid[1], frame.shape[0] / grid[0]])
-    start = (np.array(query[::-1]) + 0.5) * size - 0.5
+    names = [[str(i) if i < len(context) else "." for i in range(start, start + columns)] for start in (0, columns)]
+    figure, axes = page([["query", "query", *row] for row in names], frame.shape[0] / frame.shape[1], lines=2)
+    show(axes["query"], frame, f"query: row {query[0]}, column {query[1]}", style.ROLE_COLOURS["current"])
+    _outline_cell(axes["query"], query, size, frame.shape)
     for j, picture in enumerate(context):
-        ax = panels.place(
-            figure, (2 + j % columns) * (width + panels.GAP), j // columns * step + panels.LINE, width, width * aspect
-        )
-        name, votes = titles[j] if titles is not None else f"context {j}", positions[:, 0] == j
+        ax, votes = axes[str(j)], positions[:, 0] == j
+        name = titles[j] if titles is not None else f"context {j}"
         count = f"{votes.sum()} vote{'' if votes.sum() == 1 else 's'}, {weights[votes].sum():.0%}"
-        panels.show(ax, picture, f"{name}: {count if votes.any() else 'no vote'}")
-        for (_, row, column), weight in zip(positions[votes], weights[votes], strict=True):
+        show(ax, picture, f"{name}: {count if votes.any() else 'no vote'}")
+        for (_, *cell), weight in zip(positions[votes], weights[votes], strict=True):
             share = weight / weights.max()
-            panels.outline_cell(ax, (row, column), grid, picture.shape, look.OKABE_ITO["yellow"])
-            end = (np.array([column, row]) + 0.5) * size - 0.5
-            link = ConnectionPatch(start, end, "data", "data", axesA=left, axesB=ax, color=look.OKABE_ITO["orange"],
-                                   linewidth=0.6 + 2.4 * share, alpha=0.25 + 0.65 * share)  # fmt: skip
-            figure.add_artist(link)
-    panels.outline_cell(left, query, grid, frame.shape)
+            _outline_cell(ax, cell, size, picture.shape, style.OBJECT_COLOURS[1])
+            ends = _centre(query, size, frame.shape), _centre(cell, size, picture.shape)
+            _link(figure, axes["query"], ax, ends, style.OKABE_ITO["orange"], 0.6 + 2.4 * share, 0.25 + 0.65 * share)
     return figure
 
 
-@look.figure_in_style
+@style.figure_in_style
 def match_links(
     frame: np.ndarray,
     other: np.ndarray,
     matches: pd.DataFrame,
-    grid: Sequence[int],
+    size: Size,
     titles: Sequence[str] = ("first frame", "second frame"),
     *,
-    other_grid: Sequence[int] | None = None,
+    other_size: Size | None = None,
 ) -> Figure:
     """Two frames side by side and lines between the patches that find each other.
 
     Args:
-        frame: uint8 (H, W, 3).
+        frame: the first frame.
         other: the second frame.
         matches: a row per match: `row`, `column`, `to_row`, `to_column`, and `similarity`, written beside the patch.
-        grid: (h, w) of the first frame.
+        size: (h, w) of the first frame's grid.
         titles: of the two frames.
-        other_grid: (h, w) of the second frame; the same by default.
+        other_size: (h, w) of the second frame's grid; the same by default.
     """
-    figure, axes = panels.rows(1, 2, frame.shape, lines=[True])
-    for ax, image, title in zip(axes[0], (frame, other), titles, strict=True):
-        panels.show(ax, image, title)
-    sizes = [np.array(image.shape[1::-1]) / g[1::-1] for image, g in ((frame, grid), (other, other_grid or grid))]
+    figure, axes = grid(1, 2, frame.shape, 1)
+    left, right = axes[0]
+    show(left, frame, titles[0])
+    show(right, other, titles[1])
     for i, match in enumerate(matches.itertuples()):
-        ends = [(match.row, match.column), (match.to_row, match.to_column)]
-        colour = look.CYCLE[i % (len(look.CYCLE) - 1)]
-        points = [tuple((np.array(cell[::-1]) + 0.5) * size - 0.5) for cell, size in zip(ends, sizes, strict=True)]
-        for ax, (x, y) in zip(axes[0], points, strict=True):
-            ax.plot(x, y, marker="o", markersize=6, color=colour, markeredgecolor="white", markeredgewidth=1)
-        link = ConnectionPatch(points[0], points[1], "data", "data", axesA=axes[0, 0], axesB=axes[0, 1], color=colour)
-        link.set_linewidth(1.4)
-        figure.add_artist(link)
-        upper, left = points[0][1] < frame.shape[0] / 2, points[0][0] < 0.04 * frame.shape[1]  # stay inside the frame
-        below = (0, -7 if upper else 7)
-        note = axes[0, 0].annotate(f"{match.similarity:.2f}", points[0], xytext=below, textcoords="offset points")
-        note.set(fontsize=7, ha="left" if left else "center", va="top" if upper else "bottom", color="white")
-        note.set(path_effects=panels.HALO, clip_on=True)
+        colour = style.OBJECT_COLOURS[i % len(style.OBJECT_COLOURS)]
+        start = _centre((match.row, match.column), size, frame.shape)
+        end = _centre((match.to_row, match.to_column), other_size or size, other.shape)
+        for ax, point in ((left, start), (right, end)):
+            ax.plot(*point, marker="o", markersize=6, color=colour, markeredgecolor="white", markeredgewidth=1)
+        _link(figure, left, right, (start, end), colour, 1.4, 1.0)
+        upper = start[1] < frame.shape[0] / 2  # the number stays inside the frame
+        left.annotate(f"{match.similarity:.2f}", start, xytext=(0, -7 if upper else 7), textcoords="offset points",
+                      fontsize=7, color="white", va="top" if upper else "bottom", path_effects=HALO,
+                      ha="left" if start[0] < 0.04 * frame.shape[1] else "center")  # fmt: skip
+    return figure
+
+
+# ---- the decoder's attention -----------------------------------------------------------------------------------------
+
+
+def _veiled(frame: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """A crop in which what was hidden is seen through a veil."""
+    covered = style.hide_patches(frame, np.zeros((1, 1)) if mask is None else mask, "#C9CED6")
+    return np.round(0.3 * style.to_frame(frame) + 0.7 * covered).astype(np.uint8)
+
+
+def _beside_the_query(
+    frame: np.ndarray,
+    query: Cell,
+    size: Size,
+    mask: np.ndarray | None,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    title: str,
+) -> tuple[Figure, list[Axes]]:
+    """The query's picture at the left; per name a row of pictures by title, the query's place dotted in all but sheets.
+
+    Returns the figure and the axes of the last column.
+    """
+    names = [["query", *(f"{name}/{text}" for text in pictures)] for name, pictures in rows.items()]
+    figure, axes = page(names, frame.shape[0] / frame.shape[1], lines=len(rows) + bool(title))
+    text = f"query: row {query[0]}, column {query[1]}"
+    show(axes["query"], _veiled(frame, mask), text, style.ROLE_COLOURS["current"])
+    _outline_cell(axes["query"], query, size, frame.shape)
+    for name, pictures in rows.items():
+        for text, picture in pictures.items():
+            ax = axes[f"{name}/{text}"]
+            show(ax, picture, text, style.ROLE_COLOURS.get(name.split(",")[0], style.INK))
+            if not text.startswith("heads"):
+                _outline_cell(ax, query, size, picture.shape, dotted=True)
+    headline(figure, title)
+    return figure, [axes[row[-1]] for row in names]
+
+
+@style.figure_in_style
+def attention_grid(
+    frame: np.ndarray,
+    query: Cell,
+    frames: Mapping[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    *,
+    mask: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """Where one patch looks in other frames: a row per map with the mean over heads and each head, each on its own scale.
+
+    Args:
+        frame: the query's picture.
+        query: its patch; outlined, and dotted at the same place of the other pictures.
+        frames: `past`, `future`, ... -> the picture looked at.
+        maps: name -> attention of the query. A name is a key of `frames`, or one with a comma and more words (`past,
+            untrained`) for several maps on one picture.
+        mask: of the query's picture.
+        title: above the figure.
+    """
+    rows = {}
+    for name, values in maps.items():
+        values, picture = style.to_array(values), frames[name.split(",")[0]]
+        painted = [style.overlay_heat(picture, one, limits=(0.0, one.max())) for one in (values.mean(0), *values)]
+        sheet = style.tile(painted[1:], max(1, round(len(values) ** 0.5)), gap=max(2, picture.shape[1] // 40))
+        mean = f"mean of {len(values)} heads, up to {values.mean(0).max():.1%}"
+        rows[name] = {name: picture, mean: painted[0], f"heads 1 to {len(values)}": sheet}
+    return _beside_the_query(frame, query, values.shape[1:], mask, rows, title)[0]
+
+
+@style.figure_in_style
+def attention_compared(
+    frame: np.ndarray,
+    query: Cell,
+    frames: Mapping[str, np.ndarray],
+    states: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    mask: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """Where one patch looks in several states of a network, side by side, mean over heads, all on one scale.
+
+    Args:
+        frame: the query's picture.
+        query: its patch; outlined, and dotted at the same place of the other pictures.
+        frames: `past`, `future`, ... -> the picture looked at; one row each.
+        states: `before training`, `after training`, ... -> {`past`: attention of the query, ...}; one column each.
+        mask: of the query's picture.
+        title: above the figure.
+    """
+    means = {state: {role: style.to_array(maps[role]).mean(0) for role in frames} for state, maps in states.items()}
+    highest = max(float(mean.max()) for maps in means.values() for mean in maps.values())
+    rows = {role: {role: picture} for role, picture in frames.items()}
+    for state, maps in means.items():
+        for role, mean in maps.items():
+            painted = style.overlay_heat(frames[role], mean, limits=(0.0, highest))
+            rows[role][f"{state}: up to {mean.max():.1%}"] = painted
+    figure, last = _beside_the_query(frame, query, mean.shape, mask, rows, title)
+    _scale(figure, last, (0.0, 100 * highest), "attention, %")
+    return figure
+
+
+@style.figure_in_style
+def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.ndarray, *, title: str = "") -> Figure:
+    """Every patch of a crop at once: at each patch's own place a small map of where it looks in another frame.
+
+    Each small map is the mean over heads, on its own scale from 0 to its largest weight, which an orange square marks; a
+    white one marks the query's own place. Maps of patches that were not hidden are paler.
+
+    Args:
+        frame: the crop of the queries.
+        maps: `past`, `future` -> attention of all queries.
+        mask: the hidden patches.
+        title: above the figure.
+    """
+    figure, axes = grid(1, 1 + len(maps), frame.shape, 1 + bool(title))
+    show(axes[0, 0], _veiled(frame, mask), "queries", style.ROLE_COLOURS["current"])
+    for ax, (role, heads) in zip(axes[0, 1:], maps.items(), strict=True):
+        text = f"{role}: a map per patch, at its place"
+        show(ax, _atlas(style.to_array(heads).mean(0), mask), text, style.ROLE_COLOURS.get(role, style.INK))
+    headline(figure, title)
+    return figure
+
+
+def _atlas(mean: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Small maps (h, w, h, w) as one picture, 3 x 3 pixels per looked-at patch."""
+    tiles = []
+    for row, column in np.ndindex(*mask.shape):
+        values = mean[row, column]
+        small = style.to_colours(values / max(values.max(), 1e-12))
+        if not mask[row, column]:
+            small = np.round(0.35 * small + 0.65 * 255).astype(np.uint8)
+        small = small.repeat(3, 0).repeat(3, 1)
+        y, x = np.unravel_index(values.argmax(), mask.shape)
+        small[3 * row + 1, 3 * column + 1] = 255
+        small[3 * y + 1, 3 * x + 1] = style.to_rgb8(style.OKABE_ITO["orange"])
+        tiles.append(small)
+    return style.tile(tiles, mask.shape[1], gap=3)
+
+
+@style.figure_in_style
+def attention_matrix(maps: Mapping[str, np.ndarray], mask: np.ndarray | None = None) -> Figure:
+    """All weights as matrices: a row per query, a column per patch looked at, both row by row of the grid.
+
+    White dots mark each query's own place: where they are bright, patches look at their place and not at a thing.
+
+    Args:
+        maps: `past`, `future` -> attention of all queries; the mean over heads is drawn, on one scale from 0.
+        mask: draw the rows of hidden patches only.
+    """
+    h, w = next(iter(maps.values())).shape[1:3]
+    own = np.arange(h * w) if mask is None else np.flatnonzero(mask)
+    means = {role: style.to_array(heads).mean(0).reshape(h * w, h * w)[own] for role, heads in maps.items()}
+    highest = max(float(mean.max()) for mean in means.values())
+    height = np.clip(style.WIDTH / len(means) * len(own) / (h * w), 1.2, 3.6) + 0.7
+    figure, axes = plt.subplots(1, len(means), figsize=(style.WIDTH, height), sharey=True, squeeze=False)
+    for ax, (role, mean) in zip(axes[0], means.items(), strict=True):
+        image = ax.imshow(mean, vmin=0, vmax=highest, aspect="auto")
+        ax.scatter(own, np.arange(len(own)), s=min(14.0, 2500 / len(own)), c="white", linewidths=0)
+        ax.grid(visible=False)
+        ax.set_title(role, color=style.ROLE_COLOURS.get(role, style.INK))
+        ax.set_xlabel("patch looked at")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[0, 0].set_ylabel("query patch" if mask is None else "hidden query patch")
+    figure.colorbar(image, ax=axes, format=lambda value, _: f"{value:.1%}", label="attention", pad=0.01)
     return figure

@@ -1,41 +1,38 @@
-"""The one look of every picture: colours, the matplotlib style, and painting labels or maps onto frames.
+"""Colours, the matplotlib style, and painting label or heat maps onto frames. Arrays in, arrays out.
 
-Arrays in, arrays out. Frames are uint8 (H, W, 3) RGB; label maps are integers (H, W) or a grid (h, w) that is enlarged
-to the frame by nearest neighbour; heat maps are floats (h, w). Categories take the colours of Okabe and Ito (safe for
-the common kinds of colour blindness); ordered values take viridis.
+Frames are uint8 (H, W, 3) RGB; label maps are integers (H, W) or a grid (h, w) that is enlarged to the frame by nearest
+neighbour; heat maps are floats (h, w). Curves and roles take the colours of Okabe and Ito, objects a list whose first four
+are told apart with every common kind of colour vision and on orange things; ordered values take viridis.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import ndimage
 
 from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.errors import InputError
 
 OKABE_ITO = {
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "purple": "#CC79A7",
-    "grey": "#8A8F98",
-}
-CYCLE = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "orange", "purple", "sky", "grey")]
+    "blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73", "orange": "#E69F00", "purple": "#CC79A7",
+    "sky": "#56B4E9", "grey": "#8A8F98",
+}  # fmt: skip
+CYCLE = list(OKABE_ITO.values())
+INK, MUTED, RULE = "#1F2430", "#5B6472", "#D9DDE3"
+RIM = "#14171C"  # around light marks, so that they are seen on any ground
+
 # The three roles of a sandwich sample keep their colours in every figure.
 ROLE_COLOURS = {"past": OKABE_ITO["blue"], "current": OKABE_ITO["green"], "future": OKABE_ITO["vermillion"]}
 
-# Sides of a body, in poses and their legends.
-SIDE_COLOURS = {"right": OKABE_ITO["orange"], "left": OKABE_ITO["sky"], "middle": OKABE_ITO["yellow"]}
-SIDE_NAMES = {"right": "right side", "left": "left side", "middle": "middle"}
+# Blue, yellow, magenta, sky: at least 45 apart in CIELAB with normal colour vision, deuteranopia and protanopia.
+OBJECT_COLOURS = ["#2979FF", "#FFE119", "#C2186B", "#59D7FF", "#00A651", "#FF8A3D", "#8E44EC"]
 
+SIDE_COLOURS = {"right": OKABE_ITO["orange"], "left": OKABE_ITO["sky"], "middle": "#F0E442"}  # sides of a body
 # Bones join two of `bodies.JOINTS`, by number.
 JHMDB_BONES = (
     (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12),
@@ -51,53 +48,24 @@ VIP_PALETTE = np.array([
 
 WIDTH = 10.0  # inches: of every figure
 MAP = "viridis"  # colours of ordered values
-THEMES = {
-    "light": {"paper": "#FFFFFF", "ink": "#1F2430", "muted": "#667080", "rule": "#D9DDE3", "panel": "#F5F7F9"},
-    "dark": {"paper": "#14171C", "ink": "#E8EAED", "muted": "#A2A9B4", "rule": "#39404A", "panel": "#1E232A"},
-}
-_theme = "light"
-
-
-def use(theme: str) -> None:
-    """Draw every later figure for a `light` (default) or a `dark` page. Figures are opaque, so both read on either."""
-    global _theme
-    if theme not in THEMES:
-        raise InputError(f"theme {theme!r} is unknown; choose one of {', '.join(THEMES)}.")
-    _theme = theme
-
-
-def colour(name: str) -> str:
-    """Hex colour `paper`, `ink`, `muted`, `rule` or `panel` of the theme in use."""
-    return THEMES[_theme][name]
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The look as a matplotlib context: `with look.style(): fig, ax = plt.subplots()`."""
-    ink, muted, rule, paper = (colour(name) for name in ("ink", "muted", "rule", "paper"))
-    settings: Any = {
-        "figure.facecolor": paper, "figure.dpi": 110, "figure.constrained_layout.use": True,
-        "axes.facecolor": paper, "axes.edgecolor": rule, "axes.labelcolor": muted, "axes.labelsize": 9,
-        "axes.titlesize": 10, "axes.titlecolor": ink, "axes.titlelocation": "left", "axes.titlepad": 7,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-        "axes.prop_cycle": plt.cycler("color", CYCLE), "axes.formatter.useoffset": False,
-        "grid.color": rule, "grid.linewidth": 0.6, "grid.alpha": 0.7, "lines.linewidth": 1.7,
-        "xtick.color": rule, "ytick.color": rule, "xtick.labelcolor": muted, "ytick.labelcolor": muted,
-        "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0, "ytick.major.size": 0,
-        "text.color": ink, "font.size": 9.5, "font.family": "DejaVu Sans", "figure.titlesize": 12,
-        "legend.frameon": False, "legend.fontsize": 8.5, "legend.labelcolor": ink,
-        "image.cmap": MAP, "image.interpolation": "nearest", "savefig.facecolor": "auto",
-    }  # fmt: skip
-    with mpl.rc_context(settings):
-        yield
-
+COVER = 0.85  # share of a map's colour at its largest value
+SETTINGS: dict[str, Any] = {
+    "figure.facecolor": "white", "figure.dpi": 110, "figure.constrained_layout.use": True, "figure.titlesize": 11.5,
+    "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "axes.labelsize": 9, "axes.titlesize": 9.5, "axes.titlecolor": INK,
+    "axes.titlelocation": "left", "axes.titlepad": 5, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "axes.prop_cycle": plt.cycler("color", CYCLE),
+    "axes.formatter.useoffset": False, "grid.color": RULE, "grid.linewidth": 0.6, "grid.alpha": 0.7,
+    "lines.linewidth": 1.7, "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 0,
+    "ytick.major.size": 0, "text.color": INK, "font.size": 9.5, "font.family": "DejaVu Sans", "legend.frameon": False,
+    "legend.fontsize": 8.5, "image.cmap": MAP, "image.interpolation": "nearest",
+}  # fmt: skip
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 
 def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a function that returns a Figure inside `style()`.
+    """Run a function that returns a Figure with the style's settings.
 
     In a notebook the figure is shown when the cell is done (end the line with `;`, or the returned figure is shown
     again); anywhere else it comes back closed for pyplot, so that nothing piles up.
@@ -105,7 +73,7 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with style():
+        with mpl.rc_context(SETTINGS):
             figure = draw(*args, **kwargs)
             interactive = mpl.is_interactive()  # a notebook's first figure turns this on, and the context would undo it
         mpl.interactive(interactive)
@@ -124,8 +92,7 @@ def side_of(joint: int) -> str:
 
 def object_palette(n: int = 256) -> np.ndarray:
     """Colours for objects drawn over a frame, uint8 (n, 3); id 0 is black and stands for background."""
-    order = ("orange", "sky", "vermillion", "yellow", "green", "purple", "blue")
-    rgb = [to_rgb8(OKABE_ITO[name]) for name in order]
+    rgb = [to_rgb8(colour) for colour in OBJECT_COLOURS]
     return np.array([(0, 0, 0)] + [rgb[i % len(rgb)] for i in range(n - 1)], dtype=np.uint8)[:n]
 
 
@@ -155,7 +122,7 @@ def to_frame(frame: Any) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise InputError(
             f"a frame to draw has shape {array.shape} and type {array.dtype}; give uint8 (H, W, 3), "
-            "for network inputs through look.denormalise."
+            "for network inputs through style.denormalise."
         )
     return array
 
@@ -177,26 +144,16 @@ def enlarge(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def outline(labels: np.ndarray, width: int = 1) -> np.ndarray:
-    """Pixels of a label map (H, W) within `width` of another label -> bool (H, W)."""
-    edge = np.zeros(labels.shape, dtype=bool)
-    for shift in range(1, width + 1):
-        for axis in (0, 1):
-            near, far = [slice(None)] * 2, [slice(None)] * 2
-            near[axis], far[axis] = slice(None, -shift), slice(shift, None)
-            differs = labels[tuple(near)] != labels[tuple(far)]
-            edge[tuple(near)] |= differs
-            edge[tuple(far)] |= differs
-    return edge
+    """Pixels of a label map (H, W) within `width` rows or columns of another label -> bool (H, W)."""
+    cross = np.zeros((2 * width + 1, 2 * width + 1), dtype=bool)
+    cross[width], cross[:, width] = True, True
+    return ndimage.maximum_filter(labels, footprint=cross) != ndimage.minimum_filter(labels, footprint=cross)
 
 
 def overlay_labels(
-    frame: np.ndarray,
-    labels: np.ndarray,
-    palette: np.ndarray | None = None,
-    *,
-    alpha: float = 0.5,
+    frame: np.ndarray, labels: np.ndarray, palette: np.ndarray | None = None, *, alpha: float = 0.5
 ) -> np.ndarray:
-    """Paint a label map over a frame; 0 (background) and 255 (void) stay clear, regions are outlined in full colour.
+    """Paint a label map over a frame; 0 (background) and 255 (void) stay clear, regions have opaque outlines.
 
     Args:
         frame: uint8 (H, W, 3).
@@ -210,24 +167,20 @@ def overlay_labels(
     shown = (labels > 0) & (labels < len(palette)) & (labels != 255)
     colours = palette[np.where(shown, labels, 0)].astype(np.float32)
     weight = np.where(shown, alpha, 0.0)
-    weight[outline(labels, max(1, round(min(frame.shape[:2]) / 240))) & shown] = 1.0
+    weight[outline(labels, max(1, round(min(frame.shape[:2]) / 160))) & shown] = 1.0
     return np.round(frame + weight[..., None] * (colours - frame)).astype(np.uint8)
 
 
 def overlay_heat(
-    frame: np.ndarray,
-    values: np.ndarray,
-    *,
-    limits: tuple[float, float] | None = None,
-    alpha: float = 0.85,
+    frame: np.ndarray, values: np.ndarray, *, limits: tuple[float, float] | None = None, alpha: float = COVER
 ) -> np.ndarray:
-    """Paint a map (h, w) over a darkened grey copy of a frame -> uint8 (H, W, 3); larger values cover it more.
+    """Paint a map (h, w) over a grey copy of a frame -> uint8 (H, W, 3): the larger a value, the less is seen through it.
 
     Args:
         frame: uint8 (H, W, 3).
         values: floats (h, w), one per patch.
         limits: values of the darkest and the brightest colour; the map's own range by default.
-        alpha: share of the map's colour at the largest value, 0..1; half of it at the smallest.
+        alpha: share of the map's colour at the largest value, 0..1; there is none of it at the smallest.
     """
     frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
     low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
@@ -235,8 +188,7 @@ def overlay_heat(
     large = enlarge(scaled, frame.shape[:2])
     colours = 255 * mpl.colormaps[MAP](large)[..., :3]
     grey = 0.85 * (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
-    cover = alpha * (0.5 + 0.5 * large)[..., None]
-    return np.round(grey + cover * (colours - grey)).astype(np.uint8)
+    return np.round(grey + alpha * large[..., None] * (colours - grey)).astype(np.uint8)
 
 
 def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -> np.ndarray:
@@ -251,13 +203,12 @@ def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -
     return np.where(hidden[..., None], np.array(to_rgb8(colour), dtype=np.uint8), image)
 
 
-def tile(images: Sequence[np.ndarray], columns: int, gap: int = 4, paper: str = "#FFFFFF") -> np.ndarray:
-    """Equal frames (H, W, 3) in a grid, gaps in the colour `paper` -> uint8 (rows*H + gaps, columns*W + gaps, 3)."""
+def tile(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
+    """Equal frames (H, W, 3) in a grid with white gaps -> uint8 (rows*H + gaps, columns*W + gaps, 3)."""
     frames = [to_frame(image) for image in images]
     height, width = frames[0].shape[:2]
     rows = -(-len(frames) // columns)
-    size = (rows * (height + gap) - gap, columns * (width + gap) - gap, 3)
-    sheet = np.broadcast_to(np.array(to_rgb8(paper), dtype=np.uint8), size).copy()
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for i, frame in enumerate(frames):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = frame

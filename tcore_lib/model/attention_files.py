@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from tcore_lib import params
 from tcore_lib.data import decode, images, masking
 from tcore_lib.errors import InputError
-from tcore_lib.figures import gaze, style as look
+from tcore_lib.figures import attention_atlas, style as look
 from tcore_lib.files import atomic_path
 from tcore_lib.model import attention
 from tcore_lib.model.attention import Looked
@@ -117,7 +117,7 @@ def write_attention(
     _save(folder / "current_masked.jpg", look.hide_patches(crops["current"], mask))
     with atomic_path(folder / "weights.npz") as temporary, open(temporary, "wb") as stream:
         np.savez_compressed(stream, past=looked.maps["past"], future=looked.maps["future"])
-    overview = gaze.attention_atlas(crops["current"], looked.maps, looked.mask, title=Path(clip).name)
+    overview = attention_atlas(crops["current"], looked.maps, looked.mask, title=Path(clip).name)
     with atomic_path(folder / "overview.png") as temporary:
         overview.savefig(temporary, dpi=150)
     for row, column in tqdm(list(np.ndindex(side, side)), desc="attention", unit="patch"):

@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from tcore_lib import markdown
-from tcore_lib.figures import study_figure
+from tcore_lib import figures, markdown
 from tcore_lib.files import atomic_path, read_json, write_json, write_text
 from tcore_lib.params import find_profile
 from tcore_lib.reproduction.study import Comparison, LoadedStudy
@@ -105,11 +104,11 @@ def write(study: LoadedStudy) -> list[Path]:
                 content.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
             written.append(folder / f"{name}.csv")
         titles = {name: variant.title for name, variant in study.settings.variants.items()}
-        figures = {
-            "curves": study_figure.curves(table, titles, BENCHMARKS),
-            "seeds": study_figure.seeds(final(table), titles, BENCHMARKS, study.settings.baseline),
+        pictures = {
+            "curves": figures.study_curves(table, titles, BENCHMARKS),
+            "seeds": figures.study_seeds(final(table), titles, BENCHMARKS, study.settings.baseline),
         }
-        for name, figure in figures.items():
+        for name, figure in pictures.items():
             with atomic_path(folder / f"{name}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=110)
             written.append(folder / f"{name}.png")

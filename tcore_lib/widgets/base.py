@@ -1,8 +1,13 @@
-"""What both notebook widgets share: their browser side needs only its state, so it also lives in a plain HTML page."""
+"""What both notebook widgets share: their browser side needs only its state, so it also lives in a page without a kernel.
+
+Such a page loads nothing from elsewhere. It is made from a widget (`to_html`) or from an executed notebook (`embed`).
+"""
 
 import base64
+import copy
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +18,8 @@ from tcore_lib.errors import InputError
 
 HERE = Path(__file__).parent
 STYLE = (HERE / "widget.css").read_text(encoding="utf-8")
-
-# The part of anywidget's model that a widget uses, for a page without a kernel.
-HOST = """
-const state = JSON.parse(document.getElementById("%(id)s-state").textContent);
-for (const [name, value] of Object.entries(state)) {
-  if (value && value.base64 !== undefined) {
-    const text = atob(value.base64);
-    state[name] = new DataView(Uint8Array.from(text, (c) => c.charCodeAt(0)).buffer);
-  }
-}
-const listeners = {};
-const sent = [];
-const model = {
-  get: (name) => state[name],
-  set: (name, value) => {
-    state[name] = value;
-    (listeners["change:" + name] || []).slice().forEach((run) => run());
-  },
-  save_changes: () => {},
-  send: (content, callbacks, buffers) => sent.push({ content, buffers }),
-  on: (event, run) => (listeners[event] = listeners[event] || []).push(run),
-  off: (event, run) => (listeners[event] = (listeners[event] || []).filter((known) => known !== run)),
-};
-const el = document.getElementById("%(id)s");
-el.model = model;
-el.sent = sent;
-el.deliver = (content, buffers) => (listeners["msg:custom"] || []).forEach((run) => run(content, buffers));
-widget.render({ model, el });
-"""
+VIEW = "application/vnd.jupyter.widget-view+json"
+STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def module(name: str) -> str:
@@ -50,39 +28,24 @@ def module(name: str) -> str:
 
 
 class StandaloneWidget(anywidget.AnyWidget):
-    """A widget whose browser side needs nothing but its state, and that can therefore be written into an HTML page."""
+    """A widget whose browser side needs nothing but its state. Traits of subclasses are what it reads."""
 
     def _state(self) -> dict[str, Any]:
-        """The traits that the browser side reads."""
-        return {name: getattr(self, name) for name, trait in self.traits(sync=True).items() if _is_own(self, name)}
+        own = {name for kind in type(self).__mro__ if issubclass(kind, StandaloneWidget) for name in vars(kind)}
+        return {name: getattr(self, name) for name in self.traits(sync=True) if name in own}
 
     @property
     def payload_bytes(self) -> int:
         """Size in bytes of what the browser gets, besides about 30 kB of program."""
-        return sum(
-            len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in self._state().values()
-        )
+        return sum(len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in self._state().values())
 
     def to_fragment(self, name: str = "explorer") -> str:
-        """The widget as a piece of HTML, to be put into a page's body; nothing is loaded from elsewhere.
-
-        Args:
-            name: the id of its element; letters, digits and hyphens, different for every widget of a page.
-        """
-        if not name.replace("-", "").isalnum():
-            raise InputError(f"the element name {name!r} may only hold letters, digits and hyphens.")
+        """The widget as a piece of HTML for the body of a page; `name`: its element's id, another for each of a page."""
         state = {
             key: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
             for key, value in self._state().items()
         }
-        # `<` cannot close the script element it stands in when it is written as an escape of JSON.
-        text = json.dumps(state, allow_nan=False).replace("<", "\\u003c")
-        program = str(self._esm).replace("export default", "const widget =", 1)
-        return (
-            f"<style>{self._css}</style>\n<div id='{name}'></div>\n"
-            f"<script type='application/json' id='{name}-state'>{text}</script>\n"
-            f"<script type='module'>\n{program}\n{HOST % {'id': name}}</script>\n"
-        )
+        return fragment(name, state, str(self._esm), str(self._css))
 
     def to_html(self, path: str | Path, title: str = "Correspondence explorer") -> Path:
         """Write one self-contained page that opens from disk, without a network.
@@ -96,14 +59,60 @@ class StandaloneWidget(anywidget.AnyWidget):
             path,
             "<!doctype html>\n<html lang='en' class='tcx-page'><head><meta charset='utf-8'>\n"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-            f"<title>{heading}</title>\n<style>:root {{ color-scheme: light dark; background: var(--tcx-paper) }}\n"
-            "body { max-width: 1400px; margin: 0 auto; padding: 16px; color: var(--tcx-ink) }\n"
-            "h1 { font: 600 19px system-ui, 'DejaVu Sans', sans-serif; margin: 4px 0 14px }</style></head>\n"
-            f"<body><h1>{heading}</h1>\n{self.to_fragment()}</body></html>\n",
+            f"<title>{heading}</title></head>\n<body><h1>{heading}</h1>\n{self.to_fragment()}</body></html>\n",
         )
         return Path(path)
 
 
-def _is_own(widget: StandaloneWidget, name: str) -> bool:
-    """True for a trait that a subclass of ours declares, not the widget machinery's."""
-    return any(name in vars(kind) for kind in type(widget).__mro__ if issubclass(kind, StandaloneWidget))
+def fragment(name: str, state: Mapping[str, Any], program: str, style: str) -> str:
+    """A widget as a piece of HTML that works by itself.
+
+    Args:
+        name: the id of its element; letters, digits and hyphens.
+        state: its traits; bytes as `{"base64": text}`.
+        program: its browser module.
+        style: its style sheet.
+
+    Raises:
+        InputError: another name.
+    """
+    if not name.replace("-", "").isalnum():
+        raise InputError(f"the element name {name!r} may only hold letters, digits and hyphens.")
+    # `<` cannot close the script element it stands in when it is written as an escape of JSON.
+    text = json.dumps(state, allow_nan=False).replace("<", "\\u003c")
+    host = (HERE / "host.js").read_text(encoding="utf-8").replace("ID", name)
+    return (
+        f"<style>{style}</style>\n<div id='{name}'></div>\n"
+        f"<script type='application/json' id='{name}-state'>{text}</script>\n"
+        f"<script type='module'>\n{program.replace('export default', 'const widget =', 1)}{host}</script>\n"
+    )
+
+
+def embed(notebook: Any) -> Any:
+    """An executed notebook in which our widgets are plain HTML that works without kernel and network.
+
+    The book of a run, and anybody's export, is made like this::
+
+        notebook = embed(nbformat.read("results/quick/notebooks/06_attention_visualization.ipynb", 4))
+        text, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+
+    Jupyter saves a widget's state in the notebook's metadata when it is executed (nbclient, papermill) or saved from
+    JupyterLab; each output that shows one of our widgets becomes `text/html` made of that state. The metadata goes, so that
+    nbconvert loads no widget manager from the internet. Widgets of others stay as they are, without their state.
+
+    Args:
+        notebook: as `nbformat.read` gives it; not changed.
+    """
+    notebook = copy.deepcopy(notebook)
+    models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", []) if VIEW in output.get("data", {})]
+    for number, output in enumerate(outputs):
+        model = models.get(output.data[VIEW]["model_id"], {})
+        traits = dict(model.get("state", {}))
+        if not str(traits.get("_anywidget_id", "")).startswith("tcore_lib."):
+            continue
+        for buffer in model.get("buffers", []):
+            traits[buffer["path"][0]] = {"base64": buffer["data"]}
+        program, style = traits.pop("_esm"), traits.pop("_css")
+        output.data = {"text/html": fragment(f"widget-{number}", traits, program, style)}
+    return notebook

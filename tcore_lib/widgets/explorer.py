@@ -1,7 +1,7 @@
 """The correspondence explorer: click a patch in one frame, see where every other frame has its like.
 
 A notebook widget (anywidget). All it shows is computed in the browser from its own state, so it keeps working in a
-re-opened, trusted notebook without a kernel, and in the HTML file that `to_html` writes.
+re-opened, trusted notebook without a kernel, in the file that `to_html` writes, and in a book of notebooks (`base.embed`).
 Letters: N frames, h w patch grid, P = h w, D feature width, C label channels.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import traitlets
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
 from tcore_lib.widgets import payload
 from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
 
@@ -31,7 +31,6 @@ class Explorer(StandaloneWidget):
         encoder: the encoder shown, or `compare` for all.
         temperature: tau of the map exp((cosine - best cosine) / tau), 0.01 to 1.
         top_k: patches marked per frame.
-        payload_bytes: what the browser gets.
         description: one line about what was packed: sizes, dimensions kept, largest error of a cosine.
     """
 
@@ -87,9 +86,8 @@ class Explorer(StandaloneWidget):
         Raises:
             InputError: shapes that do not fit each other, or more patches than `max_bytes` can hold.
         """
-        arrays = {name: look.to_array(value) for name, value in features.items()}
-        grid = _check(frames, arrays)
-        count = len(frames)
+        arrays = {name: style.to_array(value) for name, value in features.items()}
+        self._grid, self._count = grid, count = _check(frames, arrays), len(frames)
         room = max_bytes // (count * grid[0] * grid[1] * len(arrays))
         if room < min(FEWEST_DIMS, dims):
             raise InputError(
@@ -97,35 +95,27 @@ class Explorer(StandaloneWidget):
                 "bytes; show fewer frames, or raise max_bytes."
             )
         packed = {name: payload.pack_features(array, min(dims, room)) for name, array in arrays.items()}
-        jpegs, about_frames = payload.pack_frames(frames, long_side)
+        data = {"_features": b"".join(codes for codes, _ in packed.values())}
         meta: dict[str, Any] = {
             "grid": list(grid),
-            "frames": about_frames,
             "names": list(names) if names is not None else [f"frame {i}" for i in range(count)],
             "encoders": [{"name": name} | about for name, (_, about) in packed.items()],
-            "colours": look.to_colours(np.linspace(0, 1, 256)).tobytes().hex(),  # six hex digits each
+            "colours": style.to_colours(np.linspace(0, 1, 256)).tobytes().hex(),  # six hex digits each
         }
         if len(meta["names"]) != count:
             raise InputError(f"names has {len(meta['names'])} entries for {count} frames; give one per frame.")
-        attention_bytes = label_bytes = b""
+        data["_frames"], meta["frames"] = payload.pack_frames(frames, long_side)
         if cross_attention:
-            attention_bytes, meta["attention"] = payload.pack_attention(
-                cross_attention, attention_grid or grid, count, max_bytes
-            )
+            own = attention_grid or grid
+            data["_attention"], meta["attention"] = payload.pack_attention(cross_attention, own, count, max_bytes)
         if labels is not None:
-            label_bytes, meta["labels"] = payload.pack_labels(labels, grid, label_names, palette)
+            data["_labels"], meta["labels"] = payload.pack_labels(labels, grid, label_names, palette)
+        meta["note"] = self.description = _describe(meta, arrays, sum(map(len, data.values())))
         where = pick if pick is not None else (0, grid[0] // 2, grid[1] // 2)
-        self._grid, self._count = grid, count
-        feature_bytes = b"".join(data for data, _ in packed.values())
-        total = len(jpegs) + len(feature_bytes) + len(attention_bytes) + len(label_bytes)
-        meta["note"] = self.description = _describe(grid, meta, arrays, count, total)
         super().__init__(
             _meta=meta,
-            _frames=jpegs,
-            _features=feature_bytes,
-            _attention=attention_bytes,
-            _labels=label_bytes,
             pick=dict(zip(("frame", "row", "column"), map(operator.index, where), strict=True)),
+            **data,
             **{"encoder": next(iter(arrays)), "frame": min(1, count - 1)} | traits,
         )
 
@@ -138,19 +128,14 @@ class Explorer(StandaloneWidget):
                 raise InputError(f"pick[{key!r}] is {pick.get(key)!r}; give a whole number from 0 to {limit - 1}.")
         return pick
 
-    @traitlets.validate("mode")
-    def _check_mode(self, proposal: Any) -> str:
-        known = ["similarity", *(name for name in ("attention", "labels") if name in self._meta)]
-        if proposal["value"] not in known:
-            raise InputError(f"mode {proposal['value']!r} is not there; this explorer has {', '.join(known)}.")
-        return proposal["value"]
-
-    @traitlets.validate("encoder")
-    def _check_encoder(self, proposal: Any) -> str:
-        known = [encoder["name"] for encoder in self._meta["encoders"]] + ["compare"]
-        if proposal["value"] not in known:
-            raise InputError(f"encoder {proposal['value']!r} is not there; this explorer has {', '.join(known)}.")
-        return proposal["value"]
+    @traitlets.validate("mode", "encoder")
+    def _check_choice(self, proposal: Any) -> str:
+        modes = ["similarity", *(name for name in ("attention", "labels") if name in self._meta)]
+        name, value = proposal["trait"].name, proposal["value"]
+        known = modes if name == "mode" else [*self.encoders, "compare"]
+        if value not in known:
+            raise InputError(f"{name} {value!r} is not there; this explorer has {', '.join(known)}.")
+        return value
 
     @property
     def encoders(self) -> list[str]:
@@ -159,38 +144,39 @@ class Explorer(StandaloneWidget):
 
     def similarity(self, encoder: str, frame: int, row: int, column: int) -> np.ndarray:
         """What the browser computes: cosine of one patch with all patches, float32 (N, h, w), from packed features."""
+        if encoder not in self.encoders:
+            raise InputError(f"encoder {encoder!r} is not in this explorer; it has {', '.join(self.encoders)}.")
         start = 0
         for about in self._meta["encoders"]:
             length = self._count * self._grid[0] * self._grid[1] * about["dims"]
             if about["name"] == encoder:
-                codes = np.frombuffer(self._features, np.int8)[start : start + length]
-                restored = codes.reshape(self._count, *self._grid, -1) * np.array(about["scales"], np.float32)
-                return restored @ restored[frame, row, column]
+                break
             start += length
-        raise InputError(f"encoder {encoder!r} is not in this explorer.")
+        codes = np.frombuffer(self._features, np.int8)[start : start + length]
+        restored = codes.reshape(self._count, *self._grid, -1) * np.array(about["scales"], np.float32)
+        return restored @ restored[frame, row, column]
 
 
 def _check(frames: Sequence[np.ndarray], arrays: Mapping[str, np.ndarray]) -> tuple[int, int]:
     """The common grid (h, w)."""
     if len(frames) == 0 or not arrays:
         raise InputError("the explorer needs at least one frame and one encoder's features.")
-    sizes = {look.to_frame(frame).shape for frame in frames}
+    sizes = {style.to_frame(frame).shape for frame in frames}
     if len(sizes) > 1:
         raise InputError(f"the explorer's frames have different sizes {sorted(sizes)}; give frames of one clip.")
-    grids = {name: array.shape[1:3] for name, array in arrays.items()}
     for name, array in arrays.items():
         if array.ndim != 4 or len(array) != len(frames):
             raise InputError(f"features[{name!r}] has shape {array.shape} for {len(frames)} frames; give (N, h, w, D).")
         if not np.isfinite(array).all():
             raise InputError(f"features[{name!r}] holds values that are not finite; check the encoder and its input.")
+    grids = {name: array.shape[1:3] for name, array in arrays.items()}
     if len(set(grids.values())) > 1 or "compare" in arrays:
         raise InputError(f"the encoders' grids {grids} must be one, and none may be called `compare`.")
     return next(iter(grids.values()))
 
 
-def _describe(
-    grid: tuple[int, int], meta: dict[str, Any], arrays: Mapping[str, np.ndarray], count: int, total: int
-) -> str:
+def _describe(meta: dict[str, Any], arrays: Mapping[str, np.ndarray], total: int) -> str:
+    h, w = meta["grid"]
     kept = [
         f"{about['name']}: {about['dims']} of {arrays[about['name']].shape[-1]} dimensions, {about['energy']:.1%} of "
         f"the energy, cosine error up to {about['error']:.3f}"
@@ -199,4 +185,4 @@ def _describe(
     if "attention" in meta:
         (rows, columns), heads = meta["attention"]["grid"], meta["attention"]["heads"]
         kept.append(f"attention on {rows} x {columns} patches, " + (f"{heads} heads" if heads else "mean of the heads"))
-    return f"{count} frames of {grid[0]} x {grid[1]} patches, {total / 1e6:.1f} MB. {'; '.join(kept)}."
+    return f"{len(meta['names'])} frames of {h} x {w} patches, {total / 1e6:.1f} MB. {'; '.join(kept)}."

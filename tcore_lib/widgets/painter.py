@@ -4,6 +4,7 @@ Letters: N frames, H W pixels of a frame, h w patch grid.
 """
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ import torch
 import traitlets
 from PIL import Image
 
-from tcore_lib import params
+from tcore_lib import files, params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labels as labelmaps
 from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.propagation import Propagator
 from tcore_lib.evaluation.protocol import in_whole_patches, propagator_settings
 from tcore_lib.evaluation.video import write_video
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
 from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.widgets import payload
 from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
@@ -72,23 +73,21 @@ class MaskPainter(StandaloneWidget):
         Raises:
             InputError: frames of different sizes, a mask of another size, or a file that is no mask.
         """
-        sizes = {look.to_frame(frame).shape for frame in frames}
+        sizes = {style.to_frame(frame).shape for frame in frames}
         if len(sizes) != 1:
             raise InputError(f"the painter's frames have sizes {sorted(sizes)}; give at least one, all of one size.")
-        self._pictures = list(frames)
-        self._propagate, self._output = propagate, Path(output) if output is not None else None
         self.labels: np.ndarray | None = None
+        self._pictures, self._shape = list(frames), frames[0].shape[:2]
+        self._propagate, self._output = propagate, Path(output) if output is not None else None
         jpegs, about = payload.pack_frames(frames, long_side)
         if isinstance(mask, (str, Path)):
             mask = clips.read_ids(Path(mask))
-        self._shape = self._pictures[0].shape[:2]
         first = self._checked(np.zeros(self._shape, np.uint8) if mask is None else mask)
-        count = max(objects, int(first.max()))
         super().__init__(
             _meta={
                 "frames": about,
                 "names": list(names) if names is not None else [f"frame {i}" for i in range(len(frames))],
-                "palette": look.object_palette(count + 1).tolist(),
+                "palette": style.object_palette(1 + max(objects, int(first.max()))).tolist(),
                 "saves": output is not None,
             },
             _frames=jpegs,
@@ -111,8 +110,6 @@ class MaskPainter(StandaloneWidget):
     def mask(self, value: np.ndarray) -> None:
         self._mask = self._checked(np.asarray(value)).tobytes()
 
-    # -- propagation
-
     def run(self) -> np.ndarray:
         """What the button does: propagate the mask, show every frame as it comes, return uint8 (N, H, W).
 
@@ -123,71 +120,45 @@ class MaskPainter(StandaloneWidget):
         if not mask.any():
             raise InputError("nothing is painted; paint at least one object on the first frame.")
         self.send({"kind": "started", "text": f"Propagating through {count} frames ..."})
-        found, pngs = [], []
-        for frame, labels in enumerate(self._propagate(mask)):
-            if frame == count:
-                raise InputError(f"propagate gives more label maps than the clip's {count} frames; give one per frame.")
-            found.append(look.enlarge(np.asarray(labels), self._shape).astype(np.uint8))
-            pngs.append(self._transparent(found[-1]))
-            self.send({"kind": "frame", "frame": frame, "text": f"frame {frame + 1} of {count}"}, [pngs[-1]])
+        found: list[np.ndarray] = []
+        pngs: list[bytes] = []
+        for labels in itertools.islice(self._propagate(mask), count + 1):
+            found.append(style.enlarge(np.asarray(labels), self._shape).astype(np.uint8))
+            pngs.append(_transparent(found[-1]))
+            message = {"kind": "frame", "frame": len(found) - 1, "text": f"frame {len(found)} of {count}"}
+            if len(found) <= count:
+                self.send(message, [pngs[-1]])
         if len(found) != count:
-            raise InputError(f"propagate gives {len(found)} label maps for {count} frames; give one per frame.")
+            many = f"{len(found)} label maps" if len(found) < count else "more label maps"
+            raise InputError(f"propagate gives {many} for a clip of {count} frames; give one per frame.")
         self.labels = np.stack(found)
         self.set_trait("_results", b"".join(pngs))
         self.set_trait("_results_meta", {"lengths": [len(png) for png in pngs]})
         self.send({"kind": "done", "text": f"{count} frames labelled."})
         return self.labels
 
-    def _transparent(self, labels: np.ndarray) -> bytes:
-        """A label map as PNG for the browser: objects in their colours, background clear."""
-        image = Image.fromarray(labels)
-        image.putpalette(np.array(look.object_palette(256)).tobytes())
-        stream = io.BytesIO()
-        image.save(stream, "PNG", transparency=0, compress_level=3)
-        return stream.getvalue()
-
     def _on_message(self, _: Any, content: dict[str, Any], buffers: Sequence[Any]) -> None:
         """A button was pressed. What a person can get wrong is told in the widget; a bug is told and raised."""
+        kind = content.get("kind")
         try:
-            if content.get("kind") == "propagate":
-                self.mask = self._from_browser(buffers)
+            if kind == "propagate":
+                pixels = np.frombuffer(buffers[0], np.uint8)
+                if pixels.size != self._shape[0] * self._shape[1]:
+                    raise InputError(f"the browser sent {pixels.size} pixels of a mask; reload the page.")
+                self.mask = pixels.reshape(self._shape)
                 self.run()
-            elif content.get("kind") == "load":
-                self.mask = self._decoded(bytes(buffers[0]))
+            elif kind == "load":
+                self.mask = _decoded(bytes(buffers[0]))
                 self.send({"kind": "mask", "text": "Mask loaded."}, [self._mask])
-            elif content.get("kind") == "save":
-                self.send({"kind": "saved", "text": self._saved()})
+            elif kind == "save" and self._output is not None:
+                self.save_masks(self._output / "masks")
+                self.save_video(self._output / "masks.mp4")
+                self.send({"kind": "saved", "text": f"Saved {self._output / 'masks'} and {self._output / 'masks.mp4'}."})
         except InputError as error:
             self.send({"kind": "error", "text": str(error)})
         except Exception as error:
             self.send({"kind": "error", "text": f"{type(error).__name__}: {error} (a bug; the log has the traceback)"})
             raise
-
-    def _from_browser(self, buffers: Sequence[Any]) -> np.ndarray:
-        pixels = np.frombuffer(buffers[0], np.uint8)
-        if pixels.size != self._shape[0] * self._shape[1]:
-            raise InputError(f"the browser sent {pixels.size} pixels of a mask; reload the page.")
-        return pixels.reshape(self._shape)
-
-    def _decoded(self, data: bytes) -> np.ndarray:
-        try:
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-                if image.mode not in ("P", "L", "1"):
-                    raise InputError(
-                        "this PNG holds colours, not ids; load a palette or grey PNG with one id per pixel."
-                    )
-                return self._checked(np.array(image).astype(np.uint8))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"this file is no PNG that can be read ({error}); choose another.") from error
-
-    # -- saving
-
-    def _saved(self) -> str:
-        if self._output is None:
-            raise InputError("this painter has no output folder; give MaskPainter(..., output=folder).")
-        self.save_masks(self._output / "masks")
-        self.save_video(self._output / "masks.mp4")
-        return f"Saved {self._output / 'masks'} and {self._output / 'masks.mp4'}."
 
     def _results_or_error(self) -> np.ndarray:
         if self.labels is None:
@@ -205,9 +176,27 @@ class MaskPainter(StandaloneWidget):
     def save_video(self, path: str | Path) -> Path:
         """Write the clip with its label maps painted over as an H.264 .mp4, 10 frames per second, cut to even sizes."""
         labels = self._results_or_error()
-        painted = (look.overlay_labels(frame, one) for frame, one in zip(self._pictures, labels, strict=True))
+        painted = (style.overlay_labels(frame, one) for frame, one in zip(self._pictures, labels, strict=True))
         write_video(path, painted, FPS, {"crf": "18"})
         return Path(path)
+
+
+def _transparent(labels: np.ndarray) -> bytes:
+    """A label map as PNG for the browser: objects in their colours, background clear."""
+    image = Image.fromarray(labels)
+    image.putpalette(np.array(style.object_palette(256)).tobytes())
+    stream = io.BytesIO()
+    image.save(stream, "PNG", transparency=0, compress_level=3)
+    return stream.getvalue()
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    """The ids of a PNG that somebody loads."""
+    with files.reading(Path("this file"), "choose a palette or grey PNG"):
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.mode not in ("P", "L", "1"):
+                raise InputError("this PNG holds colours, not ids; load a palette or grey PNG with one id per pixel.")
+            return np.array(image).astype(np.uint8)
 
 
 def mask_propagator(

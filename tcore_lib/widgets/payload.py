@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tcore_lib.errors import InputError
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
 
 Packed = tuple[bytes, dict[str, Any]]
 
@@ -21,7 +21,7 @@ def pack_frames(frames: Sequence[np.ndarray], long_side: int) -> Packed:
     """Frames uint8 (H, W, 3) -> JPEG files one after the other, reduced to `long_side` pixels."""
     files = []
     for frame in frames:
-        image = Image.fromarray(look.to_frame(frame))
+        image = Image.fromarray(style.to_frame(frame))
         image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         image.save(stream, "JPEG", quality=85)
@@ -29,7 +29,7 @@ def pack_frames(frames: Sequence[np.ndarray], long_side: int) -> Packed:
     return b"".join(files), {"lengths": [len(file) for file in files], "size": list(frames[0].shape[:2])}
 
 
-def pack_features(features: np.ndarray, dims: int) -> Packed:
+def pack_features(features: Any, dims: int) -> Packed:
     """Patch features float (N, h, w, D) -> int8 (N, P, d) whose weighted dot product is about the cosine similarity.
 
     The features are L2-normalised and projected onto the d leading directions of their second moment (a PCA without
@@ -37,12 +37,12 @@ def pack_features(features: np.ndarray, dims: int) -> Packed:
     cos(a, b) ~ sum_i scale_i^2 a_i b_i. `energy` is the share of the squared norm that is kept, `error` the largest
     error of a cosine in 4,096 pairs, both over what was really packed.
     """
-    array = np.asarray(look.to_array(features), dtype=np.float32)
-    flat = array.reshape(-1, array.shape[-1])
+    array = np.asarray(style.to_array(features), dtype=np.float32)
+    flat = array.reshape(-1, array.shape[-1])  # (N P, D)
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     dims = min(dims, flat.shape[1])
     _, vectors = np.linalg.eigh((flat.T @ flat).astype(np.float64))
-    projected = flat @ vectors[:, ::-1][:, :dims].astype(np.float32)
+    projected = flat @ vectors[:, ::-1][:, :dims].astype(np.float32)  # (N P, d)
     scales = np.maximum(np.abs(projected).max(axis=0), 1e-12) / 127
     codes = np.round(projected / scales).astype(np.int8)
     restored = codes * scales
@@ -54,54 +54,48 @@ def pack_features(features: np.ndarray, dims: int) -> Packed:
 
 
 def pack_attention(
-    maps: Mapping[tuple[int, int], np.ndarray], grid: tuple[int, int], frames: int, max_bytes: int = 16_000_000
+    maps: Mapping[tuple[int, int], Any], grid: tuple[int, int], frames: int, max_bytes: int = 16_000_000
 ) -> Packed:
     """Attention (heads, P, P) or (P, P) of (query frame, looked-at frame) -> uint8 rows, scaled to their largest.
 
-    Where the heads do not fit `max_bytes`, their mean alone is packed, and `heads` is 0.
+    The mean over heads comes first; where the heads do not fit `max_bytes`, it is packed alone, and `heads` is 0.
 
     Raises:
         InputError: a frame that does not exist, a shape that does not fit the grid, or more patches than fit.
     """
     patches = grid[0] * grid[1]
-    codes, pairs, largest, heads = [], [], [], 0
-    mean_only = sum(_heads(weights) + 1 for weights in maps.values()) * patches**2 > max_bytes
-    if len(maps) * patches**2 > max_bytes:
-        raise InputError(
-            f"the attention between {len(maps)} pairs of frames of {grid[0]} x {grid[1]} patches does not fit "
-            f"{max_bytes:,} bytes; give fewer pairs or raise max_bytes."
-        )
-    for (query, key), weights in maps.items():
-        array = np.asarray(look.to_array(weights), dtype=np.float32)
-        array = array[None] if array.ndim == 2 else array
+    arrays = {pair: np.asarray(style.to_array(weights), np.float32) for pair, weights in maps.items()}
+    arrays = {pair: array[None] if array.ndim == 2 else array for pair, array in arrays.items()}
+    for (query, key), array in arrays.items():
         if not (0 <= query < frames and 0 <= key < frames) or array.shape[1:] != (patches, patches):
             raise InputError(
                 f"cross_attention[{query}, {key}] has shape {array.shape} for {frames} frames of {grid[0]} x {grid[1]} "
                 f"patches; give (heads, {patches}, {patches}) and frames below {frames}."
             )
-        if heads not in (0, len(array)):
-            raise InputError(f"cross_attention has maps of {heads} and of {len(array)} heads; give the same number.")
-        heads = len(array)
-        mean = array.mean(0, keepdims=True)
-        array = mean if mean_only else np.concatenate([mean, array])  # the mean over heads first
-        peak = np.maximum(array.max(-1, keepdims=True), 1e-12)
-        codes.append(np.round(255 * array / peak).astype(np.uint8))
-        largest.append(peak[..., 0])
-        pairs.append([query, key])
-    scales = np.stack(largest).astype(np.float32) if largest else np.zeros(0, np.float32)
-    data = b"".join(code.tobytes() for code in codes) + scales.tobytes()
-    return data, {"pairs": pairs, "heads": 0 if mean_only else heads, "grid": list(grid)}
-
-
-def _heads(weights: np.ndarray) -> int:
-    return 1 if np.ndim(weights) == 2 else len(weights)
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) > 1:
+        raise InputError(f"cross_attention has maps of {sorted(counts)} heads; give the same number.")
+    heads = counts.pop() if counts else 0
+    if len(maps) * patches**2 > max_bytes:
+        raise InputError(
+            f"the attention between {len(maps)} pairs of frames of {grid[0]} x {grid[1]} patches does not fit "
+            f"{max_bytes:,} bytes; give fewer pairs or raise max_bytes."
+        )
+    heads = heads if len(maps) * (heads + 1) * patches**2 <= max_bytes else 0
+    codes, largest = [], []
+    for array in arrays.values():
+        rows = np.concatenate([array.mean(0, keepdims=True), array[:heads]])  # (1 + heads, P, P)
+        peak = np.maximum(rows.max(-1, keepdims=True), 1e-12)
+        codes.append(np.round(255 * rows / peak).astype(np.uint8).tobytes())
+        largest.append(peak[..., 0].astype(np.float32).tobytes())
+    return b"".join([*codes, *largest]), {"pairs": [list(pair) for pair in maps], "heads": heads, "grid": list(grid)}
 
 
 def pack_labels(
-    labels: np.ndarray, grid: tuple[int, int], names: Sequence[str] | None, palette: np.ndarray | None
+    labels: Any, grid: tuple[int, int], names: Sequence[str] | None, palette: np.ndarray | None
 ) -> Packed:
     """Label maps, integers (N, h, w) or soft (N, C, h, w) in 0..1, 0 = background -> uint8 (N, C, P) of 255 x share."""
-    array = np.asarray(look.to_array(labels))
+    array = np.asarray(style.to_array(labels))
     if array.ndim == 3:
         array = np.where(array == 255, 0, array)  # void
         array = np.moveaxis(np.eye(int(array.max()) + 1, dtype=np.float32)[array.astype(int)], -1, 1)
@@ -114,6 +108,6 @@ def pack_labels(
     known = list(names) if names is not None else ["background", *(f"object {i}" for i in range(1, channels))]
     if len(known) != channels:
         raise InputError(f"label_names has {len(known)} names for {channels} channels; name each, background first.")
-    colours = look.object_palette(channels) if palette is None else np.asarray(palette)[:channels]
+    colours = style.object_palette(channels) if palette is None else np.asarray(palette)[:channels]
     share = np.clip(array / np.maximum(array.sum(1, keepdims=True), 1e-12), 0, 1)
     return np.round(255 * share).astype(np.uint8).tobytes(), {"names": known, "palette": colours.tolist()}
