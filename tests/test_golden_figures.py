@@ -46,6 +46,7 @@ def measured() -> dict[str, Any]:
     clips = pd.DataFrame({"a": rng.uniform(0, 100, 9), "b": rng.uniform(0, 100, 9)})
     lengths = rng.integers(20, 90, 200)
     image = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    atlas = figures.attention_atlas(image, maps, mask).axes[1].images[0].get_array()
     return {
         "explorer": {
             "attention": digest(explorer._attention),
@@ -55,7 +56,9 @@ def measured() -> dict[str, Any]:
             "size": explorer._meta["frames"]["size"],
             "pairs": explorer._meta["attention"]["pairs"],
             "palette_channels": len(explorer._meta["labels"]["palette"]),
-            "similarity": [explorer.similarity(name, 1, 2, 3)[:, ::2, ::3].ravel().tolist() for name in explorer.encoders],
+            "similarity": [
+                explorer.similarity(name, 1, 2, 3)[:, ::2, ::3].ravel().tolist() for name in explorer.encoders
+            ],
             "energy": [about["energy"] for about in explorer._meta["encoders"]],
             "error": [about["error"] for about in explorer._meta["encoders"]],
         },
@@ -67,7 +70,7 @@ def measured() -> dict[str, Any]:
             "colours": digest(style.to_colours(np.linspace(0, 1, 256)).tobytes()),
         },
         "figures": {
-            "atlas": digest(np.ascontiguousarray(figures.attention_atlas(image, maps, mask).axes[1].images[0].get_array()).tobytes()),
+            "atlas": digest(np.ascontiguousarray(atlas).tobytes()),
             "matrix": figures.attention_matrix(maps, mask).axes[0].images[0].get_array().ravel().tolist(),
             "pca": pca[:, ::2, ::3].ravel().tolist(),
             "pose_windows": [[*ax.get_xlim(), *ax.get_ylim()] for ax in pose.axes],
@@ -90,4 +93,4 @@ def test_values_are_those_of_before(part: str) -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(measured(), indent=1) + "\n")
+    GOLDEN.write_text(json.dumps(measured()) + "\n")

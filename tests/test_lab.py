@@ -44,11 +44,11 @@ painter
 FIGURES = """
 import pandas as pd
 
-from tcore_lib.figures import plots
+from tcore_lib import figures
 
 log = pd.DataFrame({"step": [0, 10, 20], "total": [3.0, 2.0, 1.0]})
-plots.histogram([1, 2, 3]);
-curves = plots.LiveCurves(every=0)
+figures.histogram([1, 2, 3]);
+curves = figures.LiveCurves(every=0)
 for rows in (1, 2, 3):
     curves.update(log.head(rows))
 curves.close(log);

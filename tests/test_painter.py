@@ -14,7 +14,7 @@ from PIL import Image
 
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
 from tcore_lib.params import Davis
 from tcore_lib.widgets.painter import MaskPainter, mask_propagator
@@ -71,8 +71,8 @@ def test_labels_on_a_grid_are_enlarged_to_the_frame() -> None:
 @pytest.mark.parametrize(
     ("propagate", "message"),
     [
-        (lambda mask: [mask] * 2, "gives 2 label maps for 3 frames"),
-        (lambda mask: [mask] * 4, "more label maps than the clip's 3 frames"),
+        (lambda mask: [mask] * 2, "gives 2 label maps for a clip of 3 frames"),
+        (lambda mask: [mask] * 4, "gives more label maps for a clip of 3 frames"),
     ],
 )
 def test_a_callback_that_miscounts_is_told(propagate: Any, message: str) -> None:
@@ -89,7 +89,7 @@ def test_errors_are_told_in_the_widget_and_bugs_are_raised() -> None:
     press(painter(messages, output="x"), "save")
     assert messages[-1]["text"].startswith("there is no result to save yet")
     press(painter(messages), "load", b"no image")
-    assert messages[-1]["text"].startswith("this file is no PNG")
+    assert messages[-1]["text"].startswith("this file cannot be read")
 
     def broken(mask: np.ndarray) -> list[np.ndarray]:
         raise ZeroDivisionError("oh")
@@ -112,7 +112,7 @@ def test_saved_masks_are_palette_files_and_the_video_shows_them(tmp_path: Path) 
     with av.open(str(tmp_path / "out/masks.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [frame.shape for frame in shown] == [(H, W, 3)] * N
-    expected = look.overlay_labels(frames()[2], np.roll(SQUARE, 10, axis=1))
+    expected = style.overlay_labels(frames()[2], np.roll(SQUARE, 10, axis=1))
     assert np.abs(shown[2][30, 52].astype(int) - expected[30, 52]).max() < 16  # inside; lossy
     assert np.abs(shown[2][5, 5].astype(int) - 100).max() < 8  # outside: 60 + 2 * 20
 
@@ -266,10 +266,10 @@ def test_the_button_sends_the_mask_and_shows_what_comes_back(page: Any) -> None:
     assert page.locator(".tcx-thumb").nth(2).evaluate("(canvas) => canvas.toDataURL()") != before
     page.get_by_label("time: frame shown").press("End")
     page.wait_for_timeout(100)
-    orange = page.locator(".tcx-canvas").evaluate(
+    blue = page.locator(".tcx-canvas").evaluate(
         "(c) => [...c.getContext('2d').getImageData(c.width * 50 / 96, c.height / 2, 1, 1).data]"
     )
-    assert orange[0] > orange[2] + 50  # painted 30 to 50, in frame 2 ten further right
+    assert blue[2] > blue[0] + 50  # painted 30 to 50, in frame 2 ten further right
 
 
 @pytest.mark.browser

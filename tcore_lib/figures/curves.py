@@ -55,7 +55,7 @@ def _drawable(table: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
 def _small_multiples(
     tables: Mapping[str, pd.DataFrame], columns: Sequence[str] | None, title: str = "", *, smooth: bool = False
 ) -> Figure:
-    """One panel per column, one line per table; with a single table the panel also says where its line starts and ends."""
+    """One panel per column, one line per table; a line that is exact, not `smooth`ed, says where it starts, turns and ends."""
     names = _drawable(next(iter(tables.values())), columns)
     wide = min(COLUMNS, len(names))
     rows = -(-len(names) // wide)
@@ -74,7 +74,7 @@ def _small_multiples(
                 ax.plot(x, raw, color=line.get_color(), linewidth=0.7, alpha=faint)
         text, unit = TITLES.get(name, (str(name).replace("_", " "), ""))
         ax.set(title=text, ylabel=unit)
-        if len(tables) == 1:
+        if len(tables) == 1 and not smooth:
             inside = [np.nanmax(y)] if np.nanmax(y) > max(y[0], y[-1]) else []
             stations = " → ".join(f"{value:.3g}" for value in (y[0], *inside, y[-1]))
             ax.set_title(f"{text}:  {stations}")
@@ -149,10 +149,9 @@ def course(values: Any) -> str:
     if len(rows) == 0:
         raise InputError("there is nothing to describe: the series has no finite value.")
     tenth = max(1, len(rows) // 10)
-    smooth = running_mean(rows, tenth)
-    noise = 2 * float(np.std(rows - smooth))
-    first, last = rows[:tenth].mean(), rows[-tenth:].mean()
-    low, high = min(smooth.min(), first, last), max(smooth.max(), first, last)
+    smooth = pd.Series(rows).rolling(tenth, center=True).mean()  # whole windows only
+    noise = 2 * float((rows - smooth).std(ddof=0))
+    first, last, low, high = rows[:tenth].mean(), rows[-tenth:].mean(), smooth.min(), smooth.max()
     if min(first, last) - low > noise:
         return f"falls from {first:.3g} to {low:.3g}, then rises to {last:.3g}"
     if high - max(first, last) > noise:

@@ -39,7 +39,9 @@ def page(mosaic: Sequence[Sequence[str]], aspect: float, lines: int = 0) -> tupl
     """
     height = len(mosaic) * aspect * style.WIDTH / len(mosaic[0]) + 0.25 * lines
     figure, axes = plt.subplot_mosaic([list(row) for row in mosaic], figsize=(style.WIDTH, height))
-    figure.set_layout_engine("compressed", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    # Without spanning pictures matplotlib can take out the space that their shape leaves over.
+    spans = any(len(ax.get_subplotspec().rowspan) > 1 for ax in axes.values())
+    figure.set_layout_engine("constrained" if spans else "compressed", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
     return figure, axes
 
 
@@ -57,20 +59,26 @@ def show(ax: Axes, image: np.ndarray, title: str = "", colour: str = style.INK) 
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     place = ax.get_subplotspec()
-    room = int(118 * len(place.colspan) / place.get_gridspec().ncols)  # letters of this size
+    room = int(140 * len(place.colspan) / place.get_gridspec().ncols)  # letters of this size
     if len(title) > room:
         title = f"{title[: room // 2 - 2].rstrip()} … {title[-(room - room // 2 - 1) :].lstrip()}"
     ax.set_title(title, fontsize=8.5, color=colour)
 
 
-def show_all(axes: np.ndarray, images: Sequence[np.ndarray], titles: Sequence[str] | None) -> None:
+def show_all(axes: np.ndarray, images: Sequence[np.ndarray], titles: Sequence[str]) -> None:
     """Pictures into axes one by one; axes that are left over go."""
-    same_number("titles", len(images if titles is None else titles), len(images))
     for i, ax in enumerate(axes.flat):
         if i < len(images):
-            show(ax, images[i], "" if titles is None else titles[i])
+            show(ax, images[i], titles[i])
         else:
             ax.set_visible(False)
+
+
+def checked_titles(titles: Sequence[str] | None, count: int) -> Sequence[str]:
+    """One title per picture; empty ones where there are none."""
+    titles = [""] * count if titles is None else titles
+    same_number("titles", len(titles), count)
+    return titles
 
 
 def same_number(name: str, got: int, expected: int) -> None:
@@ -92,10 +100,10 @@ def contact_sheet(
     """Frames in rows of `columns`; their sizes may differ."""
     if len(frames) == 0:
         raise InputError("a contact sheet needs at least one frame.")
-    columns = max(2, min(columns, len(frames)))
+    texts, columns = checked_titles(titles, len(frames)), max(2, min(columns, len(frames)))
     rows = -(-len(frames) // columns)
     figure, axes = grid(rows, columns, frames[0].shape, rows * (titles is not None) + bool(title))
-    show_all(axes, frames, titles)
+    show_all(axes, frames, texts)
     headline(figure, title)
     return figure
 
@@ -168,7 +176,9 @@ def _show_labels(
         if 0 < label < min(255, len(palette)):
             depth = ndimage.distance_transform_edt(np.pad(large == label, 1))[1:-1, 1:-1]
             y, x = np.unravel_index(depth.argmax(), depth.shape)
-            ax.text(x, y, str(label), color="white", fontsize=8, weight="bold", ha="center", va="center", path_effects=HALO)
+            ax.text(
+                x, y, str(label), color="white", fontsize=8, weight="bold", ha="center", va="center", path_effects=HALO
+            )
 
 
 def _legend(figure: Figure, labels: Sequence[np.ndarray], classes: Sequence[str] | None, palette: np.ndarray) -> None:
@@ -191,14 +201,14 @@ def masks_overlay(
 ) -> Figure:
     """Frames in rows under their label maps, with the objects' numbers, or a legend where the ids are `classes`."""
     same_number("labels", len(labels), len(frames))
-    same_number("titles", len(frames if titles is None else titles), len(frames))
+    texts = checked_titles(titles, len(frames))
     palette = style.object_palette() if palette is None else palette
     columns = max(2, min(columns, len(frames)))
     rows = -(-len(frames) // columns)
     figure, axes = grid(rows, columns, frames[0].shape, rows * (titles is not None) + 2 * (classes is not None))
     for i, ax in enumerate(axes.flat):
         if i < len(frames):
-            _show_labels(ax, frames[i], labels[i], palette, classes, "" if titles is None else titles[i])
+            _show_labels(ax, frames[i], labels[i], palette, classes, texts[i])
         else:
             ax.set_visible(False)
     _legend(figure, labels, classes, palette)
@@ -280,13 +290,14 @@ def pose(
     frames = [frames] if np.ndim(frames) == 3 else list(frames)
     joints = np.asarray(joints, float).reshape(-1, len(JOINTS), 2)
     same_number("joints", len(joints), len(frames))
+    texts = checked_titles(titles, len(frames))
     true = np.full_like(joints, np.nan) if truth is None else np.asarray(truth, float).reshape(joints.shape)
     windows = _windows(np.concatenate([joints, true], axis=1), frames[0].shape)
     columns = len(frames) if 2 <= len(frames) <= 6 else min(4, max(2, len(frames)))
     rows = -(-len(frames) // columns)
     shape = windows[0][2:] if zoom else frames[0].shape
     figure, axes = grid(rows, columns, shape, 1 + rows * (titles is not None) + bool(title))
-    show_all(axes, frames, titles)
+    show_all(axes, frames, texts)
     for i, ax in enumerate(axes.flat[: len(frames)]):
         _skeleton(ax, joints[i], true[i], None if reach is None else float(np.broadcast_to(reach, len(frames))[i]))
         top, left, height, width = windows[i] if zoom else (0, 0, *frames[i].shape[:2])
@@ -340,12 +351,14 @@ def pca_rgb(
     frames: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], titles: Sequence[str] | None = None
 ) -> Figure:
     """Frames, and below them per encoder the three components (N, h, w, 3) of `pca_components` as red, green and blue."""
-    figure, axes = grid(1 + len(maps), len(frames), frames[0].shape, titles is not None)
-    show_all(axes[0], frames, titles)
-    for row, values in zip(axes[1:], maps.values(), strict=True):
+    texts = checked_titles(titles, len(frames))
+    for values in maps.values():
         same_number("a PCA row", len(values), len(frames))
+    figure, axes = grid(1 + len(maps), len(frames), frames[0].shape, titles is not None)
+    show_all(axes[0], frames, texts)
+    for row, values in zip(axes[1:], maps.values(), strict=True):
         rgb = np.round(255 * np.clip(style.to_array(values), 0, 1)).astype(np.uint8)
-        show_all(row, [style.enlarge(one, frames[0].shape[:2]) for one in rgb], None)
+        show_all(row, [style.enlarge(one, frames[0].shape[:2]) for one in rgb], [""] * len(rgb))
     for ax, name in zip(axes[:, 0], ("frame", *maps), strict=True):
         ax.set_ylabel(name, color=style.INK)
     return figure
@@ -373,4 +386,6 @@ def method_figure() -> "HTML":
     from IPython.display import HTML
 
     svg = base64.b64encode((project_root() / "docs/method.svg").read_bytes()).decode()
-    return HTML(f'<img alt="T-CoRe on one page" style="width: 100%; background: #fff" src="data:image/svg+xml;base64,{svg}">')
+    return HTML(
+        f'<img alt="T-CoRe on one page" style="width: 100%; background: #fff" src="data:image/svg+xml;base64,{svg}">'
+    )

@@ -259,6 +259,7 @@ def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.
         title: above the figure.
     """
     figure, axes = grid(1, 1 + len(maps), frame.shape, 1 + bool(title))
+    figure.get_layout_engine().set(w_pad=0.08)
     show(axes[0, 0], _veiled(frame, mask), "queries", style.ROLE_COLOURS["current"])
     for ax, (role, heads) in zip(axes[0, 1:], maps.items(), strict=True):
         text = f"{role}: a map per patch, at its place"

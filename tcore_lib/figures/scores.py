@@ -105,14 +105,18 @@ def score_table(table: pd.DataFrame, *, against: str = "", floor: str = "pixels"
             ax.axvline(part.loc[floor, value], color=style.MUTED, linestyle="--", linewidth=1, label=floor)
         if there.any():
             ends = part["low"][there], part["high"][there]
-            ax.hlines(rows[there], *ends, color=style.CYCLE[0], linewidth=4, alpha=0.35, label="95 % interval over clips")
+            ax.hlines(
+                rows[there], *ends, color=style.CYCLE[0], linewidth=4, alpha=0.35, label="95 % interval over clips"
+            )
         ax.scatter(part[value], rows, s=36, zorder=3, label=f"difference to {against}" if against else "measured here")
         if part["paper"].notna().any():
             ax.scatter(part["paper"], rows, marker="D", s=34, facecolor="white", edgecolor=style.CYCLE[1], linewidth=1.6,
                        zorder=4, label="paper")  # fmt: skip
         for row, (number, end) in enumerate(zip(part[value], part.max(axis=1).fillna(0), strict=True)):
             text, colour = (f"{number:.1f}", style.INK) if np.isfinite(number) else ("not run", style.MUTED)
-            ax.annotate(text, (end, row), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5, color=colour)
+            ax.annotate(
+                text, (end, row), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5, color=colour
+            )
         reach = 1.25 * max(1.0, np.nanmax(part.abs(), initial=1.0))
         ax.set(title=str(name), xlabel="percentage points" if against else "%", xlim=(-reach if against else 0, reach))
         ax.set(yticks=rows, yticklabels=encoders, ylim=(len(encoders) - 0.5, -0.5))

@@ -37,7 +37,9 @@ class StandaloneWidget(anywidget.AnyWidget):
     @property
     def payload_bytes(self) -> int:
         """Size in bytes of what the browser gets, besides about 30 kB of program."""
-        return sum(len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in self._state().values())
+        return sum(
+            len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in self._state().values()
+        )
 
     def to_fragment(self, name: str = "explorer") -> str:
         """The widget as a piece of HTML for the body of a page; `name`: its element's id, another for each of a page."""
@@ -105,7 +107,9 @@ def embed(notebook: Any) -> Any:
     """
     notebook = copy.deepcopy(notebook)
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", []) if VIEW in output.get("data", {})]
+    outputs = [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if VIEW in output.get("data", {})
+    ]
     for number, output in enumerate(outputs):
         model = models.get(output.data[VIEW]["model_id"], {})
         traits = dict(model.get("state", {}))

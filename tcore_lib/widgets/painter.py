@@ -153,7 +153,9 @@ class MaskPainter(StandaloneWidget):
             elif kind == "save" and self._output is not None:
                 self.save_masks(self._output / "masks")
                 self.save_video(self._output / "masks.mp4")
-                self.send({"kind": "saved", "text": f"Saved {self._output / 'masks'} and {self._output / 'masks.mp4'}."})
+                self.send(
+                    {"kind": "saved", "text": f"Saved {self._output / 'masks'} and {self._output / 'masks.mp4'}."}
+                )
         except InputError as error:
             self.send({"kind": "error", "text": str(error)})
         except Exception as error:
@@ -192,11 +194,11 @@ def _transparent(labels: np.ndarray) -> bytes:
 
 def _decoded(data: bytes) -> np.ndarray:
     """The ids of a PNG that somebody loads."""
-    with files.reading(Path("this file"), "choose a palette or grey PNG"):
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise InputError("this PNG holds colours, not ids; load a palette or grey PNG with one id per pixel.")
-            return np.array(image).astype(np.uint8)
+    reading = files.reading("this file", "choose a palette or grey PNG")
+    with reading, Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise InputError("this PNG holds colours, not ids; load a palette or grey PNG with one id per pixel.")
+        return np.array(image).astype(np.uint8)
 
 
 def mask_propagator(

@@ -91,9 +91,7 @@ def pack_attention(
     return b"".join([*codes, *largest]), {"pairs": [list(pair) for pair in maps], "heads": heads, "grid": list(grid)}
 
 
-def pack_labels(
-    labels: Any, grid: tuple[int, int], names: Sequence[str] | None, palette: np.ndarray | None
-) -> Packed:
+def pack_labels(labels: Any, grid: tuple[int, int], names: Sequence[str] | None, palette: np.ndarray | None) -> Packed:
     """Label maps, integers (N, h, w) or soft (N, C, h, w) in 0..1, 0 = background -> uint8 (N, C, P) of 255 x share."""
     array = np.asarray(style.to_array(labels))
     if array.ndim == 3:

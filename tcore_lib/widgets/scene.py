@@ -19,7 +19,7 @@ from tcore_lib.evaluation import clips, labels as labelmaps
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.propagation import Propagator
 from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
 from tcore_lib.model import attention
 from tcore_lib.model.attention import Looked
 from tcore_lib.model.encoders import FeatureEncoder
@@ -183,10 +183,10 @@ def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, pat
     if isinstance(scorer, MaskScorer):
         ids = scorer.ids
         names = [PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
-        palette = (look.VIP_PALETTE if clip.kind == "vip" else look.object_palette())[ids]
+        palette = (style.VIP_PALETTE if clip.kind == "vip" else style.object_palette())[ids]
         if 0 not in ids:  # every pixel of the first frame is labelled
             labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
-            names, palette = ["background", *names], np.concatenate([look.object_palette(1), palette])
+            names, palette = ["background", *names], np.concatenate([style.object_palette(1), palette])
     else:
-        names, palette = ["background", *JOINTS], look.object_palette(1 + len(JOINTS))
+        names, palette = ["background", *JOINTS], style.object_palette(1 + len(JOINTS))
     return {"labels": labels.numpy(), "label_names": names, "palette": palette}

@@ -1,0 +1,362 @@
+"""Pictures: what is drawn where, in which colour and with which number; every figure draws without a warning."""
+
+import io
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from tcore_lib import figures
+from tcore_lib.errors import InputError
+from tcore_lib.figures import style
+
+GREY = np.full((32, 48, 3), 100, dtype=np.uint8)
+F = list(np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8))
+IDS = [np.eye(6, 8, dtype=int)] * 3
+
+
+# ---- colours and painting -------------------------------------------------------------------------------------------
+
+
+def lab(rgb: np.ndarray, vision: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of colours 0..255 (n, 3) as seen with a `vision` (3, 3) of linear RGB."""
+    share = rgb / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ vision.T
+    to_xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
+    xyz = np.clip(linear, 0, 1) @ to_xyz.T / (0.9505, 1.0, 1.0888)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        np.eye(3),
+        # Without M cones and without L cones (Machado, Oliveira, Fernandes 2009, severity 1).
+        np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+        np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    ],
+    ids=["all cones", "deuteranopia", "protanopia"],
+)
+def test_objects_and_roles_stay_apart_for_every_eye_and_on_orange_things(vision: np.ndarray) -> None:
+    def closest(colours: np.ndarray, others: np.ndarray) -> float:
+        return float(np.linalg.norm(lab(colours, vision)[:, None] - lab(others, vision), axis=-1).min())
+
+    objects = style.object_palette(5)[1:]
+    roles = np.array([style.to_rgb8(colour) for colour in style.ROLE_COLOURS.values()])
+    for colours, least in ((objects, 45), (roles, 20)):
+        assert min(closest(colours[[i]], np.delete(colours, i, 0)) for i in range(len(colours))) > least
+    fur = np.array([(200, 110, 40), (160, 80, 30), (230, 150, 60), (120, 70, 30)])
+    assert closest(objects, fur) > 25
+    assert closest(objects[:1], fur) > 80
+
+
+def test_labels_blend_inside_have_opaque_outlines_and_leave_background_and_void() -> None:
+    labels = np.zeros((32, 48), dtype=int)
+    labels[8:24, 8:24], labels[:, 40:] = 1, 255
+    painted = style.overlay_labels(GREY, labels, np.array([(0, 0, 0), (200, 0, 60)], dtype=np.uint8), alpha=0.5)
+    assert painted[16, 16].tolist() == [150, 50, 80]  # (100 + 200) / 2, (100 + 0) / 2, (100 + 60) / 2
+    assert painted[8, 16].tolist() == [200, 0, 60]
+    assert painted[7, 16].tolist() == painted[16, 44].tolist() == [100, 100, 100]
+
+
+def test_the_transparency_of_heat_follows_the_value() -> None:
+    values = np.zeros((4, 6))
+    values[1, 5], values[2, 2] = 1.0, 0.5
+    painted = style.overlay_heat(GREY, values, alpha=1.0).astype(int)
+    assert painted[12, 44].tolist() == [253, 231, 37]  # the bright end of viridis, row 1 of 4, column 5 of 6
+    assert painted[12, 4].tolist() == [85, 85, 85]  # nothing of the map where it is lowest: 0.85 * 100
+    middle = 255 * np.array(plt.get_cmap("viridis")(0.5)[:3])
+    np.testing.assert_allclose(painted[20, 20], (85 + middle) / 2, atol=1)
+    assert (style.overlay_heat(GREY, values, limits=(0, 2), alpha=1.0)[12, 44] == painted[20, 20]).all()
+
+
+def test_hidden_patches_cover_rows_and_columns_as_the_mask_says() -> None:
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[3, 1] = True
+    covered = np.argwhere((style.hide_patches(GREY, mask, "#000000") == 0).all(-1))
+    assert (covered.min(0).tolist(), covered.max(0).tolist()) == ([24, 8], [31, 15])
+    with pytest.raises(InputError, match="10 patches is not a square grid"):
+        style.hide_patches(GREY, np.zeros(10, dtype=bool))
+
+
+def test_denormalise_inverts_the_networks_input() -> None:
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    inputs = np.moveaxis((np.stack(F) / 255 - IMAGENET_DEFAULT_MEAN) / IMAGENET_DEFAULT_STD, -1, 1)
+    assert np.array_equal(style.denormalise(inputs), F)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((3, 8, 8), np.uint8)])
+def test_a_picture_that_is_no_frame_is_refused(frame: np.ndarray) -> None:
+    with pytest.raises(InputError, match="a frame to draw has shape"):
+        style.to_frame(frame)
+
+
+# ---- figures of frames ----------------------------------------------------------------------------------------------
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible() and ax.images]
+
+
+def outlined(figure: Figure) -> set[tuple[float, ...]]:
+    patches = [
+        patch for ax in figure.axes for patch in ax.patches if isinstance(patch, Rectangle) and not patch.get_fill()
+    ]
+    return {(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in patches}
+
+
+def looks_from(row: int, column: int, to: tuple[int, int]) -> np.ndarray:
+    """Two heads (2, 6, 8, 6, 8): the patch at (row, column) gives 3/4 to `to`; everything else is even."""
+    maps = np.full((2, 6, 8, 6, 8), 1 / 48)
+    maps[:, row, column] = 0.25 / 47
+    maps[:, row, column, to[0], to[1]] = 0.75
+    return maps
+
+
+def test_states_stand_side_by_side_on_one_scale_with_the_query_outlined() -> None:
+    before, after = {"past": np.full((4, 6, 8), 1 / 48)}, {"past": looks_from(1, 6, (3, 2))[:, 1, 6]}
+    figure = figures.attention_compared(F[0], (1, 6), {"past": F[0]}, {"before": before, "after": after})
+    assert outlined(figure) == {(6 * 8 - 0.5, 1 * 8 - 0.5, 8.0, 8.0)}  # x from the column, y from the row
+    assert titles(figure) == ["query: row 1, column 6", "past", "before: up to 2.1%", "after: up to 75.0%"]
+    shown = figure.axes[3].images[0].get_array()
+    np.testing.assert_array_equal(shown, style.overlay_heat(F[0], after["past"].mean(0), limits=(0, 0.75)))
+
+
+def test_several_maps_on_one_picture_get_a_row_each() -> None:
+    maps = {"past": np.full((4, 6, 8), 1 / 48), "past, untrained": np.full((4, 6, 8), 1 / 48)}
+    shown = titles(figures.attention_grid(F[0], (1, 6), {"past": F[0]}, maps))
+    assert shown == ["query: row 1, column 6", "past", "mean of 4 heads, up to 2.1%", "heads 1 to 4", "past, untrained",
+                     "mean of 4 heads, up to 2.1%", "heads 1 to 4"]  # fmt: skip
+
+
+def test_a_hidden_patch_is_veiled_in_the_query_s_picture_not_blackened() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[2:] = True
+    figure = figures.attention_compared(F[0], (1, 6), {"past": F[0]}, {"a": {"past": np.ones((1, 6, 8))}}, mask=mask)
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown[:16], F[0][:16])
+    assert shown[16:].min() > 130
+
+
+def test_the_atlas_puts_each_map_at_its_patch_and_marks_both_places() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1, 6] = True
+    figure = figures.attention_atlas(F[0], {"past": looks_from(1, 6, (3, 2))}, mask)
+    tile = figure.axes[1].images[0].get_array()[1 * 21 : 1 * 21 + 18, 6 * 27 : 6 * 27 + 24]  # 18 x 24 pixels, gaps of 3
+    assert tile[3 * 3 + 1, 2 * 3 + 1].tolist() == list(style.to_rgb8(style.OKABE_ITO["orange"]))  # looks most at (3, 2)
+    assert tile[1 * 3 + 1, 6 * 3 + 1].tolist() == [255, 255, 255]  # its own place
+
+
+def test_the_matrix_has_a_row_per_hidden_patch() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1, 6] = mask[4, 0] = True
+    figure = figures.attention_matrix({"past": looks_from(1, 6, (3, 2)), "future": looks_from(4, 0, (0, 0))}, mask)
+    past, future = (figure.axes[i].images[0].get_array() for i in (0, 1))
+    assert np.unravel_index(past.argmax(), (2, 48)) == (0, 3 * 8 + 2)
+    assert np.unravel_index(future.argmax(), (2, 48)) == (1, 0)
+    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1 * 8 + 6, 0], [4 * 8, 1]]
+
+
+def test_a_long_title_is_cut_in_its_middle() -> None:
+    shown = titles(figures.contact_sheet(F * 2, [f"Synthetic_walk_f_cm_np1_fr_med_0, frame {i}" for i in range(6)]))
+    assert all(len(text) <= 23 and text.startswith("Synth") for text in shown)
+    assert [text[-8:] for text in shown] == [f" frame {i}" for i in range(6)]
+
+
+def test_votes_state_each_frames_share_and_matches_join_centres() -> None:
+    positions = np.array([[0, 1, 2], [0, 2, 2], [1, 3, 3]])
+    figure = figures.top_k_links(F[0], (1, 2), F[:2], positions, np.array([0.5, 0.2, 0.3]), (6, 8))
+    assert titles(figure)[1:] == ["context 0: 2 votes, 70%", "context 1: 1 vote, 30%"]
+    matches = pd.DataFrame({"row": [1], "column": [6], "to_row": [2], "to_column": [0], "similarity": [0.9]})
+    ends = [ax.lines[0].get_xydata()[0].tolist() for ax in figures.match_links(*F[:2], matches, (6, 8)).axes]
+    assert ends == [[51.5, 11.5], [3.5, 19.5]]  # (6.5 * 8 - 0.5, 1.5 * 8 - 0.5), (0.5 * 8 - 0.5, 2.5 * 8 - 0.5)
+
+
+def test_objects_carry_their_number_and_one_frame_of_several_encoders_stands_side_by_side() -> None:
+    labels = np.zeros((48, 64), int)
+    labels[10:21, 30:41], labels[5, 5] = 2, 255
+    figure = figures.segmentation_strip(F[:1], {"a": [labels], "b": [labels]}, [labels], ["frame 3"])
+    assert titles(figure) == ["ground truth", "a", "b"]
+    assert [(text.get_text(), *text.get_position()) for text in figure.axes[1].texts] == [("2", 35, 15)]
+    named = figures.masks_overlay(F[:1], [labels], classes=["background", "dog", "swan"])
+    assert [text.get_text() for text in named.legends[0].get_texts()] == ["swan"]
+    assert not named.axes[0].texts
+
+
+def test_joints_that_were_not_found_are_not_drawn_and_bones_join_all() -> None:
+    joints = np.random.default_rng(0).uniform(10, 40, (15, 2))
+    joints[3], joints[4] = -1, np.nan
+    figure = figures.pose(F[0], joints)
+    assert len(figure.axes[0].collections[0].get_offsets()) == 13  # 15 - 2
+    assert len(figure.axes[0].lines) == len([bone for bone in style.JHMDB_BONES if not {3, 4} & set(bone)])
+    assert {j for bone in style.JHMDB_BONES for j in bone} == set(range(15))
+    assert len(style.VIP_CLASSES) == len(style.VIP_PALETTE) == 20
+
+
+def test_pca_gives_one_colour_to_one_thing_in_all_frames() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, (2, 6, 8))
+    features = rng.normal(size=(3, 20))[kinds] + 0.01 * rng.normal(size=(2, 6, 8, 20))
+    colours = figures.pca_components(features)[..., :2]  # three points span two directions
+    means = np.array([colours[kinds == kind].mean(0) for kind in range(3)])
+    assert np.abs(colours - means[kinds]).max() < 0.1
+    assert min(np.linalg.norm(means[a] - means[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 0.5
+
+
+def test_one_entry_per_frame_is_asked_for() -> None:
+    with pytest.raises(InputError, match="labels has 2 entries for 3 frames"):
+        figures.masks_overlay(F, IDS[:2])
+    with pytest.raises(InputError, match="titles has 1 entries for 3 frames"):
+        figures.contact_sheet(F, ["a"])
+
+
+# ---- figures of numbers ---------------------------------------------------------------------------------------------
+
+
+def log(rows: int = 20) -> pd.DataFrame:
+    names = ("total", "koleo", "information_patch", "teacher_entropy")
+    return pd.DataFrame({name: np.linspace(9, 5, rows) for name in names}).assign(step=np.arange(rows) * 10, mine=1.0)
+
+
+def test_loss_curves_draw_known_terms_in_order_and_hide_no_other() -> None:
+    figure = figures.loss_curves(log())
+    shown = [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()]
+    assert shown == ["total loss", "KoLeo", "information in the targets, patches", "teacher entropy", "mine"]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xydata()[0], [0, 9])
+    rise = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.5, 0.1]})
+    assert figures.schedules(rise).axes[0].get_title(loc="left") == "learning rate:  0 → 0.5 → 0.1"
+    with pytest.raises(InputError, match="log is empty"):
+        figures.loss_curves(log(0))
+    with pytest.raises(InputError, match="no column 'loss_x'"):
+        figures.loss_curves(log(), ["loss_x"])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.linspace(9, 5, 100), "falls from 8.82 to 5.18"),  # means of ten rows
+        (np.r_[np.linspace(9, 5, 50), np.linspace(5, 7, 50)], "falls from 8.63 to 5.1, then rises to 6.82"),
+        (np.r_[np.linspace(1, 3, 50), np.linspace(3, 1.5, 50)], "rises from 1.18 to 2.96, then falls to 1.64"),
+        (2 + 0.1 * (-1.0) ** np.arange(100), "stays between 2 and 2"),
+        ([1.0, 2.0], "rises from 1 to 2"),
+    ],
+)
+def test_a_course_is_told_as_it_went(values: np.ndarray, words: str) -> None:
+    assert figures.course(values).split()[0] == words.split()[0]
+    assert ("then" in figures.course(values)) == ("then" in words)
+
+
+def test_live_curves_redraw_one_display_and_not_too_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, figure: Figure) -> None:
+            shown.append("update")
+
+    def display(figure: Figure, display_id: bool) -> Handle:
+        shown.append("display")
+        return Handle()
+
+    monkeypatch.setattr("IPython.get_ipython", lambda: object())
+    monkeypatch.setattr("IPython.display.display", display)
+    live = figures.LiveCurves(every=3600)
+    for rows in (0, 1, 2, 3):
+        live.update(log(rows))
+    assert len(live.close(log(4)).axes[0].lines[0].get_xdata()) == 4
+    assert shown == ["display", "update"]
+
+
+def test_scores_of_any_number_of_encoders_say_what_was_not_run_and_what_pixels_reach() -> None:
+    table = pd.DataFrame({"encoder": ["a", "b", "pixels"], "benchmark": "J&F", "measured": [64.1, np.nan, 30.0]})
+    table = table.assign(low=[60.0, np.nan, 25.0], high=[68.0, np.nan, 35.0], paper=[64.7, 66.4, np.nan])
+    figure = figures.score_table(table)
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.texts] == ["64.1", "not run", "30.0"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "pixels"]
+    assert ax.lines[0].get_xdata() == [30, 30]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["pixels", "95 % interval over clips", "measured here", "paper"]
+    assert "paper" not in [
+        text.get_text() for text in figures.score_table(table.drop(columns="paper")).legends[0].get_texts()
+    ]
+    paired = figures.score_table(table.assign(difference=[34.1, np.nan, 0.0]).drop(columns="paper"), against="pixels")
+    assert paired.axes[0].lines[0].get_xdata() == [0, 0]
+    assert paired.axes[0].get_xlabel() == "percentage points"
+
+
+def test_a_histogram_marks_the_median_and_counts_what_it_leaves_out() -> None:
+    ax = figures.histogram([1, 2, 3, 4, 100, np.nan], "frames", "lengths").axes[0]
+    assert "median 3" in [text.get_text() for text in ax.texts]
+    assert (ax.get_title(loc="left"), ax.get_title(loc="right")) == ("lengths  (1 not finite, left out)", "n = 5")
+    same = figures.histogram([20, 20, 20]).axes[0]
+    assert [text.get_text() for text in same.texts] == ["all 20"]
+    assert np.ptp(same.get_xlim()) == pytest.approx(5)  # the bar and two places on either side
+
+
+def test_what_is_not_drawn_is_counted() -> None:
+    ax = figures.class_counts({"a": 5, "b": 3, "c": 2, "d": 1}, top=2).axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [5, 3]
+    assert "2 more classes with 3 videos" in ax.get_xlabel()  # 2 + 1
+    table = pd.DataFrame({"a": np.arange(10.0)}, index=pd.Index(range(10), name="joint"))
+    ax = figures.clip_bars(table, top=4).axes[0]
+    assert ax.get_title(loc="left").endswith("(6 in the middle left out)")
+    assert ax.collections[1].get_offsets()[:, 0].tolist() == [9, 8, 1, 0]
+    assert ax.get_xlabel() == "%   (dotted: mean over 10 joints)"
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+BOXES = {"current": [("global 1", (0, 0, 30, 40)), ("local 1", (5, 5, 9, 9))], "past": [("auxiliary", (0, 0, 48, 64))]}
+CROPS = {name: [F[0][:side, :side]] * n for name, side, n in
+         (("global", 32, 2), ("past", 32, 2), ("future", 32, 2), ("local", 16, 3))}  # fmt: skip
+DEPTH = pd.DataFrame({("norm", "a"): [1.0, 2.0], ("norm", "b"): [2.0, 1.0], ("parameters", "a"): [2e6, 2e6]})
+STUDY = pd.DataFrame([(v, s, "davis", t, 30.0 + t) for v in "ab" for s in (0, 1) for t in (0, 5, 9)],
+                     columns=["variant", "seed", "benchmark", "step", "value"])  # fmt: skip
+NAMES = {"a": "T-CoRe", "b": "without"}
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "contact_sheet": lambda: figures.contact_sheet(F, ["a", "b", "c"], 2, title="clip"),
+    "one frame": lambda: figures.contact_sheet(F[:1]),
+    "sandwich": lambda: figures.sandwich(F, BOXES, CROPS, np.eye(4, dtype=bool), indices=(1, 5, 8)),
+    "masks_overlay": lambda: figures.masks_overlay(F, IDS),
+    "strip": lambda: figures.segmentation_strip(F, {"a": IDS}, IDS, ["1", "2", "3"], classes=["", "swan"], title="t"),
+    "parts": lambda: figures.parts(F[0], np.arange(48).reshape(6, 8) % 20),
+    "pose": lambda: figures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0), reach=[3, 4, 5]),
+    "heatmap_on_frame": lambda: figures.heatmap_on_frame(F[0], np.eye(6, 8), "map", unit="cosine", query=(1, 2)),
+    "attention_atlas": lambda: figures.attention_atlas(
+        F[0], {role: looks_from(1, 6, (3, 2)) for role in ("past", "future")}, np.eye(6, 8, dtype=bool), title="all"
+    ),
+    "attention_matrix": lambda: figures.attention_matrix({"past": looks_from(1, 6, (3, 2))}),
+    "top_k_links": lambda: figures.top_k_links(F[0], (1, 2), F, np.array([[2, 1, 1]]), np.array([1.0]), (6, 8)),
+    "pca_rgb": lambda: figures.pca_rgb(F, {"a": np.zeros((3, 6, 8, 3))}, ["1", "2", "3"]),
+    "schedules": lambda: figures.schedules(pd.DataFrame({"epoch": [0, 1, 2], "lr": [0, 1e-3, 1e-6], "x": [0.9] * 3})),
+    "loss_curves": lambda: figures.loss_curves({"a": log(100), "b": log(1)}, title="run"),
+    "depth_curves": lambda: figures.depth_curves(DEPTH),
+    "study_curves": lambda: figures.study_curves(STUDY, NAMES, {"davis": "DAVIS, J&F"}),
+    "study_seeds": lambda: figures.study_seeds(STUDY, NAMES, {"davis": "DAVIS, J&F"}, "a"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws_at_notebook_width(name: str) -> None:
+    figure = FIGURES[name]()
+    figure.savefig(io.BytesIO(), dpi=30)
+    assert figure.get_figwidth() == 10
+    assert figure.get_figheight() < 12
+    assert plt.get_fignums() == []  # nothing piles up
+
+
+def test_in_a_notebook_the_figure_stays_open_for_the_end_of_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.get_backend", lambda: "module://matplotlib_inline.backend_inline")
+    figure = figures.histogram([1, 2, 3])
+    assert plt.get_fignums() == [figure.number]
+    plt.close(figure)
+
+
+def test_the_method_s_drawing_shows_in_any_page() -> None:
+    assert figures.method_figure().data.startswith('<img alt="T-CoRe on one page"')
