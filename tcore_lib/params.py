@@ -381,15 +381,13 @@ class Benchmark(Section):
     temperature: AboveZero = Field(0.7, description="of the softmax over their similarities")
     radius: AboveZero = Field(20.0, description="patches; a context patch counts if its distance is below it")
     context: Positive = Field(20, description="preceding frames that vote, besides the first")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of features and the candidate search")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the encoder; the search is in float32")
     save_predictions: Bool = Field(
         True, description="write label PNGs or joint JSON; the notebooks show clips from them"
     )
-    long_memory: list[Annotated[Int, Field(ge=0)]] = Field([0], description="frames that vote besides, without radius")
     radius_inclusive: Bool = Field(False, description="variant: distance <= radius (DINO)")
-    restrict_first: Bool = Field(False, description="variant: the radius holds for the long memory too")
+    restrict_first: Bool = Field(False, description="variant: the radius holds for the long memory, frame 0, too")
     repeat_first: Bool = Field(True, description="false = variant: frame 0 does not stand in for missing frames")
-    upsampling: Literal["linear", "nearest"] = Field("linear", description="of soft maps; nearest = variant (DINO)")
 
 
 class Davis(Benchmark):
@@ -397,6 +395,7 @@ class Davis(Benchmark):
 
     split: str = Field("val", description="ImageSets/2017/<split>.txt")
     input_size: tuple[Positive, Positive] = Field((480, 880), description="(height, width) the frames are resized to")
+    upsampling: Literal["linear", "nearest"] = Field("linear", description="of soft maps; nearest = variant (DINOv3)")
     score_size: Literal["native", "input"] = Field(
         "native", description="size of the masks J and F are taken on; input = variant (CropMAE, RSP)"
     )
@@ -417,6 +416,7 @@ class Vip(Benchmark):
     long_side: Positive = Field(
         880, description="long side of the input; the short side is floored to a multiple of 64"
     )
+    upsampling: Literal["linear", "nearest"] = Field("linear", description="of soft maps; nearest = variant (DINOv3)")
 
 
 class Attention(Section):

@@ -11,7 +11,8 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from tcore_lib.evaluation.clips import JOINTS, write_ids
+from tcore_lib.bodies import JOINTS
+from tcore_lib.evaluation.clips import write_ids
 
 H, W = 96, 160
 

@@ -1,30 +1,26 @@
-"""DAVIS-2017, JHMDB and VIP on disk as one `Clip` type, and writers of predictions in the layouts their scorers read.
+"""Clips of a benchmark on disk, and the label files of predictions: what DAVIS, JHMDB and VIP share.
 
-(EVALUATION, "Files".) Nothing is ever written under a benchmark's root. Loading lists files and reads headers and
-joints; whether every image decodes is the business of `doctor`.
+(EVALUATION, "Files".) Nothing is ever written under a benchmark's root. Loading a clip lists files and reads headers;
+whether every image decodes is the business of `doctor`.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tcore_lib import params
-from tcore_lib.bodies import JOINTS
-from tcore_lib.data.images import UNREADABLE, BadFile, check_size
+from tcore_lib.data.images import IMAGE_SUFFIXES, MOST_PIXELS, in_order, read_rgb
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.matfile import read_array
-from tcore_lib.files import atomic_path, read_json, write_json
+from tcore_lib.files import atomic_path, reading
 
-Kind = Literal["davis", "jhmdb", "vip"]
 LONGEST_NAME = 240  # bytes of a clip's name: file systems allow 255, and a suffix is added
-FARTHEST = 1e5  # pixels a joint may lie from the image's corner
+ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,6 @@ class Clip:
 
     Attributes:
         name: unique within the benchmark.
-        kind: which benchmark.
         frames: image files in order.
         size: (H, W) of the first frame in pixels.
         annotations: per frame its id map (DAVIS, VIP), None where a frame has none; empty for JHMDB.
@@ -42,7 +37,6 @@ class Clip:
     """
 
     name: str
-    kind: Kind
     frames: tuple[Path, ...]
     size: tuple[int, int]
     annotations: tuple[Path | None, ...] = ()
@@ -59,13 +53,11 @@ class Clip:
         Raises:
             InputError: one of them cannot be read.
         """
-        total = hashlib.sha256(f"{self.kind} {self.name}".encode())
+        total = hashlib.sha256(self.name.encode())
         for path in (*self.frames, *(path for path in self.annotations if path is not None)):
             total.update(os.fsencode(path.name))
-            try:
+            with reading(path, "fetch this file again"):
                 total.update(path.read_bytes())
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror}); fetch this file again.") from error
         if self.joints is not None:
             total.update(np.ascontiguousarray(self.joints).tobytes())
         return total.hexdigest()
@@ -80,91 +72,89 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
     Raises:
         InputError: the file is missing or does not decode.
     """
-    try:
-        with Image.open(path) as image:
-            check_size(image)
-            return np.array(image.convert("RGB"))
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be decoded ({error}); fetch this file again.") from error
+    return read_rgb(path, "fetch this file again")
 
 
 def read_ids(path: Path) -> NDArray[np.uint8]:
-    """An annotation or prediction as uint8 (H, W), id per pixel: a palette or grey PNG.
+    """An annotation or prediction as uint8 (H, W), id per pixel: a palette, grey or one-bit image.
 
     Raises:
-        InputError: the file is missing, does not decode, or holds colours instead of ids.
+        InputError: the file is missing, does not decode, or holds colours, transparency or 16-bit numbers instead of ids.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise InputError(
-                    f"{path} is a {image.mode} image, not a palette or grey one; save it with one id per pixel."
-                )
-            check_size(image)
-            return np.array(image).astype(np.uint8)
-    except UNREADABLE as error:
-        if isinstance(error, InputError) and not isinstance(error, BadFile):
-            raise
-        raise InputError(f"{path} cannot be decoded ({error}); fetch or write this file again.") from error
+    with reading(path, "fetch or write this file again"), Image.open(path) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels, which no label map has")
+        if image.mode not in ("P", "L", "1"):
+            deep = image.mode.startswith(("I", "F"))
+            holds = "numbers of more than 8 bits" if deep else "transparency" if "A" in image.mode else "colours"
+            raise InputError(
+                f"{path} is a {image.mode} image, not a palette or grey one: it holds {holds}. Save it as an 8-bit PNG "
+                "with one id per pixel."
+            )
+        return np.array(image).astype(np.uint8)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from an image's header.
+    """(H, W) from an image's header, as `read_frame` turns it.
 
     Raises:
         InputError: the file is no image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except UNREADABLE as error:
-        raise InputError(f"{path} is not a readable image ({error}); fetch this file again.") from error
-
-
-def read_joints(path: Path) -> NDArray[np.float64]:
-    """Joints of a JHMDB `joint_positions.mat`, (N, 15, 2), x then y in pixels counted from 0.
-
-    Raises:
-        InputError: the file is missing, is no .mat file, or lacks a `pos_img` of 2 x 15 x N plausible numbers.
-    """
-    positions = read_array(path, "pos_img")
-    if positions is None:
-        raise InputError(f"{path} has no variable pos_img; take joint_positions.mat from JHMDB's joint_positions.zip.")
-    if positions.ndim == 2:
-        positions = positions[..., None]  # MATLAB drops the last axis of a single frame
-    if positions.ndim != 3 or positions.shape[:2] != (2, len(JOINTS)):
-        raise InputError(f"{path} has a pos_img of {positions.shape}, not 2 x 15 x frames of numbers; fetch it again.")
-    if not (np.abs(positions) <= FARTHEST).all():  # NaN too
-        raise InputError(f"{path} has joints that lie nowhere near an image; fetch this file again.")
-    return positions.transpose(2, 1, 0) - 1.0
+    with reading(path, "fetch this file again"), Image.open(path) as image:
+        turned = image.getexif().get(ORIENTATION) in ROTATED
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 # ---------------------------------------------------------------------------------------------- listing
 
 
-def _in_order(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Image files of a folder, by number where all names are numbers, else by name."""
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder in the order of their numbers.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; check the root and that the dataset is unpacked completely.")
-    files = [path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+        raise InputError(f"{folder} is not a folder; check the root and that the data set is unpacked completely.")
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
     if not files:
-        raise InputError(f"{folder} holds no {' or '.join(suffixes)} file; unpack this clip again.")
-    if all(path.stem.isdecimal() for path in files):
-        return sorted(files, key=lambda path: int(path.stem))
-    return sorted(files)
+        raise InputError(f"{folder} holds no image; unpack this clip again.")
+    return in_order(files)
 
 
-def _lines(path: Path) -> list[str]:
-    """Lines of a split list that say anything."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); the benchmark needs its split list.") from error
-    return [line for line in lines if line]
+def annotations_of(folder: Path, frames: Sequence[Path]) -> tuple[Path | None, ...]:
+    """The label image of each frame, by name; None where there is none.
+
+    Raises:
+        InputError: a label image has no frame, or the first frame has no label.
+    """
+    stems = {path.stem: path for path in images_in(folder)}
+    extra = in_order(stems.keys() - {frame.stem for frame in frames})
+    if extra:
+        raise InputError(f"{stems[extra[0]]} has no frame of that name in {frames[0].parent}; unpack the frames again.")
+    if frames[0].stem not in stems:
+        raise InputError(
+            f"{folder} has no annotation of the clip's first frame, {frames[0].name}; nothing to propagate."
+        )
+    return tuple(stems.get(frame.stem) for frame in frames)
 
 
-def _chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]:
-    """The clips asked for, in the split's order."""
+def lines_of(path: Path) -> list[str]:
+    """Lines of a split list that say anything.
+
+    Raises:
+        InputError: the file is missing or is no text.
+    """
+    with reading(path, "the benchmark needs its split list; fetch it again"):
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
+def chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]:
+    """The clips asked for (None = all), in the split's order.
+
+    Raises:
+        InputError: the list is empty, names a clip twice or in a way that leaves the benchmark's folder, or lacks one.
+    """
     if not names:
         raise InputError(f"{split} names no clip; fetch the split list again.")
     if len(set(names)) < len(names):
@@ -188,113 +178,7 @@ def _is_plain(name: str) -> bool:
     return all(part not in ("", ".", "..") and len(part.encode()) <= LONGEST_NAME for part in name.split("/"))
 
 
-def _davis_names(settings: params.Davis, root: Path) -> list[str]:
-    split = root / "ImageSets" / "2017" / f"{settings.split}.txt"
-    return _chosen(_lines(split), settings.clips, split)
-
-
-def _davis_clip(root: Path, name: str) -> Clip:
-    frames = _in_order(root / "JPEGImages" / "480p" / name, (".jpg", ".jpeg"))
-    folder = root / "Annotations" / "480p" / name
-    stems = {path.stem: path for path in _in_order(folder, (".png",))}
-    missing = [frame.stem for frame in frames if frame.stem not in stems]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"{folder / (missing[0] + '.png')}{more} is missing; every frame needs its annotation.")
-    _no_extra(stems, frames)
-    annotations = tuple(stems[frame.stem] for frame in frames)
-    return Clip(name, "davis", tuple(frames), image_size(frames[0]), annotations, source=folder)
-
-
-def _jhmdb_names(settings: params.Jhmdb, root: Path) -> list[str]:
-    pattern = f"*_test_split{settings.split}.txt"
-    lists = sorted(path for path in (root / "splits").glob(pattern) if not path.name.startswith("."))
-    if not lists:
-        raise InputError(f"{root / 'splits'} holds no {pattern}; unpack JHMDB's splits there.")
-    class_of: dict[str, str] = {}
-    for path in lists:
-        for line in _lines(path):
-            words = line.split()
-            if len(words) != 2 or words[1] not in ("0", "1", "2"):
-                raise InputError(f"{path} has the line {line!r}; each should be `<clip>.avi` and 0, 1 or 2.")
-            if words[1] == "2":
-                class_of[words[0].removesuffix(".avi")] = path.name.removesuffix(pattern[1:])
-    return [f"{class_of[name]}/{name}" for name in _chosen(list(class_of), settings.clips, root / "splits")]
-
-
-def _jhmdb_clip(root: Path, name: str) -> Clip:
-    frames = _in_order(root / "Rename_Images" / name, (".png",))
-    source = root / "joint_positions" / name / "joint_positions.mat"
-    joints = read_joints(source)
-    if len(joints) != len(frames):
-        raise InputError(
-            f"{source} has joints of {len(joints)} frames, {frames[0].parent} has {len(frames)}; unpack both again."
-        )
-    return Clip(name.split("/")[-1], "jhmdb", tuple(frames), image_size(frames[0]), joints=joints, source=source)
-
-
-def _vip_names(settings: params.Vip, root: Path) -> list[str]:
-    split = root / "lists" / f"{settings.split}_videos.txt"
-    return _chosen([line.split()[0].strip("/") for line in _lines(split)], settings.clips, split)
-
-
-def _vip_clip(root: Path, name: str) -> Clip:
-    frames = _in_order(root / "Images" / name, (".jpg", ".jpeg"))
-    folder = root / "Annotations" / "Category_ids" / name
-    stems = {path.stem: path for path in _in_order(folder, (".png",))}
-    _no_extra(stems, frames)
-    if frames[0].stem not in stems:
-        raise InputError(
-            f"{folder} has no annotation of the clip's first frame, {frames[0].name}; nothing to propagate."
-        )
-    annotations = tuple(stems.get(frame.stem) for frame in frames)
-    return Clip(name, "vip", tuple(frames), image_size(frames[0]), annotations, source=folder)
-
-
-def _no_extra(stems: dict[str, Path], frames: Sequence[Path]) -> None:
-    extra = sorted(stems.keys() - {frame.stem for frame in frames})
-    if extra:
-        raise InputError(f"{stems[extra[0]]} has no frame of that name in {frames[0].parent}; unpack the frames again.")
-
-
-_READERS: dict[type, tuple[Callable[..., list[str]], Callable[[Path, str], Clip]]] = {
-    params.Davis: (_davis_names, _davis_clip),
-    params.Jhmdb: (_jhmdb_names, _jhmdb_clip),
-    params.Vip: (_vip_names, _vip_clip),
-}
-
-
-def clip_names(settings: params.Benchmark, root: str | Path) -> list[str]:
-    """The clips of the settings' split (or those chosen from it), in its order; JHMDB's as `<class>/<clip>`.
-
-    Raises:
-        InputError: the split list is missing or malformed, or a chosen clip is not in it.
-    """
-    return _READERS[type(settings)][0](settings, Path(root))
-
-
-def load_clip(settings: params.Benchmark, root: str | Path, name: str) -> Clip:
-    """One clip by its name in `clip_names`.
-
-    Raises:
-        InputError: a folder, frame, annotation or joint is missing, or they do not pair up.
-    """
-    return _READERS[type(settings)][1](Path(root), name)
-
-
-def load_clips(settings: params.Benchmark, root: str | Path) -> list[Clip]:
-    """All clips of a benchmark: DAVIS, JHMDB or VIP, whichever section the settings are. See `clip_names`, `load_clip`.
-
-    DAVIS: every frame needs its annotation. JHMDB: as many joints as frames. VIP: the first frame needs its annotation;
-    other frames without one are carried through but not scored.
-
-    Raises:
-        InputError: names what is missing or does not fit.
-    """
-    return [load_clip(settings, root, name) for name in clip_names(settings, root)]
-
-
-# ---------------------------------------------------------------------------------------------- writing
+# ---------------------------------------------------------------------------------------------- label files
 
 
 def palette() -> list[int]:
@@ -317,35 +201,81 @@ def write_ids(target: Path, labels: NDArray[np.uint8]) -> None:
         image.save(temporary, format="PNG", compress_level=3)
 
 
-def write_joints(target: Path, clip: Clip, joints: NDArray[np.floating]) -> None:
-    """Write predicted joints (N, 15, 2), pixels of the clip's own size counted from 0, as JSON; null = not found."""
-    rows = [
-        [None if np.isnan(joint).any() else [round(float(c), 4) for c in joint] for joint in frame] for frame in joints
-    ]
-    write_json(target, {"clip": clip.name, "joints": list(JOINTS), "unit": "pixels from 0, x then y", "frames": rows})
+def label_file(folder: Path, clip: Clip, frame: int) -> Path:
+    """Where a frame's predicted ids go: `<clip>/<frame>.png`, as the DAVIS server wants it."""
+    return folder / clip.name / f"{clip.frames[frame].stem}.png"
 
 
-def read_predicted_joints(path: Path) -> NDArray[np.float64]:
-    """What `write_joints` wrote, (N, 15, 2), NaN where a joint was not found.
+def label_files(folder: Path, clip: Clip, frames: Sequence[int]) -> list[Path]:
+    """The label files of some frames, made by somebody else.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the clip's folder does not fit its frames; says in which way (counted from 1, another suffix, not padded,
+            a frame too few or too many).
     """
-    content = read_json(path)
-    try:
-        frames = [[[np.nan] * 2 if joint is None else joint for joint in frame] for frame in content["frames"]]
-        joints = np.array(frames, dtype=np.float64)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    place = folder / clip.name
+    if not place.is_dir():
+        inside = [found for found in sorted(folder.glob(f"*/{clip.name}")) if found.is_dir()]
+        hint = f"give {inside[0].parent}" if inside else "a score needs predictions of every clip"
+        raise InputError(f"{folder} has no folder {clip.name}; {hint}.")
+    names = in_order(path.name for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    expected = [f"{frame.stem}.png" for frame in clip.frames]
+    missing = [expected[frame] for frame in frames if expected[frame] not in names]
+    extra = [name for name in names if name not in expected]
+    if extra:
+        raise InputError(f"{place / extra[0]} {_misnamed(extra, names, expected)}")
+    if missing:
+        raise InputError(f"{place / missing[0]} is missing; a score needs a prediction of every scored frame.")
+    return [place / expected[frame] for frame in frames]
+
+
+def _misnamed(extra: list[str], names: list[str], expected: list[str]) -> str:
+    """Why files have other names than frames."""
+    if extra[0].lower() in expected:
+        return f"should be called {extra[0].lower()}; rename the clip's files."
+    if Path(extra[0]).stem in {Path(name).stem for name in expected} and not extra[0].lower().endswith(".png"):
+        return "is no PNG; ids do not survive another format. Write PNG files."
+    numbers, wanted = (
+        [int(Path(name).stem) for name in some if Path(name).stem.isdecimal()] for some in (names, expected)
+    )
+    if numbers and wanted and numbers[-1] == wanted[-1] + 1:
+        return (
+            f"has no frame: the names seem to count from {numbers[0]}, the frames from {wanted[0]}. Rename them, or every "
+            "prediction is scored against the frame after it."
+        )
+    if set(numbers) <= set(wanted) and len(numbers) == len(names):
+        return f"should be called as its frame, {Path(expected[0]).stem} with all its zeros and .png; rename the files."
+    return f"has no frame of that name in the clip ({expected[0]} ... {expected[-1]}); remove or rename it."
+
+
+def has_label_files(folder: Path, clip: Clip) -> bool:
+    """Whether the prediction of every frame is there."""
+    return all(label_file(folder, clip, frame).exists() for frame in range(len(clip)))
+
+
+def read_label_files(folder: Path, clip: Clip, frames: Sequence[int]) -> NDArray[np.uint8]:
+    """Our own predictions of some frames, (n, H, W)."""
+    return np.stack([read_ids(label_file(folder, clip, int(frame))) for frame in frames])
+
+
+def annotation(clip: Clip, frame: int) -> NDArray[np.uint8] | None:
+    """The annotation of a frame, (H, W); None where it has none."""
+    path = clip.annotations[frame]
+    return None if path is None else read_ids(path)
+
+
+def read_prediction(path: Path) -> NDArray[np.uint8]:
+    """A label file made by somebody else, as `read_ids`.
+
+    Raises:
+        InputError: as there, or the palette was sorted anew, which exchanges ids.
+    """
+    ids = read_ids(path)
+    with Image.open(path) as image:
+        first = (image.getpalette() or [0, 0, 0])[:3] if image.mode == "P" else [0, 0, 0]
+    if first != [0, 0, 0]:
         raise InputError(
-            f"{path} holds no predicted joints ({type(error).__name__}); evaluate the clip again."
-        ) from error
-    if joints.shape[1:] != (len(JOINTS), 2):
-        raise InputError(f"{path} holds joints of shape {joints.shape}, not frames x 15 x 2; evaluate the clip again.")
-    return joints
-
-
-def prediction_path(folder: Path, clip: Clip, frame: int) -> Path:
-    """Where a frame's prediction goes: `<clip>/<frame>.png` as the DAVIS server wants, `<clip>.json` for joints."""
-    if clip.kind == "jhmdb":
-        return folder / f"{clip.name}.json"
-    return folder / clip.name / f"{clip.frames[frame].stem}.png"
+            f"{path} has a palette that begins with the colour {tuple(first)} instead of black: quantising a coloured image "
+            "numbers its colours anew. Write ids (0 = background), not colours."
+        )
+    return ids

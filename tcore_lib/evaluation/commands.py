@@ -1,36 +1,155 @@
-"""`evaluate` and `score` from the command line: what notebooks 03 to 05 do, for people who work without notebooks."""
+"""`doctor`, `evaluate` and `score` from the command line: what notebooks 03 to 05 do, for people who work without notebooks.
+
+A function is its command: arguments and help are its signature and docstring. Relative paths are relative to the working
+folder.
+"""
 
 import math
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+import yaml
 
-from tcore_lib import runs
+from tcore_lib import params, runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import doctor
-from tcore_lib.evaluation.clips import load_clips
-from tcore_lib.evaluation.evaluate import evaluate
-from tcore_lib.evaluation.finished import folder_name
+from tcore_lib.evaluation import doctor, variants as conventions
+from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips
+from tcore_lib.evaluation.clips import Clip
+from tcore_lib.evaluation.evaluate import Record, evaluate_clips, fingerprint, folder_name, plain, score_predictions
 from tcore_lib.evaluation.scores import summarise
-from tcore_lib.evaluation.scoring import score_predictions
 from tcore_lib.evaluation.video import write_overlay
 from tcore_lib.files import write_json, write_text
-from tcore_lib.machine.distributed import choose_device, place_of
-from tcore_lib.model.encoders import load_encoder
-from tcore_lib.params import Benchmark, Params, parse
+from tcore_lib.machine import choose_device
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.params import Benchmark, Params
 
-TABLES = {"davis": "objects.csv", "jhmdb": "joints.csv", "vip": "parts.csv"}
+Name = Literal["davis", "jhmdb", "vip"]
 
 
-def benchmark_settings(kind: str, root: str | Path, device: str = "cpu", **changes: Any) -> tuple[Params, Benchmark]:
+def doctor_command(benchmark: Name, *, root: Path) -> int:
+    """Check a benchmark on disk before anything is computed.
+
+    Args:
+        benchmark: davis, jhmdb or vip.
+        root: Its folder, in its own layout.
+
+    Returns:
+        1 where something has to be put right.
+    """
+    _, section = benchmark_settings(benchmark, root)
+    report = doctor.examine(section, root)
+    print(report)
+    return 0 if report.ok else 1
+
+
+def evaluate_command(
+    benchmark: Name,
+    *,
+    root: Path,
+    encoder: Sequence[str],
+    output: Path,
+    clips: Sequence[str] | None = None,
+    split: str | None = None,
+    device: str = "cpu",
+    which: Literal["teacher", "student"] = "teacher",
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    changes: Sequence[str] = (),
+    overlays: bool = False,
+    variants: bool = False,
+) -> int:
+    """Score frozen encoders on a benchmark: summary.json, tables, predictions.
+
+    A command that was killed continues where it stopped. Several processes, also on several machines with a common folder,
+    may run the same command: they share the clips.
+
+    Args:
+        benchmark: davis, jhmdb or vip.
+        root: Folder in the benchmark's own layout.
+        encoder: May be repeated: pixels, random, a file or folder, a published name, or timm:NAME. Also its name in tables.
+        output: Folder for summary.json, tables and predictions.
+        clips: Some clips only: a,b or repeated.
+        split: Another split; test-dev of DAVIS writes predictions for its server, which has the annotations.
+        device: cpu, cuda, cuda:1, or auto.
+        which: Weights of a checkpoint.
+        precision: Of the encoder; fp32 by default.
+        changes: Other settings of the benchmark's section, such as top_k=5; may be repeated.
+        overlays: Also write a video per clip, overlays/<encoder>/<clip>.mp4.
+        variants: Instead, measure the conventions of other code bases beside the protocol: variants.csv.
+
+    Returns:
+        0, or 1 where no score could be computed from the annotations that are there.
+
+    Raises:
+        InputError: bad encoder, data or setting; before anything is computed.
+    """
+    started = time.time()
+    given = {"clips": _listed(clips), "split": split, "precision": precision, **_changes(changes)}
+    settings, section = benchmark_settings(benchmark, root, device, **given)
+    where = str(choose_device(settings.run.device))
+    networks = {source: encoder_of(source, where, which) for source in dict.fromkeys(encoder)}
+    report = doctor.examine(section, root)
+    print(report, flush=True)
+    report.require()
+    found = load_clips(section, root)
+    if variants:
+        return _compare_variants(networks, found, section, output, where)
+    records = evaluate_clips(networks, found, section, output=output, device=where)
+    table = rows_of(records)
+    weights = {name: fingerprint(network) for name, network in networks.items()}
+    write_tables(output, table, records, section, weights, settings, started)
+    for name in networks if overlays else ():
+        for clip in found:
+            target = output / "overlays" / folder_name(name) / f"{clip.name}.mp4"
+            write_overlay(clip, section, output / "predictions" / folder_name(name), target)
+    print(as_text(table, benchmark), doctor.without_score(section, found), sep="\n", flush=True)
+    print(f"written to {output}: summary.json, {BENCHMARKS[benchmark].TABLE}.csv, clips.csv, predictions/", flush=True)
+    return exit_code(table, found)
+
+
+def score_command(
+    benchmark: Name, *, root: Path, predictions: Path, output: Path, clips: Sequence[str] | None = None
+) -> int:
+    """Score predictions that somebody else made; writes scores and rows as JSON.
+
+    Args:
+        benchmark: davis, jhmdb or vip.
+        root: Folder in the benchmark's own layout.
+        predictions: Folder with <clip>/<frame>.png, one id per pixel (JHMDB: <clip>.json).
+        output: The JSON file.
+        clips: Some clips only: a,b or repeated.
+
+    Returns:
+        0, or 1 where nothing could be scored.
+
+    Raises:
+        InputError: bad data, or a prediction that is missing or does not fit.
+    """
+    _, section = benchmark_settings(benchmark, root, clips=_listed(clips))
+    if not predictions.is_dir():
+        raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
+    report = doctor.examine(section, root)
+    print(report, flush=True)
+    report.require()
+    found = load_clips(section, root)
+    table = score_predictions(found, section, predictions)
+    rows = [plain(row) for row in table.to_dict("records")]
+    scored = summary_record(table, benchmark, section)
+    write_json(output, {"benchmark": benchmark, "predictions": str(predictions), **scored, "rows": rows})
+    print(as_text(table, benchmark), doctor.without_score(section, found), sep="\n", flush=True)
+    return exit_code(table, found)
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def benchmark_settings(name: str, root: str | Path, device: str = "cpu", **changes: Any) -> tuple[Params, Benchmark]:
     """Parameters with this benchmark's section on real data, and the section.
 
     Args:
-        kind: davis, jhmdb or vip.
+        name: davis, jhmdb or vip.
         root: folder in the benchmark's own layout.
         device: as `run.device`.
         changes: further settings of the section; None = the default.
@@ -38,119 +157,80 @@ def benchmark_settings(kind: str, root: str | Path, device: str = "cpu", **chang
     Raises:
         InputError: unknown benchmark, unknown or impossible setting.
     """
-    if kind not in TABLES:
-        raise InputError(f"There is no benchmark {kind!r}; choose davis, jhmdb or vip.")
+    if name not in BENCHMARKS:
+        raise InputError(f"There is no benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}.")
     section = {"root": str(root), **{key: value for key, value in changes.items() if value is not None}}
-    params = parse({kind: section, "run": {"device": device}}, "the command line")
-    return params, getattr(params, kind)
+    settings = params.parse({name: section, "run": {"device": device}}, "the command line")
+    return settings, getattr(settings, name)
 
 
-def evaluate_command(
-    kind: str,
-    root: str | Path,
-    encoders: Sequence[str],
-    output: str | Path,
-    *,
-    clips: Sequence[str] | None = None,
-    device: str = "cpu",
-    which: str = "teacher",
-    precision: str | None = None,
-    overlays: bool = False,
-    settings: dict[str, Any] | None = None,
-) -> int:
-    """Examine the data, evaluate encoders, write `summary.json`, a CSV, predictions and, if wanted, overlay videos.
+def encoder_of(source: str, device: str, which: str = "teacher") -> FeatureEncoder:
+    """`load_encoder`, or `random`: the initialisation of a ViT-S/16 with seed 0."""
+    if source == "random":
+        return random_encoder(params.Encoder(), 224, seed=0).to(device)
+    return load_encoder(source, device=device, which=which)
 
-    Args:
-        kind: davis, jhmdb or vip.
-        root: folder in the benchmark's own layout.
-        encoders: sources as `load_encoder` takes them: a file or folder, `timm:NAME`, `pixels`, ...; also the names.
-        output: folder. A command that was killed continues where it stopped.
-        clips: names; None = the whole split.
-        device: `cpu`, `cuda` (under torchrun the rank's own), `cuda:1`, or `auto`.
-        which: weights of a checkpoint, `teacher` or `student`.
-        precision: fp32, bf16 or fp16; None = the setting's default.
-        overlays: write `overlays/<encoder>/<clip>.mp4`.
-        settings: further settings of the benchmark's section, by name.
 
-    Returns:
-        The exit code.
+def _listed(clips: Sequence[str] | None) -> list[str] | None:
+    """Clip names, given one by one or with commas."""
+    return [name for part in clips for name in part.split(",")] if clips else None
 
-    Raises:
-        InputError: bad data, encoder or setting; before anything is computed.
-    """
-    started, output = time.time(), Path(output)
-    changes = {"clips": list(clips) if clips else None, "precision": precision, **(settings or {})}
-    params, section = benchmark_settings(kind, root, device, **changes)
-    device = str(choose_device(params.run.device, place_of(os.environ)))
-    first_rank = int(os.environ.get("RANK", "0")) == 0
-    report = doctor.examine(section, root, decode=first_rank, progress=first_rank)
-    if first_rank:
-        print(report, flush=True)
-    report.require()
-    found = load_clips(section, root)
-    networks = {source: load_encoder(source, device=device, which=which) for source in dict.fromkeys(encoders)}
-    table = evaluate(networks, found, section, output=output, progress=first_rank, device=device)
-    if not first_rank:
-        return 0
-    write_table(output / TABLES[kind], table)
+
+def _changes(changes: Sequence[str]) -> dict[str, Any]:
+    """`top_k=5` -> {"top_k": 5}."""
+    pairs = [change.partition("=") for change in changes]
+    bad = next((change for change, (_, equals, _) in zip(changes, pairs, strict=True) if not equals), None)
+    if bad is not None:
+        raise InputError(f"{bad!r} is no setting; write it as top_k=5.")
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+# ---------------------------------------------------------------------------------------------- results
+
+
+def rows_of(records: Mapping[tuple[str, str], Record]) -> pd.DataFrame:
+    """The table of `evaluate` from the records of `evaluate_clips`."""
+    return pd.DataFrame([{"encoder": name, **row} for (name, _), record in records.items() for row in record["rows"]])
+
+
+def write_tables(
+    output: Path,
+    table: pd.DataFrame,
+    records: Mapping[tuple[str, str], Record],
+    section: Benchmark,
+    weights: Mapping[str, str],
+    settings: Params,
+    started: float,
+) -> None:
+    """summary.json (scores, settings, weights, provenance), the table of rows, and clips.csv with each clip's digests."""
+    name = type(section).__name__.lower()
+    headline = BENCHMARKS[name].HEADLINE
+    clips = []
+    for (encoder, clip), record in records.items():
+        score = summarise(pd.DataFrame(record["rows"]), name).set_index("score")["value"][headline]
+        features = " ".join(str(value) for frame in record["features"] for value in frame)
+        digests = {"data": record["data"], "features": features, "labels": record["labels"]}
+        facts = {"encoder": encoder, "clip": clip, "frames": record["frames"], "seconds": record["seconds"]}
+        clips.append({**facts, headline: score, **digests})
+    write_table(output / f"{BENCHMARKS[name].TABLE}.csv", table)
+    write_table(output / "clips.csv", pd.DataFrame(clips))
     record = {
-        "benchmark": kind,
-        "encoders": list(networks),
-        "clips": [clip.name for clip in found],
-        "frames": sum(map(len, found)),
-        **summary_record(table, kind, section),
-        "provenance": runs.provenance(params, started),
+        "benchmark": name,
+        "encoders": list(weights),
+        "weights": dict(weights),
+        "clips": list(dict.fromkeys(clip for _, clip in records)),
+        "frames": int(pd.DataFrame(clips).drop_duplicates("clip")["frames"].sum()),
+        **summary_record(table, name, section),
+        "provenance": runs.provenance(settings, started),
     }
     write_json(output / "summary.json", record)
-    if overlays:
-        for name in networks:
-            for clip in found:
-                folder = output / "predictions" / folder_name(name)
-                write_overlay(clip, folder, output / "overlays" / folder_name(name) / f"{clip.name}.mp4")
-    print(as_text(table, kind), flush=True)
-    print(f"{output / 'summary.json'}, {TABLES[kind]}, predictions/", flush=True)
-    return 0
 
 
-def score_command(
-    kind: str, root: str | Path, predictions: str | Path, output: str | Path, *, clips: Sequence[str] | None = None
-) -> int:
-    """Score label PNGs that somebody else made; writes scores and rows as JSON.
-
-    Args:
-        kind: davis or vip.
-        root: folder in the benchmark's own layout.
-        predictions: folder with `<clip>/<frame>.png`, see `score_predictions`.
-        output: the JSON file.
-        clips: names; None = the whole split.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        InputError: bad data, or a prediction that is missing or does not fit.
-    """
-    if kind not in ("davis", "vip"):
-        raise InputError(f"Predictions of {kind!r} cannot be scored from PNGs; choose davis or vip.")
-    _, section = benchmark_settings(kind, root, clips=list(clips) if clips else None)
-    if not Path(predictions).is_dir():
-        raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
-    report = doctor.examine(section, root)
-    print(report, flush=True)
-    report.require()
-    table = score_predictions(load_clips(section, root), predictions)
-    rows = [{key: _plain(value) for key, value in row.items()} for row in table.to_dict("records")]
-    scored = summary_record(table, kind, section)
-    write_json(output, {"benchmark": kind, "predictions": str(predictions), **scored, "rows": rows})
-    print(as_text(table, kind), flush=True)
-    return 0
-
-
-def summary_record(table: pd.DataFrame, kind: str, section: Benchmark) -> dict[str, Any]:
+def summary_record(table: pd.DataFrame, benchmark: str, section: Benchmark) -> dict[str, Any]:
     """Settings and scores as JSON: encoder -> score -> value, low, high (percent; null where not known) and clips."""
     scores: dict[str, dict[str, Any]] = {}
-    for row in summarise(table, kind).to_dict("records"):
-        numbers = {key: _plain(row[key]) for key in ("value", "low", "high", "clips")}
+    for row in summarise(table, benchmark).to_dict("records"):
+        numbers = plain({key: row[key] for key in ("value", "low", "high", "clips")})
         scores.setdefault(row["encoder"] or "predictions", {})[row["score"]] = numbers
     unit = "percent; low and high: 95 % bootstrap interval over clips"
     return {"settings": section.model_dump(mode="json"), "unit": unit, "scores": scores}
@@ -161,10 +241,10 @@ def write_table(target: Path, table: pd.DataFrame) -> None:
     write_text(target, table.to_csv(index=False, float_format="%.6f"))
 
 
-def as_text(table: pd.DataFrame, kind: str) -> str:
+def as_text(table: pd.DataFrame, benchmark: str) -> str:
     """Scores for a terminal, in percent, with the interval where there is one; in words where no frame or joint counts."""
     lines = []
-    summary = summarise(table, kind)
+    summary = summarise(table, benchmark)
     width = max([22, *map(len, summary["encoder"])]) + 2
     for row in summary.itertuples():
         interval = "" if math.isnan(row.low) else f"  [{row.low:.1f}, {row.high:.1f}]"
@@ -173,7 +253,24 @@ def as_text(table: pd.DataFrame, kind: str) -> str:
     return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
-    """NaN -> None, NumPy numbers -> Python's."""
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and math.isnan(value) else value
+def exit_code(table: pd.DataFrame, clips: Sequence[Clip]) -> int:
+    """1 where no row has a score, unless nothing could be scored here: a server has the annotations."""
+    names = table.columns.intersection(["JF_mean", "PCK@0.1", "IoU"])
+    for_a_server = all(clip.joints is None and not any(clip.annotations[1:]) and len(clip) > 1 for clip in clips)
+    return int(table[names].isna().all(axis=None) and not for_a_server)
+
+
+def _compare_variants(
+    networks: Mapping[str, FeatureEncoder], clips: Sequence[Clip], section: Benchmark, output: Path, device: str
+) -> int:
+    """`--variants`: one table for all encoders."""
+    tables = []
+    for name, network in networks.items():
+        place = output / "variants" / folder_name(name)
+        found = conventions.compare(network, clips, section, output=place, device=device)
+        tables.append(found.assign(encoder=name))
+    table = pd.concat(tables, ignore_index=True)
+    write_table(output / "variants.csv", table)
+    print(table.drop(columns=["what", "reports"]).round(2).to_string(index=False))
+    print(f"written to {output / 'variants.csv'}", flush=True)
+    return 0

@@ -1,42 +1,58 @@
 """Evaluate frozen encoders on clips: (encoders, clips, settings) -> one row per object, joint or class.
 
 Frames are streamed: decoded ahead by threads, encoded and propagated a few at a time, scored by the same threads, then
-forgotten. Several encoders share the decoded frames. Each finished clip leaves one file, so that a killed run continues
-with the first unfinished clip; under torchrun each rank takes its share of the clips and all return the whole table.
+forgotten. Several encoders share the decoded frames.
 
-Letters: B frames of a batch, H W pixels, h w grid, C label channels, K joints.
+**Resuming and sharing.** A finished clip leaves one file, `clips/<encoder>/<clip>/<key>.json`, whose name is the digest of
+all that its rows depend on: what exists is finished. A clip that is worked on has a lock file. So any number of processes,
+on one machine or on several over a common folder, may be given the same arguments: each takes the next clip that nobody
+has, and all return the whole table. A lock ends with its process, so a killed one leaves its clip to the others.
+
+Letters: B frames of a batch, H W pixels, h w grid, C label channels, D width.
 """
 
-import contextlib
+import hashlib
+import itertools
+import json
+import math
 import os
+import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
+from tcore_lib.evaluation.benchmarks import benchmark_of, name_of
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.finished import FinishedClips, fingerprint
-from tcore_lib.evaluation.propagation import DTYPES, Propagator
-from tcore_lib.evaluation.protocol import input_size, make_scorer, propagator_settings
-from tcore_lib.machine.distributed import memory_is_full
+from tcore_lib.evaluation.propagation import Propagator, propagator_settings
+from tcore_lib.files import read_json, write_json
+from tcore_lib.machine import memory_is_full
 from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.params import Benchmark, Vip
 
 BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time
 WAITING = 64  # frames that may wait to be scored
+POLL = 0.5  # seconds between looks at clips that another process works on
+PROTOCOL = 2  # raise it when a change of the code changes scores: finished clips are then evaluated again
+NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}  # settings that do not change a clip's scores
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SAMPLED = 8  # values kept of a frame's features, see `_sampled`
+
+Record = dict[str, Any]
 
 
 def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> Tensor:
@@ -58,72 +74,152 @@ def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> 
     return features
 
 
+# ---------------------------------------------------------------------------------------------- finished clips
+
+
+def fingerprint(encoder: nn.Module) -> str:
+    """Hex SHA-256 of an encoder's weights and patch size."""
+    total = hashlib.sha256(f"{type(encoder).__name__} {encoder.patch_size} {encoder.width}".encode())
+    total.update(str(type(getattr(encoder, "network", None)).__name__).encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def folder_name(encoder: str) -> str:
+    """An encoder's name as a folder name; names that would collide are told apart by a digest."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", encoder).strip("._")[-80:] or "encoder"
+    return plain if plain == encoder else f"{plain}-{hashlib.sha256(encoder.encode()).hexdigest()[:8]}"
+
+
+class Finished:
+    """The records of finished clips, on disk under `output`, or in memory where it is None.
+
+    A record: clip, frames, seconds, the digests `weights`, `data`, `labels` (of all predictions), `features` (samples, see
+    `_sampled`) and `rows`. With `output` None the digests are left out.
+    """
+
+    def __init__(
+        self, output: Path | None, settings: Benchmark, encoders: Mapping[str, FeatureEncoder], clips: Sequence[Clip]
+    ) -> None:
+        self.output, self.settings = output, settings
+        self.made: dict[tuple[str, str], Record] = {}
+        self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items() if output}
+        self.data = {clip.name: clip.digest() for clip in clips if output}
+
+    def _path(self, encoder: str, clip: Clip) -> Path:
+        settings = self.settings.model_dump(mode="json", exclude=NOT_A_RESULT)
+        parts = [PROTOCOL, name_of(self.settings), settings, self.weights[encoder], self.data[clip.name]]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        assert self.output is not None
+        return self.output / "clips" / folder_name(encoder) / clip.name / f"{key}.json"
+
+    def predictions(self, encoder: str) -> Path | None:
+        """Where predictions go, if they are wanted."""
+        wanted = self.output is not None and self.settings.save_predictions
+        return self.output / "predictions" / folder_name(encoder) if wanted and self.output else None
+
+    def read(self, encoder: str, clip: Clip) -> Record | None:
+        """The record of a finished clip, None if it has to be evaluated."""
+        if self.output is None:
+            return self.made.get((encoder, clip.name))
+        path, folder = self._path(encoder, clip), self.predictions(encoder)
+        if not path.exists() or (folder is not None and not benchmark_of(self.settings).has_predictions(folder, clip)):
+            return None
+        record = read_json(path)
+        rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in record["rows"]]
+        return {**record, "rows": rows}
+
+    def begin(self, encoder: str, clip: Clip) -> None:
+        """Forget what other settings, weights or data left of a clip: its predictions are about to be replaced."""
+        if self.output is not None:
+            for path in self._path(encoder, clip).parent.glob("*.json"):
+                path.unlink(missing_ok=True)
+
+    def write(self, encoder: str, clip: Clip, record: Record) -> None:
+        """Keep the record of a clip; everything else of it has been written before."""
+        self.made[encoder, clip.name] = record
+        if self.output is None:
+            return
+        digests = {"weights": self.weights[encoder], "data": self.data[clip.name]}
+        write_json(self._path(encoder, clip), {**record, **digests, "rows": [plain(row) for row in record["rows"]]})
+
+    def lock(self, clip: Clip) -> FileLock | None:
+        """The lock of a clip that is to be worked on; raises `filelock.Timeout` where another process has it."""
+        if self.output is None:
+            return None
+        path = self.output / "clips" / "locks" / f"{clip.name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path, timeout=0, thread_local=False)
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON has it: NaN -> None, NumPy numbers -> Python's."""
+    numbers = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in numbers.items()}
+
+
+# ---------------------------------------------------------------------------------------------- one clip
+
+
 class _ClipRun:
     """One encoder on one clip, fed with frames in order."""
 
     def __init__(
-        self, encoder: FeatureEncoder, clip: Clip, settings: Benchmark, pool: ThreadPoolExecutor, folder: Path | None
+        self, encoder: FeatureEncoder, clip: Clip, settings: Benchmark, pool: Executor, folder: Path | None
     ) -> None:
         self.encoder, self.clip, self.settings, self.pool = encoder, clip, settings, pool
-        self.scorer = make_scorer(clip, settings, encoder.patch_size, folder)
-        self.size = input_size(clip, settings, encoder.patch_size)
+        self.scorer = benchmark_of(settings).Scorer(clip, settings, encoder.patch_size, folder)
         self.propagator: Propagator | None = None
         self.results: list[Future[Any]] = []
+        self.features: list[list[float]] = []
+        self.labels = hashlib.sha256()
         self.seconds = 0.0
 
     def feed(self, images: Tensor) -> None:
         """The next frames, normalised and resized: (B, 3, H, W)."""
         began = time.perf_counter()
         soft = []
-        for features in encode(self.encoder, images, self.settings.precision):
+        for features in encode(self.encoder, images, self.settings.precision):  # (h, w, D)
+            frame = len(self.results) + len(soft)
             if self.propagator is None:
-                first = self.scorer.soft_map((features.shape[0], features.shape[1])).to(features.device)
+                first = self.scorer.first_map((features.shape[0], features.shape[1])).to(features.device)
                 self.propagator = Propagator(features, first, **propagator_settings(self.settings))
                 soft.append(first)
             else:
                 soft.append(self.propagator.step(features))
+            if frame in (0, len(self.clip) // 2, len(self.clip) - 1):
+                self.features.append(_sampled(features))
         for prediction in self.scorer.predict(torch.stack(soft)):
-            frame = len(self.results)
-            self.results.append(self.pool.submit(self.scorer.score, frame, prediction))
-            if frame >= WAITING:
-                self.results[frame - WAITING].result()
+            self.labels.update(np.ascontiguousarray(np.nan_to_num(prediction, nan=-1).round(3)).tobytes())
+            self.results.append(self.pool.submit(self.scorer.score, len(self.results), prediction))
+            if len(self.results) > WAITING:
+                self.results[-WAITING].result()
         self.seconds += time.perf_counter() - began
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Rows of the clip, when all its frames are scored."""
-        self.propagator = None
-        return self.scorer.rows([future.result() for future in self.results])
+    def record(self) -> Record:
+        """The clip's record, when all its frames are scored."""
+        return {
+            "clip": self.clip.name,
+            "frames": len(self.clip),
+            "seconds": round(self.seconds, 3),
+            "features": self.features,
+            "labels": self.labels.hexdigest(),
+            "rows": self.scorer.rows([result.result() for result in self.results]),
+        }
 
 
-def _decoded(
-    clips: Sequence[Clip], batch: int, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Clip, int, NDArray[np.uint8]]]:
-    """Batches of decoded frames, (clip, first frame, uint8 (B, H, W, 3)), read ahead across clips."""
-    jobs = [(clip, frame) for clip in clips for frame in range(len(clip))]
-    ahead = iter(jobs)
-    waiting: deque[tuple[Clip, int, Future[NDArray[np.uint8]]]] = deque()
+def _sampled(features: Tensor) -> list[float]:
+    """Some values of normalised features (h, w, D), evenly spread: they tell one encoder or picture from another.
 
-    def submit() -> None:
-        for clip, frame in ahead:
-            waiting.append((clip, frame, pool.submit(clipfiles.read_frame, clip.frames[frame])))
-            return
+    Values, not a digest: the last bits of a feature differ between machines.
+    """
+    flat = F.normalize(features, dim=-1).flatten()
+    return [round(value, 5) for value in flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].tolist()]
 
-    for _ in range(3 * batch):
-        submit()
-    frames: list[NDArray[np.uint8]] = []
-    while waiting:
-        clip, frame, future = waiting.popleft()
-        submit()
-        image = future.result()
-        if image.shape[:2] != clip.size:
-            raise InputError(
-                f"{clip.frames[frame]} is {image.shape[1]}x{image.shape[0]} pixels, the clip's first frame "
-                f"{clip.size[1]}x{clip.size[0]}; frames of a clip must have one size."
-            )
-        frames.append(image)
-        if len(frames) == batch or frame == len(clip) - 1:
-            yield clip, frame + 1 - len(frames), np.stack(frames)
-            frames = []
+
+# ---------------------------------------------------------------------------------------------- all clips
 
 
 def evaluate(
@@ -142,137 +238,191 @@ def evaluate(
         encoders: name in the table -> encoder, or one encoder. They are moved to `device`.
         clips: of one benchmark.
         settings: that benchmark's section.
-        output: folder for finished clips (`clips/`), from which a killed run continues, and for predictions
-            (`predictions/<encoder>/`) where `settings.save_predictions`; None = keep nothing.
+        output: folder for finished clips (`clips/`), from which a killed run continues and which processes share, and for
+            predictions (`predictions/<encoder>/`) where `settings.save_predictions`; None = keep nothing.
         workers: threads that decode and score; None = one per core.
         progress: show a bar over frames.
-        device: torch device; under torchrun `cuda` becomes the rank's own.
+        device: torch device.
 
     Returns:
         One row per encoder and object (DAVIS), joint (JHMDB) or class (VIP) of each clip. J, F, IoU are fractions, PCK
-        is in percent. What cannot be measured is NaN: a joint never found, a class that never occurs in the clip.
+        is in percent. What cannot be measured is NaN: a joint never found, a class that never occurs in the clip, an
+        object of a clip of which no frame is scored.
 
     Raises:
-        InputError: an image is missing or broken, an encoder gives no finite features, there is no clip, the device's
-            memory is full.
+        InputError: an image is missing or broken (the other clips are finished before), an encoder gives no finite features,
+            there is no clip, the device's memory is full.
     """
-    encoders = dict(encoders) if isinstance(encoders, Mapping) else {getattr(encoders, "name", "encoder"): encoders}
+    named = encoders if isinstance(encoders, Mapping) else {getattr(encoders, "name", "encoder"): encoders}
+    found = evaluate_clips(named, clips, settings, output=output, workers=workers, progress=progress, device=device)
+    return pd.DataFrame([{"encoder": name, **row} for (name, _), record in found.items() for row in record["rows"]])
+
+
+def score_predictions(clips: Sequence[Clip], settings: Benchmark, folder: str | Path) -> pd.DataFrame:
+    """Table of predictions that somebody else made, one row per object (DAVIS), joint (JHMDB) or class (VIP).
+
+    Args:
+        clips: of one benchmark; a clip without predictions is an error, not a skip.
+        settings: that benchmark's section.
+        folder: holds `<clip>/<frame>.png`, palette or grey, or `<clip>.json`; see the benchmark's `score_files`.
+
+    Raises:
+        InputError: names the file that is missing, misnamed or unreadable, or has a wrong size or id.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        score = benchmark_of(settings).score_files
+        return pd.DataFrame([row for clip in clips for row in score(clip, Path(folder), pool)])
+
+
+def evaluate_clips(
+    encoders: Mapping[str, FeatureEncoder],
+    clips: Sequence[Clip],
+    settings: Benchmark,
+    *,
+    output: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    device: str = "cpu",
+) -> dict[tuple[str, str], Record]:
+    """As `evaluate`, but (encoder, clip) -> record, see `Finished`."""
     if not clips or not encoders:
         raise InputError(f"There is nothing to evaluate: {len(encoders)} encoder(s) and {len(clips)} clip(s).")
-    with _ranks() as (rank, world, gather):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and world > 1 else device
-        for encoder in encoders.values():
-            encoder.to(device).eval()
-        fingerprints = {name: fingerprint(encoder) for name, encoder in encoders.items()} if output else {}
-        finished = FinishedClips(None if output is None else Path(output), settings, fingerprints)
-        mine = share(clips, rank, world)
-        try:
-            rows = gather(_evaluate(encoders, mine, settings, finished, workers, progress and rank == 0, device))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not memory_is_full(error):
-                raise
-            raise _too_large(settings) from error
-    ordered = [
-        {"encoder": name, **row} for name in encoders for clip in clips for row in rows[name, clip.name]
-    ]  # the order of the arguments, whoever computed what
-    return pd.DataFrame(ordered)
+    for encoder in encoders.values():
+        encoder.to(device).eval()
+    finished = Finished(None if output is None else Path(output), settings, encoders, clips)
+    failed: dict[str, InputError] = {}
+    waiting = [clip for clip in clips if _missing(finished, encoders, clip)]
+    frames = sum(map(len, waiting))
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar,
+    ):
+        while waiting:
+            _work(encoders, waiting, settings, finished, failed, pool, bar, device)
+            waiting = [clip for clip in waiting if clip.name not in failed and _missing(finished, encoders, clip)]
+            if waiting:
+                bar.set_postfix_str(f"another process has {waiting[0].name}")
+                time.sleep(POLL)
+    if failed:
+        more = f" ({len(failed) - 1} more clips failed)" if len(failed) > 1 else ""
+        raise InputError(f"{next(iter(failed.values()))}{more}")
+    records = {(name, clip.name): finished.read(name, clip) for name in encoders for clip in clips}
+    return {key: record for key, record in records.items() if record is not None}
+
+
+def _missing(finished: Finished, encoders: Mapping[str, FeatureEncoder], clip: Clip) -> list[str]:
+    """The encoders that still have to be evaluated on a clip."""
+    return [name for name in encoders if finished.read(name, clip) is None]
+
+
+def _work(
+    encoders: Mapping[str, FeatureEncoder],
+    clips: Sequence[Clip],
+    settings: Benchmark,
+    finished: Finished,
+    failed: dict[str, InputError],
+    pool: Executor,
+    bar: "tqdm[Any]",
+    device: str,
+) -> None:
+    """Evaluate every clip that is not finished and that no other process works on."""
+    locks: dict[str, FileLock | None] = {}
+
+    def free() -> Iterator[Clip]:
+        for clip in clips:
+            try:
+                lock = finished.lock(clip)
+                if lock is not None:
+                    lock.acquire()
+            except Timeout:
+                continue
+            locks[clip.name] = lock
+            if _missing(finished, encoders, clip):
+                yield clip
+            else:
+                release(clip)
+
+    def release(clip: Clip) -> None:
+        lock = locks.pop(clip.name, None)
+        if lock is not None:
+            lock.release()
+
+    def close(runs: Mapping[str, _ClipRun]) -> None:
+        """Write the records of a clip's encoders, when the threads have scored its last frames."""
+        for name, run in runs.items():
+            finished.write(name, run.clip, run.record())
+        for run in itertools.islice(runs.values(), 1):
+            release(run.clip)
+
+    batch = BATCH[torch.device(device).type]
+    last: dict[str, _ClipRun] = {}  # the clip before: scored while the first frames of the next one are computed
+    try:
+        for _, frames in itertools.groupby(_decoded(free(), 3 * batch, pool), key=lambda item: item[0].name):
+            runs: dict[str, _ClipRun] = {}
+            while chunk := list(itertools.islice(frames, batch)):
+                clip = chunk[0][0]
+                try:
+                    if not runs:
+                        for name in _missing(finished, encoders, clip):
+                            finished.begin(name, clip)
+                            folder = finished.predictions(name)
+                            runs[name] = _ClipRun(encoders[name], clip, settings, pool, folder)
+                    pixels = torch.from_numpy(np.stack([image.result() for _, image in chunk])).to(device)
+                    _feed(runs.values(), pixels)
+                except InputError as error:
+                    failed[clip.name], runs = error, {}
+                    release(clip)
+                    break  # groupby passes over the clip's other frames
+                bar.update(len(chunk))
+                close(last)
+                last = {}
+            close(last)
+            last = runs
+        close(last)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not memory_is_full(error):
+            raise
+        raise _too_large(settings) from error
+    finally:
+        for lock in locks.values():
+            if lock is not None:
+                lock.release()
+
+
+def _feed(runs: Iterator[_ClipRun] | Any, pixels: Tensor) -> None:
+    """Frames uint8 (B, H, W, 3) to every encoder; those with one input size share the resized images."""
+    images: dict[tuple[int, int], Tensor] = {}
+    for run in runs:
+        if run.scorer.size not in images:
+            images[run.scorer.size] = labelmaps.to_input(pixels, run.scorer.size)
+        run.feed(images[run.scorer.size])
+
+
+def _decoded(clips: Iterator[Clip], ahead: int, pool: Executor) -> Iterator[tuple[Clip, "Future[NDArray[np.uint8]]"]]:
+    """All frames of all clips in order, `ahead` of them being decoded; also across clips."""
+    jobs = ((clip, pool.submit(_frame, clip, frame)) for clip in clips for frame in range(len(clip)))
+    waiting = deque(itertools.islice(jobs, ahead))
+    while waiting:
+        yield waiting.popleft()
+        waiting.extend(itertools.islice(jobs, 1))
+
+
+def _frame(clip: Clip, frame: int) -> NDArray[np.uint8]:
+    image = clipfiles.read_frame(clip.frames[frame])
+    if image.shape[:2] != clip.size:
+        raise InputError(
+            f"{clip.frames[frame]} is {image.shape[1]}x{image.shape[0]} pixels, the clip's first frame "
+            f"{clip.size[1]}x{clip.size[0]}; frames of a clip must have one size."
+        )
+    return image
 
 
 def _too_large(settings: Benchmark) -> InputError:
     """The sentence for a full device."""
-    section = type(settings).__name__.lower()
+    section = name_of(settings)
     size = "long_side" if isinstance(settings, Vip) else "input_size"
     half = f"set {section}.precision: bf16, or " if settings.precision == "fp32" else ""
     return InputError(
         f"The device's memory is full with {section}.{size} = {getattr(settings, size)} and {section}.context = "
         f"{settings.context}; {half}lower {section}.context or {section}.{size} (another protocol than the paper's)."
     )
-
-
-def _evaluate(
-    encoders: Mapping[str, FeatureEncoder],
-    clips: Sequence[Clip],
-    settings: Benchmark,
-    finished: FinishedClips,
-    workers: int | None,
-    progress: bool,
-    device: str,
-) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """(encoder, clip) -> rows, of this rank's clips."""
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    digests = {clip.name: clip.digest() if finished.output else "" for clip in clips}
-    for clip in clips:
-        for name in encoders:
-            saved = finished.read(name, clip, digests[clip.name])
-            if saved is not None:
-                rows[name, clip.name] = saved
-    todo = [clip for clip in clips if any((name, clip.name) not in rows for name in encoders)]
-    batch = BATCH[torch.device(device).type]
-    closing: deque[tuple[str, Clip, _ClipRun]] = deque()
-
-    def close() -> None:
-        name, clip, run = closing.popleft()
-        rows[name, clip.name] = run.finish()
-        finished.write(name, clip, digests[clip.name], rows[name, clip.name], run.seconds)
-
-    bar = tqdm(
-        total=sum(map(len, todo)), unit="frame", file=sys.stdout, disable=not progress or not todo, desc="evaluate"
-    )
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar:
-        active: dict[str, _ClipRun] = {}
-        for clip, first, frames in _decoded(todo, batch, pool):
-            if first == 0:
-                active = {
-                    name: _ClipRun(encoder, clip, settings, pool, finished.predictions(name))
-                    for name, encoder in encoders.items()
-                    if (name, clip.name) not in rows
-                }
-            pixels = torch.from_numpy(frames).to(device)
-            images: dict[tuple[int, int], Tensor] = {}
-            for run in active.values():
-                if run.size not in images:
-                    images[run.size] = labelmaps.to_input(pixels, run.size)
-                run.feed(images[run.size])
-            bar.update(len(frames))
-            while closing:  # the clip before was scored while the first frames of this one were computed
-                close()
-            if first + len(frames) == len(clip):
-                closing.extend((name, clip, run) for name, run in active.items())
-                active = {}
-        while closing:
-            close()
-    return rows
-
-
-def share(clips: Sequence[Clip], rank: int, world: int) -> list[Clip]:
-    """This rank's clips: longest first, each to the rank with the fewest frames so far; then in the given order."""
-    load = [0] * world
-    owner = {}
-    for clip in sorted(clips, key=len, reverse=True):
-        owner[clip.name] = load.index(min(load))
-        load[owner[clip.name]] += len(clip)
-    return [clip for clip in clips if owner[clip.name] == rank]
-
-
-@contextlib.contextmanager
-def _ranks() -> Iterator[tuple[int, int, Callable[[dict[Any, Any]], dict[Any, Any]]]]:
-    """(rank, world, merge of every rank's dictionary) of torchrun, or of a single process."""
-    world = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield 0, 1, lambda mine: mine
-        return
-    own = not dist.is_initialized()
-    if own:
-        dist.init_process_group("gloo")
-    group = dist.group.WORLD if own else dist.new_group(backend="gloo")
-
-    def gather(mine: dict[Any, Any]) -> dict[Any, Any]:
-        parts: list[dict[Any, Any]] = [{} for _ in range(world)]
-        dist.all_gather_object(parts, mine, group=group)  # type: ignore[arg-type]
-        return {key: value for part in parts for key, value in part.items()}
-
-    try:
-        yield dist.get_rank(), world, gather
-    finally:
-        if own:
-            dist.destroy_process_group()

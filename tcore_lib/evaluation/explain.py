@@ -1,11 +1,10 @@
-"""One step of the propagation with everything in it, for the eye: notebooks 03 to 05 draw from it.
+"""Who votes on one patch: what the pictures of notebooks 03 to 05 and the explorer show of a propagation step.
 
-Letters: H W pixels, h w grid, D width, C label channels, K joints, n context frames.
+Letters: N frames, h w grid, D width, n frames that may vote.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,134 +13,79 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcore_lib.bodies import JOINTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
+from tcore_lib.evaluation.benchmarks import benchmark_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import encode
-from tcore_lib.evaluation.propagation import Neighbours, Propagator
-from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
+from tcore_lib.evaluation.propagation import Neighbours, Propagator, propagator_settings
 from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.params import Benchmark
 
 
-@dataclass(frozen=True)
-class Step:
-    """Everything that happens between two frames, seen from one patch of the later one.
+class Step(NamedTuple):
+    """How a patch of a clip's last frame gets its label.
 
     Attributes:
-        frame: index of the frame.
-        query: (row, col) of the patch on the grid.
-        image: uint8 (H, W, 3), the frame at its own size.
-        context: indices of the distinct frames that may vote, oldest first.
-        context_images: uint8 (n, H, W, 3) of them.
-        features: float32 (h, w, D), L2-normalised, of the frame.
-        affinity: float32 (n, h, w), similarity of the patch to each context patch, NaN where the radius forbids it.
         votes: table of the patch's voters, best first: frame, row, col, similarity, weight.
-        soft: float32 (C, h, w), soft label map of the frame.
-        context_labels: float32 (n, C, h, w), soft label maps of the context.
-        prediction: uint8 (H, W) ids at input size, or float64 (K, 2) joints in pixels.
-        channels: what the channels of `soft` are: ids, or `background` and the joints.
+        context: indices of the distinct frames that may vote, oldest first.
+        affinity: float32 (n, h, w), similarity of the patch to each of their patches, NaN where the radius forbids it.
         neighbours: the voters of every patch.
     """
 
-    frame: int
-    query: tuple[int, int]
-    image: NDArray[np.uint8]
-    context: list[int]
-    context_images: NDArray[np.uint8]
-    features: Tensor
-    affinity: Tensor
     votes: pd.DataFrame
-    soft: Tensor
-    context_labels: Tensor
-    prediction: NDArray[Any]
-    channels: list[Any]
+    context: list[int]
+    affinity: NDArray[np.float32]
     neighbours: Neighbours
 
 
-def inspect_step(
-    encoder: FeatureEncoder,
-    clip: Clip,
-    settings: Benchmark,
-    frame: int,
-    query: tuple[int, int],
-    *,
-    device: str = "cpu",
-) -> Step:
-    """Propagate a clip up to `frame` and show how one patch gets its label; everything is returned on the CPU.
+def explain(features: Tensor, query: tuple[int, int], settings: Benchmark) -> Step:
+    """Who votes on one patch of the last frame.
 
     Args:
-        encoder: as for `evaluate`.
-        clip: any.
+        features: (N, h, w, D) of frames 0 ... N - 1, at least two.
+        query: (row, col) of the patch on the grid.
         settings: the benchmark's section.
-        frame: 1 ... N - 1.
-        query: (row, col) on the patch grid.
-        device: torch device.
 
     Raises:
-        InputError: frame or query lie outside the clip or the grid.
+        InputError: there is no such patch, or no earlier frame.
     """
-    if not 1 <= frame < len(clip):
-        raise InputError(f"Frame {frame} of {clip.name} cannot be inspected; choose 1 to {len(clip) - 1}.")
-    scorer = make_scorer(clip, settings, encoder.patch_size)
-    size = input_size(clip, settings, encoder.patch_size)
-    h, w = size[0] // encoder.patch_size, size[1] // encoder.patch_size
+    number, h, w, _ = features.shape
+    if number < 2:
+        raise InputError("Nothing votes on a clip's first frame, whose labels are given; choose a later one.")
     if not (0 <= query[0] < h and 0 <= query[1] < w):
         raise InputError(f"The patch {tuple(query)} is not on the grid of {h} rows and {w} columns; choose another.")
-    encoder.to(device).eval()
-    images: dict[int, NDArray[np.uint8]] = {}
-    features: dict[int, Tensor] = {}
-    soft: dict[int, Tensor] = {0: scorer.soft_map((h, w))}
-    propagator: Propagator | None = None
-    for index in range(frame + 1):
-        images[index] = clipfiles.read_frame(clip.frames[index])
-        pixels = torch.from_numpy(images[index]).to(device)[None]
-        found = encode(encoder, labelmaps.to_input(pixels, size), settings.precision)[0]
-        features[index] = F.normalize(found, dim=-1).cpu()
-        if propagator is None:
-            propagator = Propagator(found, soft[0].to(device), **propagator_settings(settings))
-        else:
-            listed = propagator.context_list()
-            neighbours = propagator.neighbours(found) if index == frame else None
-            soft[index] = propagator.step(found).cpu()
-            needed = {index, *(other for other, _ in listed), *settings.long_memory}
-            for known in (images, features, soft):
-                for other in known.keys() - needed:
-                    del known[other]
-    assert neighbours is not None
-    context = sorted({other for other, _ in listed})
-    everywhere = {other for other, near in listed if not near}
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    squared = (rows - query[0]) ** 2 + (columns - query[1]) ** 2
-    within = squared <= settings.radius**2 if settings.radius_inclusive else squared < settings.radius**2
-    affinity = torch.stack([features[other] @ features[frame][query] for other in context])
-    for position, other in enumerate(context):
-        if other not in everywhere:
-            affinity[position][~within] = math.nan
-    neighbours = Neighbours(**{name: value.cpu() for name, value in vars(neighbours).items()})
-    patch = {name: value[query[0] * w + query[1]].numpy() for name, value in vars(neighbours).items()}
+    # Voters depend on features alone, so labels of no channel do.
+    propagator = Propagator(features[0], features.new_empty(0, h, w), **propagator_settings(settings))
+    for frame in features[1:-1]:
+        propagator.step(frame)
+    neighbours = Neighbours(*(part.cpu() for part in propagator.neighbours(features[-1])))
+    patch = query[0] * w + query[1]
+    voters = {name: part[patch].numpy() for name, part in neighbours._asdict().items()}
     votes = pd.DataFrame(
         {
-            "frame": patch["frame"],
-            "row": patch["patch"] // w,
-            "col": patch["patch"] % w,
-            "similarity": patch["similarity"],
-            "weight": patch["weight"],
+            "frame": voters["frame"],
+            "row": voters["patch"] // w,
+            "col": voters["patch"] % w,
+            "similarity": voters["similarity"],
+            "weight": voters["weight"],
         }
     )
-    return Step(
-        frame=frame,
-        query=(int(query[0]), int(query[1])),
-        image=images[frame],
-        context=context,
-        context_images=np.stack([images[other] for other in context]),
-        features=features[frame],
-        affinity=affinity,
-        votes=votes,
-        soft=soft[frame],
-        context_labels=torch.stack([soft[other] for other in context]),
-        prediction=scorer.predict(soft[frame][None])[0],
-        channels=list(scorer.ids) if isinstance(scorer, MaskScorer) else ["background", *JOINTS],
-        neighbours=neighbours,
-    )
+    context = [0, *range(max(1, number - 1 - settings.context), number - 1)]
+    unit = F.normalize(features.float(), dim=-1)
+    affinity = (unit[context] @ unit[-1][query]).cpu()  # (n, h, w)
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    squared = (rows - query[0]) ** 2 + (columns - query[1]) ** 2
+    near = squared <= settings.radius**2 if settings.radius_inclusive else squared < settings.radius**2
+    affinity[0 if settings.restrict_first else 1 :, ~near] = math.nan
+    return Step(votes, context, affinity.numpy(), neighbours)
+
+
+def clip_features(
+    encoder: FeatureEncoder, clip: Clip, settings: Benchmark, frames: int | None = None, *, device: str = "cpu"
+) -> Tensor:
+    """Features (N, h, w, D) of a clip's first frames, all by default, as the evaluation computes them."""
+    encoder.to(device).eval()
+    size = benchmark_of(settings).Scorer(clip, settings, encoder.patch_size).size
+    pixels = (torch.from_numpy(clipfiles.read_frame(path))[None].to(device) for path in clip.frames[:frames])
+    return torch.cat([encode(encoder, labelmaps.to_input(one, size), settings.precision) for one in pixels])

@@ -1,35 +1,33 @@
 """From the table of all objects, joints or classes to the benchmark's scores, each with a bootstrap interval.
 
 Everything here is in percent. Clips are the unit of the bootstrap: frames and objects of a clip are not independent.
-Letters: S bootstrap samples, c clips, K joints or classes.
+A benchmark says per clip how much of what it counts (`sums`); a score is the mean over its items of part / whole.
+Letters: S bootstrap samples, c clips, K items (joints, classes; one for DAVIS, whose mean goes over all objects).
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tcore_lib.evaluation import metrics
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation.benchmarks import BENCHMARKS
 from tcore_lib.randomness import generator
 
 Array = NDArray[np.float64]
+Sums = dict[str, tuple[Array, Array]]
 SAMPLES = 2000
 LEVEL = 0.95
-HEADLINE = {"davis": "J&F_m", "jhmdb": "PCK@0.1", "vip": "mIoU"}
-DAVIS_SCORES = {
-    "J&F_m": "JF_mean", "J_m": "J_mean", "J_r": "J_recall", "J_d": "J_decay",
-    "F_m": "F_mean", "F_r": "F_recall", "F_d": "F_decay",
-}  # fmt: skip
+HEADLINE = {name: benchmark.HEADLINE for name, benchmark in BENCHMARKS.items()}
 
 
-def summarise(table: pd.DataFrame, kind: str, *, seed: int = 0) -> pd.DataFrame:
+def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
     """The benchmark's scores per encoder.
 
     Args:
         table: of `evaluate` or `score_predictions`; without a column `encoder` there is one row per score.
-        kind: davis, jhmdb or vip.
+        benchmark: davis, jhmdb or vip.
         seed: of the bootstrap.
 
     Returns:
@@ -40,71 +38,72 @@ def summarise(table: pd.DataFrame, kind: str, *, seed: int = 0) -> pd.DataFrame:
     """
     parts = []
     for encoder, rows in table.groupby("encoder", sort=False) if "encoder" in table else [("", table)]:
-        names, score = _scorer(rows, kind)
-        clips = rows["clip"].nunique()
-        value = score(np.ones((1, clips)))[0]
-        low, high = _interval(score, clips, seed)
+        sums, clips = BENCHMARKS[benchmark].sums(rows), rows["clip"].nunique()
+        value = _scores(sums, np.ones((1, clips)))[0]
+        low, high = _interval(_scores(sums, _resamples(clips, seed)))
         parts.append(
-            pd.DataFrame({"encoder": encoder, "score": names, "value": value, "low": low, "high": high, "clips": clips})
+            pd.DataFrame(
+                {"encoder": encoder, "score": list(sums), "value": value, "low": low, "high": high, "clips": clips}
+            )
         )
     return pd.concat(parts, ignore_index=True)
 
 
-def _interval(score: Callable[[Array], Array], clips: int, seed: int) -> Array:
-    """Ends of the bootstrap interval of every score, (2, scores); NaN with one clip or a score that is never known."""
+def paired_difference(a: pd.DataFrame, b: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
+    """How much better is encoder `a` than encoder `b` on the same clips? The same resamples of the clips for both.
+
+    Much of a score's interval is what clips have in common, easy or hard for every encoder. In the difference it cancels:
+    two encoders whose intervals overlap may differ for certain.
+
+    Args:
+        a: rows of one encoder, of `evaluate`.
+        b: rows of the other one.
+        benchmark: davis, jhmdb or vip.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per score: score, difference (a - b), low, high (points; 95 % interval, NaN with a single clip), clips.
+
+    Raises:
+        InputError: the two were not evaluated on the same clips.
+    """
+    if set(a["clip"]) != set(b["clip"]):
+        name = sorted(set(a["clip"]) ^ set(b["clip"]))[0]
+        raise InputError(f"Only one of the two encoders was evaluated on the clip {name!r}; compare the same clips.")
+    order = {clip: place for place, clip in enumerate(a["clip"].unique())}
+    b = b.sort_values("clip", key=lambda column: column.map(order), kind="stable")
+    one, other = BENCHMARKS[benchmark].sums(a), BENCHMARKS[benchmark].sums(b)
+    whole, times = np.ones((1, len(order))), _resamples(len(order), seed)
+    low, high = _interval(_scores(one, times) - _scores(other, times))
+    difference = (_scores(one, whole) - _scores(other, whole))[0]
+    return pd.DataFrame({"score": list(one), "difference": difference, "low": low, "high": high, "clips": len(order)})
+
+
+def _scores(sums: Sums, times: Array) -> Array:
+    """Scores in percent if each clip counted so many times: (S, c) -> (S, scores)."""
+    columns = []
+    for part, whole in sums.values():  # each (c, K)
+        item = _ratio(times @ np.nan_to_num(part), times @ whole)  # (S, K)
+        known = ~np.isnan(item)
+        columns.append(100 * _ratio(np.where(known, item, 0).sum(-1), known.sum(-1)))
+    return np.stack(columns, axis=1)
+
+
+def _resamples(clips: int, seed: int) -> Array:
+    """How often each clip is drawn, (S, c); none with a single clip, which says nothing about others."""
     if clips == 1:
-        return np.full((2, score(np.ones((1, 1))).shape[1]), math.nan)
+        return np.empty((0, 1))
     draws = generator(seed, "bootstrap").integers(clips, size=(SAMPLES, clips))
-    times = np.apply_along_axis(np.bincount, 1, draws, minlength=clips).astype(np.float64)  # (S, c)
-    columns = [column[~np.isnan(column)] for column in score(times).T]
+    return np.apply_along_axis(np.bincount, 1, draws, minlength=clips).astype(np.float64)
+
+
+def _interval(scores: Array) -> Array:
+    """Ends of the central interval of (S, scores), (2, scores); NaN where there is no sample that has the score."""
+    known = [column[~np.isnan(column)] for column in scores.T]
     ends = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    return np.array([np.percentile(column, ends) if len(column) else [math.nan] * 2 for column in columns]).T
-
-
-def _scorer(rows: pd.DataFrame, kind: str) -> tuple[list[str], Callable[[Array], Array]]:
-    """Names of the scores, and the function from how often each clip counts, (S, c), to scores in percent."""
-    if kind == "davis":
-        values = [
-            _per_clip(rows.assign(known=rows[column].notna()), [column, "known"]) for column in DAVIS_SCORES.values()
-        ]
-
-        def davis(times: Array) -> Array:
-            return 100 * np.stack([_ratio(times @ part[:, 0], times @ part[:, 1]) for part in values], axis=1)
-
-        return list(DAVIS_SCORES), davis
-    if kind == "jhmdb":
-        found = _wide(rows, "joint", "found")
-        correct = [_wide(rows, "joint", f"correct@{threshold}") for threshold in metrics.PCK_THRESHOLDS]
-
-        def jhmdb(times: Array) -> Array:
-            return 100 * np.stack([_nanmean(_ratio(times @ part, times @ found)) for part in correct], axis=1)
-
-        return [f"PCK@{threshold}" for threshold in metrics.PCK_THRESHOLDS], jhmdb
-    hit, true, predicted = (_wide(rows, "part", column) for column in ("hit", "true", "predicted"))
-
-    def vip(times: Array) -> Array:
-        overlap = times @ hit
-        return 100 * _nanmean(_ratio(overlap, times @ true + times @ predicted - overlap))[:, None]
-
-    return ["mIoU"], vip
-
-
-def _per_clip(rows: pd.DataFrame, columns: list[str]) -> Array:
-    """Sums of columns over each clip's rows, (c, columns)."""
-    return rows.groupby("clip", sort=False)[columns].sum().to_numpy(np.float64)
-
-
-def _wide(rows: pd.DataFrame, item: str, column: str) -> Array:
-    """A column as (c, K), one row per clip."""
-    order = rows["clip"].unique()
-    return rows.pivot(index="clip", columns=item, values=column).loc[order].to_numpy(np.float64)
+    return np.array([np.percentile(column, ends) if len(column) else [math.nan] * 2 for column in known]).T
 
 
 def _ratio(part: Array, whole: Array) -> Array:
+    """The quotient, NaN where there is nothing."""
     return np.divide(part, whole, out=np.full(np.shape(part), math.nan), where=whole > 0)
-
-
-def _nanmean(values: Array) -> Array:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))

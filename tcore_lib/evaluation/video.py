@@ -1,89 +1,55 @@
 """Side-by-side video of a clip: the frame, the prediction over it, the ground truth over it (mp4, H.264)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.clips import Clip, prediction_path, read_frame, read_ids, read_predicted_joints
-from tcore_lib.figures import style as look
+from tcore_lib.evaluation.benchmarks import benchmark_of
+from tcore_lib.evaluation.clips import Clip, read_frame
 from tcore_lib.files import atomic_path
+from tcore_lib.params import Benchmark
 
 GAP = 8  # pixels between pictures
 FPS = 15
 
 
-def draw_joints(image: NDArray[np.uint8], joints: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """A pose over a frame (H, W, 3): joints (15, 2) in pixels, x then y; NaN = not found, not drawn.
+def write_overlay(clip: Clip, settings: Benchmark, predictions: str | Path, target: str | Path) -> Path:
+    """Write the side-by-side video of a clip, 15 frames per second.
 
-    Colours tell the sides of the body apart (`look.SIDE_COLOURS`), a dark rim keeps them visible on any ground.
+    Args:
+        clip: any.
+        settings: the section of its benchmark.
+        predictions: folder of one encoder's predictions, `<output>/predictions/<encoder>`.
+        target: the .mp4 file.
+
+    Returns:
+        `target`. A frame without annotation shows the bare frame in the third place.
+
+    Raises:
+        InputError: a prediction is missing.
     """
-    width = max(2, round(min(image.shape[:2]) / 90))
-    scale = 2  # drawn at twice the size: Pillow's lines have jagged edges
-    picture = Image.fromarray(image).resize((scale * image.shape[1], scale * image.shape[0]))
-    draw = ImageDraw.Draw(picture)
-    colours = [look.SIDE_COLOURS[look.side_of(joint)] for joint in range(len(joints))]
-    points = (joints + 0.5) * scale
-    found = np.isfinite(points).all(-1)
-    for rim, thick in (("#14171C", 1.9), (None, 1.0)):
-        for first, second in look.JHMDB_BONES:
-            if found[first] and found[second]:
-                ends = [tuple(points[first].tolist()), tuple(points[second].tolist())]
-                draw.line(ends, fill=rim or colours[second], width=round(scale * width * thick))
-        for joint in np.flatnonzero(found):
-            (x, y), r = points[joint].tolist(), scale * width * (1.2 if rim is None else 1.7)
-            draw.ellipse([x - r, y - r, x + r, y + r], fill=rim or colours[joint])
-    return np.array(picture.resize(image.shape[1::-1], Image.Resampling.LANCZOS))
+    benchmark, folder = benchmark_of(settings), Path(predictions)
+    if not benchmark.has_predictions(folder, clip):
+        raise InputError(f"{folder} lacks predictions of {clip.name}; evaluate the clip with save_predictions first.")
 
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        for frame in range(len(clip)):
+            image, truth = read_frame(clip.frames[frame]), benchmark.truth(clip, frame)
+            predicted = benchmark.draw(image, benchmark.predictions(folder, clip, [frame])[0])
+            yield side_by_side([image, predicted, image if truth is None else benchmark.draw(image, truth)])
 
-def _pictures(
-    clip: Clip, frame: int, predictions: Path, joints: NDArray[np.floating] | None
-) -> list[NDArray[np.uint8]]:
-    """Frame, prediction and, where there is one, ground truth."""
-    image = read_frame(clip.frames[frame])
-    if joints is not None:
-        assert clip.joints is not None
-        return [image, draw_joints(image, joints[frame]), draw_joints(image, clip.joints[frame])]
-    palette = look.VIP_PALETTE if clip.kind == "vip" else look.object_palette()
-    predicted = look.overlay_labels(image, read_ids(prediction_path(predictions, clip, frame)), palette)
-    path = clip.annotations[frame]
-    truth = image if path is None else look.overlay_labels(image, read_ids(path), palette)
-    return [image, predicted, truth]
+    write_video(target, pictures(), FPS, {"crf": "20", "preset": "veryfast"})
+    return Path(target)
 
 
 def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Pictures (H, W, 3) of one size in a row with white gaps."""
     gap = np.full((pictures[0].shape[0], GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
-
-
-def write_overlay(clip: Clip, predictions: str | Path, target: str | Path) -> Path:
-    """Write the side-by-side video of a clip, 15 frames per second.
-
-    Args:
-        clip: any.
-        predictions: folder of one encoder's predictions, `<output>/predictions/<encoder>`.
-        target: the .mp4 file.
-
-    Returns:
-        `target`. A VIP frame without annotation shows the bare frame in the third place.
-
-    Raises:
-        InputError: a prediction is missing.
-    """
-    predictions, target = Path(predictions), Path(target)
-    needed = {prediction_path(predictions, clip, frame) for frame in range(len(clip))}
-    missing = sorted(path for path in needed if not path.exists())
-    if missing:
-        raise InputError(f"{missing[0]} is missing; evaluate the clip with save_predictions first.")
-    joints = read_predicted_joints(needed.pop()) if clip.kind == "jhmdb" else None
-    rows = (side_by_side(_pictures(clip, frame, predictions, joints)) for frame in range(len(clip)))
-    write_video(target, rows, FPS, {"crf": "20", "preset": "veryfast"})
-    return target
 
 
 def write_video(

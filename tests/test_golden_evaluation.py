@@ -1,0 +1,95 @@
+"""Label maps and scores of the evaluation as it was before it was rewritten: equal to the bit, scores to rounding.
+
+Frozen in golden/evaluation.json by the older code: SHA-256 over all predicted id maps of a clip (JHMDB: the joints
+of its last frame) and the rows, for raw pixels and for results/encoders/evening.safetensors, on small made-up clips with every variant, on
+the first 12 frames of six real DAVIS clips and on one real JHMDB clip.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_clips
+
+from tcore_lib import params
+from tcore_lib.evaluation import clips as clipfiles
+from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation.clips import Clip
+from tcore_lib.evaluation.evaluate import evaluate
+from tcore_lib.evaluation.jhmdb import read_predicted_joints
+from tcore_lib.model.encoders import load_encoder
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("TCORE_SHARED", ROOT.parent / "shared"))
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "evaluation.json").read_text())
+SOURCES = {"pixels": "pixels", "evening": str(ROOT / "results" / "encoders" / "evening.safetensors")}
+VARIANTS = {
+    "inclusive": {"radius_inclusive": True},
+    "restrict": {"restrict_first": True},
+    "once": {"repeat_first": False},
+    "nearest": {"upsampling": "nearest"},
+    "input": {"score_size": "input"},
+    "radius": {"radius": 3.0, "top_k": 10, "context": 2},
+}
+
+
+def digest(predictions: Path, clip: Clip) -> str:
+    """Over names and ids of all label files in order."""
+    total = hashlib.sha256()
+    for path in sorted((predictions / clip.name).iterdir()):
+        total.update(path.stem.encode() + clipfiles.read_ids(path).tobytes())
+    return total.hexdigest()
+
+
+def assert_as_before(name: str, encoder: str, clips: list[Clip], settings: params.Benchmark, output: Path) -> None:
+    frozen = GOLDEN[f"{name} {encoder}"]
+    table = evaluate({"e": load_encoder(SOURCES[encoder])}, clips, settings, output=output, progress=False)
+    for clip in clips:
+        predictions, labels = output / "predictions" / "e", frozen[clip.name]["labels"]
+        if clip.joints is None:
+            assert digest(predictions, clip) == labels, clip.name
+        else:  # pixels, of the last frame
+            joints = read_predicted_joints(predictions / f"{clip.name}.json")[-1]
+            np.testing.assert_allclose(joints, np.array(labels, float), atol=0.01)
+        rows = table[table["clip"] == clip.name]
+        rows = rows[(rows["true"] > 0) | (rows["predicted"] > 0)] if "true" in rows else rows
+        expected = pd.DataFrame(frozen[clip.name]["rows"])
+        found = rows[list(expected.columns)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, expected, check_dtype=False, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("encoder", SOURCES)
+@pytest.mark.parametrize("name", ["davis", "jhmdb", "vip", *VARIANTS])
+def test_small_clips(name: str, encoder: str, tmp_path: Path) -> None:
+    if name == "jhmdb":
+        settings, root = params.Jhmdb(), small_clips.write_small_jhmdb(tmp_path / "data")
+    elif name == "vip":
+        settings, root = params.Vip(long_side=320), small_clips.write_small_vip(tmp_path / "data")
+    else:
+        settings = params.Davis(input_size=(192, 320), **VARIANTS.get(name, {}))
+        root = small_clips.write_small_davis(tmp_path / "data")
+    key = f"small {name}" if name in ("davis", "jhmdb", "vip") else f"small davis {name}"
+    assert_as_before(key, encoder, load_clips(settings, root), settings, tmp_path / "out")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips lie beside the checkout, in ../shared, and are not here")
+@pytest.mark.parametrize("encoder", SOURCES)
+@pytest.mark.parametrize("name", ["jhmdb", "davis 12", "davis whole"])
+def test_real_clips(name: str, encoder: str, tmp_path: Path) -> None:
+    if name == "davis whole" and "TCORE_WHOLE" not in os.environ:
+        pytest.skip("minutes: set TCORE_WHOLE=1 to carry one clip to its end")
+    kind = name.split()[0]
+    settings = params.Davis() if kind == "davis" else params.Jhmdb()
+    found = load_clips(settings, SHARED / "data" / f"{kind}-sample")
+    if name == "davis 12":
+        found = [
+            dataclasses.replace(clip, frames=clip.frames[:12], annotations=clip.annotations[:12]) for clip in found
+        ]
+    if name == "davis whole":
+        found = [clip for clip in found if clip.name == "car-shadow"]
+    assert_as_before(name, encoder, found, settings, tmp_path / "out")
