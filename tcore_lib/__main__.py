@@ -30,11 +30,11 @@ COMMANDS = {
     "table": "tcore_lib.__main__:_table",
     "prepare": "tcore_lib.__main__:_prepare",
     "fetch": "tcore_lib.fetch:fetch_command",
-    "doctor": "tcore_lib.__main__:_doctor",
+    "doctor": "tcore_lib.evaluation.commands:doctor_command",
     "pretrain": "tcore_lib.__main__:_pretrain",
     "forecast": "tcore_lib.__main__:_forecast",
-    "evaluate": "tcore_lib.__main__:_evaluate",
-    "score": "tcore_lib.__main__:_score",
+    "evaluate": "tcore_lib.evaluation.commands:evaluate_command",
+    "score": "tcore_lib.evaluation.commands:score_command",
     "inspect": "tcore_lib.__main__:_inspect",
     "export": "tcore_lib.__main__:_export",
     "study": "tcore_lib.__main__:_study",
@@ -45,7 +45,6 @@ NOTEBOOKS = {"anywidget", "ipykernel", "ipywidgets", "nbclient", "nbconvert", "n
 
 Changes = Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")]
 Start = Annotated[str | None, cyclopts.Parameter(name="--from")]
-Kind = Literal["davis", "jhmdb", "vip"]
 Which = Literal["teacher", "student"]
 
 
@@ -147,69 +146,6 @@ def _prepare(
     settings = parse({"data": data | {"short_side": short_side, "workers": workers}}, "the command").data
     report = videos.prepare(settings, shard=(int(first), int(second)))
     print(f"{report.videos} videos in {report.index}, {report.bad} bad files in {report.bad_files}")
-
-
-def _doctor(kind: Literal["davis", "jhmdb", "vip", "frames"], *, root: Path) -> int:
-    """Check data before anything is computed.
-
-    Args:
-        kind: a benchmark, or prepared frames.
-        root: its folder.
-    """
-    from tcore_lib.data.frame_checks import doctor_frames
-    from tcore_lib.evaluation import doctor
-    from tcore_lib.params import Params
-
-    report = doctor_frames(root) if kind == "frames" else doctor.examine(getattr(Params(), kind), root)
-    print(report)
-    return 0 if report.ok else 1
-
-
-def _evaluate(
-    kind: Kind,
-    *,
-    root: Path,
-    encoder: list[str],
-    output: Path,
-    clips: str | None = None,
-    device: str = "cpu",
-    precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    which: Which = "teacher",
-    overlays: bool = False,
-) -> int:
-    """Score a frozen encoder on a benchmark.
-
-    Args:
-        kind: the benchmark.
-        root: its folder, in its own layout.
-        encoder: may be repeated: pixels, a file or folder, a published name, or timm:NAME.
-        output: folder for summary.json, tables and predictions.
-        clips: some clips only: a,b.
-        device: cpu, cuda, cuda:1, or auto.
-        precision: of features and the candidate search.
-        which: weights of a checkpoint.
-        overlays: also write a video per clip.
-    """
-    from tcore_lib.evaluation.commands import evaluate_command
-
-    return evaluate_command(
-        kind, root, encoder, output, clips=clips.split(",") if clips else None, device=device, precision=precision,
-        overlays=overlays, which=which,
-    )  # fmt: skip
-
-
-def _score(kind: Literal["davis", "vip"], *, root: Path, predictions: Path, output: Path) -> int:
-    """Score label PNGs somebody else made.
-
-    Args:
-        kind: the benchmark.
-        root: its folder, in its own layout.
-        predictions: folder with CLIP/FRAME.png.
-        output: file for the scores.
-    """
-    from tcore_lib.evaluation.commands import score_command
-
-    return score_command(kind, root, predictions, output)
 
 
 def _inspect(file: str, *, which: Which = "teacher") -> None:

@@ -23,8 +23,7 @@ from tcore_lib.data import extract, journal
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.released_index import export_released, read_released
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips
-from tcore_lib.evaluation.finished import FinishedClips
+from tcore_lib.evaluation import clips, jhmdb
 from tcore_lib.files import write_json
 from tcore_lib.machine import workpool
 from tcore_lib.model import weights
@@ -172,12 +171,11 @@ def _make_ids(folder: Path, name: str, classes: list[int]) -> Path:
     return path
 
 
-def _make_mat(folder: Path, compressed: bool) -> Path:
-    path = folder / f"joint_positions{compressed:d}.mat"
+def _make_mat(folder: Path) -> Path:
+    """Compressed, as JHMDB's own: a damaged file that is not ends scipy's process now and then."""
+    path = folder / "joint_positions.mat"
     joints = np.random.default_rng(0).uniform(1, 300, (2, 15, 30))
-    scipy.io.savemat(
-        path, {"pos_img": joints, "scale": np.ones((1, 30)), "viewpoint": "NNE"}, do_compression=compressed
-    )
+    scipy.io.savemat(path, {"pos_img": joints, "scale": np.ones((1, 30)), "viewpoint": "NNE"}, do_compression=True)
     return path
 
 
@@ -226,34 +224,6 @@ def _make_params(folder: Path) -> Path:
     return path
 
 
-class _Clip:
-    """What `FinishedClips` needs of a clip."""
-
-    name = "one"
-
-    def __len__(self) -> int:
-        return 3
-
-
-def _finished(folder: Path) -> FinishedClips:
-    return FinishedClips(folder, params.Davis(save_predictions=False), {"pixels": "0" * 64})
-
-
-def _make_finished(folder: Path) -> Path:
-    rows = [{"clip": "one", "object": i, "J_mean": 0.1 * i} for i in range(5)]
-    _finished(folder).write("pixels", _Clip(), "digest", rows, 1.0)  # type: ignore[arg-type]
-    return folder / "clips" / "pixels" / "one.json"
-
-
-def _read_finished(path: Path) -> str:
-    """A damaged one is evaluated again; a whole one has its very rows."""
-    rows = _finished(path.parents[2]).read("pixels", _Clip(), "digest")  # type: ignore[arg-type]
-    if rows is None:
-        return "skipped"
-    assert [row["J_mean"] for row in rows] == [0.1 * i for i in range(5)]
-    return "read"
-
-
 def _make_journal(folder: Path) -> Path:
     path = folder / "journal" / "0-of-1.jsonl"
     path.parent.mkdir()
@@ -289,14 +259,12 @@ READERS = (
     Reader("benchmark frame (.png)", lambda folder: _make_frame(folder, ".png"), _did(clips.read_frame)),
     Reader("DAVIS annotation (.png)", lambda f: _make_ids(f, "davis", [0, 1, 2]), _did(clips.read_ids)),
     Reader("VIP label (.png)", lambda f: _make_ids(f, "vip", [0, 2, 13]), _did(clips.read_ids)),
-    Reader("joints (.mat)", lambda folder: _make_mat(folder, False), _did(clips.read_joints)),
-    Reader("joints (compressed .mat)", lambda folder: _make_mat(folder, True), _did(clips.read_joints)),
+    Reader("joints (.mat)", _make_mat, _did(jhmdb.read_joints)),
     Reader("training checkpoint", _make_checkpoint, _did(checkpoints.load)),
     Reader("weights (.pth)", lambda f: _make_weights(f, ".pth"), _did(weights.read_weights)),
     Reader("weights (.safetensors)", lambda f: _make_weights(f, ".safetensors"), _did(weights.read_weights)),
     Reader("result (.json)", _make_result, _did(lambda p: runs.read_result(p.parent, "03_davis_evaluation"))),
     Reader("table (.csv)", _make_table, _did(lambda p: runs.read_table(p.parent, "03_davis_evaluation", "objects"))),
-    Reader("finished clip (.json)", _make_finished, _read_finished),
     Reader("training log (.csv)", _make_log, _did(training_log.read_log)),
     Reader("journal of a preparation", _make_journal, _read_journal),
     Reader("parameter file", _make_params, _did(_read_params)),

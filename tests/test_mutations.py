@@ -4,7 +4,6 @@ import os
 import pickle
 import resource
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from tcore_lib import params
 from tcore_lib.data import extract, images, released_index
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips
-from tcore_lib.evaluation.matfile import read_array
+from tcore_lib.evaluation import clips, jhmdb
+from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.training import checkpoints
 
 EACH = 40  # damaged files of every kind
@@ -115,31 +114,21 @@ def test_an_image_that_claims_a_huge_size_costs_no_memory(tmp_path: Path, size: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns, depending on the size, of what we refuse
         for read in (clips.read_frame, clips.read_ids, images.read_image):
-            with pytest.raises(InputError, match=r"pixels|readable|decode"):
+            with pytest.raises(InputError, match=r"pixels"):
                 read(path)
         with pytest.raises(images.BadFile):
             images.read_image(path.read_bytes())
     assert peak() - before < 50e6
 
 
-def test_a_mat_file_that_claims_a_huge_size_costs_no_memory(tmp_path: Path) -> None:
+def test_a_mat_file_with_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "joint_positions.mat"
-    for frames in (10**6, 2**31 - 1, -1):
-        scipy.io.savemat(path, {"pos_img": np.zeros((2, 15, 7))})
-        data = bytearray(path.read_bytes())
-        place = data.index(np.array([2, 15, 7], "<i4").tobytes())
-        data[place + 8 : place + 12] = np.array([frames], "<i4").tobytes()
-        path.write_bytes(data)
-        before = peak()
-        with pytest.raises(InputError, match=f"declares 2 x 15 x {frames} numbers and holds 210"):
-            clips.read_joints(path)
-        assert peak() - before < 20e6
     scipy.io.savemat(path, {"pos_img": np.full((2, 15, 3), 1e300)})
     with pytest.raises(InputError, match="nowhere near an image"):
-        clips.read_joints(path)
+        jhmdb.read_joints(path)
     scipy.io.savemat(path, {"pos_img": np.array([["text"] * 15] * 2, dtype=object)})
-    with pytest.raises(InputError, match="not an array of real numbers"):
-        clips.read_joints(path)
+    with pytest.raises(InputError, match="joint_positions"):
+        jhmdb.read_joints(path)
 
 
 def test_an_array_that_claims_a_huge_size_costs_no_memory(tmp_path: Path) -> None:
@@ -175,7 +164,7 @@ def test_no_clip_of_a_list_leads_outside(tmp_path: Path, name: str) -> None:
         if name == "." and isinstance(settings, params.Jhmdb):
             continue  # becomes "catch/..avi", a folder's name
         with pytest.raises(InputError, match="no name of a folder inside"):
-            clips.load_clips(settings, tmp_path)
+            load_clips(settings, tmp_path)
 
 
 def test_links_in_circles_and_longest_names_are_refused_or_read(tmp_path: Path) -> None:
@@ -207,32 +196,3 @@ def test_a_checkpoint_that_wants_to_run_code_is_not_opened(tmp_path: Path) -> No
     with pytest.raises(InputError, match="is damaged or no checkpoint"):
         checkpoints.load(path)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_compressed_mat_file_does_not_unfold_without_end(tmp_path: Path) -> None:
-    """64 MB of zeros in 64 kB, and a compressed element inside a compressed one."""
-    path = tmp_path / "joint_positions.mat"
-    scipy.io.savemat(path, {"pos_img": np.zeros((2, 15, 300_000))}, do_compression=True)
-    assert path.stat().st_size < 100_000
-    before = peak()
-    with pytest.raises(InputError, match="larger than 64 MB"):
-        clips.read_joints(path)
-    assert peak() - before < 300e6
-    scipy.io.savemat(path, {"pos_img": np.zeros((2, 15, 3))}, do_compression=True)
-    head, inner = path.read_bytes()[:128], zlib.compress(path.read_bytes()[128:])
-    path.write_bytes(head + (15).to_bytes(4, "little") + len(inner).to_bytes(4, "little") + inner)
-    with pytest.raises(InputError, match="lie inside each other"):
-        clips.read_joints(path)
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int16, np.uint8])
-def test_joints_are_read_as_scipy_reads_them(tmp_path: Path, compressed: bool, kind: type) -> None:
-    path = tmp_path / "joint_positions.mat"
-    positions = np.random.default_rng(0).uniform(1, 200, (2, 15, 7)).astype(kind)
-    others = {"name": "golf", "nested": {"a": np.ones(3)}, "viewpoint": np.array([["x"]], dtype=object)}
-    scipy.io.savemat(path, {**others, "pos_img": positions, "scale": np.ones(7)}, do_compression=compressed)
-    expected = scipy.io.loadmat(path)["pos_img"]
-    assert np.array_equal(read_array(path, "pos_img"), expected)
-    assert np.array_equal(clips.read_joints(path), expected.transpose(2, 1, 0).astype(np.float64) - 1)
-    assert read_array(path, "absent") is None

@@ -8,12 +8,14 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import cyclopts
 import pandas as pd
 import yaml
 
 from tcore_lib import params, runs
+from tcore_lib.data.frame_checks import doctor_frames
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
 from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips
@@ -27,20 +29,20 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encode
 from tcore_lib.params import Benchmark, Params
 
 Name = Literal["davis", "jhmdb", "vip"]
+Changes = Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")]
 
 
-def doctor_command(benchmark: Name, *, root: Path) -> int:
-    """Check a benchmark on disk before anything is computed.
+def doctor_command(kind: Literal["davis", "jhmdb", "vip", "frames"], *, root: Path) -> int:
+    """Check data before anything is computed.
 
     Args:
-        benchmark: davis, jhmdb or vip.
-        root: Its folder, in its own layout.
+        kind: a benchmark, or prepared frames.
+        root: its folder, in its own layout.
 
     Returns:
         1 where something has to be put right.
     """
-    _, section = benchmark_settings(benchmark, root)
-    report = doctor.examine(section, root)
+    report = doctor_frames(root) if kind == "frames" else doctor.examine(benchmark_settings(kind, root)[1], root)
     print(report)
     return 0 if report.ok else 1
 
@@ -49,14 +51,14 @@ def evaluate_command(
     benchmark: Name,
     *,
     root: Path,
-    encoder: Sequence[str],
+    encoder: list[str],
     output: Path,
-    clips: Sequence[str] | None = None,
+    clips: str | None = None,
     split: str | None = None,
     device: str = "cpu",
     which: Literal["teacher", "student"] = "teacher",
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    changes: Sequence[str] = (),
+    changes: Changes = (),
     overlays: bool = False,
     variants: bool = False,
 ) -> int:
@@ -66,18 +68,18 @@ def evaluate_command(
     may run the same command: they share the clips.
 
     Args:
-        benchmark: davis, jhmdb or vip.
-        root: Folder in the benchmark's own layout.
-        encoder: May be repeated: pixels, random, a file or folder, a published name, or timm:NAME. Also its name in tables.
-        output: Folder for summary.json, tables and predictions.
-        clips: Some clips only: a,b or repeated.
-        split: Another split; test-dev of DAVIS writes predictions for its server, which has the annotations.
+        benchmark: the benchmark.
+        root: its folder, in its own layout.
+        encoder: may be repeated: pixels, random, a file or folder, a published name, or timm:NAME; also its name in tables.
+        output: folder for summary.json, tables and predictions.
+        clips: some clips only: a,b.
+        split: another split; test-dev of DAVIS writes predictions for its server, which has the annotations.
         device: cpu, cuda, cuda:1, or auto.
-        which: Weights of a checkpoint.
-        precision: Of the encoder; fp32 by default.
-        changes: Other settings of the benchmark's section, such as top_k=5; may be repeated.
-        overlays: Also write a video per clip, overlays/<encoder>/<clip>.mp4.
-        variants: Instead, measure the conventions of other code bases beside the protocol: variants.csv.
+        which: weights of a checkpoint.
+        precision: of the encoder; fp32 by default.
+        changes: another setting of the benchmark, such as top_k=5; may be repeated.
+        overlays: also write a video per clip.
+        variants: instead, measure the conventions of other code bases beside the protocol: variants.csv.
 
     Returns:
         0, or 1 where no score could be computed from the annotations that are there.
@@ -86,7 +88,7 @@ def evaluate_command(
         InputError: bad encoder, data or setting; before anything is computed.
     """
     started = time.time()
-    given = {"clips": _listed(clips), "split": split, "precision": precision, **_changes(changes)}
+    given = {"clips": clips.split(",") if clips else None, "split": split, "precision": precision, **_changes(changes)}
     settings, section = benchmark_settings(benchmark, root, device, **given)
     where = str(choose_device(settings.run.device))
     networks = {source: encoder_of(source, where, which) for source in dict.fromkeys(encoder)}
@@ -109,17 +111,15 @@ def evaluate_command(
     return exit_code(table, found)
 
 
-def score_command(
-    benchmark: Name, *, root: Path, predictions: Path, output: Path, clips: Sequence[str] | None = None
-) -> int:
+def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Path, clips: str | None = None) -> int:
     """Score predictions that somebody else made; writes scores and rows as JSON.
 
     Args:
-        benchmark: davis, jhmdb or vip.
-        root: Folder in the benchmark's own layout.
-        predictions: Folder with <clip>/<frame>.png, one id per pixel (JHMDB: <clip>.json).
-        output: The JSON file.
-        clips: Some clips only: a,b or repeated.
+        benchmark: the benchmark.
+        root: its folder, in its own layout.
+        predictions: folder with CLIP/FRAME.png, one id per pixel (JHMDB: CLIP.json).
+        output: file for the scores.
+        clips: some clips only: a,b.
 
     Returns:
         0, or 1 where nothing could be scored.
@@ -127,7 +127,7 @@ def score_command(
     Raises:
         InputError: bad data, or a prediction that is missing or does not fit.
     """
-    _, section = benchmark_settings(benchmark, root, clips=_listed(clips))
+    _, section = benchmark_settings(benchmark, root, clips=clips.split(",") if clips else None)
     if not predictions.is_dir():
         raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
     report = doctor.examine(section, root)
@@ -169,11 +169,6 @@ def encoder_of(source: str, device: str, which: str = "teacher") -> FeatureEncod
     if source == "random":
         return random_encoder(params.Encoder(), 224, seed=0).to(device)
     return load_encoder(source, device=device, which=which)
-
-
-def _listed(clips: Sequence[str] | None) -> list[str] | None:
-    """Clip names, given one by one or with commas."""
-    return [name for part in clips for name in part.split(",")] if clips else None
 
 
 def _changes(changes: Sequence[str]) -> dict[str, Any]:

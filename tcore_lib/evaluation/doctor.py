@@ -155,7 +155,7 @@ def _examine_clip(clip: Clip, settings: Benchmark, decode: bool) -> tuple[list[s
 
 
 def _gap(clip: Clip) -> list[str]:
-    """A gap in consecutive frame numbers: a lost file that no list knows of. (Every fifth frame of a video is no gap.)"""
+    """A gap in consecutive frame numbers: a lost file that no list knows of. Every fifth frame of a video is no gap."""
     if not all(path.stem.isdecimal() for path in clip.frames):
         return []
     numbers = [int(path.stem) for path in clip.frames]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from tcore_lib.evaluation.benchmarks import benchmark_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import encode
-from tcore_lib.evaluation.propagation import Propagator
-from tcore_lib.evaluation.protocol import input_size, propagator_settings
+from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.evaluation.scores import HEADLINE
 from tcore_lib.model.encoders import FeatureEncoder, random_encoder
 from tcore_lib.params import Benchmark, Encoder, Params
@@ -26,7 +26,7 @@ CHANNELS = 8  # label channels of the trial; their number hardly counts
 
 def seconds_per_frame(encoder: FeatureEncoder, clip: Clip, settings: Benchmark, device: str) -> float:
     """Seconds to encode and propagate one frame of a clip with a full context; decoding and scoring run beside it."""
-    h, w = input_size(clip, settings, encoder.patch_size)
+    h, w = benchmark_of(settings).Scorer(clip, settings, encoder.patch_size).size
     image = torch.zeros(1, 3, h, w, device=device)
     features = encode(encoder, image, settings.precision)[0]  # also warms up
     began = time.perf_counter()

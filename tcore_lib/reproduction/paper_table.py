@@ -15,7 +15,7 @@ import pandas as pd
 
 from tcore_lib import markdown, runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.finished import NOT_A_RESULT
+from tcore_lib.evaluation.evaluate import NOT_A_RESULT
 from tcore_lib.files import read_json, write_text
 from tcore_lib.params import Davis, Jhmdb, Vip
 from tcore_lib.reproduction.table import BENCHMARKS, NOT_RUN, paper_rows

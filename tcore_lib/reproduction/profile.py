@@ -11,8 +11,10 @@ import torch
 
 from tcore_lib import runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.clips import Clip, load_clips, prediction_path, read_ids, read_predicted_joints
-from tcore_lib.evaluation.finished import folder_name
+from tcore_lib.evaluation import davis, jhmdb
+from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation.clips import Clip
+from tcore_lib.evaluation.evaluate import folder_name
 from tcore_lib.machine.distributed import choose_device, place_of
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.params import Benchmark, Params, resolve
@@ -189,9 +191,5 @@ def predictions(output: Path, encoder_name: str, clip: Clip, frames: Sequence[in
         (`save_predictions: false`).
     """
     folder = output / "predictions" / folder_name(encoder_name)
-    paths = [prediction_path(folder, clip, int(frame)) for frame in frames]
-    if not all(path.is_file() for path in paths):
-        return None
-    if clip.kind == "jhmdb":
-        return read_predicted_joints(paths[0])[np.asarray(frames)]
-    return np.stack([read_ids(path) for path in paths])
+    benchmark = davis if clip.joints is None else jhmdb  # VIP's are label images as DAVIS' are
+    return benchmark.predictions(folder, clip, frames) if benchmark.has_predictions(folder, clip) else None

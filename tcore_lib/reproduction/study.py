@@ -31,7 +31,7 @@ from tcore_lib import params as parameters, runs
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.videos import index_path, prepare
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.clips import load_clips
+from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import HEADLINE, summarise
 from tcore_lib.files import read_json, write_json

@@ -18,8 +18,7 @@ from tcore_lib import files, params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labels as labelmaps
 from tcore_lib.evaluation.evaluate import encode
-from tcore_lib.evaluation.propagation import Propagator
-from tcore_lib.evaluation.protocol import in_whole_patches, propagator_settings
+from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.evaluation.video import write_video
 from tcore_lib.figures import style
 from tcore_lib.model.encoders import FeatureEncoder
@@ -218,7 +217,7 @@ def mask_propagator(
         settings: section `davis`: its `input_size` (floored to whole patches), how it propagates, and `upsampling`.
         device: where it runs.
     """
-    size = in_whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
+    size = labelmaps.whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
     known: list[torch.Tensor] = []
 
     def features(frame: int) -> torch.Tensor:

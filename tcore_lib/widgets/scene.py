@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
-from tcore_lib.bodies import JOINTS, PARTS
 from tcore_lib.data import videos
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labels as labelmaps
+from tcore_lib.evaluation.benchmarks import benchmark_of
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.propagation import Propagator
-from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
+from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.figures import style
 from tcore_lib.model import attention
 from tcore_lib.model.attention import Looked
@@ -150,7 +149,7 @@ def explore(
 def _size(shown: Scene, patch_size: int) -> tuple[int, int]:
     """(height, width) in pixels of the network's input: the benchmark's own, or an enlarged video."""
     if shown.clip is not None and shown.settings is not None:
-        return input_size(shown.clip, shown.settings, patch_size)
+        return benchmark_of(shown.settings).Scorer(shown.clip, shown.settings, patch_size).size
     shape = shown.frames[0].shape
     return attention.whole_patches(shape, patch_size, min(3.0, SHORT_SIDE / min(shape[:2])))
 
@@ -176,17 +175,12 @@ def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, pat
     Returns:
         `labels` float32 (N, C, h, w), channel 0 the background; `label_names` and `palette` of the channels.
     """
-    scorer = make_scorer(clip, settings, patch_size)
-    soft = scorer.soft_map((features.shape[1], features.shape[2]))
+    scorer = benchmark_of(settings).Scorer(clip, settings, patch_size)
+    soft = scorer.first_map((features.shape[1], features.shape[2]))
     carried = Propagator(features[0], soft, **propagator_settings(settings))
     labels = torch.stack([soft, *(carried.step(later).cpu() for later in features[1:])])
-    if isinstance(scorer, MaskScorer):
-        ids = scorer.ids
-        names = [PARTS[i] if clip.kind == "vip" else f"object {i}" if i else "background" for i in ids]
-        palette = (style.VIP_PALETTE if clip.kind == "vip" else style.object_palette())[ids]
-        if 0 not in ids:  # every pixel of the first frame is labelled
-            labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
-            names, palette = ["background", *names], np.concatenate([style.object_palette(1), palette])
-    else:
-        names, palette = ["background", *JOINTS], style.object_palette(1 + len(JOINTS))
+    names, palette = benchmark_of(settings).legend(scorer.channels)
+    if scorer.channels[0] not in (0, "background"):  # every pixel of the first frame is labelled
+        labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
+        names, palette = ["background", *names], np.concatenate([style.object_palette(1), palette])
     return {"labels": labels.numpy(), "label_names": names, "palette": palette}
