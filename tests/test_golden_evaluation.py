@@ -1,8 +1,8 @@
 """Label maps and scores of the evaluation as it was before it was rewritten: equal to the bit, scores to rounding.
 
 Frozen in golden/evaluation.json by the older code: SHA-256 over all predicted id maps of a clip (JHMDB: the joints
-of its last frame) and the rows, for raw pixels and for results/encoders/evening.safetensors, on small made-up clips with every variant, on
-the first 12 frames of six real DAVIS clips and on one real JHMDB clip.
+of its last frame) and the rows, for raw pixels and for results/encoders/evening.safetensors, on small made-up
+clips with every variant, on the first 12 frames of six real DAVIS clips and on one real JHMDB clip.
 """
 
 import dataclasses

@@ -106,7 +106,7 @@ def evaluate_command(
         for clip in found:
             target = output / "overlays" / folder_name(name) / f"{clip.name}.mp4"
             write_overlay(clip, section, output / "predictions" / folder_name(name), target)
-    print(as_text(table, benchmark), doctor.without_score(section, found), sep="\n", flush=True)
+    print("\n".join([as_text(table, benchmark), doctor.without_score(section, found)]).rstrip(), flush=True)
     print(f"written to {output}: summary.json, {BENCHMARKS[benchmark].TABLE}.csv, clips.csv, predictions/", flush=True)
     return exit_code(table, found)
 
@@ -138,7 +138,7 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     rows = [plain(row) for row in table.to_dict("records")]
     scored = summary_record(table, benchmark, section)
     write_json(output, {"benchmark": benchmark, "predictions": str(predictions), **scored, "rows": rows})
-    print(as_text(table, benchmark), doctor.without_score(section, found), sep="\n", flush=True)
+    print("\n".join([as_text(table, benchmark), doctor.without_score(section, found)]).rstrip(), flush=True)
     return exit_code(table, found)
 
 

@@ -87,5 +87,5 @@ def clip_features(
     """Features (N, h, w, D) of a clip's first frames, all by default, as the evaluation computes them."""
     encoder.to(device).eval()
     size = benchmark_of(settings).Scorer(clip, settings, encoder.patch_size).size
-    pixels = (torch.from_numpy(clipfiles.read_frame(path))[None].to(device) for path in clip.frames[:frames])
+    pixels = (torch.from_numpy(np.stack([clipfiles.read_frame(path)])).to(device) for path in clip.frames[:frames])
     return torch.cat([encode(encoder, labelmaps.to_input(one, size), settings.precision) for one in pixels])
