@@ -42,8 +42,7 @@ from tcore_lib import files, params, runs
 from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sandwich import Videos
-from tcore_lib.data.sharded import ShardIndex
-from tcore_lib.data.shards import write_shards
+from tcore_lib.data.shards import ShardIndex, write_shards
 from tcore_lib.evaluation import clips as clipfiles
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import summarise

@@ -58,7 +58,6 @@ def write_frames(root: Path, videos: int = VIDEOS) -> FrameIndex:
     return FrameIndex(
         root=root, paths=np.array([f"{video:02d}" for video in range(videos)]), class_ids=0 * ones,
         class_names=["unlabelled"], num_frames=FRAMES * ones, widths=width * ones, heights=height * ones,
-        checksums=np.array([""] * videos),
     )  # fmt: skip
 
 

@@ -28,7 +28,8 @@ except ModuleNotFoundError as error:
 COMMANDS = {
     "reproduce": "tcore_lib.__main__:_reproduce",
     "table": "tcore_lib.__main__:_table",
-    "prepare": "tcore_lib.__main__:_prepare",
+    "prepare": "tcore_lib.data.videos:prepare_command",
+    "shard": "tcore_lib.data.shards:shard_command",
     "fetch": "tcore_lib.fetch:fetch_command",
     "doctor": "tcore_lib.evaluation.commands:doctor_command",
     "pretrain": "tcore_lib.__main__:_pretrain",
@@ -106,46 +107,13 @@ def _forecast(profile: str, *, steps: int = 20, seconds: float = 60.0, made_up_f
         made_up_frames: no data yet: frames of 340x256 made up.
     """
     from tcore_lib import params
-    from tcore_lib.data.sharded import open_index
+    from tcore_lib.data.shards import open_index
     from tcore_lib.reproduction import profile as profiles
     from tcore_lib.training import forecast as planner
 
     loaded = params.load(profile)
     index = planner.MadeUpFrames() if made_up_frames else open_index(loaded.data)
     print(planner.forecast(loaded, index, profiles.device(loaded), steps=steps, seconds=seconds))
-
-
-def _prepare(
-    source: Path,
-    target: Path,
-    *,
-    frames: int = 20,
-    short_side: int = 256,
-    workers: int | None = None,
-    shard: str = "0/1",
-    layout: Literal["auto", "videos", "frames", "images"] = "auto",
-) -> None:
-    """Turn videos, frame folders or images into frames and an index.
-
-    Args:
-        source: what lies on disk.
-        target: folder for frames and index.
-        frames: kept per video.
-        short_side: of kept frames, pixels.
-        workers: processes; all cores by default.
-        shard: i/n, this process's part, for cluster arrays.
-        layout: what the source holds.
-    """
-    from tcore_lib.data import videos
-    from tcore_lib.params import parse
-
-    first, _, second = shard.partition("/")
-    if not (first.isdigit() and second.isdigit()):
-        raise InputError(f"--shard = {shard!r} is not possible; write i/n, such as 0/8.")
-    data = {"source": str(source.absolute()), "root": str(target.absolute()), "num_frames": frames, "layout": layout}
-    settings = parse({"data": data | {"short_side": short_side, "workers": workers}}, "the command").data
-    report = videos.prepare(settings, shard=(int(first), int(second)))
-    print(f"{report.videos} videos in {report.index}, {report.bad} bad files in {report.bad_files}")
 
 
 def _inspect(file: str, *, which: Which = "teacher") -> None:

@@ -80,19 +80,17 @@ class Data(Section):
     source: str = Field("synthetic", description="`synthetic`, or a folder of videos, frame folders or images")
     layout: Literal["auto", "videos", "frames", "images"] = Field("auto", description="what `source` holds")
     annotations: str | None = Field(
-        None, description="official CSV (label, youtube_id, time_start, time_end, split), or a released entries-*.npy"
+        None, description="official CSV (label, youtube_id, time_start, time_end, split)"
     )
     root: str = Field(
         "data/run", description="folder the prepared frames, index and synthetic benchmarks are written to"
     )
     split: str = Field("train", pattern=r"^[A-Za-z0-9_-]+$", description="folder under `frames/`")
-    direct: Bool = Field(False, description="train straight from the video files; only the index is written")
     num_frames: Positive = Field(20, description="frames kept per video, spread evenly; ignored where `fps` is given")
     fps: AboveZero | None = Field(None, description="frames kept per second of video, instead of a fixed number")
     short_side: Positive = Field(
         256, description="short side of kept frames in pixels; smaller videos stay as they are"
     )
-    jpeg_quality: Annotated[Int, Field(ge=1, le=100)] = Field(95, description="JPEG quality of kept frames")
     workers: Positive | None = Field(None, description="processes that decode; null = one per core")
     shards: list[str] = Field(
         [], description="folders of tar shards, all parts of one set in order; training reads them instead of frames"
@@ -455,7 +453,10 @@ PATHS = (
 
 # Settings of earlier versions -> (their default, why they went). In what an earlier version wrote (checkpoints, results) they
 # are passed over where they have that default.
-REMOVED: dict[str, tuple[Any, str]] = {}
+REMOVED: dict[str, tuple[Any, str]] = {
+    "data.direct": (False, "videos are always prepared first"),
+    "data.jpeg_quality": (95, "kept frames have quality 95"),
+}
 
 
 # --- places -----------------------------------------------------------------------------------------------------------

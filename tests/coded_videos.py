@@ -1,8 +1,5 @@
 """Tiny videos whose frames say their own number, in containers and states of every kind. Used by test_videos."""
 
-import os
-import signal
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,14 +82,3 @@ def _write_silence(container: object, stream: object) -> None:
         frame.sample_rate, frame.pts = 8000, 1024 * k
         container.mux(stream.encode(frame))
     container.mux(stream.encode())
-
-
-def misbehave(task: str) -> str:
-    """A task for worker processes (here, because they import the module it is in, and this one is light)."""
-    if task == "kill":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if task == "hang":
-        time.sleep(60)
-    if task == "raise":
-        raise ValueError("no good")
-    return task.upper()

@@ -1,6 +1,9 @@
 """Order of the tests: files that take minutes come first, so that two workers end at about the same time."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 from tcore_lib.machine import compiled
 
+SHARED = Path(os.environ.get("TCORE_SHARED", Path(__file__).parents[2] / "shared"))  # real samples; tests skip without
 LONG = ("test_notebooks", "test_benchmarks", "test_lab", "test_evaluate", "test_runs", "test_pretrain", "test_study")
 
 
@@ -29,3 +33,29 @@ def compile_with(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
 
     yield choose
     compiled.cache_clear()
+
+
+class _Here:
+    """A pool whose work is done in this process, as starting others takes seconds."""
+
+    def __init__(self, **_: object) -> None:
+        self.arguments: list[tuple[Any, ...]] = []
+
+    def schedule(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> "Future[Any]":
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        pass
+
+    stop = join = close
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos are prepared in this process."""
+    monkeypatch.setattr("tcore_lib.data.videos.ProcessPool", _Here)

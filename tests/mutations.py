@@ -5,7 +5,6 @@ a line of bad_files.csv) or "refused" (one sentence). Everything else is a bug: 
 lines, a file that appears elsewhere.
 """
 
-import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +18,11 @@ from PIL import Image
 from small_clips import scene
 
 from tcore_lib import params, runs
-from tcore_lib.data import extract, journal
+from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
-from tcore_lib.data.released_index import export_released, read_released
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, jhmdb
 from tcore_lib.files import write_json
-from tcore_lib.machine import workpool
 from tcore_lib.model import weights
 from tcore_lib.training import checkpoints, training_log
 
@@ -135,27 +132,9 @@ def _make_index(folder: Path) -> Path:
     n = 40
     columns = {"class_ids": [0] * n, "num_frames": [20] * n, "widths": [64] * n, "heights": [48] * n}
     names = [f"any/clip{i}" for i in range(n)]
-    index = FrameIndex(root=folder, paths=names, class_names=["any"], checksums=["0" * 16] * n, **columns)
+    index = FrameIndex(root=folder, paths=names, class_names=["any"], **columns)
     index.save(folder / "index-train.parquet")
     return folder / "index-train.parquet"
-
-
-def _make_video_index(folder: Path) -> Path:
-    columns = {
-        "class_ids": [0, 0],
-        "num_frames": [9, 3],
-        "widths": [64] * 2,
-        "heights": [48] * 2,
-        "checksums": ["", ""],
-    }
-    FrameIndex(
-        root=folder, paths=["a.mp4", "b.mp4"], class_names=["any"], kind="video", timestamps=np.arange(12), **columns
-    ).save(folder / "index-video.parquet")
-    return folder / "index-video.parquet"
-
-
-def _make_released(folder: Path) -> Path:
-    return export_released(FrameIndex.load(_make_index(folder)), folder)[0]
 
 
 def _make_frame(folder: Path, suffix: str) -> Path:
@@ -224,22 +203,6 @@ def _make_params(folder: Path) -> Path:
     return path
 
 
-def _make_journal(folder: Path) -> Path:
-    path = folder / "journal" / "0-of-1.jsonl"
-    path.parent.mkdir()
-    rows = [{"target": f"any/{i}", "row": {"num_frames": 3}, "time": float(i)} for i in range(20)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def _read_journal(path: Path) -> str:
-    with_lines = journal.Journal(path.parent, {"num_frames": 3}, (0, 1))
-    try:
-        return "read" if len(with_lines.entries()) == 20 else "skipped"
-    finally:
-        with_lines.close()
-
-
 def _did(function: Callable[[Path], object]) -> Callable[[Path], str]:
     def read(path: Path) -> str:
         return "read" if function(path) is not None else "skipped"
@@ -253,8 +216,6 @@ def _read_params(path: Path) -> object:
 
 READERS = (
     Reader("frame index", _make_index, _did(FrameIndex.load)),
-    Reader("video index", _make_video_index, _did(FrameIndex.load)),
-    Reader("released index (.npy)", _make_released, _did(read_released)),
     Reader("benchmark frame (.jpg)", lambda folder: _make_frame(folder, ".jpg"), _did(clips.read_frame)),
     Reader("benchmark frame (.png)", lambda folder: _make_frame(folder, ".png"), _did(clips.read_frame)),
     Reader("DAVIS annotation (.png)", lambda f: _make_ids(f, "davis", [0, 1, 2]), _did(clips.read_ids)),
@@ -266,7 +227,6 @@ READERS = (
     Reader("result (.json)", _make_result, _did(lambda p: runs.read_result(p.parent, "03_davis_evaluation"))),
     Reader("table (.csv)", _make_table, _did(lambda p: runs.read_table(p.parent, "03_davis_evaluation", "objects"))),
     Reader("training log (.csv)", _make_log, _did(training_log.read_log)),
-    Reader("journal of a preparation", _make_journal, _read_journal),
     Reader("parameter file", _make_params, _did(_read_params)),
 )
 
@@ -302,35 +262,32 @@ def write_media(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def media_tasks(folder: Path, count: int, seed: int) -> list[extract.Task]:
-    """Tasks over damaged videos, images and frame folders: what `videos.prepare` gives its workers."""
+def media_outcomes(folder: Path, count: int, seed: int) -> dict[str, int]:
+    """Outcome -> how many, of damaged videos and images that are prepared; reasons are one line each, nothing is lost."""
     whole = folder / "whole"
     whole.mkdir(parents=True)
-    media = write_media(whole)
-    rng, names, tasks = np.random.default_rng(seed), list(media), []
-    for number in range(count):
-        name = names[number % len(names)]
-        damaged = folder / "damaged" / f"{number:04d}" / name
-        damaged.parent.mkdir(parents=True)
-        damaged.write_bytes(spoil(media[name], rng, list(media.values())))
-        image = Path(name).suffix not in (".mp4", ".mkv", ".avi", ".webm", ".mov")
-        kind = ("image", "frames")[number % 2] if image else ("extract", "video")[number // 2 % 2]
-        source = damaged.parent if kind == "frames" else damaged
-        tasks.append(extract.Task(f"any/{number:04d}", kind, source, folder / "run" / f"{number:04d}", 8, None, 40, 90))
-    return tasks
-
-
-def media_outcomes(tasks: list[extract.Task], workers: int) -> dict[str, int]:
-    """Outcome -> how many, of damaged files decoded by worker processes; the reasons are one line each."""
+    media, rng = write_media(whole), np.random.default_rng(seed)
     counts = {"read": 0, "skipped": 0}
-    for task, result in workpool.run(extract.work, iter(tasks), workers, limit_s=60.0):
-        if isinstance(result, workpool.Failed):
-            assert "\n" not in result.reason, result
-            assert result.kind in ("BadFile", "died", "Missed"), (task.source, result)
-            counts["skipped"] += 1
-        else:
-            assert result.num_frames >= 1
-            counts["read"] += 1
+    for layout, suffixes in (("videos", ".mp4 .mkv .avi .webm .mov"), ("images", ".jpg .png .webp .bmp .tif")):
+        names = [name for name in media if Path(name).suffix in suffixes.split()]
+        for number in range(count // 2):
+            damaged = folder / layout / f"{number:04d}" / names[number % len(names)]
+            damaged.parent.mkdir(parents=True)
+            damaged.write_bytes(spoil(media[damaged.name], rng, list(media.values())))
+        given = {
+            "source": str(folder / layout),
+            "root": str(folder / f"{layout}-out"),
+            "layout": layout,
+            "num_frames": 8,
+        }
+        report = videos.prepare(params.parse({"data": given | {"workers": 1}}, "test").data, progress=False)
+        assert report.complete
+        assert report.videos + report.bad == count // 2
+        for _, _, file, reason in videos._read_csv(folder / f"{layout}-out" / "bad_files.csv")[1:]:
+            assert "\n" not in reason, (file, reason)
+            assert len(reason) < LONGEST_SENTENCE, (file, reason)
+        counts["read"] += report.videos
+        counts["skipped"] += report.bad
     return counts
 
 

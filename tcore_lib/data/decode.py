@@ -1,270 +1,177 @@
-"""Chosen frames of one video file, upright, RGB, reduced; as few of them decoded as the container allows.
+"""The frames of one video file, upright, RGB: all of them, or those to keep.
 
-A video is first read without decoding (`timeline`); from the times of its frames those to keep are chosen (`choose`),
-and only then is it decoded (`read_frames`): seeking over groups of pictures nobody asked for, and inside a group
-skipping the frames that no other frame refers to. AVI stores no presentation times, so it is decoded from the start and
-frames are counted.
+Which frames are kept follows from how many there are and when they are shown. The container's list of packets says that
+without decoding; where decoding then gives another number of frames (hidden or lost ones), the decoder is right and the
+choice is made again. Letters: T frames of a video, N frames kept, H W pixels.
 """
 
-import io
-import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import av
 import numpy as np
 
-from tcore_lib.data.images import MOST_PIXELS, BadFile, one_line, reduced_size, resize
+from tcore_lib.data import images
+from tcore_lib.errors import InputError
+from tcore_lib.files import reading
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".webm", ".mov"})
-_TIMED = frozenset({"mov", "mp4", "matroska", "webm"})  # FFmpeg's names of the containers that store presentation times
-_EXACT = frozenset({"mov", "mp4"})  # ... and of those whose header counts the frames exactly
+VIDEO_SUFFIXES = frozenset({
+    ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov",
+    ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+})  # fmt: skip
+REMEDY = "replace the file or leave it out"
+Kept = TypeVar("Kept")
 
 
-class Missed(BadFile):
-    """The container lists a frame that decoding does not give (a hidden or empty one, or damage)."""
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The frames of a video as its container lists them, without any being decoded.
-
-    Attributes:
-        timestamps: (T,) int64, ascending, in units of `time_base` seconds; for a sequential video 0 ... T - 1.
-        time_base: seconds per unit of `timestamps`.
-        sequential: True where frames are found by counting, not by time.
-    """
-
-    timestamps: np.ndarray
-    time_base: float
-    sequential: bool
-
-    @property
-    def seconds(self) -> float:
-        """Length, including the last frame's own duration."""
-        span = float(self.timestamps[-1] - self.timestamps[0]) * self.time_base
-        return span * len(self.timestamps) / max(len(self.timestamps) - 1, 1)
-
-
-def choose(timeline: Timeline, num_frames: int, fps: float | None) -> np.ndarray:
+def choose(times: np.ndarray, num_frames: int | None, fps: float | None = None) -> np.ndarray:
     """Positions (N,) int64 of the frames to keep, ascending, no frame twice.
 
-    Without `fps`, `num_frames` frames spread evenly over the clip, the first and last included (all, where it has
-    fewer; the middle one, where one is wanted). With `fps`, for k = 0, 1, ... the frame shown k / fps seconds after the
-    first.
+    Args:
+        times: (T,) float64, seconds at which the frames are shown, ascending.
+        num_frames: that many, spread evenly over the clip, the first and last included (all, where it has fewer; the
+            middle one, where one is wanted). None: all.
+        fps: instead of a number: for k = 0, 1, ... the frame shown k / fps seconds after the first.
     """
-    total = len(timeline.timestamps)
-    if fps is None:
-        if num_frames == 1:
-            return np.array([(total - 1) // 2])
-        return np.round(np.linspace(0, total - 1, min(num_frames, total))).astype(np.int64)
-    seconds = (timeline.timestamps - timeline.timestamps[0]) * timeline.time_base
-    wanted = np.arange(math.floor(seconds[-1] * fps + 1e-6) + 1) / fps
-    return np.unique(np.searchsorted(seconds, wanted + 1e-6, side="right") - 1)
+    total = len(times)
+    if fps is not None:
+        seconds = times - times[0]
+        wanted = np.arange(int(seconds[-1] * fps + 1e-6) + 1) / fps
+        return np.unique(np.searchsorted(seconds, wanted + 1e-6, side="right") - 1)
+    if num_frames == 1:
+        return np.array([(total - 1) // 2])
+    return np.round(np.linspace(0, total - 1, min(num_frames or total, total))).astype(np.int64)
+
+
+def keep_frames(
+    path: Path,
+    num_frames: int | None,
+    fps: float | None = None,
+    short_side: int | None = None,
+    convert: Callable[[np.ndarray], Kept] = lambda image: image,  # type: ignore[assignment,return-value]
+) -> list[Kept]:
+    """Decode the frames to keep (see `choose`) and convert each at once, so that large frames are held one at a time.
+
+    Args:
+        path: the video file.
+        num_frames: see `choose`.
+        fps: see `choose`.
+        short_side: larger frames are reduced to it; None = as they are. All get the size of the first.
+        convert: what becomes of uint8 (H, W, 3) RGB.
+
+    Raises:
+        InputError: missing, no video, or damaged, in one sentence.
+    """
+    with reading(path, REMEDY):
+        times, step = _listed_times(path)
+        while True:
+            wanted = set(choose(times, num_frames, fps).tolist())
+            kept: list[Kept] = []
+            shown: list[float | None] = []
+            for position, frame in enumerate(_decoded(path)):
+                shown.append(frame.time)
+                if position in wanted:
+                    image = _upright(frame)
+                    if not kept:
+                        size = images.reduced_size(image.shape[1], image.shape[0], short_side)
+                    kept.append(convert(images.resize(image, size)))
+            if not shown:
+                raise ValueError("no frame can be decoded")
+            if len(shown) == len(times):
+                return kept
+            times = _times(shown, step)
+
+
+def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
+    """Frames of a video as uint8 (T, H, W, 3) RGB, from whatever it is given as.
+
+    Args:
+        video: a path to a video file or to a folder of frames; or frames already, as an array or tensor (T, H, W, 3) or
+            (T, 3, H, W) of uint8.
+        num_frames: that many, spread evenly, first and last included; None = all.
+
+    Raises:
+        InputError: the path cannot be read, its frames differ in size, or the array is of another kind.
+    """
+    if not isinstance(video, str | os.PathLike):
+        array = np.asarray(video)
+        if array.ndim == 4 and array.shape[1] == 3 != array.shape[3]:
+            array = array.transpose(0, 2, 3, 1)
+        if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not len(array):
+            raise InputError(f"A video is uint8 frames (T, H, W, 3), not {array.dtype} {array.shape}; convert it.")
+        return array[choose(np.arange(len(array)), num_frames)]
+    path = Path(video)
+    if not path.is_dir():
+        return np.stack(keep_frames(path, num_frames))
+    names = images.frame_names(path)
+    frames = [images.read_rgb(path / names[k]) for k in choose(np.arange(len(names)), num_frames)]
+    if len({frame.shape for frame in frames}) > 1:
+        raise InputError(f"{path} holds frames of different sizes; give each size a folder of its own.")
+    return np.stack(frames)
 
 
 @contextmanager
-def open_video(source: Path | bytes) -> Iterator[tuple[Any, "VideoStream"]]:
-    """Open a video file (or its bytes) at its first real video stream. No network address is ever followed.
-
-    Raises:
-        BadFile: missing, empty, no video container, or without a video stream.
-    """
-    if isinstance(source, Path) and not source.is_file():
-        raise BadFile("file is missing")
-    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
-        raise BadFile("empty file")
-    try:
-        opened = io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute())
-        container = av.open(opened, options={"protocol_whitelist": "file"})
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise BadFile(f"not a readable video ({one_line(error)})") from error
-    with container:
+def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+    """A video file at the stream a player would show. No network address is ever followed. Errors are plain ones."""
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError("the file is empty")
+    with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in container.streams.video if not stream.disposition & cover]
         if not streams:
-            raise BadFile("audio only" if container.streams.audio else "no video stream")
-        if streams[0].codec_context is None:
-            raise BadFile("unknown video codec")
-        context = streams[0].codec_context
-        if context.width * context.height > MOST_PIXELS:
-            raise BadFile(f"{context.width}x{context.height} pixels, which no training video has")
+            raise ValueError("audio only" if container.streams.audio else "no video stream")
+        stream = next((one for one in streams if one.disposition & av.stream.Disposition.default), streams[0])
+        context = stream.codec_context
+        if context is None:
+            raise ValueError("unknown video codec")
+        if context.width * context.height > images.MOST_PIXELS:
+            raise ValueError(f"{context.width}x{context.height} pixels, which no training video has")
         context.thread_count = 1  # one process per core does better than threads
-        yield container, streams[0]
+        yield container, stream
 
 
-def timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
-    """List a video's frames by reading its packets, decoding none.
+def _listed_times(path: Path) -> tuple[np.ndarray, float]:
+    """(T,) seconds of the frames, from the packets alone, and the seconds between two frames as the container states.
 
-    Raises:
-        BadFile: no frames, or fewer than the file declares (truncated).
+    What precedes the first keyframe cannot be decoded and is no frame. A file cut off ends within a packet.
     """
-    names = set(container.format.name.split(","))
-    times: list[int | None] = []
-    packets = started = 0
-    try:
-        for packet in container.demux(stream):
-            packets += packet.size > 0
-            started += packet.is_keyframe
-            if packet.size and started and not packet.is_discard:  # before the first keyframe nothing can be decoded
-                times.append(packet.pts)
+    listed: list[float | None] = []
+    with _opened(path) as (container, stream):
+        step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
+        started = False
+        for number, packet in enumerate(container.demux(stream)):
+            started |= packet.is_keyframe
             if packet.is_corrupt:
-                raise BadFile(f"truncated or damaged at frame {packets} of {stream.frames or 'unknown'}")
-    except av.FFmpegError as error:
-        raise BadFile(f"truncated or damaged at frame {packets + 1} ({one_line(error)})") from error
-    if not times:
-        raise BadFile("no frames")
-    tolerance = 0 if names & _EXACT else 2 + stream.frames // 50  # an AVI's header is an estimate
-    if packets < stream.frames - tolerance:
-        raise BadFile(f"truncated: {packets} of {stream.frames} frames")
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    stamps = [time for time in times if time is not None]
-    if not names & _TIMED or len(set(stamps)) < len(times):
-        return Timeline(np.arange(len(times), dtype=np.int64), 1 / rate, True)
-    found = Timeline(np.sort(np.array(stamps, dtype=np.int64)), float(stream.time_base or 1), False)
-    declared = 0.0 if names & _EXACT else _declared_seconds(stream)  # an edit list shortens what an MP4 declares
-    end = max(found.seconds, float(found.timestamps[-1]) * found.time_base + 1 / rate)
-    if end < 0.98 * declared - 2 / rate:
-        raise BadFile(f"truncated: {end:.1f} of {declared:.1f} seconds")
-    return found
+                raise ValueError(f"cut off or damaged at frame {number} of {stream.frames or 'unknown'}")
+            if packet.size and started and not packet.is_discard:
+                listed.append(None if packet.pts is None else float(packet.pts * packet.time_base))
+    return _times(listed or [0.0], step), step
 
 
-def decoded_timeline(container: "InputContainer", stream: "VideoStream") -> Timeline:
-    """As `timeline`, but from decoding every frame: for files whose packets are not their frames.
-
-    Raises:
-        BadFile: no frame can be decoded, or one is damaged.
-    """
-    try:
-        times = [frame.pts for frame in _from_start(container, stream)]
-    except av.FFmpegError as error:
-        raise BadFile(f"cannot be decoded to the end ({one_line(error)})") from error
-    if not times:
-        raise BadFile("no frame can be decoded")
-    stamps = np.array([-1 if time is None else time for time in times], dtype=np.int64)
-    if _TIMED & set(container.format.name.split(",")) and None not in times and (np.diff(stamps) > 0).all():
-        return Timeline(stamps, float(stream.time_base or 1), False)
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    return Timeline(np.arange(len(times), dtype=np.int64), 1 / rate, True)
+def _times(shown: list[float | None], step: float) -> np.ndarray:
+    """Ascending seconds; by counting, where the container gives none or two frames the same (AVI)."""
+    known = [time for time in shown if time is not None]
+    if len(set(known)) < len(shown):
+        return np.arange(len(shown)) * step
+    return np.sort(np.array(known))
 
 
-def read_frames(
-    container: "InputContainer",
-    stream: "VideoStream",
-    timestamps: Sequence[int],
-    sequential: bool,
-    short_side: int | None = None,
-) -> Iterator[np.ndarray]:
-    """Yield the frames at ascending `timestamps` (see `Timeline`) as uint8 (H, W, 3) RGB, upright, short side reduced.
-
-    Frames of a video that changes its resolution on the way are resized to the first one's size.
-
-    Raises:
-        Missed: a frame is not where the container says.
-        BadFile: decoding reports damage.
-    """
-    size: tuple[int, int] | None = None
-    given = 0
-    attempts = (_counted,) if sequential else (_timed, _timed_slowly)
-    for attempt in attempts:
-        last = attempt is attempts[-1]
-        try:
-            for frame in attempt(container, stream, list(timestamps)[given:]):
-                image = _upright(frame)
-                size = size or reduced_size(image.shape[1], image.shape[0], short_side)
-                yield resize(image, size)
-                given += 1
-            return
-        except Missed:  # an unusual group structure: what is left is decoded without shortcuts
-            if last:
-                raise Missed(f"kept frame {given + 1} of {len(timestamps)} is missing or damaged") from None
-        except av.FFmpegError as error:
-            if last:
-                raise BadFile(f"kept frame {given + 1} cannot be decoded ({one_line(error)})") from error
-
-
-def read_video(
-    source: Path | bytes, timestamps: Sequence[int], sequential: bool, short_side: int | None
-) -> list[np.ndarray]:
-    """`read_frames` of a file for any order of `timestamps`, repeated ones included."""
-    wanted = sorted({int(stamp) for stamp in timestamps})
-    with open_video(source) as (container, stream):
-        frames = dict(zip(wanted, read_frames(container, stream, wanted, sequential, short_side), strict=True))
-    return [frames[int(stamp)] for stamp in timestamps]
-
-
-def _timed(container: "InputContainer", stream: "VideoStream", wanted: list[int]) -> Iterator["VideoFrame"]:
-    """Frames by timestamp, in order, seeking to the keyframe before each where that skips something."""
-    entries = getattr(stream, "index_entries", ())  # older PyAV has none: then one seek, to the first frame
-    keyframes = np.array([entry.timestamp for entry in entries if entry.is_keyframe])  # decoding times
-    context = stream.codec_context
-    container.seek(wanted[0], stream=stream, backward=True)
-    remaining, targets = wanted[::-1], set(wanted)
-    delay = 0  # largest distance of presentation and decoding time so far
-    sought = -math.inf  # a container may land before the keyframe it lists: never ask for the same one twice
-    for packet in container.demux(stream):
-        if packet.size:
-            delay = max(delay, (packet.pts or 0) - (packet.dts or 0))
-        context.skip_frame = "DEFAULT" if packet.pts in targets or not packet.size else "NONREF"
-        for frame in packet.decode():
-            if frame.pts is None or frame.pts > remaining[-1] or (frame.pts == remaining[-1] and frame.is_corrupt):
-                raise Missed
-            if frame.pts == remaining[-1]:
-                yield frame
-                remaining.pop()
-                if not remaining:
-                    return
-        if packet.size and packet.dts is not None:
-            ahead = keyframes[(keyframes > max(packet.dts, sought)) & (keyframes + delay <= remaining[-1])]
-            if len(ahead):
-                sought = ahead.max()
-                container.seek(remaining[-1], stream=stream, backward=True)
-    raise Missed
-
-
-def _timed_slowly(container: "InputContainer", stream: "VideoStream", wanted: list[int]) -> Iterator["VideoFrame"]:
-    """Frames by timestamp, everything from the start of the file decoded."""
-    remaining = wanted[::-1]
-    for frame in _from_start(container, stream):
-        if frame.pts == remaining[-1]:
-            yield frame
-            remaining.pop()
-            if not remaining:
-                return
-    raise Missed
-
-
-def _counted(container: "InputContainer", stream: "VideoStream", wanted: list[int]) -> Iterator["VideoFrame"]:
-    """Frames by their position in the output of the decoder."""
-    remaining = wanted[::-1]
-    for position, frame in enumerate(_from_start(container, stream)):
-        if position == remaining[-1]:
-            yield frame
-            remaining.pop()
-            if not remaining:
-                return
-    raise Missed
-
-
-def _from_start(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame"]:
-    """Every frame; what precedes the first keyframe is left out, a frame the decoder calls damaged ends the clip."""
-    stream.codec_context.skip_frame = "DEFAULT"
-    container.seek(stream.start_time or 0, stream=stream, backward=True)
-    started = False
-    for packet in container.demux(stream):
-        started |= packet.is_keyframe
-        if started:
-            for frame in packet.decode():
+def _decoded(path: Path) -> Iterator["VideoFrame"]:
+    """Every frame in the order of showing; a frame that the decoder calls damaged ends the video."""
+    with _opened(path) as (container, stream):
+        started = False
+        for packet in container.demux(stream):
+            started |= packet.is_keyframe
+            for frame in packet.decode() if started else ():
                 if frame.is_corrupt:
-                    raise BadFile("a frame is damaged")
+                    raise ValueError("a frame is damaged")
                 yield frame
 
 
@@ -272,15 +179,3 @@ def _upright(frame: "VideoFrame") -> np.ndarray:
     """A decoded frame of any pixel format as uint8 (H, W, 3) RGB, turned as its display matrix says."""
     image = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-
-
-def _declared_seconds(stream: "VideoStream") -> float:
-    """Length the container declares for this stream; 0 where it declares none."""
-    if stream.duration is not None:
-        return float(stream.duration * (stream.time_base or 1))
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska: 00:00:10.010000000
-    minutes, _, seconds = rest.partition(":")
-    try:
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return 0.0

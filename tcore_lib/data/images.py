@@ -1,11 +1,10 @@
-"""One image file, or a folder of them: read as RGB, reduced, or refused with a reason."""
+"""One image file, or the names of a folder of frames: read as RGB, reduced, ordered, or refused with a reason."""
 
 import io
 import os
 import re
-import struct
-import zlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -18,24 +17,71 @@ from tcore_lib.errors import InputError
 from tcore_lib.files import reading
 
 Name = TypeVar("Name", str, Path)
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"})
 MOST_PIXELS = 100_000_000  # of a frame; a small file can claim any number and fill the memory
-# What Pillow raises for a file that is no whole image, whatever is wrong with it.
-UNREADABLE = (
-    OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError,
-    NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
 
 
-class BadFile(InputError):
-    """A file that cannot be used. The message is the reason alone, fit for a line of bad_files.csv."""
+# ---------------------------------------------------------------------------------------------- one image
 
 
-def one_line(error: BaseException) -> str:
-    """The message of a library's error, without its paths and line breaks."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:150]
+def read_rgb(source: Path | bytes, remedy: str = "replace it with a whole image") -> np.ndarray:
+    """Read an image file as uint8 (H, W, 3) RGB, upright. Training, evaluation and widgets see this picture of a file.
+
+    Deeper grey than 8 bits is scaled down, floating-point grey is taken as 0..1 where nothing exceeds 1 and else as
+    0..255, transparency is dropped, of an animation the first picture is taken, and EXIF orientation is obeyed.
+
+    Args:
+        source: a file, or its content.
+        remedy: what the person may do, for the message.
+
+    Raises:
+        InputError: missing, empty, damaged, no image, or larger than `MOST_PIXELS`.
+    """
+    shown = "an image" if isinstance(source, bytes) else source
+    with reading(shown, remedy), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        _refuse_huge(opened)
+        opened.load()
+        image: Image.Image = opened
+        with suppress(Exception):  # a damaged EXIF block says nothing about the picture
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "F":
+            grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)  # (H, W)
+            grey = grey * 255 if grey.max() <= 1 else grey
+            return np.repeat(np.rint(grey.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=-1)
+        if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip instead of scale
+            grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)  # (H, W)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return np.asarray(image.convert("RGB"))
+
+
+def size_of(path: Path, remedy: str = "replace it with a whole image") -> tuple[int, int]:
+    """(width, height) of an image file as `read_rgb` gives it; a cut file is noticed by its end, not by decoding it.
+
+    Raises:
+        InputError: as `read_rgb`.
+    """
+    with reading(path, remedy):
+        data = path.read_bytes()
+        if not data:
+            raise ValueError("the file is empty")
+        with Image.open(io.BytesIO(data)) as image:
+            _refuse_huge(image)
+            width, height = image.size
+            with suppress(Exception):
+                if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
+                    width, height = height, width
+            ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+            whole = ends.get(image.format or "", b"") in data[-64:]
+    if not whole:  # an unusual end: decode to be sure
+        read_rgb(data)
+    return width, height
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels, which no frame has")
 
 
 def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -58,25 +104,7 @@ def reduce_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
     return resize(image, reduced_size(image.shape[1], image.shape[0], short_side))
 
 
-def read_image(source: Path | bytes, short_side: int | None = None) -> np.ndarray:
-    """Read one image file as uint8 (H, W, 3) RGB, its short side reduced. EXIF orientation is not applied.
-
-    Raises:
-        BadFile: missing, empty, truncated, not an image, or too large to be one.
-    """
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            check_size(image)
-            if image.mode == "P" and "transparency" in image.info:
-                return reduce_short_side(np.asarray(image.convert("RGBA").convert("RGB")), short_side)
-            if image.mode.startswith("I"):  # 16 bits a channel; convert("RGB") would clip instead of scale
-                grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-                return reduce_short_side(np.repeat(grey[..., None], 3, axis=-1), short_side)
-            return reduce_short_side(np.asarray(image.convert("RGB")), short_side)
-    except BadFile:
-        raise
-    except UNREADABLE as error:
-        raise BadFile(f"not a readable image ({one_line(error)})") from error
+# ---------------------------------------------------------------------------------------------- a folder of frames
 
 
 def in_order(names: Iterable[Name]) -> list[Name]:
@@ -90,7 +118,7 @@ def in_order(names: Iterable[Name]) -> list[Name]:
         names: file names or paths; of a path the last part counts.
     """
     chosen = list(names)
-    stems = [os.path.splitext(os.path.basename(name))[0].casefold() for name in chosen]
+    stems = [_stem(name) for name in chosen]
     decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", stem) for stem in stems]
     keys: list[tuple[object, ...]] = [(found[1], Decimal(found[2]), found[3]) for found in decimals if found]
     if len(set(keys)) < len(chosen):  # text and number in turn: ("frame_", 10, "")
@@ -100,55 +128,70 @@ def in_order(names: Iterable[Name]) -> list[Name]:
     return [chosen[k] for k in order]
 
 
-def read_rgb(source: Path | bytes, remedy: str = "replace it with a whole image") -> np.ndarray:
-    """Read an image file as uint8 (H, W, 3) RGB, upright. Training, evaluation and widgets see this picture of a file.
-
-    Deeper grey than 8 bits is scaled down, floating-point grey is taken as 0..1 where nothing exceeds 1 and else as
-    0..255, transparency is dropped, of an animation the first picture is taken, and EXIF orientation is obeyed.
-
-    Args:
-        source: a file, or its content.
-        remedy: what the person may do, for the message.
-
-    Raises:
-        InputError: missing, empty, damaged, no image, or larger than `MOST_PIXELS`.
-    """
-    shown = "image" if isinstance(source, bytes) else source
-    with reading(shown, remedy), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels, which no frame has")
-        image.load()
-        with suppress(Exception):  # a damaged EXIF block says nothing about the picture
-            ImageOps.exif_transpose(image, in_place=True)
-        if image.mode == "F":
-            grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)  # (H, W)
-            grey = grey * 255 if grey.max() <= 1 else grey
-            return np.repeat(np.rint(grey.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=-1)
-        if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip instead of scale
-            grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)  # (H, W)
-            return np.repeat(grey[..., None], 3, axis=-1)
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")
-        return np.asarray(image.convert("RGB"))
+def _stem(name: str | Path) -> str:
+    return os.path.splitext(os.path.basename(name))[0].casefold()
 
 
-def check_size(image: Image.Image) -> None:
-    """Refuse an opened image whose header claims too many pixels, before any is decoded.
-
-    Raises:
-        BadFile: more than `MOST_PIXELS`.
-    """
-    if image.width * image.height > MOST_PIXELS:
-        raise BadFile(f"{image.width}x{image.height} pixels, which no frame has")
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image; hidden files are none (a Mac's `._00000.jpg` holds no picture)."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def frame_names(folder: Path) -> list[str]:
-    """Names of the frame files of a folder, `in_order`. Hidden files and other types do not count."""
+    """Names of the frames of a folder, `in_order`: the pictures that carry a number, or the one picture there is.
+
+    Raises:
+        InputError: it holds no picture, or pictures that are not one sequence.
+    """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".")]
-    return in_order(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+        return sequence([entry.name for entry in entries if is_image(entry.name)], folder)[0]
 
 
-def are_numbered(names: Sequence[str]) -> bool:
-    """True where the sorted names are exactly 00000.jpg, 00001.jpg, ..."""
-    return all(name == f"{j:05d}.jpg" for j, name in enumerate(names))
+def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
+    """Split the pictures of a folder into one sequence of frames and what lies beside it.
+
+    The frames of a sequence are named alike but for their numbers. A picture without any number (cover.jpg,
+    thumbnail.jpg) beside them is no frame.
+
+    Args:
+        names: the names of the pictures.
+        folder: for the message.
+
+    Returns:
+        (frames `in_order`, other pictures).
+
+    Raises:
+        InputError: no picture; pictures without numbers, which have no order; or several sequences.
+    """
+    numbered = [name for name in names if re.search(r"\d", _stem(name))]
+    if not names:
+        raise InputError(f"{folder} holds no pictures; leave it out, or put its frames there.")
+    if len(names) == 1:
+        return names, []
+    if not numbered:
+        raise InputError(f"{folder} holds {len(names)} pictures without a number in their names; number them.")
+    groups = Counter(_pattern(name) for name in numbered)
+    repeated, times = Counter((_pattern(name), _numbers(name)) for name in numbered).most_common(1)[0]
+    shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in groups.most_common(3))
+    if len(groups) == 1 and times > 1:
+        number = "-".join(map(str, repeated[1]))
+        raise InputError(f"{folder} holds frame {number} {times} times; keep one of each.")
+    if len(groups) > 1 or _restarts([_numbers(name) for name in numbered]):
+        raise InputError(f"{folder} holds several sequences ({shown}); give each a folder of its own.")
+    return in_order(numbered), sorted(set(names) - set(numbered))
+
+
+def _pattern(name: str) -> str:
+    """Everything but the numbers: frame_0007.jpg and frame_12.jpg are both `frame_#`."""
+    return re.sub(r"\d+", "#", _stem(name))
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", _stem(name))))
+
+
+def _restarts(numbers: list[tuple[int, ...]]) -> bool:
+    """Whether the last number that varies starts again for each of the others: cam1_01 ... cam1_20, cam2_01 ..."""
+    varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+    groups = Counter(zip(*varying[:-1], strict=True))
+    return len(groups) > 1 and max(groups.values()) > 1 and len(set(varying[-1])) < len(numbers)

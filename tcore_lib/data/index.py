@@ -1,7 +1,7 @@
 """The index that training reads: one row per video, opened in a fraction of a second for all of Kinetics-400.
 
 A parquet file holds the columns; its metadata holds the kind, the root, the class names and the settings that made it.
-Letters: n videos, H W pixels, T frames of a video.
+Letters: n videos, T frames of a video, H W pixels.
 """
 
 import json
@@ -16,16 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tcore_lib.data import decode, images
+from tcore_lib.data import images
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path
+from tcore_lib.files import atomic_path, reading
 
-Kind = Literal["frames", "video", "images"]
+Kind = Literal["frames", "images"]
 _META = b"tcore_index"
-UNREADABLE = (
-    OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError,
-    RecursionError,
-)  # fmt: skip
 # column of the file -> attribute, type
 _COLUMNS: dict[str, tuple[str, Any]] = {
     "path": ("paths", np.dtypes.StringDType()),
@@ -33,14 +29,9 @@ _COLUMNS: dict[str, tuple[str, Any]] = {
     "num_frames": ("num_frames", np.int32),
     "width": ("widths", np.int32),
     "height": ("heights", np.int32),
-    "checksum": ("checksums", np.dtypes.StringDType()),
+    "bytes": ("bytes", np.int64),
     "numbered": ("numbered", np.bool_),
-    "sequential": ("sequential", np.bool_),
 }
-
-
-def _none() -> np.ndarray:
-    return np.zeros(0)
 
 
 @dataclass
@@ -49,20 +40,17 @@ class FrameIndex:
 
     Attributes:
         root: folder that `paths` are relative to.
-        paths: (n,) str: a folder of frames, a video file or an image file.
+        paths: (n,) str: a folder of frames or an image file.
         class_ids: (n,) int32 into `class_names`.
         class_names: names of the classes; the one "unlabelled" where there are none.
         num_frames: (n,) int32, T of each video.
-        widths: (n,) int32, pixels of a frame as `read` returns it.
-        heights: (n,) int32, likewise.
-        checksums: (n,) str, 16 hex digits (see `extract`); empty where unknown.
-        kind: "frames" = folders of frames, "video" = video files, "images" = single images (clips of one frame).
-        numbered: (n,) bool; True = frames are named 00000.jpg, 00001.jpg, ...; False = any names, sorted. Of kind
-            "frames".
-        sequential: (n,) bool; True = frames of the file are found by counting, not by time. Of kind "video".
-        timestamps: (sum of num_frames,) int64, where the frames lie in the file (`decode.Timeline`). Of kind "video".
+        widths, heights: (n,) int32, pixels of a frame as `read` returns it.
+        bytes: (n,) int64, size of the frame files together; 0 where unknown. Two preparations that gave the same frames
+            have the same.
+        numbered: (n,) bool; True = frames are named 00000.jpg, 00001.jpg, ...; False = the folder is listed.
+        kind: "frames" = folders of frames, "images" = single images (clips of one frame).
         short_side: frames whose short side is larger are reduced to it when read; None = never.
-        settings: what made the index, for people.
+        settings: what made the index. "layout": "videos" there says that the frames are ours, made by `prepare`.
 
     Raises:
         InputError: the columns do not belong together.
@@ -75,11 +63,9 @@ class FrameIndex:
     num_frames: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
-    checksums: np.ndarray
+    bytes: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    numbered: np.ndarray = field(default_factory=lambda: np.zeros(0))
     kind: Kind = "frames"
-    numbered: np.ndarray = field(default_factory=_none)
-    sequential: np.ndarray = field(default_factory=_none)
-    timestamps: np.ndarray = field(default_factory=_none)
     short_side: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -87,26 +73,22 @@ class FrameIndex:
         """Give every column its type and check that they belong together."""
         self.root = Path(self.root)
         n = len(self.paths)
+        self.bytes = self.bytes if len(self.bytes) else np.zeros(n)
         self.numbered = self.numbered if len(self.numbered) else np.ones(n)
-        self.sequential = self.sequential if len(self.sequential) else np.zeros(n)
         for name, kind in _COLUMNS.values():
             column = np.asarray(getattr(self, name), dtype=kind)
             if column.shape != (n,):
                 self._refuse(f"{name} has shape {column.shape}, paths {(n,)}")
             setattr(self, name, column)
-        self.timestamps = np.asarray(self.timestamps, dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.num_frames, dtype=np.int64)])  # (n + 1,) into timestamps
         if self.kind not in get_args(Kind):
             self._refuse(f"unknown kind {self.kind!r}")
         if n and self.num_frames.min() < 1:
             self._refuse("a video without frames")
         if n and not 0 <= self.class_ids.min() <= self.class_ids.max() < len(self.class_names):
             self._refuse("a class without a name")
-        if self.kind == "video" and len(self.timestamps) != self._starts[-1]:
-            self._refuse("timestamps and num_frames do not match")
 
     def _refuse(self, problem: str) -> None:
-        raise InputError(f"The index of {self.root} is inconsistent ({problem}); prepare the data again.")
+        raise InputError(f"The index of {self.root} is inconsistent ({problem}); run `tcore prepare` again.")
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -121,62 +103,52 @@ class FrameIndex:
         return self.root / self.paths[i]
 
     def frame_path(self, i: int, j: int) -> Path:
-        """File that holds frame j of video i; for kinds "video" and "images" the one file of that video."""
-        if self.kind != "frames":
-            return self.path(i)
-        name = f"{j:05d}.jpg" if self.numbered[i] else images.frame_names(self.path(i))[j]
-        return self.path(i) / name
+        """File that holds frame j of video i."""
+        return self._files(i, [j])[0]
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
 
         Raises:
-            InputError: an index is out of range; a file is missing or damaged.
+            InputError: an index is out of range; a file is missing or damaged; with what repairs it.
         """
-        frames = list(frame_indices)
-        outside = [j for j in frames if not 0 <= j < self.num_frames[i]]
+        remedy = self.remedy(i)
+        return [
+            images.reduce_short_side(images.read_rgb(file, remedy), self.short_side)
+            for file in self._files(i, frame_indices)
+        ]
+
+    def _files(self, i: int, frame_indices: Sequence[int]) -> list[Path]:
+        folder, total = self.path(i), int(self.num_frames[i])
+        outside = [j for j in frame_indices if not 0 <= j < total]
         if outside:
-            last = self.num_frames[i] - 1
-            raise InputError(f"{self.path(i)} has frames 0 to {last}; there is no frame {outside[0]}.")
-        where = self.path(i)
-        try:
-            if self.kind == "video":
-                stamps = self.timestamps[self._starts[i] : self._starts[i + 1]][frames].tolist()
-                return decode.read_video(where, stamps, bool(self.sequential[i]), self.short_side)
-            if self.kind == "images":
-                return [images.read_image(where, self.short_side)] * len(frames)
-            names = None if self.numbered[i] else images.frame_names(where)
-            read = []
-            for j in frames:
-                where = self.path(i) / (names[j] if names else f"{j:05d}.jpg")
-                read.append(images.read_image(where, self.short_side))
-            return read
-        except images.BadFile as error:
-            raise InputError(f"{where} cannot be read: {error}; prepare the data again.") from error
-        except (IndexError, OSError) as error:
-            raise InputError(f"{where} has changed since it was indexed; prepare the data again.") from error
+            raise InputError(f"{folder} has frames 0 to {total - 1}; there is no frame {outside[0]}.")
+        if self.kind == "images":
+            return [folder] * len(frame_indices)
+        if self.numbered[i]:
+            return [folder / f"{j:05d}.jpg" for j in frame_indices]
+        with reading(folder, self.remedy(i)):
+            names = images.frame_names(folder)
+        if len(names) != total:
+            raise InputError(f"{folder} held {total} frames and now holds {len(names)}; {self.remedy(i)}.")
+        return [folder / names[j] for j in frame_indices]
+
+    def remedy(self, i: int) -> str:
+        """What repairs a damaged frame of video i, as the end of a sentence."""
+        if self.settings.get("layout") == "videos":
+            return f"remove {self.path(i)}, which `tcore prepare` wrote, and run it again: it makes that video anew"
+        return "put a whole file in its place, or move it out of the data and run `tcore prepare` again"
 
     def subset(self, rows: npt.ArrayLike) -> "FrameIndex":
         """An index of some of the videos, in that order; class ids stay as they are."""
         chosen = np.asarray(rows, dtype=np.int64)
         columns = {name: getattr(self, name)[chosen] for name, _ in _COLUMNS.values()}
-        stamps = (
-            [self.timestamps[self._starts[i] : self._starts[i + 1]] for i in chosen] if self.kind == "video" else []
-        )
-        return FrameIndex(
-            root=self.root,
-            class_names=self.class_names,
-            kind=self.kind,
-            timestamps=np.concatenate([np.zeros(0, np.int64), *stamps]),
-            short_side=self.short_side,
-            settings=self.settings,
-            **columns,
-        )
+        shared = {name: getattr(self, name) for name in ("root", "class_names", "kind", "short_side", "settings")}
+        return FrameIndex(**columns, **shared)
 
     def save(self, path: str | Path) -> None:
         """Write the index as parquet, atomically. A root below the file's folder is kept relative: both may move."""
-        path = Path(path).absolute()
-        root = self.root.absolute()
+        path, root = Path(path).absolute(), self.root.absolute()
         meta = {
             "kind": self.kind,
             "root": os.path.relpath(root, path.parent) if root.is_relative_to(path.parent) else str(root),
@@ -187,11 +159,8 @@ class FrameIndex:
         columns = {}
         for name, (attribute, kind) in _COLUMNS.items():
             values = getattr(self, attribute)
-            columns[name] = (
-                pa.array(values.tolist(), pa.string()) if kind == np.dtypes.StringDType() else pa.array(values)
-            )
-        if self.kind == "video":
-            columns["timestamps"] = pa.LargeListArray.from_arrays(pa.array(self._starts), pa.array(self.timestamps))
+            is_text = kind == np.dtypes.StringDType()
+            columns[name] = pa.array(values.tolist(), pa.string()) if is_text else pa.array(values)
         table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
@@ -204,32 +173,18 @@ class FrameIndex:
             InputError: the file is missing or is no index.
         """
         path = Path(path).absolute()
-        try:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; prepare the data first (notebook 00, or `tcore prepare`).")
+        with reading(path, "run `tcore prepare` again, which writes it anew"):
             table = pq.ParquetFile(path, page_checksum_verification=True).read()
             meta = json.loads(table.schema.metadata[_META])
             columns = {attribute: _values(table.column(name)) for name, (attribute, _) in _COLUMNS.items()}
-            if meta["kind"] == "video":
-                columns["timestamps"] = _values(table.column("timestamps").combine_chunks().flatten())
-            return cls(
-                root=path.parent / meta["root"],
-                class_names=list(meta["class_names"]),
-                kind=meta["kind"],
-                short_side=meta["short_side"],
-                settings=meta["settings"],
-                **columns,
-            )
-        except FileNotFoundError as error:
-            raise InputError(f"{path} does not exist; prepare the data first (notebook 00).") from error
-        except InputError:
-            raise
-        except UNREADABLE as error:
-            reason = type(error).__name__
-            raise InputError(f"{path} is not an index of frames ({reason}); prepare the data again.") from error
+            shared = {name: meta[name] for name in ("class_names", "kind", "short_side", "settings")}
+            return cls(root=path.parent / meta["root"], **columns, **shared)
 
 
-def _values(column: pa.ChunkedArray | pa.Array) -> Any:
+def _values(column: pa.ChunkedArray) -> Any:
     """A column for NumPy. `to_numpy` would import pandas, which takes longer than opening the index."""
-    if pa.types.is_integer(column.type):
-        whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        return np.from_dlpack(whole) if len(whole) else np.zeros(0, np.int64)
+    if pa.types.is_integer(column.type) and len(column):
+        return np.from_dlpack(column.combine_chunks())
     return column.to_pylist()

@@ -1,60 +1,69 @@
-"""Prepare training data: whatever lies on disk -> frames in the released layout and the index that training reads.
+"""Preparing what lies on disk for training: videos to folders of frames, and one index over everything.
 
-Sized for Kinetics-400: all cores, bounded memory, shards over machines, resumable after a kill, and no file that stops
-it.
+A finished video folder appears under its name in one step (a rename), so that it exists means that it is finished. A
+preparation may be killed at any moment, shared among machines (`--shard i/n`) and started again. Folders of frames and
+single images are indexed where they lie.
 """
 
 import csv
-import errno
+import io
+import itertools
+import multiprocessing
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from filelock import FileLock, Timeout
+from pebble import ProcessExpired, ProcessPool
+from PIL import Image
 from tqdm import tqdm
 
 from tcore_lib import params
-from tcore_lib.data import extract
-from tcore_lib.data.index import FrameIndex, Kind
-from tcore_lib.data.journal import Journal
-from tcore_lib.data.sources import Item, Source, find
+from tcore_lib.data import decode, images
+from tcore_lib.data.index import FrameIndex
+from tcore_lib.data.sources import Item, Source, find, frames_folder, recipe_file
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, writable
-from tcore_lib.machine import workpool
+from tcore_lib.files import atomic_path, read_json, writable, write_json
+from tcore_lib.machine import cores
 
-__all__ = ["FrameIndex", "PrepareReport", "index_path", "prepare"]
-
-_GUESSED_BYTES = 400_000  # of a clip's 20 frames, before one is measured
-_ROW_COLUMNS = {  # key of `extract.Row` -> column of the index
-    "num_frames": "num_frames",
-    "width": "widths",
-    "height": "heights",
-    "checksum": "checksums",
-    "numbered": "numbered",
-    "sequential": "sequential",
-}
+JPEG_QUALITY = 95
+PATIENCE_S = 300  # that a worker may take for a file, and a second more for every 200 kB of it
+_BAD_COLUMNS = ("split", "class", "file", "reason")
 
 
 @dataclass(frozen=True)
-class PrepareReport:
+class Row:
+    """What the index says of one video; see `FrameIndex`."""
+
+    num_frames: int
+    width: int
+    height: int
+    bytes: int
+    numbered: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
     """What a call of `prepare` did.
 
     Attributes:
         index: the index file; it covers what all shards have finished so far.
         videos: rows of the index.
-        done: clips finished by this call.
-        skipped: clips of this shard that were finished before.
-        bad: files in bad_files.csv, of all shards.
-        bad_files: that file.
-        missing: rows of the annotations for which no file was found (None without annotations, or with archives).
-        unlisted: files left out because the annotations do not name them.
-        complete: every video of the source is either in the index or in bad_files.csv.
+        done: videos finished by this call.
+        skipped: videos of this shard that were finished before.
+        bad: files of this split in bad_files.csv.
+        left_out: lines of left_out.csv: files that are no videos, rows of the annotations without a file, ...
+        complete: everything in the source is in the index or in bad_files.csv.
         seconds: time this call took.
-        bytes: size of the frames this call wrote.
     """
 
     index: Path
@@ -62,274 +71,415 @@ class PrepareReport:
     done: int
     skipped: int
     bad: int
-    bad_files: Path
-    missing: int | None
-    unlisted: int
+    left_out: int
     complete: bool
     seconds: float
-    bytes: int
 
-    @property
-    def clips_per_second(self) -> float:
-        """Over all workers of this call."""
-        return self.done / self.seconds if self.seconds else 0.0
+    def __str__(self) -> str:
+        """One line for a person."""
+        root = self.index.parent
+        return (
+            f"{self.index}: {self.videos} videos ({self.done} prepared now, {self.skipped} before), {self.bad} bad "
+            f"(see {root / 'bad_files.csv'}), {self.left_out} left out (see {root / 'left_out.csv'})"
+            f"{'' if self.complete else '; other shards are not finished'}"
+        )
 
 
-def index_path(settings: params.Data) -> Path:
+def index_path(cfg: params.Data) -> Path:
     """Where `prepare` writes the index of a split."""
-    return params.resolve(settings.root) / f"index-{settings.split}.parquet"
+    return params.resolve(cfg.root) / f"index-{cfg.split}.parquet"
 
 
 def prepare(
-    settings: params.Data,
+    cfg: params.Data,
     *,
     source: str | Path | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
-) -> PrepareReport:
-    """Prepare `settings.source`, or continue doing so.
+) -> Prepared:
+    """Prepare `cfg.source`, or continue doing so.
 
-    Videos are extracted to `<root>/frames/<split>/<class>/<video>/00000.jpg ...`, or with `direct` only indexed. Frame
-    folders and images are indexed where they lie. Written under `<root>`: the frames, `index-<split>.parquet`,
-    `bad_files.csv` (one line per file that cannot be used, with the reason) and `.prepare-<split>/` (what is finished).
+    What is going to be used is printed before anything is written. Written under `<root>`: `frames/<split>/<class>/
+    <video>/00000.jpg ...`, `index-<split>.parquet`, `bad_files.csv` (files that cannot be used, with the reason),
+    `left_out.csv` (what is no video, with the reason) and `.prepare-<split>/`.
 
     Args:
-        settings: the section `data` of a parameter file.
-        source: used instead of `settings.source`, e.g. the folder of synthetic videos.
+        cfg: the section `data` of a parameter file.
+        source: used instead of `cfg.source`, e.g. the folder of synthetic videos.
         shard: (i, n): this process does part i of n. Default: RANK and WORLD_SIZE where torchrun set them, else (0, 1).
-        progress: show a progress bar.
+        progress: print what was found, and show a progress bar.
 
     Raises:
-        InputError: nothing usable in the source; `root` holds something prepared otherwise; the disk is full (with the
-            space that is missing; what is finished is kept).
+        InputError: nothing usable in the source; `root` holds frames that were made otherwise; the disk is full (what is
+            finished is kept).
     """
     started = time.monotonic()
     shard = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     if not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard = {shard[0]}/{shard[1]} is not possible; shards of n are numbered 0 to n - 1.")
-    found = find(settings, Path(source) if source is not None else None)
-    if settings.direct and found.archives:
-        raise InputError(
-            f"{found.archives[0]} is an archive, which data.direct cannot read from; unpack it or set direct: false."
-        )
-    with writable(params.resolve(settings.root)):
-        job = _Job(settings, found, shard)
+    found = find(cfg, Path(source) if source is not None else None)
+    if progress:
+        print(found.summary(), flush=True)
+    if found.layout == "videos":
+        rows, bad, done, skipped = _extract_all(cfg, found, shard, progress)
+    elif shard == (0, 1):
+        tasks = ((item, examine, (item.path, found.layout, cfg.short_side)) for item in found.items)
+        rows, bad = _sorted_out(_run(tasks, len(found.items), worker_count(cfg), progress))
+        done, skipped = len(rows), 0
+    else:
+        raise InputError(f"Folders of {found.layout} are indexed by one process; --shard is for videos.")
+    files = {file for _, file, _ in bad}
+    complete = all(item.target in rows or str(item.path) in files for item in found.items)
+    root = params.resolve(cfg.root)
+    _write_csv(root / "bad_files.csv", _other_splits(root / "bad_files.csv", cfg.split, bad), _BAD_COLUMNS)
+    _write_csv(root / "left_out.csv", found.left_out, ("what", "reason"))
+    if not rows:
+        why = f"; {bad[0][1]}: {bad[0][2]}" if bad else ""
+        raise InputError(f"None of the files in {found.root} can be used{why}; see {root / 'bad_files.csv'}.")
+    index = _index(cfg, found, rows)
+    index.save(index_path(cfg))
+    seconds = time.monotonic() - started
+    return Prepared(index_path(cfg), len(index), done, skipped, len(bad), len(found.left_out), complete, seconds)
+
+
+def prepare_command(
+    source: Path,
+    root: Path,
+    /,
+    *,
+    split: str = "train",
+    layout: Literal["auto", "videos", "frames", "images"] = "auto",
+    annotations: Path | None = None,
+    frames: int = 20,
+    fps: float | None = None,
+    short_side: int = 256,
+    workers: int | None = None,
+    shard: str = "0/1",
+) -> None:
+    """Prepare a folder of videos, of frame folders or of images for training. Interrupted, it continues when run again.
+
+    Args:
+        source: folder that holds them: <class>/<video>.mp4, <class>/<video>/<frame>.jpg, or any folder of videos.
+        root: folder for the frames and the index; videos are not changed.
+        split: name of the split.
+        layout: what the folder holds, where that cannot be guessed.
+        annotations: official Kinetics CSV, from which the classes are taken.
+        frames: frames kept of each video, evenly spread.
+        fps: frames kept per second, instead of a number.
+        short_side: short side of the kept frames in pixels; smaller videos stay as they are.
+        workers: processes; default: one per core.
+        shard: this call's part, such as 0/8, where several machines share the work.
+    """
+    given: dict[str, Any] = {"source": str(source.absolute()), "root": str(root.absolute()), "num_frames": frames}
+    given |= {"split": split, "layout": layout, "fps": fps, "short_side": short_side, "workers": workers}
+    given["annotations"] = None if annotations is None else str(annotations.absolute())
+    print(prepare(params.parse({"data": given}, "the command").data, shard=parse_part(shard)))
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Part and number of parts: 0/8 is (0, 8).
+
+    Raises:
+        InputError: it is not written like that.
+    """
+    first, slash, second = text.partition("/")
+    if not (slash and first.isdigit() and second.isdigit()):
+        raise InputError(f"The part {text!r} is not possible; write i/n, such as 0/8.")
+    return int(first), int(second)
+
+
+# ---------------------------------------------------------------------------------------------- one video
+
+
+def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
+    """Write the chosen frames of a video to `folder`, which appears when all of them are there.
+
+    Args:
+        video: the file.
+        folder: of the frames; must not exist.
+        scratch: folder on the same disk for what is unfinished.
+        cfg: num_frames, fps and short_side are read.
+
+    Raises:
+        InputError: the video cannot be used.
+        OSError: the disk is full.
+    """
+
+    def to_jpeg(image: np.ndarray) -> tuple[bytes, int, int]:
+        return encode(image), image.shape[1], image.shape[0]
+
+    frames = decode.keep_frames(video, cfg.num_frames, cfg.fps, cfg.short_side, to_jpeg)
+    with _appearing(folder, scratch) as part:
+        for number, (data, _, _) in enumerate(frames):
+            (part / f"{number:05d}.jpg").write_bytes(data)
+    _, width, height = frames[0]
+    return Row(len(frames), width, height, sum(len(data) for data, _, _ in frames))
+
+
+def encode(image: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) RGB -> JPEG bytes, chroma at half resolution as JPEGs of the field are."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=JPEG_QUALITY)
+    return stream.getvalue()
+
+
+@contextmanager
+def _appearing(folder: Path, scratch: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` in one step; on failure it is removed."""
+    part = scratch / uuid.uuid4().hex
     try:
-        job.run(progress)
-        index, bad, complete = job.merge()
+        part.mkdir(parents=True)
+        yield part
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker
+                raise
     finally:
-        job.journal.close()
-    missing = None
-    if found.annotations is not None and found.total is not None:
-        missing = len(found.annotations.labels) - len(found.items)
-    return PrepareReport(
-        index=index_path(settings),
-        videos=len(index),
-        done=job.done,
-        skipped=job.skipped,
-        bad=bad,
-        bad_files=job.bad_files,
-        missing=missing,
-        unlisted=found.unlisted,
-        complete=complete,
-        seconds=time.monotonic() - started,
-        bytes=job.size,
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _finished_row(folder: Path) -> Row:
+    """The row of a finished folder, from its listing and the header of one frame.
+
+    Raises:
+        InputError: it is empty or holds an empty file, as after a power cut.
+    """
+    with os.scandir(folder) as entries:
+        sizes = {entry.name: entry.stat().st_size for entry in entries}
+    remedy = f"remove {folder}, which `tcore prepare` wrote, and run it again: it makes that video anew"
+    if not sizes or not all(sizes.values()):
+        raise InputError(f"{folder} holds an empty file or none; {remedy}.")
+    return Row(len(sizes), *images.size_of(folder / "00000.jpg", remedy), sum(sizes.values()))
+
+
+def examine(path: Path, layout: str, short_side: int) -> Row:
+    """The row of a folder of frames or of an image that stays where it is.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    names = [path.name] if layout == "images" else images.frame_names(path)
+    folder = path.parent if layout == "images" else path
+    sizes = {images.size_of(folder / name) for name in names}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
+        raise InputError(f"{path} holds frames of different sizes ({shown}); give each size a folder of its own.")
+    numbered = names == [f"{j:05d}.jpg" for j in range(len(names))]
+    size = sum((folder / name).stat().st_size for name in names)
+    return Row(len(names), *images.reduced_size(*sizes.pop(), short_side), size, numbered)
+
+
+# ---------------------------------------------------------------------------------------------- all of them
+
+Task = tuple[Item, Callable[..., Row], tuple[Any, ...]]
+BadFile = tuple[str, str, str]  # class, file, reason
+
+
+def _extract_all(
+    cfg: params.Data, found: Source, shard: tuple[int, int], progress: bool
+) -> tuple[dict[str, Row], list[BadFile], int, int]:
+    """Extract the videos of this shard that are not there yet.
+
+    Returns:
+        The rows of all finished folders, the bad files of all shards, how many were done now and how many before.
+    """
+    frames, state = frames_folder(cfg), recipe_file(cfg).parent
+    name = f"{shard[0]}-of-{shard[1]}"
+    with writable(state):
+        _check_recipe(cfg)
+        with _only_one(state / f"{name}.lock"):
+            scratch = state / f"unfinished-{name}"
+            shutil.rmtree(scratch, ignore_errors=True)  # of a killed call
+            mine = found.items[shard[0] :: shard[1]]
+            todo = [item for item in mine if not (frames / item.target).is_dir()]
+            tasks = ((item, extract, (item.path, frames / item.target, scratch, cfg)) for item in todo)
+            rows, bad = _sorted_out(_run(tasks, len(todo), worker_count(cfg), progress))
+            _write_csv(state / f"bad-{name}.csv", bad)
+            shutil.rmtree(scratch, ignore_errors=True)
+        every, damaged = _all_finished(cfg, rows)
+        bad = _bad_of_all_shards(state, frames, found) + damaged
+    return every, bad, len(rows), len(mine) - len(todo)
+
+
+def _sorted_out(results: Iterator[tuple[Item, Row | str]]) -> tuple[dict[str, Row], list[BadFile]]:
+    rows: dict[str, Row] = {}
+    bad: list[BadFile] = []
+    for item, result in results:
+        if isinstance(result, Row):
+            rows[item.target] = result
+        else:
+            bad.append((item.class_name, str(item.path), result))
+    return rows, sorted(bad)
+
+
+def _run(tasks: Iterable[Task], total: int, workers: int, progress: bool) -> Iterator[tuple[Item, Row | str]]:
+    """Work through the tasks in processes; yields each item with its row, or with the reason why it has none.
+
+    A decoder that dies or hangs costs the file it was given. A few tasks per worker are under way at a time.
+    """
+    pending: dict[Future[Row], Item] = {}
+    count = bad = 0
+    # Forking a process that has threads (Jupyter, torch) may deadlock.
+    pool = ProcessPool(max_workers=workers, context=multiprocessing.get_context("spawn"))
+    bar = tqdm(total=total, unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not total)
+    try:
+        for task in itertools.chain(tasks, [None]):
+            while pending and (task is None or len(pending) >= 4 * workers):
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    item = pending.pop(future)
+                    result = _result(future, item)
+                    count, bad = count + 1, bad + isinstance(result, str)
+                    bar.set_postfix(bad=bad, refresh=False)
+                    bar.update()
+                    yield item, result
+            if task is not None:
+                item, function, arguments = task
+                pending[pool.schedule(function, args=arguments, timeout=_patience(item.path))] = item
+        pool.close()
+    finally:
+        bar.close()
+        pool.stop()
+        pool.join()
+
+
+def _result(future: "Future[Row]", item: Item) -> Row | str:
+    try:
+        return future.result()
+    except InputError as error:
+        return str(error)
+    except ProcessExpired as error:
+        return f"{item.path} cannot be read (the decoding process died with code {error.exitcode}); {decode.REMEDY}."
+    except TimeoutError:
+        return f"{item.path} cannot be read (it took longer than {_patience(item.path):.0f} s); {decode.REMEDY}."
+
+
+def _patience(path: Path) -> float:
+    return PATIENCE_S + (path.stat().st_size / 200_000 if path.exists() else 0)
+
+
+def worker_count(cfg: params.Data) -> int:
+    """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
+    return cfg.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+# ---------------------------------------------------------------------------------------------- what was made before
+
+
+def _recipe(cfg: params.Data) -> dict[str, Any]:
+    """What the frames depend on."""
+    return {name: getattr(cfg, name) for name in ("num_frames", "fps", "short_side")} | {"layout": "videos"}
+
+
+def _check_recipe(cfg: params.Data) -> None:
+    """Frames made with other settings, or by somebody else, are never mixed with ours."""
+    known, frames = recipe_file(cfg), frames_folder(cfg)
+    if not known.exists():
+        if frames.is_dir() and any(frames.iterdir()):
+            raise InputError(
+                f"{frames} holds frames that `tcore prepare` did not make; choose another data.root, or index them where "
+                "they lie with data.layout: frames."
+            )
+        write_json(known, _recipe(cfg))
+    earlier = read_json(known, "choose another data.root")
+    for key, value in _recipe(cfg).items():
+        if not isinstance(earlier, dict) or earlier.get(key) != value:
+            before = earlier.get(key) if isinstance(earlier, dict) else earlier
+            raise InputError(
+                f"{frames.parent.parent} was prepared with data.{key} = {before!r}, not {value!r}; "
+                "choose another data.root, or the same value."
+            )
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """One process for each shard."""
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(f"Another process is preparing this shard ({lock}); wait for it.") from error
+
+
+def _all_finished(cfg: params.Data, rows: dict[str, Row]) -> tuple[dict[str, Row], list[BadFile]]:
+    """Rows of every finished folder, whichever shard or call made it, and the folders that are damaged.
+
+    Args:
+        cfg: where they are.
+        rows: those known already; they and those of an earlier index are not looked at again.
+    """
+    frames, known = frames_folder(cfg), dict(rows)
+    with suppress(InputError):  # no index yet, or a damaged one: the folders say all
+        index = FrameIndex.load(index_path(cfg))
+        columns = (column.tolist() for column in (index.num_frames, index.widths, index.heights, index.bytes))
+        for target, *values in zip(index.paths.tolist(), *columns, strict=True):
+            known.setdefault(target, Row(*values))
+    every: dict[str, Row] = {}
+    damaged: list[BadFile] = []
+    for group in sorted(frames.iterdir()) if frames.is_dir() else ():
+        for folder in sorted(group.iterdir()) if group.is_dir() else ():
+            target = f"{group.name}/{folder.name}"
+            try:
+                every[target] = known.get(target) or _finished_row(folder)
+            except (InputError, OSError) as error:
+                damaged.append((group.name, str(folder), str(error)))
+    return every, damaged
+
+
+def _bad_of_all_shards(state: Path, frames: Path, found: Source) -> list[BadFile]:
+    """Bad files that any call noted, without those that are finished or gone by now."""
+    items = {str(item.path): item for item in found.items}
+    bad: dict[str, BadFile] = {}
+    for path in sorted(state.glob("bad-*-of-*.csv"), key=lambda path: path.stat().st_mtime):
+        for row in _read_csv(path):
+            item = items.get(row[1]) if len(row) == 3 else None
+            if item is not None and not (frames / item.target).is_dir():
+                bad[row[1]] = (row[0], row[1], row[2])
+    return sorted(bad.values())
+
+
+def _index(cfg: params.Data, found: Source, rows: dict[str, Row]) -> FrameIndex:
+    targets = sorted(rows)
+    class_of = [target.split("/")[0] for target in targets]
+    class_names = found.class_names + sorted(set(class_of) - set(found.class_names))
+    number = {name: k for k, name in enumerate(class_names)}
+    names = ("num_frames", "width", "height", "bytes", "numbered")
+    num_frames, widths, heights, sizes, numbered = ([getattr(rows[t], name) for t in targets] for name in names)
+    extracted = found.layout == "videos"
+    paths = {item.target: os.path.relpath(item.path, found.root) for item in found.items}
+    return FrameIndex(
+        root=frames_folder(cfg) if extracted else found.root,
+        paths=np.array([t if extracted else paths[t] for t in targets], dtype=np.dtypes.StringDType()),
+        class_ids=np.array([number[name] for name in class_of]),
+        class_names=class_names,
+        num_frames=np.array(num_frames),
+        widths=np.array(widths),
+        heights=np.array(heights),
+        bytes=np.array(sizes),
+        numbered=np.array(numbered),
+        kind="images" if found.layout == "images" else "frames",
+        short_side=cfg.short_side,
+        settings=_recipe(cfg) if extracted else {"layout": found.layout, "source": str(found.root.absolute())},
     )
 
 
-class _Job:
-    """One call of `prepare`."""
-
-    def __init__(self, settings: params.Data, found: Source, shard: tuple[int, int]) -> None:
-        self.settings, self.found, self.shard = settings, found, shard
-        self.root = params.resolve(settings.root)
-        self.bad_files = self.root / "bad_files.csv"
-        self.frames = self.root / "frames" / settings.split
-        self.kind = task_kind(settings, found)
-        kept = ("num_frames", "fps", "short_side", "jpeg_quality", "direct")
-        self.recipe = {name: getattr(settings, name) for name in kept} | {"layout": found.layout}
-        if self.kind != "extract":
-            self.recipe["source"] = str(found.root.absolute())
-        self.journal = Journal(self.root / f".prepare-{settings.split}", self.recipe, shard)
-        self.done = self.skipped = self.bad = self.size = 0
-
-    def run(self, progress: bool) -> None:
-        """Work through this shard; counts into `done`, `skipped`, `bad` and `size` (bytes written)."""
-        entries = self.journal.entries()
-        present = self._present()
-        self._refuse_foreign(entries, present)
-        finished = {target for target, entry in entries.items() if _is_finished(entry, present)}
-        total = self._remaining(finished)
-        items: dict[str, Item] = {}  # those under way
-        outcomes = workpool.run(extract.work, self._tasks(finished, items), worker_count(self.settings))
-        try:
-            with tqdm(
-                total=total, unit="clip", desc="prepare", file=sys.stdout, disable=not progress or total == 0
-            ) as bar:
-                for task, outcome in outcomes:
-                    item = items.pop(task.target)
-                    if isinstance(outcome, workpool.Failed):
-                        self._refuse_full_disk(outcome.errno, total)
-                        self._note_bad(item, outcome)
-                    else:
-                        self._finish(task, outcome)
-                    bar.set_postfix(bad=self.bad, refresh=False)
-                    bar.update()
-        except OSError as error:  # this process's own writes
-            self._refuse_full_disk(error.errno, total)
-            with writable(self.root):
-                raise
-        finally:
-            outcomes.close()
-
-    def _present(self) -> set[str] | None:
-        """Targets whose frame folder is there; None where no frames are written."""
-        if self.kind != "extract":
-            return None
-        if not self.frames.is_dir():
-            return set()
-        classes = [entry.name for entry in os.scandir(self.frames) if entry.is_dir()]
-        return {f"{c}/{e.name}" for c in classes for e in os.scandir(self.frames / c) if e.is_dir()}
-
-    def _refuse_foreign(self, entries: dict[str, dict[str, Any]], present: set[str] | None) -> None:
-        foreign = sorted((present or set()) - {target for target, entry in entries.items() if "row" in entry})
-        if foreign:
-            raise InputError(
-                f"{self.frames / foreign[0]} was not written by this preparation; choose another data.root, or index "
-                "existing frames with data.layout: frames."
-            )
-
-    def _remaining(self, finished: set[str]) -> int | None:
-        """Clips this shard has still to do; None where only reading the archives would tell."""
-        if self.found.total is not None:
-            return sum(item.target not in finished for item in self.found.items[self.shard[0] :: self.shard[1]])
-        if self.found.annotations is not None:
-            return max(0, len(self.found.annotations.labels) - len(finished)) // self.shard[1]
-        return None
-
-    def _tasks(self, finished: set[str], items: dict[str, Item]) -> Iterator[extract.Task]:
-        seen: set[str] = set()
-
-        def skip(target: str) -> bool:
-            self.skipped += target in finished
-            return target in finished
-
-        for number, item in enumerate(self.found.shard(self.shard, skip)):
-            if item.problem is None and item.target in seen:
-                item = replace(item, name=f"{item.name} again", problem=f"has the name of another video, {item.target}")
-            seen.add(item.target)
-            if item.problem is not None:
-                if item.target not in finished:
-                    self._note_bad(item, workpool.Failed(item.problem, "BadFile"))
-                continue
-            items[item.target] = item
-            folder = self.journal.scratch / f"{os.getpid()}-{number}"
-            yield extract.task(item, self.kind, folder, self.settings)
-
-    def _finish(self, task: extract.Task, row: extract.Row) -> None:
-        entry: dict[str, Any] = {"target": task.target, "row": asdict(row)}
-        if self.kind != "extract":
-            entry["path"] = os.path.relpath(str(task.source), self.found.root)
-        self.journal.append(entry)  # before the rename: see journal.py
-        if self.kind == "extract":
-            final = self.frames / task.target
-            final.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(task.folder, final)
-        self.size += row.bytes
-        self.done += 1
-
-    def _note_bad(self, item: Item, failed: workpool.Failed) -> None:
-        reason = failed.reason if failed.kind in ("BadFile", "died", "hung") else f"{failed.kind}: {failed.reason}"
-        stamp = extract.stamp(item.path)
-        self.journal.append(
-            {"target": item.target, "bad": reason, "file": item.shown, "of": str(item.path), "stamp": stamp}
-        )
-        self.bad += 1
-
-    def _refuse_full_disk(self, code: int | None, total: int | None) -> None:
-        if code not in (errno.ENOSPC, errno.EDQUOT):
-            return
-        need, of = "more space", ""
-        if total is not None:
-            of = f"of {total} "
-            each = self.size / self.done if self.done else _GUESSED_BYTES
-            need = f"about {(total - self.done) * each / 1e9:.3g} GB more"
-        raise InputError(
-            f"The disk of {self.root} is full after {self.done} {of}clips; this part needs {need}: free it and run the "
-            "same command again, which continues."
-        )
-
-    def merge(self) -> tuple[FrameIndex, int, bool]:
-        """Write the index and bad_files.csv from what all shards have finished.
-
-        Returns:
-            The index, the number of bad files, and whether all of the source is in one or the other.
-        """
-        with self.journal.merging():
-            entries = self.journal.entries()
-            present = self._present()
-            if present is None:  # the index follows the folder it describes
-                present = {item.target for item in self.found.items}
-            ordered = [entries[target] for target in sorted(entries)]
-            rows = [entry for entry in ordered if "row" in entry and entry["target"] in present]
-            bad = [entry for entry in ordered if "bad" in entry]
-            write_bad_files(self.bad_files, self.settings.split, bad)
-            if not rows:
-                reason = f"; {bad[0]['file']}: {bad[0]['bad']}" if bad else ""
-                raise InputError(f"None of the files in {self.found.root} can be used{reason}; see {self.bad_files}.")
-            index = self._index(rows)
-            index.save(index_path(self.settings))
-            self.journal.mark_finished()
-            if self.found.total is None:
-                return index, len(bad), self.journal.all_finished()
-            return index, len(bad), all(item.target in entries for item in self.found.items)
-
-    def _index(self, rows: list[dict[str, Any]]) -> FrameIndex:
-        class_of = [entry["target"].split("/")[0] for entry in rows]
-        annotated = self.found.annotations.class_names if self.found.annotations is not None else []
-        class_names = annotated + sorted(set(class_of) - set(annotated))
-        number = {name: k for k, name in enumerate(class_names)}
-        columns: dict[str, Any] = {name: [entry["row"][key] for entry in rows] for key, name in _ROW_COLUMNS.items()}
-        if self.kind == "video":
-            columns["timestamps"] = [stamp for entry in rows for stamp in entry["row"]["timestamps"]]
-        kinds: dict[str, Kind] = {"extract": "frames", "video": "video", "frames": "frames", "image": "images"}
-        return FrameIndex(
-            root=self.frames if self.kind == "extract" else self.found.root,
-            paths=np.array([entry.get("path", entry["target"]) for entry in rows], dtype=np.dtypes.StringDType()),
-            class_ids=np.array([number[name] for name in class_of]),
-            class_names=class_names,
-            kind=kinds[self.kind],
-            short_side=self.settings.short_side,
-            settings=self.recipe,
-            **columns,
-        )
+def _other_splits(path: Path, split: str, bad: list[BadFile]) -> list[tuple[str, ...]]:
+    """Lines of bad_files.csv: those of other splits stay."""
+    others = [tuple(row) for row in _read_csv(path) if len(row) == 4 and row[0] not in ("split", split)]
+    return [*others, *((split, *row) for row in bad)]
 
 
-def task_kind(settings: params.Data, found: Source) -> str:
-    """What a worker does with an item of this source (`extract.Task`)."""
-    return {"videos": "video" if settings.direct else "extract", "frames": "frames", "images": "image"}[found.layout]
+def _read_csv(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8-sig", newline="", errors="replace") as stream:
+        return list(csv.reader(stream))
 
 
-def worker_count(settings: params.Data) -> int:
-    """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
-    return settings.workers or max(1, workpool.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def write_bad_files(path: Path, split: str, bad: list[dict[str, Any]]) -> None:
-    """Write bad_files.csv (split, class, file, reason); the lines of other splits stay."""
-    others: list[list[str]] = []
-    if path.exists():
-        with open(path, encoding="utf-8", newline="") as stream:
-            others = [row for row in csv.reader(stream) if len(row) == 4 and row[0] not in ("split", split)]
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("split", "class", "file", "reason"))
-        writer.writerows(others)
-        writer.writerows((split, entry["target"].split("/")[0], entry["file"], entry["bad"]) for entry in bad)
-
-
-def _is_finished(entry: dict[str, Any], present: set[str] | None) -> bool:
-    """A bad file counts as finished until it is replaced."""
-    if "row" in entry:
-        return present is None or entry["target"] in present
-    return entry["stamp"] == extract.stamp(Path(entry["of"]))
+def _write_csv(path: Path, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        csv.writer(stream).writerows([header, *rows] if header else rows)

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from tcore_lib import params, runs
-from tcore_lib.data.frame_checks import doctor_frames
+from tcore_lib.data.checks import doctor_frames
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
 from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips

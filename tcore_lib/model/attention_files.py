@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
 from tcore_lib import params
-from tcore_lib.data import decode, images, masking
+from tcore_lib.data import decode, masking
 from tcore_lib.errors import InputError
 from tcore_lib.figures import attention_atlas, style as look
 from tcore_lib.files import atomic_path
@@ -56,16 +56,8 @@ def read_sandwich(clip: str | Path, frames: Sequence[int] | None = None) -> list
         InputError: nothing can be read, or there are fewer frames.
     """
     clip = Path(clip).expanduser()
-    try:
-        if clip.is_dir():
-            names = images.frame_names(clip)
-            return [images.read_image(clip / names[i]) for i in _chosen(len(names), frames, clip)]
-        with decode.open_video(clip) as (container, stream):
-            line = decode.timeline(container, stream)
-        stamps = [int(line.timestamps[i]) for i in _chosen(len(line.timestamps), frames, clip)]
-        return decode.read_video(clip, stamps, line.sequential, None)
-    except images.BadFile as error:
-        raise InputError(f"{clip} cannot be read: {error}; give a video or a folder of images.") from error
+    video = decode.read_video(clip)
+    return [video[i] for i in _chosen(len(video), frames, clip)]
 
 
 def _chosen(length: int, frames: Sequence[int] | None, clip: Path) -> list[int]:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from tcore_lib.data.images import read_image
+from tcore_lib.data.images import read_rgb
 from tcore_lib.data.sandwich import SandwichDataset, Videos, counters
 from tcore_lib.machine.distributed import Place
 from tcore_lib.machine.meter import Meter
@@ -161,7 +161,7 @@ class MadeUpFrames:
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """The same frame whatever is asked for."""
-        return [read_image(self._jpeg) for _ in frame_indices]
+        return [read_rgb(self._jpeg) for _ in frame_indices]
 
 
 def forecast(

@@ -17,7 +17,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from tcore_lib.data.sharded import open_index
+from tcore_lib.data.shards import open_index
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 from tcore_lib.machine.orphans import asked

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from tcore_lib.data.sandwich import Videos
-from tcore_lib.data.sharded import open_index
+from tcore_lib.data.shards import open_index
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import Place, choose_device, joined, place_of, summed
 from tcore_lib.machine.locks import sole_owner

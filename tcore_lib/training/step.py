@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tcore_lib.data.images import one_line
 from tcore_lib.data.views import ViewParams, make_views
 from tcore_lib.errors import InputError
+from tcore_lib.files import reason
 from tcore_lib.machine.distributed import memory_is_full
 from tcore_lib.params import Pretrain
 from tcore_lib.training import optimiser as optimisers
@@ -142,7 +142,7 @@ def not_compiled(error: BaseException) -> InputError | None:
     if not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
         return None
     cause = error.inner_exception
-    what = f"{type(cause).__name__}: {one_line(cause)}"
+    what = f"{type(cause).__name__}: {reason(cause)}"
     return InputError(
         f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({what}); install a C compiler, or "
         "set it to false."

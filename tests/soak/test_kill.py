@@ -230,13 +230,16 @@ def test_preparation(note: Any, project: Path, tag: str, tmp_path: Path) -> None
         out = tmp_path / "out"
         words = ["tcore_lib", "prepare", str(tmp_path / "in"), str(out), "--frames", "8", "--workers", "2"]
         command = Command(words, project, tag, tmp_path / "printed.txt")
-        journal, seen = out / ".prepare-train/0-of-1.jsonl", [0]
+        seen = [0]
+
+        def finished() -> int:
+            return len(list(out.glob("frames/train/c/*")))
 
         def grown() -> bool:
-            return journal.exists() and journal.stat().st_size > seen[0]
+            return finished() > seen[0]
 
         def main(process: subprocess.Popen[bytes]) -> int:
-            seen[0] = journal.stat().st_size
+            seen[0] = finished()
             return process.pid
 
         def result() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from mutated_profiles import damaged, plan_or_sentence
-from mutations import READERS, media_outcomes, media_tasks
+from mutations import READERS, media_outcomes
 from test_mutations import spoil_and_read
 
 pytestmark = pytest.mark.soak
@@ -49,7 +49,7 @@ def test_files(note: Any, tmp_path: Path) -> None:
 
 def test_media(note: Any, tmp_path: Path) -> None:
     with note("media") as line:
-        counts = media_outcomes(media_tasks(tmp_path, MEDIA, seed=7), workers=2)
+        counts = media_outcomes(tmp_path, MEDIA, seed=7)
         assert sum(counts.values()) == MEDIA
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
         assert peak < 2, f"{peak:.1f} GB"
