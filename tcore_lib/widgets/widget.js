@@ -14,7 +14,9 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
+const button = (text, onclick, more = {}) => element("button", { type: "button", textContent: text, onclick, ...more });
 const asBytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+const toBitmap = (bytes, type) => createImageBitmap(new Blob([bytes], { type }));
 
 // Files that lie one after the other.
 function splitBytes(bytes, lengths) {
@@ -30,10 +32,59 @@ function frameOfWidget(el, name) {
   return root;
 }
 
+// Runs `draw` once before the next picture, however often it is asked for, and when the element changes its size.
+function drawer(root, draw) {
+  let pending = 0;
+  const schedule = () => (pending ||= requestAnimationFrame(() => ((pending = 0), draw())));
+  const resized = new ResizeObserver(schedule);
+  resized.observe(root);
+  const stop = () => (cancelAnimationFrame(pending), resized.disconnect());
+  return { schedule, stop };
+}
+
+// A canvas as sharp as the screen for a picture of [height, width]; returns the pixels of the screen per CSS pixel.
+function fit(canvas, [height, width]) {
+  const ratio = Math.min(2, window.devicePixelRatio || 1);
+  const columns = Math.max(40, Math.round(canvas.clientWidth * ratio));
+  const rows = Math.round((columns * height) / width);
+  if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, { width: columns, height: rows });
+  canvas.getContext("2d").imageSmoothingQuality = "high";
+  return ratio;
+}
+
+function swatch([r, g, b]) {
+  const node = element("i", { className: "tcx-swatch" });
+  node.style.background = `rgb(${r},${g},${b})`;
+  return node;
+}
+
+// Controls that show what `read` says whenever `update` runs.
+function controlPanel() {
+  const updates = [];
+  // Buttons of which one is pressed; options: [value, text, colour or nothing].
+  function choice(name, options, read, write) {
+    const buttons = options.map(([value, text, colour]) => {
+      const node = button(text, () => write(value));
+      if (colour) node.prepend(swatch(colour));
+      return node;
+    });
+    updates.push(() => buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(options[i][0] === read()))));
+    return element("div", { className: "tcx-segments", role: "group", "aria-label": name }, ...buttons);
+  }
+  // `read` gives the slider's value and the text beside it.
+  function slider(text, label, range, read, write) {
+    const output = element("output");
+    const input = element("input", { type: "range", ...range, "aria-label": label, oninput: () => write(Number(input.value)) });
+    updates.push(() => ([input.value, output.textContent] = read()));
+    return element("label", { className: "tcx-slider" }, element("span", { textContent: text }), input, output);
+  }
+  return { choice, slider, update: () => updates.forEach((run) => run()) };
+}
+
 // A play button, a slider over the frames and the name of the one shown.
 function timeline(node, names, label, read, write) {
   let playing = null;
-  const play = element("button", { type: "button", className: "tcx-play" });
+  const play = button("", () => (playing ? stop() : start()), { className: "tcx-play" });
   const slider = element("input", { type: "range", min: 0, max: names.length - 1, step: 1, "aria-label": label });
   const text = element("output");
   node.append(play, slider, text);
@@ -51,9 +102,7 @@ function timeline(node, names, label, read, write) {
     playing = setInterval(() => write((read() + 1) % names.length), 250);
     update();
   };
-  play.addEventListener("click", () => (playing ? stop() : start()));
   slider.addEventListener("input", () => write(Number(slider.value)));
   update();
   return { update, stop };
 }
-
