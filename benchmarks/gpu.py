@@ -53,7 +53,7 @@ from tcore_lib.model.export import export
 from tcore_lib.model.weights import OURS, write_safetensors
 from tcore_lib.scenes import synthetic
 from tcore_lib.training import forecast as planner
-from tcore_lib.training.batches import loader, worker_count
+from tcore_lib.training.loop import loader, worker_count
 from tcore_lib.training.loop import pretrain
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer

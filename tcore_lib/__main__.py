@@ -32,8 +32,8 @@ COMMANDS = {
     "shard": "tcore_lib.data.shards:shard_command",
     "fetch": "tcore_lib.fetch:fetch_command",
     "doctor": "tcore_lib.evaluation.commands:doctor_command",
-    "pretrain": "tcore_lib.__main__:_pretrain",
-    "forecast": "tcore_lib.__main__:_forecast",
+    "pretrain": "tcore_lib.training.loop:pretrain_command",
+    "forecast": "tcore_lib.training.forecast:forecast_command",
     "evaluate": "tcore_lib.evaluation.commands:evaluate_command",
     "score": "tcore_lib.evaluation.commands:score_command",
     "inspect": "tcore_lib.__main__:_inspect",
@@ -83,39 +83,6 @@ def _table(*, results: Path = Path("results"), readme: bool = False) -> None:
         page.write_into(params.project_root() / "README.md")
 
 
-def _pretrain(profile: str, *, fresh: bool = False, changes: Changes = ()) -> int:
-    """Train a profile on the index that notebook 00 made; also under torchrun.
-
-    Args:
-        profile: a parameter file, or the name of one in params/.
-        fresh: start anew instead of resuming.
-        changes: replace one setting, section.key=value; may be repeated.
-    """
-    from tcore_lib import params
-    from tcore_lib.training.loop import run_profile
-
-    return run_profile(params.load(profile, changes), resume=not fresh)
-
-
-def _forecast(profile: str, *, steps: int = 20, seconds: float = 60.0, made_up_frames: bool = False) -> None:
-    """Measure some steps of a profile: hours, memory, bottleneck, workers.
-
-    Args:
-        profile: a parameter file, or the name of one in params/.
-        steps: to measure.
-        seconds: stop measuring after about that long.
-        made_up_frames: no data yet: frames of 340x256 made up.
-    """
-    from tcore_lib import params
-    from tcore_lib.data.shards import open_index
-    from tcore_lib.reproduction import profile as profiles
-    from tcore_lib.training import forecast as planner
-
-    loaded = params.load(profile)
-    index = planner.MadeUpFrames() if made_up_frames else open_index(loaded.data)
-    print(planner.forecast(loaded, index, profiles.device(loaded), steps=steps, seconds=seconds))
-
-
 def _inspect(file: str, *, which: Which = "teacher") -> None:
     """Say what is in a weight file.
 
@@ -144,7 +111,7 @@ def _export(
         which: of the two encoders.
     """
     if format == "model":
-        from tcore_lib.training.model_file import write_model
+        from tcore_lib.training.checkpoints import write_model
 
         write_model(file, target)
     else:

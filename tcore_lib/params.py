@@ -259,7 +259,9 @@ class Loss(Section):
     agreement: NonNegative = 20.0
     student_temperature: AboveZero = 0.1
     centre_momentum: Annotated[Float, Field(ge=0.0, lt=1.0)] = 0.9
-    koleo_scope: Literal["rank", "global"] = Field("rank", description="where KoLeo looks for nearest neighbours")
+    centring: Literal["mean", "sinkhorn"] = Field(
+        "mean", description="of the targets: by running mean logits, or by Sinkhorn-Knopp on each batch (DINOv2)"
+    )
     patch: NonNegative = Field(0.8, description="weight of the iBOT term when the decoder is off")
 
 
@@ -279,6 +281,10 @@ class Optimiser(Section):
     layer_decay: Annotated[Float, Field(gt=0.0, le=1.0)] = 0.9
     patch_embed_lr: AboveZero = Field(0.2, description="further lr multiplier of the patch embedding")
     lr_multipliers: Bool = Field(True, description="false = one lr for all but the decoder (code before October 2025)")
+    encoder_lr: AboveZero = Field(1.0, description="the encoder's lr as a multiple of the schedule's")
+    hold_steps: Annotated[Int, Field(ge=0)] = Field(
+        0, description="steps in which the encoder is held (lr 0) while heads and decoder learn; for `encoder.init`"
+    )
     freeze_last_layer_epochs: NonNegative = Field(1.0, description="prototypes get lr 0 that long")
     momentum: Share = Field(0.992, description="EMA momentum of the teacher at the start")
     momentum_end: Share = 1.0
@@ -300,7 +306,9 @@ class Loop(Section):
 
     batch_size: Positive = Field(256, description="samples per optimiser step over all ranks and accumulation steps")
     accumulate: Positive = Field(1, description="micro-batches per step and rank")
-    max_steps: Positive | None = Field(None, description="stop after this many steps of the schedule; null = all of it")
+    max_steps: Annotated[Int, Field(ge=0)] | None = Field(
+        None, description="stop after this many steps of the schedule; null = all of it"
+    )
     devices: Positive = Field(1, description="processes (one per GPU) the notebook starts; torchrun sets its own")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field(
         "auto", description="auto = bf16 on GPUs, else fp32"
@@ -312,7 +320,9 @@ class Loop(Section):
     log_every: Positive = Field(10, description="steps between log lines; losses leave the device only then")
     activation_checkpointing: Bool = False
     compile: Bool = Field(False, description="on a GPU: torch.compile for blocks, losses, views; needs a C compiler")
-    tensorboard: Bool = Field(False, description="also write TensorBoard events (needs the tensorboard package)")
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
+        "none", description="where the log's rows go besides log.csv; needs the package of that name"
+    )
 
 
 class Pretrain(Section):

@@ -12,7 +12,7 @@ from tcore_lib import params, runs
 from tcore_lib.errors import InputError
 from tcore_lib.params import Params
 from tcore_lib.reproduction import reproduce
-from tcore_lib.training.feasible import check_feasible
+from tcore_lib.training.loop import check_feasible
 from tcore_lib.training.schedules import Schedules
 
 PROFILES = sorted((Path(__file__).parents[1] / "params").glob("*.yaml"))

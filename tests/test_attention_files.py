@@ -13,7 +13,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.figures import style as look
 from tcore_lib.model import attention, attention_files
 from tcore_lib.training import checkpoints
-from tcore_lib.training.official import official_weights
+from tcore_lib.training.checkpoints import official_weights
 from tcore_lib.training.tcore import TCoRe
 
 RUN = tiny()

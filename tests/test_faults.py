@@ -32,9 +32,8 @@ from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import read_json, write_json
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
-from tcore_lib.training import batches, checkpoints, loop as pretrain, step as trainer
-from tcore_lib.training.training_log import read_log
-from tcore_lib.training.watch import TrainingStopped
+from tcore_lib.training import checkpoints, loop as pretrain, step as trainer
+from tcore_lib.training.loop import TrainingStopped, read_log
 
 ROOT = Path(__file__).parents[1]
 DAVIS = {"input_size": (H, W), "radius": 4.0, "context": 3}

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcore_lib.training import losses
+from tcore_lib.training.losses import Temperatures, prototype_cross_entropy
 
 S, V, R, WIDTH, K = 2, 2, 7, 5, 11
-TEMPERATURES = {"student_temperature": 0.1, "teacher_temperature": 0.05}
+BOTH = Temperatures(student=0.1, teacher=0.05)
 
 
 def problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -28,96 +29,100 @@ def problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     }
 
 
-def definition(p: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """(S,) losses and the teacher's mean entropy on materialised logits."""
-    targets = losses.sharpen(p["teacher"] @ p["teacher_prototypes"].T, p["centre"], 0.05)  # (V, R, K)
+def definition(p: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """On materialised logits: losses (S,), sum of the teacher's distributions (K,), sum of their entropies."""
+    targets = losses.sharpen(p["teacher"] @ p["teacher_prototypes"].T, p["centre"], BOTH.teacher)  # (V, R, K)
     logits = p["student"] @ p["prototypes"].T  # (S, R, K)
-    rows = losses.cross_entropy(targets[None], logits[:, None], 0.1)  # (S, V, R)
-    return (rows * p["weights"]).sum((1, 2)), torch.special.entr(targets).sum(-1).mean()
+    rows = losses.cross_entropy(targets[None], logits[:, None], BOTH.student)  # (S, V, R)
+    return (rows * p["weights"]).sum((1, 2)), targets.sum((0, 1)), torch.special.entr(targets).sum()
+
+
+def gradients(p: dict[str, Tensor], loss: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss @ loss.new_tensor([0.7, 1.9]), (p["student"], p["prototypes"]))
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, R])
-@pytest.mark.parametrize("columns_at_a_time", [1, 4, K, "whole rows, as code is generated for"])
+@pytest.mark.parametrize("fused", [False, True])
 def test_values_and_gradients_are_those_of_the_definition(
-    rows_at_a_time: int, columns_at_a_time: int | str, monkeypatch: pytest.MonkeyPatch
+    rows_at_a_time: int, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(losses.SLICE, "cpu", rows_at_a_time * K * S)
-    monkeypatch.setattr(losses, "PIECE", columns_at_a_time)
     monkeypatch.setattr(losses, "compiled", lambda function: function)
-    p, coefficients = problem(), (0.7, 1.9)
-    total, values, entropy = losses.prototype_cross_entropy(
-        **p,
-        coefficients=coefficients,
-        scale=0.5,
-        with_entropy=True,
-        fused=isinstance(columns_at_a_time, str),
-        **TEMPERATURES,
-    )
-    (3 * total).backward()
-    ours = [p["student"].grad.clone(), p["prototypes"].grad.clone()]
-    p["student"].grad = p["prototypes"].grad = None
-    expected, expected_entropy = definition(p)
-    expected = 0.5 * expected
-    (3 * (expected[0] * 0.7 + expected[1] * 1.9)).backward()
-    torch.testing.assert_close(values, expected.detach(), rtol=1e-13, atol=0)
-    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-13, atol=0)
-    torch.testing.assert_close(total.item(), 0.7 * values[0].item() + 1.9 * values[1].item(), rtol=1e-13, atol=0)
-    for mine, name in zip(ours, ("student", "prototypes"), strict=True):
-        torch.testing.assert_close(mine, p[name].grad, rtol=1e-11, atol=1e-13)
+    p = problem()
+    ours, expected = prototype_cross_entropy(**p, temperatures=BOTH, fused=fused), definition(p)
+    for mine, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-13, atol=0)
+    for mine, theirs in zip(gradients(p, ours[0]), gradients(p, expected[0]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("pieces", [4, K])
+def test_all_logits_are_never_held() -> None:
+    """K = 65,536 and 512 rows of 2 sets: 268 MB of logits. A slice has 64 MB, and between the slices nothing of K R stays."""
+    rows, prototypes = 512, 65_536
+    made: list[int] = []
+    kept: list[int] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    real = losses._logits
+
+    def counted(x: Tensor, w: Tensor) -> Tensor:
+        made.append(real(x, w).numel())
+        return real(x, w)
+
+    p = {
+        "student": torch.randn(2, rows, 2).requires_grad_(),
+        "prototypes": torch.randn(prototypes, 2).requires_grad_(),
+        "teacher": torch.randn(1, rows, 2),
+        "teacher_prototypes": torch.randn(prototypes, 2),
+    }
+    with pytest.MonkeyPatch.context() as patch, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        patch.setattr(losses, "_logits", counted)
+        loss, _, _ = prototype_cross_entropy(
+            **p, centre=torch.zeros(prototypes), weights=torch.ones(rows), temperatures=BOTH
+        )
+    assert max(made) <= losses.SLICE["cpu"]
+    assert len(made) == 2 * 4  # 2 x 512 x 65,536 values in four slices, for the teacher and for the student
+    assert max(kept) <= 2 * prototypes
+    assert loss.isfinite().all()
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
-def test_half_precision_is_close(
-    dtype: torch.dtype, tolerance: float, pieces: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Gradients too: fp16 would lose values of 1e-8 if they were not kept apart."""
-    monkeypatch.setattr(losses, "PIECE", pieces)
+def test_half_precision_is_close(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients too, with a small factor: fp16 would lose values of 1e-8 if they came as they are."""
     monkeypatch.setitem(losses.SLICE, "cpu", 3 * K * S)
     p = problem(torch.float32)
     exact = 1e-6 * definition(p)[0]
-    exact.sum().backward()
-    gradients = {name: p[name].grad.clone() for name in ("student", "prototypes")}
-    p["student"].grad = p["prototypes"].grad = None
     with torch.autocast("cpu", dtype=dtype):
-        total, values, _ = losses.prototype_cross_entropy(**p, coefficients=(1.0, 1.0), scale=1e-6, **TEMPERATURES)
-    total.backward()
-    torch.testing.assert_close(values, exact.detach(), rtol=tolerance, atol=0)
-    for name, gradient in gradients.items():
-        assert (p[name].grad - gradient).norm() < tolerance * gradient.norm()
-        assert p[name].grad.dtype == torch.float32
+        values = 1e-6 * prototype_cross_entropy(**p, temperatures=BOTH)[0]
+    torch.testing.assert_close(values, exact, rtol=tolerance, atol=0)
+    for mine, theirs in zip(gradients(p, values), gradients(p, exact), strict=True):
+        assert (mine - theirs).norm() < tolerance * theirs.norm()
+        assert mine.dtype == torch.float32
 
 
-def test_logits_far_apart_neither_overflow_nor_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One piece of columns may hold nothing but probabilities of 0; its shares of the softmax are 0, not nan."""
-    monkeypatch.setattr(losses, "PIECE", 4)
+def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
     p = problem(torch.float32)
-    p["prototypes"] = torch.cat([p["prototypes"].detach()[:4], 40 * p["prototypes"].detach()[4:]]).requires_grad_()
-    p["teacher_prototypes"][4:] *= 40
-    total, values, entropy = losses.prototype_cross_entropy(
-        **p, coefficients=(1.0, 1.0), with_entropy=True, **TEMPERATURES
-    )
-    total.backward()
-    gradients = {name: p[name].grad.clone() for name in ("prototypes", "student")}
-    p["prototypes"].grad = p["student"].grad = None
-    expected, expected_entropy = definition(p)
-    expected.sum().backward()
-    torch.testing.assert_close(values, expected.detach(), rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-4, atol=1e-5)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, p[name].grad, rtol=1e-4, atol=2e-3 if name == "student" else 1e-4)
+    p["prototypes"] = torch.cat([p["prototypes"].detach()[:4], 400 * p["prototypes"].detach()[4:]]).requires_grad_()
+    p["teacher_prototypes"][4:] *= 400
+    ours, expected = prototype_cross_entropy(**p, temperatures=BOTH), definition(p)
+    for mine, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-3)
+    for mine, theirs in zip(gradients(p, ours[0]), gradients(p, expected[0]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-2)
 
 
 def test_by_hand() -> None:
     """Equal logits on both sides are uniform distributions: H = log K = log 4 = 1.386..., whatever the temperature."""
-    one = torch.ones(1, 1, 1, dtype=torch.float64)
-    prototypes = torch.full((4, 1), 0.3, dtype=torch.float64)
-    _, values, entropy = losses.prototype_cross_entropy(
-        one, prototypes, one, prototypes, torch.zeros(4), torch.tensor([2.0]), coefficients=(1.0,), with_entropy=True,
-        **TEMPERATURES,
-    )  # fmt: skip
+    one, prototypes = torch.ones(1, 1, 1, dtype=torch.float64), torch.full((4, 1), 0.3, dtype=torch.float64)
+    values, total, entropy = prototype_cross_entropy(
+        one, prototypes, one, prototypes, torch.zeros(4, dtype=torch.float64), torch.tensor([2.0]), BOTH
+    )
     assert values.item() == pytest.approx(2 * math.log(4))
     assert entropy.item() == pytest.approx(math.log(4))
+    assert total.tolist() == pytest.approx([0.25] * 4)
     # teacher logits (ln 3, 0) at temperature 1 -> (3/4, 1/4); student logits (0.1 ln 2, 0) at 0.1 -> (2/3, 1/3)
     t = losses.sharpen(torch.tensor([math.log(3), 0.0]), torch.zeros(2), 1.0)
     assert t.tolist() == pytest.approx([0.75, 0.25])
@@ -128,6 +133,26 @@ def test_by_hand() -> None:
 def test_a_centre_equal_to_the_logits_makes_the_teacher_uniform() -> None:
     logits = torch.tensor([0.4, -1.0, 2.0])
     assert losses.sharpen(logits, logits, 0.04).tolist() == pytest.approx([1 / 3] * 3)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [2, R])
+def test_sinkhorn_centre_is_the_scaling_of_rows_and_columns(
+    rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the algorithm on the whole matrix: three rounds, each prototype to 1 / K and then each row to 1."""
+    monkeypatch.setitem(losses.SLICE, "cpu", rows_at_a_time * K)
+    p = problem()
+    features, prototypes = p["teacher"].flatten(0, 1), p["teacher_prototypes"]  # (V R, d), (K, d)
+    q = (features @ prototypes.T / BOTH.teacher - 60).exp()
+    for _ in range(3):
+        q = q / q.sum(0) / K
+        q = q / q.sum(1, keepdim=True)
+    centre = losses.sinkhorn_centre(features, prototypes, BOTH.teacher)
+    torch.testing.assert_close(losses.sharpen(features @ prototypes.T, centre, BOTH.teacher), q, rtol=1e-9, atol=1e-12)
+    many = losses.sinkhorn_centre(features, prototypes, BOTH.teacher, iterations=200)
+    shares = losses.sharpen(features @ prototypes.T, many, BOTH.teacher).mean(0)
+    torch.testing.assert_close(shares, torch.full_like(shares, 1 / K), rtol=1e-2, atol=1e-3)
+    assert losses.sinkhorn_centre(features[:0], prototypes, BOTH.teacher).tolist() == [0.0] * K
 
 
 @pytest.mark.parametrize("patches", [1, 3, 40])  # fewer and more than the bottleneck has features
@@ -153,10 +178,6 @@ def test_koleo_by_hand() -> None:
     # two equal points: their difference is 1e-8 in each of the two coordinates
     same = losses.koleo(torch.ones(2, 2, dtype=torch.float64)).item()
     assert same == pytest.approx(-2 * math.log(math.sqrt(2) * 1e-8 + 1e-8))
-
-
-def test_koleo_pushes_neighbours_apart() -> None:
     points = torch.tensor([[1.0, 0.0], [1.0, 0.2], [-1.0, 0.5]], requires_grad=True)
-    losses.koleo(points).backward()
-    assert points.grad[0, 1] > 0  # the descent direction of the first point is down,
-    assert points.grad[1, 1] < 0  # of the second one up
+    losses.koleo(points).backward()  # neighbours are pushed apart:
+    assert points.grad[0, 1] > 0 > points.grad[1, 1]  # the descent direction of the first is down, of the second up

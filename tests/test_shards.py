@@ -19,7 +19,7 @@ from tcore_lib.data.shards import ShardIndex, open_index, write_shards
 from tcore_lib.errors import InputError
 from tcore_lib.machine.distributed import Place
 from tcore_lib.params import Data, load
-from tcore_lib.training.batches import loader
+from tcore_lib.training.loop import loader
 
 LENGTHS = [20, 20, 9, 1, 20, 33, 20]  # frames of the videos
 CPU = torch.device("cpu")

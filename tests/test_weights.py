@@ -29,7 +29,7 @@ from tcore_lib.model.export import FORMATS, export
 from tcore_lib.model.vit import official_state_dict
 from tcore_lib.model.weights import OURS, read_weights
 from tcore_lib.remote import released
-from tcore_lib.training import checkpoints, official, tcore
+from tcore_lib.training import checkpoints, tcore
 
 State = dict[str, Tensor]
 README = Path(__file__).parents[1] / "README.md"
@@ -124,7 +124,7 @@ def test_what_pretraining_saves(tmp_path: Path) -> None:
         for parameter in model.student.parameters():
             parameter.add_(1.0)
     whole = params.Params(pretrain=section).model_dump(mode="json")
-    path = checkpoints.save(tmp_path, 7, {**official.official_weights(model), "params": whole})
+    path = checkpoints.save(tmp_path, 7, {**checkpoints.official_weights(model), "params": whole})
     for role, networks in (("teacher", model.teacher), ("student", model.student)):
         found = load_encoder(path, which=role)
         assert same(found, official_state_dict(networks.encoder))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
-from tcore_lib.training.draws import Plan, draw_plan
+from tcore_lib.training.draws import Draws, draw
 from tcore_lib.training.schedules import Schedules
 
 TINY: dict[str, dict[str, Any]] = {
@@ -83,6 +83,6 @@ def formula_views(settings: params.Pretrain, samples: int, dtype: torch.dtype = 
     return sets | {"local": noise((views.num_local * samples, *small), 1009, dtype)}
 
 
-def step_plan(settings: params.Pretrain, counters: Sequence[int], step: int = 0, seed: int = 0) -> Plan:
-    """The plan of some samples of a step."""
-    return draw_plan(settings, seed, step, counters, Schedules(settings).at(step))
+def step_draws(settings: params.Pretrain, counters: Sequence[int], step: int = 0, seed: int = 0) -> Draws:
+    """The draws of some samples of a step."""
+    return draw(settings, seed, step, counters, Schedules(settings).at(step))

@@ -19,8 +19,8 @@ from tcore_lib.figures import attention_atlas, style as look
 from tcore_lib.files import atomic_path
 from tcore_lib.model import attention
 from tcore_lib.model.attention import Looked
-from tcore_lib.training import checkpoints, model_file
-from tcore_lib.training.official import model_of
+from tcore_lib.training import checkpoints
+from tcore_lib.training.checkpoints import model_of
 from tcore_lib.training.tcore import TCoRe
 
 OFFSET = 0.2  # share of a clip between current and past or future: the middle of what training draws (METHOD section 1)
@@ -37,7 +37,7 @@ def load_model(path: str | Path) -> TCoRe:
     if not path.is_file():
         raise InputError(f"{path} is no file; give a checkpoint (step-*.pt) or a model file.")
     if path.suffix == ".safetensors":
-        return model_file.read_model(path)
+        return checkpoints.read_model(path)
     content = checkpoints.load(path)
     if not isinstance(content.get("params"), dict):
         raise InputError(f"{path} does not say how it was trained; give a checkpoint of this library.")

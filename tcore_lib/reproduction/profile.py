@@ -20,8 +20,7 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encode
 from tcore_lib.params import Benchmark, Params, resolve
 from tcore_lib.scenes import synthetic
 from tcore_lib.training import checkpoints
-from tcore_lib.training.model_file import read_model
-from tcore_lib.training.official import model_of
+from tcore_lib.training.checkpoints import model_of, read_model
 from tcore_lib.training.tcore import TCoRe
 
 SYNTHETIC = "synthetic"

@@ -1,17 +1,38 @@
-"""Training checkpoints on disk: `<folder>/step-00000936.pt`, written whole or not at all, read without trust."""
+"""Training checkpoints: `<folder>/step-00000936.pt`, written whole or not at all, read without trust, continued exactly.
+
+The weights in them have the original's names, so that a checkpoint is also a file that any reader of released T-CoRe weights
+understands. `write_model` makes a small file of 16-bit weights from one, to look at and to carry elsewhere.
+"""
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.model.weights import UNREADABLE, check_zip, write_torch
+from tcore_lib.files import reading
+from tcore_lib.model.vit import load_official, mismatch, official_state_dict
+from tcore_lib.model.weights import OURS, read_weights, write_safetensors, write_torch
+from tcore_lib.params import Params, dotted
+from tcore_lib.training.tcore import TCoRe
 
-FORMAT = 1  # raised when an older checkpoint can no longer be continued
+FORMAT = 2  # raised when an older checkpoint can no longer be continued
+ROLES = ("student", "teacher", "auxiliary")
+
+# Settings of `pretrain.loop` that say how far and how a run goes on, not what it computes: they may change between its parts.
+FREE = {
+    "max_steps", "devices", "workers", "checkpoint_every", "keep_last", "milestone_every", "log_every", "tracker",
+    "accumulate", "activation_checkpointing", "compile",
+}  # fmt: skip
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -48,20 +69,15 @@ def load(path: Path) -> dict[str, Any]:
     """Read one checkpoint onto the CPU.
 
     Raises:
-        InputError: it is damaged, no checkpoint of ours, or from another format.
+        InputError: it is damaged or no checkpoint of ours.
     """
-    try:
-        check_zip(path)
+    with reading(path, "it is damaged or no checkpoint: move it out of the folder"):
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if broken := archive.testzip():
+                raise ValueError(f"the checksum of {broken} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except InputError as error:
-        raise InputError(f"{path} is damaged or no checkpoint; delete it. ({error})") from error
-    except UNREADABLE as error:
-        reason = str(error).split("\n")[0][:120]
-        raise InputError(f"{path} is damaged or no checkpoint ({reason}); delete it.") from error
     if not isinstance(content, dict) or "format" not in content or not isinstance(content.get("step"), int):
         raise InputError(f"{path} is not a checkpoint of this library; move it out of the folder.")
-    if content["format"] != FORMAT:
-        raise InputError(f"{path} has format {content['format']}, this version continues format {FORMAT}; start anew.")
     return content
 
 
@@ -80,3 +96,148 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
                 raise
             warnings.warn(f"{error} The run continues from the checkpoint before it.", stacklevel=2)
     return None
+
+
+def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int, origin: str) -> None:
+    """A checkpoint is continued only with the settings that made it, as far as they change what is computed.
+
+    Raises:
+        InputError: names the first key that differs.
+    """
+    if content["format"] != FORMAT:
+        raise InputError(
+            f"{origin} has format {content['format']}, this version continues format {FORMAT}; start anew in another output "
+            "folder or with resume=False."
+        )
+
+    def fixed(dumped: Mapping[str, Any]) -> dict[str, Any]:
+        settings = dotted(dumped["pretrain"], "pretrain") | {"run.seed": dumped["run"]["seed"]}
+        free = {f"pretrain.loop.{key}" for key in FREE} | {"pretrain.enabled"}
+        return {key: value for key, value in settings.items() if key not in free}
+
+    before, now = fixed(content["params"]), fixed(params.model_dump(mode="json"))
+    for key in sorted(set(before) | set(now)):
+        if before.get(key) != now.get(key):
+            raise InputError(
+                f"{key} = {now.get(key)!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start "
+                "anew in another output folder or with resume=False."
+            )
+    if content["num_videos"] != num_videos:
+        raise InputError(
+            f"The index holds {num_videos} videos, but {origin} was trained on {content['num_videos']}; use the same "
+            "data, or start anew in another output folder."
+        )
+
+
+# ---- weights under the original's names -----------------------------------------------------------------------------
+
+_DECODER_NAMES = (
+    (r"^blocks\.", "decoder."),
+    (r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1."),
+    (r"\.norm(\d)\.", r".auxiliary_layer_norm\1."),
+)
+
+
+def _official_decoder_name(name: str) -> str:
+    for pattern, new in _DECODER_NAMES:
+        name = re.sub(pattern, new, name)
+    return f"auxiliary_decoder.{name}"
+
+
+def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
+    """All weights of a model as released checkpoints hold them. Tensors share memory with it except `pos_embed`.
+
+    Returns:
+        `student` and `teacher`, each `backbone.*`, `dino_head.*` and, for a separate patch head, `ibot_head.*`; and
+        `auxiliary`: `auxiliary_decoder.*`, empty without a decoder.
+    """
+    weights: dict[str, dict[str, Tensor]] = {}
+    for role, networks in (("student", model.student), ("teacher", model.teacher)):
+        weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks.encoder).items()}
+        for prefix, head in (("dino_head", networks.head), ("ibot_head", networks.patch_head)):
+            if head is not None:
+                weights[role] |= {f"{prefix}.{k}": v.detach() for k, v in head.state_dict().items()}
+    weights["auxiliary"] = {}
+    if model.decoder is not None:
+        weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in model.decoder.state_dict().items()}
+    return weights
+
+
+def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> None:
+    """Copy weights in the layout of `official_weights` into the model, exactly.
+
+    Raises:
+        InputError: a tensor is missing, unexpected or misshapen.
+    """
+    own = official_weights(model)
+    for role, expected in own.items():
+        if wrong := mismatch(expected, weights.get(role, {})):
+            raise InputError(
+                f"{origin}: the {role} does not fit ({wrong}); use the settings these weights were trained with."
+            )
+    for role, networks in (("student", model.student), ("teacher", model.teacher)):
+        inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
+        load_official(networks.encoder, inner, origin)
+    with torch.no_grad():
+        for role, expected in own.items():
+            for name, tensor in expected.items():
+                if not name.startswith("backbone."):
+                    tensor.copy_(weights[role][name])
+
+
+def model_of(settings: params.Pretrain, seed: int, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> TCoRe:
+    """A model with the weights of a checkpoint or a model file (`official_weights`), on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: the weights belong to other settings.
+    """
+    model = TCoRe(settings, seed)
+    load_official_weights(model, weights, origin)
+    return model.eval()
+
+
+# ---- a whole model in one small file ----------------------------------------------------------------------------------
+
+
+def write_model(checkpoint: str | Path, target: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
+    """Write student, teacher and decoder of a checkpoint in 16 bit: a third of its size. `load_encoder` reads it too.
+
+    Args:
+        checkpoint: `step-<8 digits>.pt` of a run.
+        target: a file that ends in .safetensors.
+        facts: what shall be known besides parameters, step and provenance; values that JSON can hold.
+
+    Returns:
+        The target.
+
+    Raises:
+        InputError: the checkpoint is damaged, or the target has another ending.
+    """
+    target = Path(target).expanduser()
+    if target.suffix != ".safetensors":
+        raise InputError(f"{target} cannot hold a model; give a file that ends in .safetensors.")
+    content = load(Path(checkpoint).expanduser())
+    tensors = {f"{role}.{name}": tensor.half() for role in ROLES for name, tensor in content[role].items()}
+    write_safetensors(
+        target, tensors, {key: content[key] for key in ("step", "params", "provenance")} | dict(facts or {})
+    )
+    return target
+
+
+def read_model(path: str | Path) -> TCoRe:
+    """Read a file of `write_model`, on the CPU, in float32 and evaluation mode.
+
+    Raises:
+        InputError: it is damaged or no such file, or its parameters belong to another version.
+    """
+    file = read_weights(path)
+    known = file.metadata.get(OURS, file.metadata)
+    if not isinstance(known.get("params"), dict):
+        raise InputError(f"{path} says nothing of the model it belongs to; write it with export --format model.")
+    network = {name: known["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
+    settings = params.parse({"pretrain": network}, f"{path}, its parameters").pretrain
+    weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
+    for name, tensor in file.tensors.items():
+        role, _, rest = name.partition(".")
+        weights.setdefault(role, {})[rest] = tensor.to(torch.float32)
+    return model_of(settings, 0, weights, str(path))

@@ -1,15 +1,15 @@
-"""What is decided on the host before a step: which patches are masked, which residual branches are dropped.
+"""What is drawn on the host before a step: which patches are masked, which residual branches are dropped.
 
-Everything here follows from (seed, step, sample counters), so that a rank, a micro-batch or a restart changes nothing,
-and every count is known without asking the device.
+Everything follows from (seed, step, sample counters), so that a rank, a micro-batch or a restart changes nothing, and every
+count is known without asking the device.
 
-Letters: B samples of this micro-batch, P patches, C crops with masked patches, Q the most masked patches of a crop, M
-masked patches, V views of a sample, N global batch.
+Letters: B samples of this micro-batch, P patches of a crop, C crops with masked patches, M masked patches, V views of a
+sample.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,60 +22,61 @@ from tcore_lib.training.schedules import Hyper
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Masks and stochastic depth of one micro-batch. Crops are crop-major: all first crops, then all second."""
+class Draws:
+    """Masks and stochastic depth of one micro-batch. Crops are crop-major: all first crops, then all second.
 
-    masks: Tensor  # (2B, P) bool
-    crops: Tensor  # (C,) int64: which of the 2B crops have masked patches; only they need an auxiliary crop
-    wanted: Tensor  # (C, Q) int64: their masked patches, padded with patch 0
-    rows: Tensor  # (M,) int64: the masked patches among the C * Q of `wanted`
-    tokens: Tensor  # (M,) int64: the same patches among all 2B * P
-    weights: Tensor  # (M,) float32: 1 / masked patches of the crop
-    samples: int  # N, samples of the step over all ranks and micro-batches
-    masked: int  # masked patches of the step over all ranks and micro-batches
-    keep_global: Tensor | None = None  # (depth, 2, 2B) bool, False = dropped
-    keep_local: Tensor | None = None  # (depth, 2, num_local * B)
-    keep_past: Tensor | None = None  # (depth, 2, C)
-    keep_future: Tensor | None = None  # (depth, 2, C)
+    Attributes:
+        masks: (2B, P) bool, True = masked.
+        crops: (C,) int64, which of the 2B crops have masked patches.
+        patches: (M,) int64, the masked patches among the C * P patches of those crops.
+        weights: (M,) float32, 1 / masked patches of the crop.
+        samples: of the whole step, over all ranks and micro-batches.
+        masked: masked patches of the whole step.
+        keep: stochastic depth, `current` (depth, 2, 2B), `local` (depth, 2, L * B), `past` and `future` (depth, 2, C), all
+            bool: False where a sample skips the attention ([:, 0]) or the MLP ([:, 1]) of a block. Empty = none is skipped.
+    """
 
-    def _map(self, change: Any) -> Self:
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+    masks: Tensor
+    crops: Tensor
+    patches: Tensor
+    weights: Tensor
+    samples: int
+    masked: int
+    keep: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Self:
         """The same on a device, without waiting for the copy where the tensors are pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
         """The same in pinned memory; a DataLoader calls it."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        names = ("masks", "crops", "patches", "weights")
+        changed = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed, keep={name: change(keep) for name, keep in self.keep.items()})
 
 
-def plan_masks(masks: np.ndarray, samples: int, masked: int, **keep: Tensor | None) -> Plan:
-    """Index the masked patches of a micro-batch.
+def of_masks(masks: np.ndarray, samples: int, masked: int, keep: Mapping[str, Tensor] | None = None) -> Draws:
+    """Number the masked patches of a micro-batch.
 
     Args:
         masks: (2B, P) bool, crop-major.
-        samples: N of the whole step.
+        samples: of the whole step.
         masked: masked patches of the whole step.
-        keep: stochastic depth, see `Plan`.
+        keep: stochastic depth, see `Draws`.
     """
-    counts = masks.sum(1)
-    crops = np.flatnonzero(counts)
-    counts = counts[crops]
-    slots = np.arange(counts.max(initial=0)) < counts[:, None]  # (C, Q) bool: which slots are not padding
-    wanted = np.zeros(slots.shape, dtype=np.int64)
-    wanted[slots] = np.nonzero(masks[crops])[1]
-    return Plan(
+    crops = np.flatnonzero(masks.any(1))
+    counts = masks[crops].sum(1)
+    return Draws(
         masks=torch.from_numpy(masks),
         crops=torch.from_numpy(crops),
-        wanted=torch.from_numpy(wanted),
-        rows=torch.from_numpy(np.flatnonzero(slots)),
-        tokens=torch.from_numpy(np.flatnonzero(masks)),
+        patches=torch.from_numpy(np.flatnonzero(masks[crops])),
         weights=torch.from_numpy(np.repeat((1.0 / counts).astype(np.float32), counts)),
         samples=samples,
         masked=masked,
-        **keep,
+        keep=keep or {},
     )
 
 
@@ -85,35 +86,26 @@ def draw_keep(seed: int, counters: Sequence[int], views: int, depth: int, rate: 
     return torch.from_numpy(draws >= rate).permute(2, 3, 1, 0).flatten(2).contiguous()
 
 
-def draw_plan(settings: Pretrain, seed: int, step: int, counters: Sequence[int], hyper: Hyper) -> Plan:
-    """The plan of one micro-batch.
+def draw(settings: Pretrain, seed: int, step: int, counters: Sequence[int], hyper: Hyper) -> Draws:
+    """Masks and stochastic depth of one micro-batch.
 
     Args:
         settings: the whole section `pretrain`.
         seed: the run's seed.
         step: the optimiser step.
         counters: global sample counters of the micro-batch's B samples, all of this step.
-        hyper: the step's schedule values; the mask schedules are read.
+        hyper: the step's schedule values; those of the masks are read.
     """
-    samples = settings.loop.batch_size
+    samples, batch = settings.loop.batch_size, len(counters)
     side = settings.views.global_size // settings.encoder.patch_size
-    masks = block_masks(seed, step, 2 * samples, (side, side), hyper.mask_share, hyper.mask_ratio)
+    whole = block_masks(seed, step, 2 * samples, (side, side), hyper.mask_share, hyper.mask_ratio)
     place = np.asarray(counters) - step * samples
-    own = masks[np.concatenate([place, samples + place])]
-    rate = settings.encoder.drop_path
-    if rate == 0:
-        return plan_masks(own, samples, int(masks.sum()))
-    large, local, batch = 2, settings.views.num_local, len(counters)
-    keep = draw_keep(seed, counters, 3 * large + local, settings.encoder.shape[1], rate)
-    sizes = [large * batch, local * batch, large * batch, large * batch]
-    current, local_keep, past, future = keep.split(sizes, dim=-1)
-    crops = torch.from_numpy(np.flatnonzero(own.any(1)))
-    return plan_masks(
-        own,
-        samples,
-        int(masks.sum()),
-        keep_global=current.contiguous(),
-        keep_local=local_keep.contiguous(),
-        keep_past=past[..., crops],
-        keep_future=future[..., crops],
-    )
+    masks = whole[np.concatenate([place, samples + place])]
+    keep = {}
+    if settings.encoder.drop_path > 0:
+        local = settings.views.num_local
+        drawn = draw_keep(seed, counters, 6 + local, settings.encoder.shape[1], settings.encoder.drop_path)
+        current, small, past, future = drawn.split([2 * batch, local * batch, 2 * batch, 2 * batch], dim=-1)
+        crops = torch.from_numpy(np.flatnonzero(masks.any(1)))
+        keep = {"current": current, "local": small, "past": past[..., crops], "future": future[..., crops]}
+    return of_masks(masks, samples, int(whole.sum()), {name: part.contiguous() for name, part in keep.items()})

@@ -1,33 +1,34 @@
-"""The losses of METHOD section 6, without holding what a reader of the formula would hold.
+"""The losses of METHOD section 6.
 
-With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. Here every
-cross-entropy is one function over L2-normalised bottleneck features: it makes logits, targets and the gradient for a
-slice of rows at a time. The mean logit and the agreement of two sets of logits need no logits at all.
+With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. So the losses take
+features, not logits: `prototype_cross_entropy` makes the logits of a slice of rows at a time and makes them once more in
+the backward pass; `agreement` and the centres need no logits at all.
 
-Letters: S student sets and V teacher sets that share R rows, d bottleneck width, K prototypes, M masked patches, B
-samples.
+Letters: S student sets and V teacher sets of R rows each, d bottleneck width, K prototypes, M masked patches, B samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from tcore_lib.machine import compiled
 
-# Values of one slice of logits: rows enough to keep the products of weights and gradients at their full rate.
+# Logits of one slice: 64 MB on a CPU; on a GPU 512 MB, rows enough to keep its matrix products at their full rate.
 SLICE = {"cpu": 2**24, "cuda": 2**27}
-PIECE = 4096  # columns of a slice that a CPU handles at a time; with K = 65,536 its cache holds them
-# Softmax values near 1 / K are below fp16's normal range; a power of two lifts them and changes no digit elsewhere.
-LIFT = 64.0
+
+
+# ---- the definitions: one line each, what everything below has to equal -----------------------------------------------
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """H(t, s) = -sum t log softmax(s / temperature), row by row: the definition. (..., K), (..., K) -> (...)."""
+    """H(t, s) = -sum t log softmax(s / temperature), row by row. (..., K), (..., K) -> (...)."""
     return -(targets * F.log_softmax(logits / temperature, dim=-1)).sum(-1)
 
 
@@ -36,216 +37,80 @@ def sharpen(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
     return F.softmax((logits - centre) / temperature, dim=-1)
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """`x @ weight.T`, (R, d) and (K, d), in float32 at least; half products on a GPU accumulate straight into it."""
-    if x.dtype in (torch.float32, torch.float64):
-        return x @ weight.T
-    if x.is_cuda:
-        return torch.mm(x, weight.T, out_dtype=torch.float32)
-    return (x @ weight.T).float()
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would multiply in; the tensor's own dtype outside of it and in float64."""
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+# ---- the same without holding all logits ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """What a slice of rows needs to know, beside its features.
+class Temperatures:
+    """Of the student's and the teacher's softmax."""
 
-    Attributes:
-        own: (K, d), the student's prototypes.
-        others: (K, d), the teacher's.
-        shift: (K,), the centre divided by the teacher's temperature.
-        dtype: of the products.
-        lift: what slopes are multiplied by.
-        with_entropy: whether the teacher's entropy is asked for.
+    student: float
+    teacher: float
+
+
+class _Product(torch.autograd.Function):
+    """`x @ w.T`, (n, d) and (K, d), multiplied in half precision but not rounded to it.
+
+    A GPU accumulates half products straight into float32. In the backward pass fp16 would lose what is as small as a
+    softmax over K: what comes in is scaled so that its largest value is 64.
     """
-
-    own: Tensor
-    others: Tensor
-    shift: Tensor
-    dtype: torch.dtype
-    lift: float
-    with_entropy: bool
-
-
-# What comes of a slice of r rows: cross-entropies (S, r); the summed entropy of the teacher's distributions in nats; pairs of
-# columns and slopes (S * r, columns), which are the derivative by the student's logits, divided by V and lifted, and are made
-# when they are asked for, out of the logits that live as long as this does.
-_Handled = tuple[Tensor, Tensor, Iterator[tuple[slice, Tensor]]]
-
-
-def _piece_of_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the last dimension in the memory of the logits, and their logsumexp."""
-    largest = logits.amax(-1)
-    p = torch.softmax(logits, dim=-1, out=logits)
-    return p, largest - p.amax(-1).log()  # the largest p = exp(z - lse) is far from 0
-
-
-def _in_pieces(x: Tensor, teachers: Tensor, problem: _Problem, width: int) -> _Handled:
-    """A slice of rows by pieces of `width` columns, each handled while it is in the cache.
-
-    A piece's softmax is over the piece alone: the whole one is that times exp(lse of the piece - lse of all), and every
-    sum over the columns is the sum of the pieces' own with these factors. The entropy is that of the pieces, and the one
-    of falling into them.
-
-    Args:
-        x: (S, r, d), divided by the student's temperature.
-        teachers: (V, r, d), divided by theirs.
-        problem: what does not change from slice to slice.
-        width: columns of a piece.
-    """
-    (sets, rows, _), num_teachers = x.shape, len(teachers)
-    columns = [slice(start, start + width) for start in range(0, len(problem.own), width)]
-    x, teachers = x.flatten(0, 1).to(problem.dtype), teachers.flatten(0, 1).to(problem.dtype)
-    students, targets, lse, lse_targets, products, entropies = [], [], [], [], [], []
-    for part in columns:
-        target, norm = _piece_of_softmax(_product(teachers, problem.others[part]).sub_(problem.shift[part]))
-        if problem.with_entropy:
-            entropies.append(torch.special.entr(target).sum(-1))
-        targets.append(target.unflatten(0, (num_teachers, rows)))
-        lse_targets.append(norm)
-        student = _product(x, problem.own[part])
-        # unlike vecdot, einsum makes no product to sum up
-        products.append(torch.einsum("vrk,srk->vsr", targets[-1], student.unflatten(0, (sets, rows))))
-        student, norm = _piece_of_softmax(student)
-        students.append(student)
-        lse.append(norm)
-    norms, shares_of_targets = torch.stack(lse), torch.stack(lse_targets).softmax(0)  # (pieces, S * r), (pieces, V * r)
-    shares = norms.softmax(0)
-    parts = shares_of_targets.unflatten(1, (num_teachers, rows))  # (pieces, V, r)
-    # sum t log softmax(z) = t . z - lse for each teacher set
-    whole = norms.logsumexp(0).view(sets, rows)
-    losses = num_teachers * whole - torch.einsum("pvsr,pvr->sr", torch.stack(products), parts)
-    entropy = losses.new_zeros(())
-    if problem.with_entropy:
-        entropy = (shares_of_targets * torch.stack(entropies) + torch.special.entr(shares_of_targets)).sum()
-
-    def slopes() -> Iterator[tuple[slice, Tensor]]:
-        for part, student, target, share, weights in zip(columns, students, targets, shares, parts, strict=True):
-            slope = student.mul_(share[:, None]).unflatten(0, (sets, rows))
-            for teacher, weight in zip(target, weights, strict=True):
-                slope.addcmul_(teacher, weight[:, None], value=-1 / num_teachers)
-            slope = slope.flatten(0, 1)
-            yield part, slope if problem.dtype == slope.dtype else slope.mul_(problem.lift).to(problem.dtype)
-
-    return losses, entropy, slopes()
-
-
-def _soft_targets(logits: Tensor, shift: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
-    """The teacher's distributions (r, K), and the sum of their entropies in nats where it is asked for, else 0.
-
-    Logits are divided by the temperature already, as is the centre that makes the shift.
-    """
-    if not with_entropy:
-        return torch.softmax(logits - shift, dim=-1), logits.new_zeros(())
-    log_targets = F.log_softmax(logits - shift, dim=-1)
-    targets = log_targets.exp()
-    return targets, -(targets * log_targets).sum()
-
-
-def _losses_and_slopes(
-    logits: Tensor, targets: Tensor, teachers: int, lift: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropies (S, r) of logits (S, r, K) against the sum (r, K) of so many distributions, and their slopes.
-
-    The slopes (S * r, K), in `dtype`, are the derivative by the logits, divided by `teachers` and lifted.
-    """
-    norm = torch.logsumexp(logits, dim=-1, keepdim=True)
-    losses = teachers * norm[..., 0] - (targets * logits).sum(-1)
-    return losses, ((torch.exp(logits - norm) - targets / teachers) * lift).to(dtype).flatten(0, 1)
-
-
-def _fused(x: Tensor, teachers: Tensor, problem: _Problem) -> _Handled:
-    """The same over all columns at once, by generated code, which reads the logits once or twice."""
-    targets, entropy = torch.empty(0), x.new_zeros(())
-    for v, teacher in enumerate(teachers.to(problem.dtype)):
-        target, spread = compiled(_soft_targets)(_product(teacher, problem.others), problem.shift, problem.with_entropy)
-        entropy = entropy + spread
-        targets = target if v == 0 else targets.add_(target)  # (r, K)
-    logits = _product(x.to(problem.dtype).flatten(0, 1), problem.own).unflatten(0, x.shape[:2])
-    losses, slope = compiled(_losses_and_slopes)(logits, targets, len(teachers), problem.lift, problem.dtype)
-    return losses, entropy, iter([(slice(None), slope)])
-
-
-class _PrototypeCrossEntropy(torch.autograd.Function):
-    """Computes the gradient together with the value, slice by slice, so that no logits outlive their slice."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        prototypes: Tensor,
-        teacher: Tensor,
-        teacher_prototypes: Tensor,
-        centre: Tensor,
-        weights: Tensor,
-        coefficients: tuple[float, ...],
-        scale: float,
-        temperatures: tuple[float, float],
-        with_entropy: bool,
-        fused: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        cool, sharp = temperatures
-        dtype = _compute_dtype(student)
-        wide = torch.float64 if student.dtype == torch.float64 else torch.float32
-        lift = 1.0 if dtype == wide else LIFT
-        wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        (sets, rows, _), num_teachers, on_cpu = student.shape, len(teacher), student.device.type == "cpu"
-        # d H / d logits = (V softmax - targets) / temperature; the slopes lack V / temperature
-        factor = scale * num_teachers / cool / lift
-        with torch.autocast(student.device.type, enabled=False):
-            weights = weights.to(wide)
-            shift = centre.to(wide) / sharp
-            problem = _Problem(prototypes.to(dtype), teacher_prototypes.to(dtype), shift, dtype, lift, with_entropy)
-            losses = torch.zeros(sets, dtype=wide, device=student.device)
-            entropy = torch.zeros((), dtype=wide, device=student.device)
-            grad_student = torch.zeros_like(student, dtype=wide) if wants else student.new_empty(0)
-            grad_prototypes = torch.zeros_like(prototypes, dtype=wide) if wants else student.new_empty(0)
-            step = max(1, SLICE["cpu" if on_cpu else "cuda"] // (len(prototypes) * sets))
-            for start in range(0, rows, step):
-                part = slice(start, start + step)
-                x, weight = student[:, part], weights[part]  # (S, r, d), (r,)
-                if fused:
-                    values, spread, slopes = _fused(x / cool, teacher[:, part] / sharp, problem)
-                else:
-                    width = PIECE if on_cpu else len(prototypes)
-                    values, spread, slopes = _in_pieces(x / cool, teacher[:, part] / sharp, problem, width)
-                entropy += spread / (rows * num_teachers)
-                losses += scale * (values @ weight)
-                if wants:
-                    # counted without the small factor, which half precision would lose
-                    counts = torch.stack([weight * c for c in coefficients])[..., None]  # (S, r, 1)
-                    counted = (counts * x.to(wide)).flatten(0, 1).to(dtype)
-                    for columns, slope in slopes:
-                        grad_student[:, part] += (slope @ problem.own[columns]).view_as(x)
-                        target = grad_prototypes[columns]
-                        if dtype == wide:
-                            target.addmm_(slope.T, counted, alpha=factor)
-                        else:
-                            target.add_(_product(slope.T, counted.T), alpha=factor)
-                    grad_student[:, part] *= counts * factor
-                    del slope
-                del slopes  # and with it the logits, whose memory the next slice takes
-        if wants:
-            ctx.save_for_backward(grad_student.to(student.dtype), grad_prototypes.to(prototypes.dtype))
-        # term by term: a tensor of coefficients would be copied to the device, and the host would wait for it
-        total = sum(
-            (c * loss for c, loss in zip(coefficients, losses.unbind(), strict=True)), start=losses.new_zeros(())
-        )
-        ctx.mark_non_differentiable(losses, entropy)
-        return total, losses, entropy
+    def forward(ctx: Any, x: Tensor, w: Tensor, half: torch.dtype) -> Tensor:
+        x, w = x.to(half), w.to(half)  # here: autograd would round the gradients as it has rounded these
+        ctx.save_for_backward(x, w)
+        return _half_product(x, w)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        grad_student, grad_prototypes = ctx.saved_tensors
-        return grad_student.mul_(grad_total), grad_prototypes.mul_(grad_total), *(None,) * 9
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, w = ctx.saved_tensors
+        scale = grad.abs().amax().clamp_min(1e-30) / 64
+        half = (grad / scale).to(x.dtype)
+        return _half_product(half, w.T) * scale, _half_product(half.T, x.T) * scale, None
+
+
+def _half_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b.T` of matrices in half precision, in float32."""
+    return torch.mm(a, b.T, out_dtype=torch.float32) if a.is_cuda else (a @ b.T).float()
+
+
+def _logits(x: Tensor, prototypes: Tensor) -> Tensor:
+    """`x @ prototypes.T`, (..., d) and (K, d) -> (..., K): half numbers are multiplied inside autocast, the rest is wide."""
+    kind = x.device.type
+    with_half = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    half = torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, enabled=False):
+        if not with_half:
+            return x @ prototypes.T
+        return _Product.apply(x.flatten(0, -2), prototypes, half).unflatten(0, x.shape[:-1])
+
+
+# What is done to a slice of logits: plain formulas, which a GPU runs as generated code. The logits come in divided by the
+# temperature, because generated code takes a number for a constant.
+
+
+def _targets(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """(V, r, K) -> the teacher's distributions summed over V (r, K), and the sum of all their entropies ()."""
+    log_targets = F.log_softmax(logits - shift, dim=-1)
+    targets = log_targets.exp()
+    return targets.sum(0), -(targets * log_targets).sum(-1).sum()
+
+
+def _against(logits: Tensor, targets: Tensor, teachers: int) -> Tensor:
+    """(S, r, K) against the sum (r, K) of so many distributions: sum_v H(t_v, s), (S, r)."""
+    return teachers * logits.logsumexp(-1) - (targets * logits).sum(-1)
+
+
+def _rows(
+    student: Tensor, prototypes: Tensor, teacher: Tensor, teacher_prototypes: Tensor, shift: Tensor, fused: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A slice of r rows: cross-entropies (S, r), the sum (K,) of the teacher's distributions and of their entropies ()."""
+    make: Callable[..., Any] = compiled if fused else lambda function: function
+    with torch.no_grad():
+        targets, entropy = make(_targets)(_logits(teacher, teacher_prototypes), shift)  # (r, K), ()
+    losses = make(_against)(_logits(student, prototypes), targets, len(teacher))  # (S, r)
+    return losses, targets.sum(0), entropy
 
 
 def prototype_cross_entropy(
@@ -255,52 +120,92 @@ def prototype_cross_entropy(
     teacher_prototypes: Tensor,
     centre: Tensor,
     weights: Tensor,
+    temperatures: Temperatures,
     *,
-    coefficients: tuple[float, ...],
-    student_temperature: float,
-    teacher_temperature: float,
-    scale: float = 1.0,
-    with_entropy: bool = False,
     fused: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of student sets against the sum of the teacher sets' distributions, all over the same prototypes.
+    """Weighted sum over rows of the cross-entropy of each student set against every teacher set.
 
-    loss_s = scale sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with
-    different sets (METHOD section 6). Equals `cross_entropy` and `sharpen` on materialised logits to rounding; in a
-    half-precision autocast the products are taken in that precision and everything else in float32.
+    loss_s = sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with different
+    sets. Equals `cross_entropy` and `sharpen` on materialised logits to rounding.
 
     Args:
         student: (S, R, d), L2-normalised bottleneck features.
         prototypes: (K, d), the student head's.
         teacher: (V, R, d), without gradient.
         teacher_prototypes: (K, d).
-        centre: (K,), the teacher's centre.
-        weights: (R,), of each row, 0..1.
-        coefficients: S numbers, the weight of each student set in the total.
-        student_temperature: of the student's softmax.
-        teacher_temperature: of the teacher's.
-        scale: of all losses. Small factors belong here, not into `weights`: half precision would lose them.
-        with_entropy: also compute the third result.
-        fused: generate code (torch.compile) for whole rows of logits; else a CPU goes by pieces of columns.
+        centre: (K,), taken from the teacher's logits.
+        weights: (R,), of each row.
+        temperatures: of both softmaxes.
+        fused: generate code (torch.compile) for what is done to the logits, on a GPU.
 
     Returns:
-        total = sum_s coefficients_s loss_s, the only differentiable one; losses (S,); the mean entropy of the teacher's
-        distributions in nats, or 0.
+        Losses (S,); and without gradient, of the teacher's V R distributions, their sum (K,) and the sum of their
+        entropies () in nats.
     """
-    temperatures = (student_temperature, teacher_temperature)
-    return _PrototypeCrossEntropy.apply(
-        student,
-        prototypes,
-        teacher,
-        teacher_prototypes,
-        centre,
-        weights,
-        coefficients,
-        scale,
-        temperatures,
-        with_entropy,
-        fused,
-    )
+    student, teacher = student / temperatures.student, teacher / temperatures.teacher
+    shift = centre / temperatures.teacher
+    rows_at_a_time = max(1, SLICE[student.device.type] // (len(prototypes) * max(len(student), len(teacher))))
+    losses = student.new_zeros(len(student))
+    total_target, entropy = torch.zeros_like(shift), shift.new_zeros(())
+    for start in range(0, len(weights), rows_at_a_time):
+        part = slice(start, start + rows_at_a_time)
+        inputs = (student[:, part], prototypes, teacher[:, part], teacher_prototypes, shift, fused)
+        if len(weights) <= rows_at_a_time:  # the only slice: its logits may stay until the backward pass
+            values, targets, spread = _rows(*inputs)
+        else:
+            values, targets, spread = checkpoint(_rows, *inputs, use_reentrant=False)
+        losses = losses + (values * weights[part]).sum(-1)  # a product would be one of half precision
+        total_target, entropy = total_target + targets, entropy + spread
+    return losses, total_target, entropy
+
+
+# ---- other ways to a centre -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sinkhorn_centre(features: Tensor, prototypes: Tensor, temperature: float, iterations: int = 3) -> Tensor:
+    """The centre with which the teacher uses every prototype equally often on this batch (DINOv2's Sinkhorn-Knopp).
+
+    Sinkhorn-Knopp scales the rows and columns of exp(z / temperature) in turn until every prototype has the same share of
+    the N rows of all ranks and every row sums to 1. What it does to the prototypes is one factor each, and a factor of
+    softmax's exponentials is a centre: the result is `sharpen(z, this centre, temperature)`. So no matrix of N x K is kept,
+    and the loss is the same function for both ways of centring.
+
+    Args:
+        features: (N, d), this rank's rows of the teacher's bottleneck features; there may be none.
+        prototypes: (K, d).
+        temperature: of the teacher.
+        iterations: DINOv2's three.
+
+    Returns:
+        (K,).
+    """
+    rows_at_a_time = max(1, SLICE[features.device.type] // len(prototypes))
+    centre = torch.zeros(len(prototypes), dtype=features.dtype, device=features.device)
+    for i in range(iterations):
+        mass = torch.full_like(centre, -torch.inf)  # log of each prototype's share, up to a constant
+        for rows in features.split(rows_at_a_time):
+            logits = _logits(rows, prototypes) / temperature  # (r, K)
+            if i > 0:  # rows sum to 1 with the factors so far; before the first round they are as they come
+                logits = logits - (logits - centre / temperature).logsumexp(-1, keepdim=True)
+            mass = torch.logaddexp(mass, logits.logsumexp(0))
+        centre = temperature * _log_sum_over_ranks(mass)
+    return torch.where(centre.isfinite(), centre, 0.0)  # no rank has any rows
+
+
+def _log_sum_over_ranks(logs: Tensor) -> Tensor:
+    """log(sum over ranks of exp(logs)), on every rank."""
+    if not dist.is_initialized():
+        return logs
+    largest = logs.clone()
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    total = (logs - largest).exp()
+    dist.all_reduce(total)
+    return total.log() + largest
+
+
+# ---- the other terms --------------------------------------------------------------------------------------------------
 
 
 class _SquaredLogits(torch.autograd.Function):

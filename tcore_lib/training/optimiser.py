@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from tcore_lib import params
 from tcore_lib.training.schedules import Hyper
 
 
-@dataclass(frozen=True)
-class Multipliers:
-    """How one parameter follows the schedules."""
+class Group(NamedTuple):
+    """How one parameter follows the schedules.
 
+    Attributes:
+        rate: the field of `Hyper` that is its learning rate.
+        lr: multiplier of that rate.
+        weight_decay: multiplier of the weight decay, 0 or 1.
+    """
+
+    rate: str
     lr: float
     weight_decay: float
-    is_last_layer: bool = False
-    is_decoder: bool = False
 
 
 def encoder_layer(name: str, depth: int) -> int:
@@ -30,8 +34,8 @@ def encoder_layer(name: str, depth: int) -> int:
     return depth + 1 if re.search(r"\bnorm\.", name) else 0
 
 
-def multipliers(module: str, name: str, settings: params.Optimiser, depth: int) -> Multipliers:
-    """The multipliers of one parameter.
+def group_of(module: str, name: str, settings: params.Optimiser, depth: int) -> Group:
+    """The group of one parameter.
 
     Weight decay spares biases, norms and LayerScale, by name as in the original: a packed attention bias
     (`in_proj_bias`) is decayed, and so are tokens, positions and the prototypes' lengths.
@@ -44,30 +48,31 @@ def multipliers(module: str, name: str, settings: params.Optimiser, depth: int) 
     """
     decay = 0.0 if re.search(r"\.bias$|norm\d?\.|\bgamma$", name) else 1.0
     if module == "decoder":
-        return Multipliers(1.0, decay, is_decoder=True)
-    if not settings.lr_multipliers:
-        return Multipliers(1.0, decay)
+        return Group("decoder_lr", 1.0, decay)
     if module != "encoder":
-        return Multipliers(1.0, decay, is_last_layer="last_layer" in name)
-    lr = settings.layer_decay ** (depth + 1 - encoder_layer(name, depth))
-    return Multipliers(lr * settings.patch_embed_lr if "patch_embed" in name else lr, decay)
+        return Group("last_layer_lr" if "last_layer" in name and settings.lr_multipliers else "lr", 1.0, decay)
+    lr = 1.0
+    if settings.lr_multipliers:
+        lr = settings.layer_decay ** (depth + 1 - encoder_layer(name, depth))
+        lr *= settings.patch_embed_lr if "patch_embed" in name else 1.0
+    return Group("encoder_lr", lr, decay)
 
 
 def build(modules: Mapping[str, nn.Module], settings: params.Optimiser, depth: int) -> torch.optim.AdamW:
-    """AdamW over the student's modules, one parameter group for each distinct set of multipliers.
+    """AdamW over the student's modules, one parameter group for each distinct `Group`.
 
     Args:
         modules: `encoder`, `head`, ... as `TCoRe.trained()` gives them.
         settings: section `pretrain.optimiser`.
         depth: blocks of the encoder.
     """
-    groups: dict[Multipliers, list[nn.Parameter]] = defaultdict(list)
+    groups: dict[Group, list[nn.Parameter]] = defaultdict(list)
     for module, network in modules.items():
         for name, parameter in network.named_parameters():
-            groups[multipliers(module, name, settings, depth)].append(parameter)
+            groups[group_of(module, name, settings, depth)].append(parameter)
     fused = all(p.device.type in ("cpu", "cuda") for group in groups.values() for p in group)
     return torch.optim.AdamW(
-        [{"params": group, "multipliers": vars(key)} for key, group in groups.items()],
+        [{"params": parameters, "group": group._asdict()} for group, parameters in groups.items()],
         lr=0.0,
         betas=settings.betas,
         weight_decay=0.0,
@@ -75,18 +80,12 @@ def build(modules: Mapping[str, nn.Module], settings: params.Optimiser, depth: i
     )
 
 
-def lr_and_decay(own: Multipliers, hyper: Hyper) -> tuple[float, float]:
-    """What the schedules' values mean for a parameter: (lr, weight decay)."""
-    if own.is_decoder:
-        return hyper.decoder_lr, hyper.weight_decay * own.weight_decay
-    lr = hyper.last_layer_lr if own.is_last_layer else hyper.lr
-    return lr * own.lr, hyper.weight_decay * own.weight_decay
-
-
 def apply(optimiser: torch.optim.Optimizer, hyper: Hyper) -> None:
     """Set every group's lr and weight decay to the values of a step."""
-    for group in optimiser.param_groups:
-        group["lr"], group["weight_decay"] = lr_and_decay(Multipliers(**group["multipliers"]), hyper)
+    for options in optimiser.param_groups:
+        group = Group(**options["group"])
+        options["lr"] = getattr(hyper, group.rate) * group.lr
+        options["weight_decay"] = hyper.weight_decay * group.weight_decay
 
 
 def clip(modules: Mapping[str, nn.Module], largest: float) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class Hyper:
     """The values of one step."""
 
     lr: float
+    encoder_lr: float
     decoder_lr: float
     last_layer_lr: float
     weight_decay: float
@@ -73,6 +74,7 @@ class Schedules:
         low, high = (cosine(step, a, b, self.total) for a, b in zip(masks.ratio, ratio_end, strict=True))
         return Hyper(
             lr=lr,
+            encoder_lr=0.0 if step < optimiser.hold_steps else lr * optimiser.encoder_lr,
             decoder_lr=decoder_lr,
             last_layer_lr=0.0 if step < self._frozen else lr,
             weight_decay=cosine(step, optimiser.weight_decay, optimiser.weight_decay_end, self.total),

@@ -11,12 +11,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tcore_lib.data.views import ViewParams, make_views
-from tcore_lib.errors import InputError
-from tcore_lib.files import reason
-from tcore_lib.machine.distributed import memory_is_full
 from tcore_lib.params import Pretrain
 from tcore_lib.training import optimiser as optimisers
-from tcore_lib.training.draws import Plan
+from tcore_lib.training.draws import Draws
 from tcore_lib.training.schedules import Hyper
 from tcore_lib.training.tcore import TCoRe
 
@@ -55,22 +52,22 @@ class Trainer:
         self._module: Any = self.model
         if self.world > 1:
             self._module = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.optimiser = optimisers.build(self.model.trained(), settings.optimiser, settings.encoder.shape[1])
+        self.optimiser = optimisers.build(self.model.trained(), settings.optimiser, self.model.student.encoder.depth)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._counts = (0, 0)  # samples and masked patches of the current step, over all ranks
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
-    def views(self, frames: Tensor, draws: ViewParams, plan: Plan) -> dict[str, Tensor]:
-        """The views of a micro-batch, on the device; auxiliary crops only where a masked crop looks at them.
+    def views(self, frames: Tensor, draws: ViewParams, masks: Tensor) -> dict[str, Tensor]:
+        """The views of a micro-batch, on the device; auxiliary crops only where a masked crop needs them.
 
         Args:
             frames: uint8 (B, 3, 3, H, W) on the host.
             draws: boxes and photometry of the same samples.
-            plan: masks of the same samples, on the host.
+            masks: (2B, P) bool on the host.
         """
-        looked_at = plan.masks.any(1).numpy()
+        needed = masks.any(1).numpy()
         used = self.model.auxiliary_frames
-        auxiliary = {name: looked_at if name in used else np.zeros_like(looked_at) for name in ("past", "future")}
+        auxiliary = {name: needed if name in used else np.zeros_like(needed) for name in ("past", "future")}
         return make_views(
             self._upload(frames),
             draws,
@@ -91,30 +88,31 @@ class Trainer:
         moved.record_stream(now)  # its memory belongs to the other stream, which must not give it away too early
         return moved
 
-    def gradients(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Plan]], hyper: Hyper) -> dict[str, Tensor]:
+    def gradients(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Draws]], hyper: Hyper) -> dict[str, Tensor]:
         """Forward and backward over `loop.accumulate` micro-batches; the gradients stand in `.grad`, unscaled.
 
         The sum over micro-batches and ranks of what the model returns is the loss of the global batch, so nothing is
         divided by their number; DistributedDataParallel averages gradients, so every rank multiplies by theirs.
 
         Args:
-            micro_batches: views and plan of each, on the device.
+            micro_batches: views and draws of each, on the device.
             hyper: schedule values of this step.
 
         Returns:
-            Device tensors: each loss term, `total`, diagnostics; this rank's shares of the global values.
+            Device tensors: `total` and each loss term, this rank's shares of the global values.
         """
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
         last = self.settings.loop.accumulate - 1
-        for i, (views, plan) in enumerate(micro_batches):
+        dtype = AUTOCAST.get(self.precision)
+        for i, (views, draws) in enumerate(micro_batches):
             with self._module.no_sync() if self.world > 1 and i < last else nullcontext():
-                with self._autocast():
-                    out = self._module(views, plan, hyper.teacher_temperature)
-                self.scaler.scale(out["total"] * self.world).backward()
-            for name, value in (out["terms"] | {"total": out["total"].detach()} | out["diagnostics"]).items():
+                with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                    total, terms = self._module(views, draws, hyper.teacher_temperature)
+                self.scaler.scale(total * self.world).backward()
+            for name, value in ({"total": total.detach()} | terms).items():
                 values[name] = values[name] + value if name in values else value
-            self._counts = (plan.samples, plan.masked)
+            self._counts = (draws.samples, draws.masked)
         self.scaler.unscale_(self.optimiser)
         return values
 
@@ -128,35 +126,6 @@ class Trainer:
         self.model.update_teacher(hyper.momentum)
         return {f"grad_norm_{name}": norm for name, norm in norms.items()}
 
-    def step(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Plan]], hyper: Hyper) -> dict[str, Tensor]:
+    def step(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Draws]], hyper: Hyper) -> dict[str, Tensor]:
         """`gradients`, then `update`: one optimiser step. Returns both their values."""
         return self.gradients(micro_batches, hyper) | self.update(hyper)
-
-    def _autocast(self) -> Any:
-        dtype = AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype) if dtype else nullcontext()
-
-
-def not_compiled(error: BaseException) -> InputError | None:
-    """The sentence for an exception that means no code can be generated on this machine, else None."""
-    if not isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
-        return None
-    cause = error.inner_exception
-    what = f"{type(cause).__name__}: {reason(cause)}"
-    return InputError(
-        f"pretrain.loop.compile is true, but torch.compile cannot generate code here ({what}); install a C compiler, or "
-        "set it to false."
-    )
-
-
-def out_of_memory(error: BaseException, settings: Pretrain) -> InputError | None:
-    """The sentence for an exception that means the device's memory is full, else None."""
-    if not memory_is_full(error):
-        return None
-    loop = settings.loop
-    more = "" if loop.activation_checkpointing else ", set pretrain.loop.activation_checkpointing: true"
-    return InputError(
-        f"The device's memory is full with pretrain.loop.batch_size = {loop.batch_size} in "
-        f"{loop.accumulate} micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}{more}, "
-        "or use more devices."
-    )

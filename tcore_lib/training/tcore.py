@@ -1,28 +1,42 @@
-"""T-CoRe itself: student, teacher, decoder and heads; one `forward` from views to loss terms (METHOD sections 4 to 6).
+"""T-CoRe itself: student, teacher, decoder and heads, and one `forward` from views to the loss (METHOD sections 4 to 6).
 
-Every number a forward pass returns is this micro-batch's *share*: summed over micro-batches and ranks it is the value
-of the global batch, whatever the split. (On one rank without accumulation the share is the value.)
+Read `TCoRe.forward` first; notebook 01 says the same with all logits held. Every loss value is this micro-batch's *share*:
+summed over micro-batches and ranks it is the value of the global batch, however that is split.
 
-Letters: B samples, N global batch, P patches, D width, d bottleneck, K prototypes, C crops with masked patches, Q the
-most masked patches of a crop, M masked patches, L local crops.
+Letters: B samples, N samples of the global batch, P patches of a crop, D width of a token, d width of a head's feature, K
+prototypes, L local crops of a sample, C crops with masked patches, M masked patches.
 """
 
 import copy
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcore_lib import params
+from tcore_lib.machine import summed
 from tcore_lib.model.decoder import AuxiliaryDecoder
 from tcore_lib.model.heads import ProjectionHead
 from tcore_lib.model.vit import ViT, initial_vit, seeded
-from tcore_lib.training.draws import Plan
-from tcore_lib.training.losses import agreement, koleo, prototype_cross_entropy
+from tcore_lib.training.draws import Draws
+from tcore_lib.training.losses import Temperatures, agreement, koleo, prototype_cross_entropy, sinkhorn_centre
 from tcore_lib.training.optimiser import ema
+
+
+def term_weights(settings: params.Pretrain) -> dict[str, float]:
+    """The loss terms of a run and their weights in the total, in the order of the log. A term of weight 0 is left out."""
+    loss, decoder = settings.loss, settings.decoder
+    weights = {"dino_global": loss.dino, "dino_local": loss.dino if settings.views.num_local else 0.0}
+    if decoder.enabled:
+        weights["patch_past"] = loss.patch_past if decoder.branches != "future" else 0.0
+        weights["patch_future"] = loss.patch_future if decoder.branches != "past" else 0.0
+        weights["agreement"] = loss.agreement if decoder.branches == "both" else 0.0
+    else:
+        weights["patch"] = loss.patch
+    weights["koleo"] = loss.koleo
+    return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 class Networks(nn.Module):
@@ -42,54 +56,52 @@ class Networks(nn.Module):
             separate = settings.head.separate_patch_head
             self.patch_head = ProjectionHead(self.encoder.width, settings.head) if separate else None
 
-    def prototypes(self) -> tuple[Tensor, Tensor]:
-        """Prototypes (K, d) of the CLS tokens and of the patches; one tensor where they share a head."""
-        of_cls = self.head.last_layer()
-        return of_cls, of_cls if self.patch_head is None else self.patch_head.last_layer()
-
-    def project(self, cls: list[Tensor], patches: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Features (R, d) of each set of CLS tokens and of each set of patch tokens; one pass of each head."""
-        if self.patch_head is None:
-            features = _in_one_pass(self.head, [*cls, *patches])
-            return features[: len(cls)], features[len(cls) :]
-        return _in_one_pass(self.head, cls), _in_one_pass(self.patch_head, patches)
-
-
-def _in_one_pass(head: ProjectionHead, sets: list[Tensor]) -> list[Tensor]:
-    return list(head(torch.cat(sets)).split([len(tokens) for tokens in sets])) if sets else []
+    @property
+    def head_of_patches(self) -> ProjectionHead:
+        """The patches' own head, or the one they share with the CLS tokens."""
+        return self.patch_head or self.head
 
 
 class TCoRe(nn.Module):
-    """The networks of one run and their common step.
+    """The networks of one run and the loss of a step.
 
     Args:
         settings: the whole section `pretrain`.
         seed: initial weights follow from it.
+
+    Attributes:
+        student, teacher: encoders with heads; the teacher never learns by gradient.
+        decoder: of the student's side alone; None where it is switched off.
+        cls_centre, patch_centre: (K,), taken from the teacher's logits: running means of them, or factors of the last batch.
+        weights: loss term -> weight in the total.
+        compiled: whether losses and blocks run as generated code.
     """
 
     cls_centre: Tensor
     patch_centre: Tensor
+    _target_sums: Tensor
+    _entropy_sums: Tensor
+    _spread: Tensor
 
     def __init__(self, settings: params.Pretrain, seed: int) -> None:
         super().__init__()
         self.settings = settings
+        self.weights = term_weights(settings)
         self.student = Networks(settings, seed)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.decoder: AuxiliaryDecoder | None = None
         if settings.decoder.enabled:
             with seeded(seed, 2):
                 self.decoder = AuxiliaryDecoder(self.student.encoder.width, settings.decoder)
-        self.register_buffer("cls_centre", torch.zeros(settings.head.prototypes))
-        self.register_buffer("patch_centre", torch.zeros(settings.head.prototypes))
+        prototypes = settings.head.prototypes
+        self.register_buffer("cls_centre", torch.zeros(prototypes))
+        self.register_buffer("patch_centre", torch.zeros(prototypes))
+        # sums for `diagnostics`, since it was last called: of CLS and of patches
+        self.register_buffer("_target_sums", torch.zeros(2, prototypes), persistent=False)
+        self.register_buffer("_entropy_sums", torch.zeros(2), persistent=False)
+        self.register_buffer("_spread", torch.zeros(2), persistent=False)
+        self._feature_sums: dict[str, Tensor] = {}  # for `update_centres`
         self.compiled = False
-        self._seen: dict[str, Tensor] = {}  # sums of the teacher's features since the centres were last updated
-        weights, branches = settings.loss, settings.decoder.branches
-        pair = settings.decoder.enabled and branches == "both" and weights.agreement > 0
-        self._agreement = weights.agreement if pair else 0.0
-        self._branches: dict[str, float] = {}  # auxiliary frame -> weight of its patch term
-        for frame, weight in (("past", weights.patch_past), ("future", weights.patch_future)):
-            if settings.decoder.enabled and branches in ("both", frame) and (weight > 0 or pair):
-                self._branches[frame] = weight
 
     def compile_parts(self) -> None:
         """From now on run generated code (torch.compile) for the encoders' blocks and for the losses."""
@@ -98,245 +110,201 @@ class TCoRe(nn.Module):
             networks.encoder.compile_blocks = True
 
     @property
-    def term_names(self) -> list[str]:
-        """The loss terms a forward pass returns: those whose weight is not 0."""
-        weights = self.settings.loss
-        names = (["dino_global"] + ["dino_local"] * (self.settings.views.num_local > 0)) if weights.dino > 0 else []
-        if self.decoder is None:
-            names += ["patch"] * (weights.patch > 0)
-        names += [f"patch_{frame}" for frame, weight in self._branches.items() if weight > 0]
-        return names + ["agreement"] * (self._agreement > 0) + ["koleo"] * (weights.koleo > 0)
-
-    @property
     def auxiliary_frames(self) -> tuple[str, ...]:
         """Which of `past` and `future` a forward pass looks at."""
-        return tuple(self._branches)
+        both = "agreement" in self.weights
+        return tuple(frame for frame in ("past", "future") if both or f"patch_{frame}" in self.weights)
 
     def trained(self) -> dict[str, nn.Module]:
         """The modules the optimiser steps; gradients are clipped for each of them."""
         modules = {"encoder": self.student.encoder, "head": self.student.head, "patch_head": self.student.patch_head}
         return {name: module for name, module in {**modules, "decoder": self.decoder}.items() if module is not None}
 
-    # ---- one step, part by part ---------------------------------------------------------------------
+    # ---- the loss, from top to bottom as METHOD section 5 has it ------------------------------------------------------
 
-    @torch.no_grad()
-    def _teach(self, current: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-        """Teacher on the unmasked current crops: CLS (2B, D), features of CLS (2B, d) and of masked patches (M, d)."""
-        cls, patches = self.teacher.encoder.some(current, plan.tokens)
-        (features,), (patch_features,) = self.teacher.project([cls], [patches])
-        self._count("cls", features)
-        self._count("patch", patch_features)
-        return cls, features, patch_features
-
-    def _count(self, kind: str, features: Tensor) -> None:
-        total = features.sum(0)
-        self._seen[kind] = self._seen[kind] + total if kind in self._seen else total
-
-    @torch.no_grad()
-    def _auxiliary(self, views: Mapping[str, Tensor], plan: Plan) -> Tensor:
-        """Student, in train mode, on the clean auxiliary crops that a masked crop needs: (branches * C, P, D)."""
-        encoder = self.student.encoder
-        keep = [getattr(plan, f"keep_{frame}") for frame in self._branches]
-        encoder.set_drop_keep(None if keep[0] is None else torch.cat(keep, dim=-1))
-        crops = [views[frame] for frame in self._branches]
-        return encoder(torch.cat([x if len(x) == len(plan.crops) else x[plan.crops] for x in crops]))[1]
-
-    def _looked_at(self, plan: Plan) -> Tensor:
-        """Which patches (N,) of the student's current crops a loss depends on, among all 2B * P."""
-        if not (self.settings.loss.patch > 0 if self.decoder is None else self._branches):
-            return plan.tokens[:0]
-        if self.decoder is None:
-            return plan.tokens
-        patches = plan.masks.shape[1]
-        every = torch.arange(patches, device=plan.crops.device)
-        return (plan.crops[:, None] * patches + every).flatten()
-
-    def _masked_patches(self, patches: Tensor, views: Mapping[str, Tensor], plan: Plan) -> list[Tensor]:
-        """The student's tokens (M, D) at the masked positions: one set per branch, or its own without a decoder.
-
-        Args:
-            patches: (N, D), those `_looked_at`, at least one.
-            views: of the micro-batch.
-            plan: of the micro-batch.
-        """
-        if self.decoder is None:
-            return [patches]
-        auxiliary = self._auxiliary(views, plan)
-        times = len(self._branches)
-        masked = patches.unflatten(0, (len(plan.crops), -1)).repeat(times, 1, 1)
-        restored = self.decoder(masked, auxiliary, plan.wanted.repeat(times, 1))  # (branches * C, Q, D)
-        return [part.flatten(0, 1)[plan.rows] for part in restored.chunk(times)]
-
-    def _koleo(self, cls: Tensor) -> Tensor:
-        """KoLeo of both views' CLS (2B, D); the neighbours are sought in the rank's samples or in all ranks'."""
-        world = dist.get_world_size() if dist.is_initialized() else 1
-        first, second = cls.chunk(2)
-        if self.settings.loss.koleo_scope == "rank" or world == 1:
-            return koleo(first) + koleo(second)
-        everyone = [torch.empty_like(cls) for _ in range(world)]
-        dist.all_gather(everyone, cls.detach().contiguous())
-        everyone[dist.get_rank()] = cls  # the others' features are constants here; their ranks make their gradients
-        firsts, seconds = zip(*(rank.chunk(2) for rank in everyone), strict=True)
-        whole = koleo(torch.cat(firsts)) + koleo(torch.cat(seconds))
-        return whole - whole.detach() * (1 - 1 / world)  # the whole gradient, a rank's share of the value
-
-    def forward(self, views: Mapping[str, Tensor], plan: Plan, teacher_temperature: float) -> dict[str, Any]:
+    def forward(
+        self, views: Mapping[str, Tensor], draws: Draws, teacher_temperature: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch.
 
         Args:
-            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s) of `views.make_views`; past
-                and future may hold the crops of `plan.crops` only.
-            plan: masks and stochastic depth of the same samples.
+            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s), crop-major; past and future may
+                hold the C crops of `draws.crops` only.
+            draws: masks and stochastic depth of the same samples.
             teacher_temperature: of this step.
 
         Returns:
-            `total`, the weighted sum to differentiate; `terms`, name -> value before its weight (METHOD section 6);
-            `diagnostics`: `teacher_entropy` in nats, `feature_std` (of the teacher's L2-normalised CLS over the batch,
-            1 = spread evenly, 0 = all equal), `centre_norm`. All are shares of the global batch's value, on the
-            device, detached but for `total`.
+            The total, to differentiate; and each term before its weight (METHOD section 6), detached.
         """
-        weights, batch = self.settings.loss, len(plan.masks) // 2
-        encoder = self.student.encoder
-        cls_teacher, cls_targets, patch_targets = self._teach(views["current"], plan)
+        student, teacher, frames = self.student, self.teacher, self.auxiliary_frames
+        with_cls = "dino_global" in self.weights
+        with_patches = (bool(frames) or "patch" in self.weights) and len(draws.crops) > 0
+        temperatures = Temperatures(self.settings.loss.student_temperature, teacher_temperature)
 
-        encoder.set_drop_keep(plan.keep_global)
-        cls, patches = encoder.some(views["current"], self._looked_at(plan), plan.masks)
-        rows = []  # global CLS, local CLS
-        if weights.dino > 0:
-            rows.append(cls)
-            if len(views["local"]):
-                encoder.set_drop_keep(plan.keep_local)
-                rows.append(encoder.some(views["local"], plan.tokens[:0])[0])
-        sets = self._masked_patches(patches, views, plan) if len(patches) else []
-        features, patch_features = self.student.project(rows, sets)
+        # 1. The teacher sees the current crops whole. Its features, centred and sharpened, are the targets.
+        with torch.no_grad():
+            cls, patches = teacher.encoder(views["current"])  # (2B, D), (2B, P, D)
+            masked = _select(patches[draws.crops], draws.patches)  # (M, D)
+            cls_target, patch_target = teacher.head(cls), teacher.head_of_patches(masked)  # (2B, d), (M, d)
+            if self.settings.loss.centring == "sinkhorn":
+                self._balance(cls_target, patch_target, teacher_temperature)
+            self._record(cls, cls_target, patch_target)
 
-        total = cls.new_zeros((), dtype=cls_targets.dtype)
-        terms = dict.fromkeys(self.term_names, total)  # a micro-batch without masked patches has patch terms of 0
-        entropy = total
-        if rows or sets:
-            own, taught = self.student.prototypes(), self.teacher.prototypes()
-            if rows:
-                pair = (own[0], taught[0])
-                total, entropy = self._dino(features, cls_targets, pair, plan, teacher_temperature, terms)
-            if sets:
-                pair = (own[1], taught[1])
-                total = total + self._patch(patch_features, patch_targets, pair, plan, teacher_temperature, terms)
-        if weights.koleo > 0:
-            value = self._koleo(cls) / plan.samples
-            terms["koleo"] = value.detach()
-            total = total + weights.koleo * value
-        total = total + self._untouched(bool(rows), bool(sets))
-        share = batch / plan.samples
-        spread = F.normalize(cls_teacher.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
-        diagnostics = {
-            "teacher_entropy": entropy * share,
-            "feature_std": spread * share,
-            "centre_norm": torch.linalg.vector_norm(self.cls_centre) * share,
-        }
-        return {"total": total, "terms": terms, "diagnostics": diagnostics}
+        # 2. The student on the whole crops of past and future, without gradient: what the decoder may look at.
+        with torch.no_grad():
+            auxiliary = self._auxiliary(views, draws) if frames and with_patches else None  # (frames * C, P, D)
 
-    def _untouched(self, with_cls: bool, with_patches: bool) -> Tensor | float:
-        """Zero, but a function of every parameter this pass left out: DistributedDataParallel waits for all gradients.
+        # 3. The student on the masked current crops and on the local crops.
+        cls, patches = self._encode(views["current"], draws, "current", draws.masks)  # (2B, D), (2B, P, D)
+        tokens = [cls]
+        if "dino_local" in self.weights:
+            tokens.append(self._encode(views["local"], draws, "local")[0])  # (L * B, D)
 
-        Args:
-            with_cls: CLS tokens went through the head.
-            with_patches: restored patches went through decoder and head.
-        """
-        used = {"encoder"} if with_cls or with_patches or self.settings.loss.koleo > 0 else set()
-        used |= {"head"} if with_cls or (with_patches and self.student.patch_head is None) else set()
-        used |= {"patch_head", "decoder"} if with_patches else set()
-        unused = [module for name, module in self.trained().items() if name not in used]
-        return sum((p.sum() * 0.0 for module in unused for p in module.parameters()), start=0.0)
+        # 4. The decoder restores the masked crops once from each frame; the masked patches are kept.
+        restored: list[Tensor] = []  # (M, D) for each frame, or the student's own patches where there is no decoder
+        if with_patches:
+            hidden = patches.index_select(0, draws.crops)  # (C, P, D)
+            if self.decoder is not None:
+                hidden = self.decoder(hidden.repeat(len(frames), 1, 1), auxiliary)  # (frames * C, P, D)
+            restored = [_select(part, draws.patches) for part in hidden.chunk(max(1, len(frames)))]
+
+        # 5. The head, once for all CLS tokens and once for all restored patches.
+        terms = {name: cls.new_zeros((), dtype=cls_target.dtype) for name in self.weights}
+        if with_cls:
+            features = _in_one_pass(student.head, tokens)  # (2B, d), (L * B, d)
+            terms |= self._dino(features, cls_target, draws, temperatures)
+        if with_patches:
+            features = _in_one_pass(student.head_of_patches, restored)  # (M, d) each
+            terms |= self._patch(features, patch_target, draws, temperatures)
+        if "koleo" in self.weights:
+            terms["koleo"] = sum(koleo(view) for view in cls.chunk(2)) / draws.samples
+
+        # 6. The weighted sum.
+        total = sum(weight * terms[name] for name, weight in self.weights.items())
+        total = total + self._untouched(with_cls, with_patches)
+        return total, {name: term.detach() for name, term in terms.items()}
+
+    def _encode(self, images: Tensor, draws: Draws, keep: str, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The student's encoder with the stochastic depth of these crops."""
+        self.student.encoder.set_drop_keep(draws.keep.get(keep))
+        return self.student.encoder(images, masks)
+
+    def _auxiliary(self, views: Mapping[str, Tensor], draws: Draws) -> Tensor:
+        """Patches (frames * C, P, D) of the auxiliary crops that belong to a masked crop, in one pass."""
+        crops = [views[frame] for frame in self.auxiliary_frames]
+        crops = [x if len(x) == len(draws.crops) else x[draws.crops] for x in crops]
+        keep = [draws.keep[frame] for frame in self.auxiliary_frames if frame in draws.keep]
+        self.student.encoder.set_drop_keep(torch.cat(keep, dim=-1) if keep else None)
+        return self.student.encoder(torch.cat(crops))[1]
 
     def _dino(
-        self,
-        features: list[Tensor],
-        targets: Tensor,
-        prototypes: tuple[Tensor, Tensor],
-        plan: Plan,
-        sharp: float,
-        terms: dict[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Both DINO terms; features (2B, d) and, with local crops, (L * B, d); targets (2B, d).
-
-        Returns:
-            Their weighted sum, and the teacher's entropy.
-        """
-        weight, batch = self.settings.loss.dino, len(targets) // 2
-        current, *local = features
-        num_local = sum(map(len, local)) // batch
-        ones = current.new_ones(2 * batch)
-        # 2 global and 2 L local pairs; each pair is a mean over the N samples
-        scale = 1.0 / ((2 + 2 * num_local) * plan.samples)
-        total, values, entropy = prototype_cross_entropy(
-            current[None],
-            prototypes[0],
-            targets.roll(batch, 0)[None],  # the other crop's
-            prototypes[1],
-            self.cls_centre,
-            ones,
-            coefficients=(weight,),
-            student_temperature=self.settings.loss.student_temperature,
-            teacher_temperature=sharp,
-            scale=scale,
-            with_entropy=True,
-            fused=self.compiled,
+        self, features: list[Tensor], target: Tensor, draws: Draws, temperatures: Temperatures
+    ) -> dict[str, Tensor]:
+        """CLS of (2B, d) global and (L * B, d) local crops against the teacher's (2B, d)."""
+        prototypes, theirs = self.student.head.last_layer(), self.teacher.head.last_layer()  # (K, d)
+        own, *local = features
+        batch = len(target) // 2
+        scale = 1 / (
+            (2 + 2 * self.settings.views.num_local) * draws.samples
+        )  # a mean over samples of all pairs of crops
+        ones = own.new_ones(2 * batch)
+        swapped = target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
+        inputs = (self.cls_centre, ones, temperatures)
+        loss, targets, entropy = prototype_cross_entropy(
+            own[None], prototypes, swapped, theirs, *inputs, fused=self.compiled
         )
-        terms["dino_global"] = values[0]
-        if num_local:
-            more, values, _ = prototype_cross_entropy(
-                local[0].unflatten(0, (num_local, batch)),
-                prototypes[0],
-                targets.unflatten(0, (2, batch)),
-                prototypes[1],
-                self.cls_centre,
-                ones[:batch],
-                coefficients=(weight,) * num_local,
-                student_temperature=self.settings.loss.student_temperature,
-                teacher_temperature=sharp,
-                scale=scale,
-                fused=self.compiled,
-            )
-            terms["dino_local"] = values.sum()
-            total = total + more
-        return total, entropy
+        self._count_targets(0, targets, entropy)
+        terms = {"dino_global": scale * loss[0]}
+        if local:  # every local crop answers for both
+            small, both = local[0].unflatten(0, (-1, batch)), target.unflatten(0, (2, batch))  # (L, B, d), (2, B, d)
+            inputs = (self.cls_centre, ones[:batch], temperatures)
+            loss, _, _ = prototype_cross_entropy(small, prototypes, both, theirs, *inputs, fused=self.compiled)
+            terms["dino_local"] = scale * loss.sum()
+        return terms
 
     def _patch(
-        self,
-        sets: list[Tensor],
-        targets: Tensor,
-        prototypes: tuple[Tensor, Tensor],
-        plan: Plan,
-        sharp: float,
-        terms: dict[str, Tensor],
-    ) -> Tensor:
-        """Patch terms and the agreement; sets of (M, d), targets (M, d). Returns their weighted sum."""
-        chosen = {"patch": self.settings.loss.patch}
-        if self.decoder is not None:
-            chosen = {f"patch_{frame}": weight for frame, weight in self._branches.items()}
-        counted = {name: x for name, x in zip(chosen, sets, strict=True) if chosen[name] > 0}
-        total = targets.new_zeros(())
+        self, features: list[Tensor], target: Tensor, draws: Draws, temperatures: Temperatures
+    ) -> dict[str, Tensor]:
+        """Restored patches (M, d) of each frame against the teacher's (M, d), and against each other."""
+        prototypes, theirs = self.student.head_of_patches.last_layer(), self.teacher.head_of_patches.last_layer()
+        names = [f"patch_{frame}" for frame in self.auxiliary_frames] or ["patch"]
+        counted = {name: x for name, x in zip(names, features, strict=True) if name in self.weights}
+        terms = {}
         if counted:
-            total, values, _ = prototype_cross_entropy(
+            loss, targets, entropy = prototype_cross_entropy(
                 torch.stack(list(counted.values())),
-                prototypes[0],
-                targets[None],
-                prototypes[1],
+                prototypes,
+                target[None],
+                theirs,
                 self.patch_centre,
-                plan.weights,
-                coefficients=tuple(chosen[name] for name in counted),
-                student_temperature=self.settings.loss.student_temperature,
-                teacher_temperature=sharp,
-                scale=1.0 / (2 * plan.samples),
+                draws.weights,
+                temperatures,
                 fused=self.compiled,
             )
-            terms |= dict(zip(counted, values.unbind(), strict=True))
-        if self._agreement > 0:
-            past, future = sets
-            value = agreement(past, future, prototypes[0]) / (plan.masked * len(prototypes[0]))
-            terms["agreement"] = value.detach()
-            total = total + self._agreement * value
-        return total
+            self._count_targets(1, targets, entropy)
+            terms = {name: value / (2 * draws.samples) for name, value in zip(counted, loss.unbind(), strict=True)}
+        if "agreement" in self.weights:
+            terms["agreement"] = agreement(*features, prototypes) / (draws.masked * len(prototypes))
+        return terms
+
+    def _balance(self, cls_target: Tensor, patch_target: Tensor, temperature: float) -> None:
+        """Set both centres to this micro-batch's Sinkhorn-Knopp factors; every rank takes part, with patches or without."""
+        heads = (self.teacher.head, self.teacher.head_of_patches)
+        for centre, features, head in zip(
+            (self.cls_centre, self.patch_centre), (cls_target, patch_target), heads, strict=True
+        ):
+            centre.copy_(sinkhorn_centre(features, head.last_layer(), temperature))
+
+    def _untouched(self, with_cls: bool, with_patches: bool) -> Tensor | float:
+        """0, as a function of every parameter that this pass left out: DistributedDataParallel waits for all gradients."""
+        used = {"encoder"} if with_cls or with_patches or "koleo" in self.weights else set()
+        if with_patches:
+            used |= {"decoder", "head" if self.student.patch_head is None else "patch_head"}
+        if with_cls:
+            used |= {"head"}
+        unused = [module for name, module in self.trained().items() if name not in used]
+        return sum((0.0 * p.sum() for module in unused for p in module.parameters()), start=0.0)
+
+    # ---- what is counted on the way -------------------------------------------------------------------------------
+
+    def _record(self, cls: Tensor, cls_target: Tensor, patch_target: Tensor) -> None:
+        """Sum up the teacher's features for the centres, and how far its CLS tokens (2B, D) lie apart."""
+        for name, features in (("cls", cls_target), ("patch", patch_target)):
+            self._feature_sums[name] = self._feature_sums.get(name, 0.0) + features.sum(0)
+        spread = F.normalize(cls.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
+        self._spread += torch.stack([spread * len(cls), torch.full_like(spread, len(cls))])
+
+    def _count_targets(self, kind: int, targets: Tensor, entropy: Tensor) -> None:
+        self._target_sums[kind] += targets
+        self._entropy_sums[kind] += entropy
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What the teacher's outputs were like since the last call, over all micro-batches and ranks; all ranks call it.
+
+        Returns:
+            `teacher_entropy`: mean entropy of the CLS targets, in nats. `information_cls` and `information_patch`: entropy
+            of the mean target minus mean entropy of the targets, in nats: what a target says about its crop or patch, 0
+            where all are alike, whether uniform or one winning prototype; `..._share`: the same as a share of ln K.
+            `feature_std`: of the teacher's L2-normalised CLS over the batch, 1 = spread evenly, 0 = all equal.
+            `centre_norm`: of the CLS centre.
+        """
+        targets, entropies, spread = (summed(x.clone()) for x in (self._target_sums, self._entropy_sums, self._spread))
+        for sums in (self._target_sums, self._entropy_sums, self._spread):
+            sums.zero_()
+        rows = targets.sum(-1).clamp_min(1.0)  # (2,): a distribution sums to 1
+        entropy = entropies / rows
+        information = torch.special.entr(targets / rows[:, None]).sum(-1) - entropy  # (2,)
+        share = information / max(math.log(targets.shape[1]), 1e-9)
+        return {
+            "teacher_entropy": entropy[0],
+            "information_cls": information[0],
+            "information_patch": information[1],
+            "information_cls_share": share[0],
+            "information_patch_share": share[1],
+            "feature_std": spread[0] / spread[1].clamp_min(1.0),
+            "centre_norm": torch.linalg.vector_norm(self.cls_centre),
+        }
 
     # ---- after the optimiser's step -------------------------------------------------------------------------------
 
@@ -351,12 +319,12 @@ class TCoRe(nn.Module):
             samples: N, the global batch.
             masked: masked patches of the global batch; without any the patch centre stays.
         """
-        sums = torch.stack([self._seen[kind] for kind in ("cls", "patch")])
-        self._seen = {}
-        if dist.is_initialized():
-            dist.all_reduce(sums)
+        sums = summed(torch.stack([self._feature_sums[kind] for kind in ("cls", "patch")]))  # (2, d)
+        self._feature_sums = {}
+        if self.settings.loss.centring == "sinkhorn":
+            return
         centres, counts = (self.cls_centre, self.patch_centre), (2 * samples, masked)
-        heads = (self.teacher.head, self.teacher.patch_head or self.teacher.head)
+        heads = (self.teacher.head, self.teacher.head_of_patches)
         for centre, head, total, count in zip(centres, heads, sums, counts, strict=True):
             if count > 0:
                 mean = head.last_layer.logits(total / count)
@@ -365,3 +333,13 @@ class TCoRe(nn.Module):
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher towards the student: EMA of every weight of encoder and heads."""
         ema(self.teacher.parameters(), self.student.parameters(), momentum)
+
+
+def _in_one_pass(head: ProjectionHead, sets: list[Tensor]) -> list[Tensor]:
+    """Features (R, d) of each set of tokens (R, D)."""
+    return list(head(torch.cat(sets)).split([len(tokens) for tokens in sets]))
+
+
+def _select(patches: Tensor, wanted: Tensor) -> Tensor:
+    """(C, P, D), (M,) among C * P -> (M, D)."""
+    return patches.flatten(0, 1).index_select(0, wanted)
