@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.model import layouts
 from tcore_lib.model.encoders import (
     FeatureEncoder,
     Pixels,
@@ -21,6 +20,7 @@ from tcore_lib.model.encoders import (
     random_encoder,
 )
 from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
+from tcore_lib.model.weights import to_layout
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
@@ -199,7 +199,7 @@ def test_folding_of_cls_is_exact() -> None:
         img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=4, reg_tokens=4, no_embed_class=True,
         init_values=1e-5, dynamic_img_size=True, num_classes=0,
     )  # fmt: skip
-    plain.load_state_dict(layouts.to_timm(official_state_dict(vit)))
+    plain.load_state_dict(to_layout(official_state_dict(vit), "timm"))
     batch = images(2, 3, 96, 48)
     assert torch.equal(plain.eval().forward_features(batch), vit.tokens(batch))
 

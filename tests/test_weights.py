@@ -28,7 +28,6 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder
 from tcore_lib.model.export import FORMATS, export
 from tcore_lib.model.vit import official_state_dict
 from tcore_lib.model.weights import OURS, read_weights
-from tcore_lib.remote import released
 from tcore_lib.training import checkpoints, tcore
 
 State = dict[str, Tensor]
@@ -435,8 +434,8 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(fetch, "weights_folder", lambda: tmp_path / "weights")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", nothing)
-    monkeypatch.setattr(released, "_probe", nothing)
-    monkeypatch.setattr(released, "try_to_load_from_cache", lambda *names: None)
+    monkeypatch.setattr("tcore_lib.model.encoders.get_session", nothing)
+    monkeypatch.setattr("tcore_lib.model.encoders.try_to_load_from_cache", lambda *names: None)
     return tmp_path / "weights"
 
 

@@ -10,13 +10,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from tcore_lib import params
+from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
-from tcore_lib.model import layouts
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder
 from tcore_lib.model.vit import ViT, official_state_dict
-from tcore_lib.model.weights import WeightFile, read_weights
-from tcore_lib.remote import released
+from tcore_lib.model.weights import (
+    WeightFile,
+    architecture,
+    find_encoder,
+    known_heads,
+    read_weights,
+    to_official,
+)
 
 _TOKENS = ("cls_token", "pos_embed", "register_tokens", "reg_token", "mask_token", "cls_pos")
 
@@ -134,10 +139,10 @@ def tree(tensors: pd.DataFrame, depth: int) -> str:
 def _recognise(file: WeightFile, which: str) -> tuple[str, pd.DataFrame]:
     """The network in a file, in words, and its parameter counts; or why there is none."""
     try:
-        found = layouts.find_encoder(file.tensors, which, file.path)
-        state = layouts.to_official(found)
-        heads = layouts.known_heads(file.metadata, file.config)
-        settings, img_size = layouts.architecture(state, heads, file.path)
+        found = find_encoder(file.tensors, which, file.path)
+        state = to_official(found)
+        settings = architecture(state, known_heads(file.metadata), file.path)
+        img_size = settings.img_size or 0
     except InputError as error:
         return str(error), pd.DataFrame()
     return _words(settings, img_size, which), _compared(state, settings, img_size)
@@ -187,7 +192,7 @@ def inspect(source: FeatureEncoder | str | Path, which: str = "teacher") -> Insp
             tensors, metadata, counted = dict(network.state_dict()), source.metadata, pd.DataFrame()
             about = f"patch {source.patch_size}, width {source.width}, {len(network.blocks)} blocks"
     else:
-        file = read_weights(released.fetch(text) if text in released.FILES else text)
+        file = read_weights(fetch.weights(text) if text in fetch.CHECKPOINTS else text)
         tensors, metadata = file.tensors, file.metadata
         about, counted = _recognise(file, which)
     table = pd.DataFrame([_row(name, tensor) for name, tensor in tensors.items()])

@@ -6,20 +6,34 @@ one. The network that is trained stands in `vit`.
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import get_session
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from tcore_lib import params
+from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
-from tcore_lib.model import layouts
+from tcore_lib.files import reason
 from tcore_lib.model.vit import ViT, initial_vit, load_official, mismatch, official_state_dict
-from tcore_lib.model.weights import OURS, WeightFile, check_values, read_weights
-from tcore_lib.remote import released
+from tcore_lib.model.weights import (
+    OURS,
+    State,
+    WeightFile,
+    architecture,
+    check_values,
+    find_encoder,
+    known_heads,
+    layout_of,
+    read_weights,
+    to_official,
+)
 
 
 class TimmNetwork(nn.Module):
@@ -147,44 +161,6 @@ def _frozen(encoder: FeatureEncoder) -> FeatureEncoder:
 # ---------------------------------------------------------------------------------------------- loading
 
 
-def _ours(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
-    """A file in the official, our own, timm's or Hugging Face's layout as a `ViT`."""
-    state = layouts.to_official(layouts.find_encoder(file.tensors, which, file.path))
-    heads = heads or layouts.known_heads(file.metadata, file.config)
-    settings, img_size = layouts.architecture(state, heads, file.path)
-    vit = initial_vit(settings, img_size, seed=0)
-    wrong = mismatch(official_state_dict(vit), state)
-    if wrong:
-        raise InputError(f"{file.path} is no whole {settings.arch} encoder ({wrong}); give a complete one.")
-    check_values(state, file.path)
-    load_official(vit, state, str(file.path))
-    return FeatureEncoder(vit, str(file.path), {**file.metadata, **file.metadata.get(OURS, {})})
-
-
-def _timm(name: str) -> FeatureEncoder:
-    """`NAME` with its published weights, or `NAME:random`."""
-    model, _, start = name.partition(":")
-    if start not in ("", "random"):
-        raise InputError(f"timm:{name} is not known; write timm:{model} or timm:{model}:random.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = released.timm_model(model, pretrained=not start)
-    return FeatureEncoder(TimmNetwork(network, model), f"timm:{name}")
-
-
-def _timm_folder(file: WeightFile) -> FeatureEncoder:
-    """A folder that timm's own export wrote (config.json names the architecture)."""
-    name, arguments = file.config["architecture"], file.config.get("model_args") or {}
-    model = released.timm_model(name, pretrained=False, arguments=arguments)
-    state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
-    wrong = mismatch(model.state_dict(), state)
-    if wrong:
-        raise InputError(f"{file.path} does not fit timm's {name} ({wrong}); export the folder again.")
-    check_values(state, file.path)
-    model.load_state_dict(state)
-    return FeatureEncoder(TimmNetwork(model, name), str(file.path.parent), file.metadata)
-
-
 def load_encoder(
     source: str | Path, *, device: str | torch.device = "cpu", which: str = "teacher", heads: int | None = None
 ) -> FeatureEncoder:
@@ -192,15 +168,14 @@ def load_encoder(
 
     Args:
         source: one of
-            a file: official T-CoRe (`{"teacher": {"backbone.*", ...}}`), a training checkpoint of this library, a bare
-            state dict (official or timm names), as .pth, .pt, .bin or .safetensors;
-            a folder with `model.safetensors` and `config.json` (timm, or transformers' Dinov2WithRegisters; its Dinov2
-            too, but that one resizes positions without antialias, we with it);
+            a file (.pth, .pt, .bin, .ckpt, .safetensors) that holds a whole encoder under the official (DINO, DINOv2,
+            T-CoRe), timm's or our names, whatever stands beside it: released files, training checkpoints, state dicts;
+            a folder with such a file; one with timm's `config.json` is built as that says (also `local-dir:FOLDER`);
             `vits16_k400`, `vits16_inet`, `vitb16_k400`: the published encoders, fetched if they are not here;
             `timm:NAME` with timm's weights, `timm:NAME:random` without;
             `pixels`: no network, each patch's own normalised pixels.
         device: where it shall run.
-        which: "teacher" or "student", where a file holds both.
+        which: "teacher" or "student", where a file holds both; an averaged or momentum encoder counts as the teacher.
         heads: attention heads, where neither the width (64 per head) nor the file tells them.
 
     Raises:
@@ -212,15 +187,172 @@ def load_encoder(
     elif text.startswith("timm:"):
         encoder = _timm(text.removeprefix("timm:"))
     else:
-        path = released.fetch(text) if text in released.FILES else Path(text).expanduser()
+        path = fetch.weights(text) if text in fetch.CHECKPOINTS else Path(text.removeprefix("local-dir:")).expanduser()
         if not path.exists():
-            known = ", ".join((*released.FILES, "timm:NAME", "pixels"))
+            known = ", ".join((*fetch.CHECKPOINTS, "timm:NAME", "pixels"))
             raise InputError(f"{text} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
         file = read_weights(path)
         foreign = "architecture" in file.config and OURS not in file.config
-        encoder = _timm_folder(file) if foreign else _ours(file, which, heads)
+        encoder = _timm_folder(file) if foreign else _plain_vit(file, which, heads)
         encoder.name = text
     return _frozen(encoder).to(device)
+
+
+def _plain_vit(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
+    found = find_encoder(file.tensors, which, file.path)
+    vit = _vit_of(found, heads or known_heads(file.metadata), str(file.path))
+    vit.layout = file.metadata.get("layout", vit.layout)  # a training checkpoint knows how its encoder once came in
+    return FeatureEncoder(vit, str(file.path), {**file.metadata, **file.metadata.get(OURS, {})})
+
+
+def _vit_of(state: State, heads: int | None, origin: str) -> ViT:
+    """The `ViT` that a state dict of one encoder, in any layout, belongs to."""
+    official = to_official(state)
+    settings = architecture(official, heads, origin)
+    vit = initial_vit(settings, settings.img_size or 0, seed=0)
+    wrong = mismatch(official_state_dict(vit), official)
+    if wrong:
+        raise InputError(f"{origin} is no whole plain ViT ({wrong}); give a complete encoder, alone if need be.")
+    check_values(official, origin)
+    load_official(vit, official, origin)
+    vit.layout = layout_of(state)
+    return vit
+
+
+def _timm(name: str) -> FeatureEncoder:
+    """`NAME` with its published weights, or `NAME:random`."""
+    model, _, start = name.partition(":")
+    if start not in ("", "random"):
+        raise InputError(f"timm:{name} is not known; write timm:{model} or timm:{model}:random.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm_model(model, pretrained=not start)
+    return FeatureEncoder(TimmNetwork(network, model), f"timm:{name}")
+
+
+def _timm_folder(file: WeightFile) -> FeatureEncoder:
+    """A folder that timm's own export wrote (config.json names the architecture)."""
+    name, arguments = file.config["architecture"], file.config.get("model_args") or {}
+    model = timm_model(name, pretrained=False, arguments=arguments)
+    state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
+    wrong = mismatch(model.state_dict(), state)
+    if wrong:
+        raise InputError(f"{file.path} does not fit timm's {name} ({wrong}); export the folder again.")
+    check_values(state, file.path)
+    model.load_state_dict(state)
+    model.pretrained_cfg.update(file.config.get("pretrained_cfg") or {})
+    return FeatureEncoder(TimmNetwork(model, name), str(file.path.parent), file.metadata)
+
+
+def timm_model(name: str, *, pretrained: bool, arguments: Mapping[str, Any] | None = None) -> Any:
+    """A timm transformer without classifier, for images of any size.
+
+    Args:
+        name: as timm knows it, e.g. `vit_small_patch16_224.dino`.
+        pretrained: with its published weights; else as the caller's torch seed draws it.
+        arguments: further arguments of the model.
+
+    Raises:
+        InputError: timm has no such model, it takes no images of any size, or its weights cannot be had.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:4])
+        raise InputError(f"timm:{name} does not exist; {f'near it are {near}' if near else 'see timm.list_models()'}.")
+    options = {**(arguments or {}), "num_classes": 0, "dynamic_img_size": True}
+    try:
+        if pretrained:
+            options["pretrained_cfg_overlay"] = _cached_or_reachable(timm.get_pretrained_cfg(name))
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise InputError(
+            f"timm:{name} takes no images of any size ({reason(error)}); choose a vit_* or eva* model."
+        ) from error
+    except Exception as error:  # the HTTP client's own classes, or timm's RuntimeError for a tag it does not know
+        hub = f", or download https://huggingface.co/timm/{name} and give the folder's path" if pretrained else ""
+        raise InputError(f"timm:{name} cannot be had ({reason(error)}); fetch it while online{hub}.") from error
+
+
+def _cached_or_reachable(config: Any) -> dict[str, str]:
+    """Timm's weights in the hub's cache, for its overlay; else one quick try of the hub, whose client retries for a minute."""
+    if not config.hf_hub_id:
+        return {}
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(config.hf_hub_id, file)
+        if isinstance(cached, str):
+            return {"file": cached}
+    get_session().head(hf_hub_url(config.hf_hub_id, "config.json"), timeout=5.0)
+    return {}
+
+
+# ---------------------------------------------------------------------------------------------- continuing from one
+
+SHAPE = ("arch", "width", "depth", "heads", "patch_size", "registers", "mlp", "mlp_ratio", "qkv_bias", "img_size")
+
+
+def start_from(vit: ViT, source: str | Path, which: str = "teacher") -> None:
+    """Give a network that is to be trained the weights of an encoder from anywhere (`pretrain.encoder.init`).
+
+    Its features are then the encoder's, at every image size: positions keep the grid they came with. A timm model that
+    expects another normalisation of its images gets it folded into the patch embedding. `vit.layout` says how the
+    encoder came in; `export` writes it that way again.
+
+    Args:
+        vit: of the same shape; `encoder_settings(source)` tells it.
+        source: anything `load_encoder` takes that is a plain ViT with a CLS token: patch size, registers, LayerScale, GELU
+            or SwiGLU, biases and positions as they are.
+        which: "teacher" or "student", where a file holds both.
+
+    Raises:
+        InputError: the source cannot be had, is no plain ViT, or has another shape (then the sentence says what to set).
+    """
+    given = plain_vit(load_encoder(source, which=which))
+    ours = {**vit.settings.model_dump(), "img_size": vit.img_size}
+    theirs = given.settings.model_dump()
+    wrong = {name: theirs[name] for name in SHAPE if ours[name] != theirs[name]}
+    if (ours["layer_scale"] is None) != (theirs["layer_scale"] is None):
+        wrong["layer_scale"] = theirs["layer_scale"]
+    if wrong:
+        lines = ", ".join(f"{name}: {json.dumps(value)}" for name, value in wrong.items())
+        raise InputError(
+            f"pretrain.encoder.init = {source} is a network of another shape; set pretrain.encoder: {{{lines}}}."
+        )
+    load_official(vit, official_state_dict(given), str(source))
+    vit.layout = given.layout
+
+
+def encoder_settings(source: str | Path, which: str = "teacher") -> dict[str, Any]:
+    """What `pretrain.encoder` has to say to continue from an encoder: its shape and `init`, without defaults."""
+    found = plain_vit(load_encoder(source, which=which)).settings
+    return {**found.model_dump(exclude_defaults=True), "init": str(source)}
+
+
+def plain_vit(encoder: FeatureEncoder) -> ViT:
+    """The network of an encoder as a `ViT`: itself, or a plain ViT of timm taken over.
+
+    Raises:
+        InputError: it is no plain ViT: its features would be others.
+    """
+    network = encoder.network
+    if isinstance(network, ViT):
+        return network
+    refusal = (
+        f"{encoder.name} is no plain ViT with a CLS token, which training continues from; choose a vit_* model of timm"
+    )
+    if not isinstance(network, TimmNetwork):
+        raise InputError(f"{refusal}.")
+    heads = getattr(network.blocks[0].attn, "num_heads", None)
+    vit = _vit_of(dict(network.model.state_dict()), heads, encoder.name)
+    patch = vit.vit.patch_embed.proj
+    with torch.no_grad():  # W (scale x + shift) + b = (W scale) x + (b + sum of W shift)
+        patch.bias += (patch.weight * network.shift).sum((1, 2, 3))
+        patch.weight *= network.scale
+        # The same tensors can belong to another computation (activation, norm): its features tell.
+        side = 2 * vit.patch_size
+        images = torch.linspace(-2, 2, 3 * side**2).view(1, 3, side, side)
+        ours, theirs = vit.tokens(images), network.tokens(images)
+    if (ours - theirs).norm() > 1e-3 * theirs.norm():
+        raise InputError(f"{refusal}: its features are not those of one with these weights.")
+    return vit
 
 
 # ---------------------------------------------------------------------------------------------- looking inside

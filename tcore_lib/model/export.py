@@ -14,10 +14,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, write_json
-from tcore_lib.model import layouts
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder
 from tcore_lib.model.vit import ViT, official_state_dict
-from tcore_lib.model.weights import OURS, write_safetensors, write_torch
+from tcore_lib.model.weights import OURS, to_layout, write_safetensors, write_torch
 
 
 def description(vit: ViT) -> dict[str, int | str]:
@@ -78,7 +77,7 @@ def to_timm(encoder: FeatureEncoder, target: Path, metadata: Mapping[str, Any]) 
     arch = "vit_small" if vit.settings.arch == "custom" else vit.settings.arch
     side = vit.img_size
     about = _metadata(encoder, vit, metadata)
-    write_safetensors(target / "model.safetensors", layouts.to_timm(official_state_dict(vit)), about)
+    write_safetensors(target / "model.safetensors", to_layout(official_state_dict(vit), "timm"), about)
     config = {
         "architecture": f"{arch}_patch16_224",  # the function that builds it; all it decides stands in model_args
         "num_classes": 0,

@@ -66,6 +66,7 @@ class ViT(nn.Module):
         cls_pos: (1, 1, D), the position of CLS. A parameter of its own because it is stepped and decayed on its own;
             the official layout stores it as the first row of `pos_embed`.
         activation_checkpointing: recompute each group of blocks in the backward pass instead of storing it.
+        layout: how the weights came in and shall go out: "official", "plain" or "timm" (`weights.layout_of`).
         compile_blocks: generate code (torch.compile) for `GROUP` blocks at a time: one piece for all groups of all
             encoders, so that it takes seconds.
     """
@@ -77,6 +78,7 @@ class ViT(nn.Module):
         self.patch_size, self.width, self.depth, self.heads = settings.patch_size, width, depth, heads
         self.activation_checkpointing = False
         self.compile_blocks = False
+        self.layout = "official"
         self._scale: Tensor | None = None
         gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if settings.mlp == "swiglu" else {}
         self.vit: Any = VisionTransformer(
