@@ -26,8 +26,10 @@ except ModuleNotFoundError as error:
 # Command -> the function that is it. A room that has one of its own (`prepare_command`, ...) takes its line over; until then it
 # is written below.
 COMMANDS = {
-    "reproduce": "tcore_lib.__main__:_reproduce",
-    "table": "tcore_lib.__main__:_table",
+    "reproduce": "tcore_lib.reproduction.reproduce:reproduce",
+    "table": "tcore_lib.reproduction.readme:table_of",
+    "book": "tcore_lib.reproduction.book:book",
+    "publish": "tcore_lib.reproduction.readme:publish",
     "prepare": "tcore_lib.data.videos:prepare_command",
     "shard": "tcore_lib.data.shards:shard_command",
     "fetch": "tcore_lib.fetch:fetch_command",
@@ -38,49 +40,17 @@ COMMANDS = {
     "score": "tcore_lib.evaluation.commands:score_command",
     "inspect": "tcore_lib.__main__:_inspect",
     "export": "tcore_lib.__main__:_export",
-    "study": "tcore_lib.__main__:_study",
+    "study": "tcore_lib.reproduction.study:run_study",
     "init": "tcore_lib.params:init",
 }
-NOTEBOOKS = {"anywidget", "ipykernel", "ipywidgets", "nbclient", "nbconvert", "nbformat", "papermill", "traitlets"}
+NOTEBOOKS = {"anywidget", "ipykernel", "ipywidgets", "latex2mathml", "nbclient", "nbconvert", "nbformat", "papermill", "traitlets"}
 
 
 Changes = Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")]
-Start = Annotated[str | None, cyclopts.Parameter(name="--from")]
+Kind = Literal["davis", "jhmdb", "vip"]
 Which = Literal["teacher", "student"]
 
 
-def _reproduce(
-    profile: str, *, only: str | None = None, start: Start = None, force: bool = False, changes: Changes = ()
-) -> int:
-    """Run a profile's notebooks and print the table.
-
-    Args:
-        profile: a parameter file, or the name of one in params/.
-        only: just these notebooks, such as 3,7.
-        start: this notebook and the ones after it.
-        force: also run what is finished and unchanged.
-        changes: replace one setting, section.key=value; may be repeated.
-    """
-    from tcore_lib.reproduction.reproduce import reproduce
-
-    numbers = [number.strip().zfill(2) for number in only.split(",")] if only else None
-    return reproduce(profile, only=numbers, start=start and start.zfill(2), force=force, changes=changes)
-
-
-def _table(*, results: Path = Path("results"), readme: bool = False) -> None:
-    """Write the paper's table beside all runs: paper_table.csv, .md and .html.
-
-    Args:
-        results: folder that holds the run folders.
-        readme: also put table, data sets and cost into README.md.
-    """
-    from tcore_lib import params
-    from tcore_lib.reproduction import paper_table, readme as page
-
-    print(paper_table.as_shown(paper_table.write(results)).to_string(index=False))
-    print(f"{results / 'paper_table.csv'}, .md, .html")
-    if readme:
-        page.write_into(params.project_root() / "README.md")
 
 
 def _inspect(file: str, *, which: Which = "teacher") -> None:
@@ -119,28 +89,6 @@ def _export(
 
         export(file, target, format, which=which)
     print(target)
-
-
-def _study(
-    study: str, *, workers: int = 1, only: str | None = None, tables: bool = False, task: str | None = None
-) -> int:
-    """Train and score variants of a profile over several seeds, and compare.
-
-    Args:
-        study: a file, or the name of one in params/studies/.
-        workers: tasks at a time; they share the cores.
-        only: some variants only: full,random.
-        tables: only write tables and figures of what is finished.
-        task: just this task, VARIANT/SEED, in this process.
-    """
-    from tcore_lib.reproduction import study as studies, study_results
-
-    if task:
-        return studies.run_task(study, task)
-    code = 0 if tables else studies.run_study(study, workers=workers, only=only.split(",") if only else None)
-    for path in study_results.write(studies.load_study(study)):
-        print(path)
-    return code
 
 
 def summary(where: str) -> str:

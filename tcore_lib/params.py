@@ -72,6 +72,7 @@ class SyntheticData(Section):
     jhmdb_clips: Positive = Field(4, description="mini JHMDB: number of test clips, 320x240")
     vip_clips: Positive = Field(3, description="mini VIP: number of clips")
     eval_frames: Annotated[Int, Field(ge=3)] = Field(16, description="frames per benchmark clip")
+    seed: Annotated[Int, Field(ge=0)] | None = Field(None, description="of the pictures; null = run.seed")
 
 
 class Data(Section):
@@ -356,8 +357,8 @@ class Checkpoint(Section):
 
     encoders: dict[str, str] = Field(
         default_factory=lambda: {"pretrained": "run", "random": "random", "pixels": "pixels"},
-        description="name in the table -> run (this run's teacher) | random (its initialisation) | file or folder | "
-        "vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME | pixels",
+        description="name in the table -> run (this run's teacher; run@480: after that step) | random (its initialisation) | "
+        "pixels (no network: what any encoder has to beat) | file or folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME",
     )
     model: str | None = Field(
         None,
@@ -472,16 +473,19 @@ REMOVED: dict[str, tuple[Any, str]] = {
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
+CHECKOUT = Path(__file__).absolute().parents[1]  # where this library's own notebooks are, unless it was installed without them
+
+
 def _project() -> Path | None:
     here = Path.cwd()
-    folders = (here, *here.parents)
+    folders = (here, *here.parents, CHECKOUT)
     return next(
         (folder for folder in folders if (folder / "notebooks").is_dir() and (folder / "params").is_dir()), None
     )
 
 
 def project_root() -> Path:
-    """The checkout: the nearest folder upwards that holds `notebooks/` and `params/`; else the working folder."""
+    """The nearest folder upwards that holds `notebooks/` and `params/`; else the library's checkout; else the working folder."""
     return _project() or Path.cwd()
 
 

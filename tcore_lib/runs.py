@@ -94,7 +94,7 @@ def needs(stage: str, params: Params) -> list[str]:
     if stage in _EVALUATIONS:
         if getattr(params, STAGES[stage].section).root != "synthetic":
             needed = [need for need in needed if need != _PREP]
-        if "run" not in params.checkpoint.encoders.values():
+        if not any(source.partition("@")[0] == "run" for source in params.checkpoint.encoders.values()):
             needed = [need for need in needed if need != _TRAIN]
     return needed
 
@@ -310,7 +310,7 @@ def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[
 
 
 def _encoder_problem(key: str, value: str, params: Params, stages: Sequence[str]) -> list[str]:
-    if value == "run":
+    if value.partition("@")[0] == "run":
         trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
         remedy = (
             "set pretrain.enabled: true or name another encoder"

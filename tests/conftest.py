@@ -6,19 +6,46 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 
 from tcore_lib.machine import compiled
 
 SHARED = Path(os.environ.get("TCORE_SHARED", Path(__file__).parents[2] / "shared"))  # real samples; tests skip without
-LONG = ("test_notebooks", "test_benchmarks", "test_lab", "test_evaluate", "test_runs", "test_pretrain", "test_study")
+LONG = ("test_notebooks", "test_benchmarks", "test_lab", "test_evaluate", "test_reproduce", "test_pretrain", "test_study")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort by file: `LONG` in its order, then the others as collected."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))  # stable
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small project, in a path with a space and an umlaut: a notebook that works, one that fails, one whose kernel dies."""
+    root = tmp_path / "mein Prüfstand"
+    (root / "params").mkdir(parents=True)
+    (root / "notebooks").mkdir()
+    (root / "params" / "p.yaml").write_text("run: {name: p}\ndata: {source: synthetic}\n")
+    head = (
+        "import os, sys\nfrom tcore_lib import params, runs\nparams = params.from_notebook(globals())\n"
+        "stage = runs.open_stage({stage!r}, params)\n"
+    )
+    rest = {
+        "00_data_prep": "print('half way', sys.executable)\nstage.finish({'clips': 3})",
+        "01_pretraining": "from tcore_lib.errors import InputError\nraise InputError('data/x.mp4 holds no video; remove it.')",
+        "02_checkpoint_inspection": "os.kill(os.getpid(), 9)",
+    }
+    for stage, code in rest.items():
+        notebook = nbformat.v4.new_notebook()
+        parameters = nbformat.v4.new_code_cell("run = None\ndata = None", metadata={"tags": ["parameters"]})
+        cell = nbformat.v4.new_code_cell(head.format(stage=stage) + code)
+        notebook.cells = [nbformat.v4.new_markdown_cell("# A title"), parameters, cell]
+        nbformat.write(notebook, root / "notebooks" / f"{stage}.ipynb")
+    monkeypatch.chdir(root)
+    return root
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def plan_or_sentence(text: str, path: Path) -> str:
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
         loaded = params.load(path)
-        stages = reproduce.plan(loaded)
+        stages = reproduce.stages_to_run(loaded)
         assert all(runs.STAGES[stage].sections for stage in stages)
         if loaded.pretrain.enabled:
             check_feasible(loaded, 1)

@@ -1,56 +1,56 @@
-"""Studies: what is refused, how verdicts follow from figures, and a whole study on the smallest data."""
+"""Studies: what is refused, how verdicts follow from figures, what is kept, and a whole study on the smallest data."""
 
-import re
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
+from tcore_lib import params as parameters, runs
 from tcore_lib.__main__ import main
-from tcore_lib.data.videos import prepare
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, write_json
-from tcore_lib.reproduction import profile as profiles, study, study_results
+from tcore_lib.files import write_json
+from tcore_lib.reproduction import study
 
-BASE = {
-    "run": {"name": "base"},
+BASE: dict[str, Any] = {
+    "run": {"name": "tiny", "device": "cpu"},
     "data": {
+        "num_frames": 8,
         "short_side": 64,
-        "synthetic": {
-            "videos": 4, "classes": 2, "video_size": [96, 64], "video_seconds": 2.0, "davis_clips": 1, "eval_frames": 3,
-        },
+        "workers": 1,
+        "synthetic": {"videos": 2, "classes": 2, "video_size": [96, 64], "video_seconds": 1.0, "davis_clips": 1,
+                      "eval_frames": 3},
     },
     "pretrain": {
         "encoder": {"arch": "custom", "width": 32, "depth": 1, "heads": 2},
-        "views": {"global_size": 64, "local_size": 32, "num_local": 1},
+        "views": {"global_size": 32, "local_size": 32, "num_local": 1, "blur_kernel": 3},
         "decoder": {"heads": 2},
-        "head": {"prototypes": 32, "hidden": 32, "bottleneck": 16},
+        "head": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
         "optimiser": {"epochs": 2.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0},
-        "loop": {"batch_size": 2, "log_every": 1, "workers": 0},
+        "loop": {"batch_size": 2, "workers": 0},
     },
-    "davis": {"input_size": [64, 96]},
+    "davis": {"input_size": [120, 216]},
     "jhmdb": {"enabled": False},
     "vip": {"enabled": False},
 }  # fmt: skip
-STUDY = {
+STUDY: dict[str, Any] = {
+    "base": "",
     "seeds": [0, 1],
     "points": 2,
     "variants": {
         "full": {"title": "T-CoRe"},
-        "random": {"title": "random", "trained": False},
         "past_only": {"title": "past only", "pretrain": {"decoder": {"branches": "past"}}},
+        "random": {"title": "random initialisation", "encoder": "random"},
+        "pixels": {"title": "raw pixels", "encoder": "pixels"},
     },
-    "comparisons": [{"claim": "training helps", "better": "full", "worse": "random"}],
+    "comparisons": [{"claim": "pretraining helps", "better": "full", "worse": "random"}],
 }
 
 
-def _write(folder: Path, pretrain: object = BASE["pretrain"], **changes: object) -> Path:
-    base = BASE | {"run": {"name": "base", "results": str(folder / "results")}, "pretrain": pretrain}
-    base["data"] = BASE["data"] | {"root": str(folder / "data")}
+def written(folder: Path, **changes: object) -> Path:
+    """A study file and its base profile below `folder`."""
+    base = parameters.merged(BASE, {"run": {"results": str(folder / "results")}, "data": {"root": str(folder / "data")}})
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": str(folder / "base.yaml")} | changes))
     return folder / "tiny.yaml"
@@ -61,23 +61,22 @@ def test_the_shipped_studies_are_possible() -> None:
     assert files
     for path in files:
         loaded = study.load_study(path.stem)
-        assert len({loaded.key(task) for task in loaded.tasks}) == len(loaded.tasks)
+        assert len({loaded.key(task) for task in loaded.tasks if task.seed == 0}) == len(loaded.settings.variants)
         assert path.read_text().startswith("# Asks:")
+        table = study.labelled(study.read(loaded, "scores", study.SCORES))
+        assert study.page(loaded, table) == (loaded.folder / "README.md").read_text(), f"tcore study {path.stem} --tables"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"points": 3}, "points = 3 does not divide the 2 steps"),
+        ({"points": 3}, "points = 3 does not divide 2 steps"),
         ({"seeds": [1, 1]}, "seeds must differ"),
         ({"sedes": [1]}, "did you mean 'seeds'"),
-        ({"comparisons": [{"claim": "x", "better": "full", "worse": "none"}]}, "comparisons name 'none'"),
-        ({"baseline": "none"}, "baseline is 'none'"),
-        ({"real": {"coco": "x"}}, "real names ['coco']"),
-        (
-            {"variants": {"full": {"title": "a", "pretrian": {}}, "random": {"title": "b"}}},
-            "variants.full.pretrian (value {}) does not exist; did you mean 'pretrain'",
-        ),
+        ({"comparisons": [{"claim": "x", "better": "full", "worse": "none"}]}, "comparisons names 'none'"),
+        ({"baseline": "none"}, "baseline names 'none'"),
+        ({"real": {"coco": "x"}}, "coco"),
+        ({"variants": {"random": {"title": "a", "pretrian": {}}}}, "did you mean 'pretrain'"),
         (
             {"variants": STUDY["variants"] | {"wide": {"title": "c", "pretrain": {"decoder": {"branch": "past"}}}}},
             "variant wide: the key pretrain.decoder.branch",
@@ -86,114 +85,106 @@ def test_the_shipped_studies_are_possible() -> None:
 )
 def test_an_impossible_study_is_one_sentence(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError) as caught:
-        study.load_study(_write(tmp_path, **changes))
+        study.load_study(written(tmp_path, **changes))
     assert words in str(caught.value)
 
 
 def test_variants_differ_only_in_what_they_name(tmp_path: Path) -> None:
-    loaded = study.load_study(_write(tmp_path))
-    full, past = (loaded.params(study.Task(name, 1)) for name in ("full", "past_only"))
+    loaded = study.load_study(written(tmp_path))
+    full, past = (loaded.checked(task, loaded.rendered(task)) for task in (study.Task("full", 1), study.Task("past_only", 1)))
     assert past.pretrain.decoder.branches == "past"
     assert past.model_copy(update={"pretrain": full.pretrain, "run": full.run}) == full
-    assert full.run.seed == past.run.seed == 1
+    assert (full.run.seed, full.data.synthetic.seed) == (1, 0), "another seed trains on the same clips"
     assert full.pretrain.decoder.heads == past.pretrain.decoder.heads == 2  # merged, not replaced
+    assert full.checkpoint.encoders == {"step 1": "run@1", "step 2": "run@2"}
+    assert full.pretrain.loop.milestone_every == 1
+    untrained = loaded.rendered(study.Task("pixels", 0))
+    assert (untrained["pretrain"]["enabled"], untrained["checkpoint"]["encoders"]) == (False, {"step 0": "pixels"})
+
+
+def test_real_clips_are_scored_with_the_trainings_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    loaded = study.load_study(written(tmp_path, real={"davis": str(tmp_path / "clips"), "vip": str(tmp_path / "no")}))
+    assert list(loaded.real_clips) == ["davis"]
+    sections = loaded.on_real_clips(study.Task("full", 0))
+    assert sections["davis"] == {"root": str(tmp_path / "clips")}  # the protocol's input size, not the base profile's
+    assert sections["vip"] == {"enabled": False}
+    assert list(sections["checkpoint"]["encoders"]) == ["step 2"]
+    assert sections["checkpoint"]["encoders"]["step 2"].endswith("runs/full-seed0/checkpoints/step-00000002.pt")
+    every = study.load_study(written(tmp_path, real={"davis": str(tmp_path / "clips")}, real_points="all"))
+    assert list(every.on_real_clips(study.Task("full", 0))["checkpoint"]["encoders"]) == ["step 1", "step 2"]
 
 
 def test_verdicts_by_hand() -> None:
     """t(0.975, 2 degrees of freedom) = 4.3027; differences 1, 2, 3: mean 2, std 1, half width 4.3027 / sqrt(3) = 2.4841."""
-    word, low, high = study_results.verdict([1.0, 2.0, 3.0])
+    word, low, high = study.verdict([1.0, 2.0, 3.0])
     assert (word, round(low, 4), round(high, 4)) == ("cannot tell at this scale", -0.4841, 4.4841)
-    assert study_results.verdict([2.0, 2.1, 2.2])[0] == "holds here"
-    assert study_results.verdict([-2.0, -2.1, -2.2])[0] == "does not hold here"
-    for few in ([5.0], [5.0, 5.0]):
-        assert study_results.verdict(few)[0] == "cannot tell at this scale"
-    assert study_results.verdict([])[0] == "not run"
+    assert study.verdict([2.0, 2.1, 2.2])[0] == "holds here"
+    assert study.verdict([-2.0, -2.1, -2.2])[0] == "does not hold here"
+    for few in ([5.0], [5.0, 5.1]):
+        assert study.verdict(few)[0] == "cannot tell at this scale"
+    assert study.verdict([])[0] == "not run"
 
 
-def test_pairs_are_taken_seed_by_seed() -> None:
-    rows = [("full", 0, 10.0), ("full", 1, 20.0), ("random", 0, 9.0), ("random", 1, 19.0), ("random", 2, 50.0)]
-    table = pd.DataFrame(rows, columns=["variant", "seed", "value"]).assign(benchmark="davis", step=4, clips=1)
-    claim = study.Comparison(claim="c", better="full", worse="random")
-    row = study_results.compare(table, claim).iloc[0]
-    assert (row["seeds"], row["difference"], row["verdict"]) == (2, 1.0, "cannot tell at this scale")
+def scores(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
+    """`scores.csv` on rendered DAVIS, of (variant, seed, step, value)."""
+    table = pd.DataFrame(rows, columns=["variant", "seed", "step", "value"])
+    return table.assign(benchmark="davis", metric="J&F_m", clips=1, real=False).reindex(columns=study.SCORES)
 
 
-def test_a_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Tasks run, are kept, and become tables; the second seed stays "not run" until it is there."""
-    path = _write(tmp_path)
-    loaded = study.load_study(path)
-    profiles.render(loaded.base, progress=False)
-    prepare(loaded.base.data.model_copy(update={"source": str(profiles.source(loaded.base))}), progress=False)
-    for variant in ("full", "random"):
-        assert main(["study", str(path), "--task", f"{variant}/0"]) == 0
-    record = read_json(loaded.score_file(study.Task("full", 0)))
-    assert [score["step"] for score in record["scores"]] == [1, 2]
-    assert record["provenance"]["params_sha256"]
-    assert loaded.is_finished(study.Task("full", 0))
-    assert not loaded.is_finished(study.Task("full", 1))
-    assert main(["study", str(path), "--tables"]) == 0
-    page = (loaded.folder / "README.md").read_text()
-    assert "2 of 6 tasks finished" in page
-    assert "| past only | not run | 0 |" in page
-    assert "(one seed): cannot tell" in page
-    assert {"scores.csv", "summary.csv", "comparisons.csv", "curves.png", "seeds.png", "study.json"} <= {
-        file.name for file in loaded.folder.iterdir()
-    }
-    # The same scores belong to no other question.
-    assert not study.load_study(_write(tmp_path, points=1)).is_finished(study.Task("full", 0))
-    capsys.readouterr()
-    assert main(["study", str(path), "--task", "full/7"]) == 2
-    assert "write VARIANT/SEED, such as full/0" in capsys.readouterr().err
-    assert main(["study", str(path), "--only", "ful"]) == 2
+def test_pairs_are_taken_seed_by_seed_after_the_last_step(tmp_path: Path) -> None:
+    loaded = study.load_study(written(tmp_path))
+    rows = [("full", 0, 1, 99.0), ("full", 0, 2, 10.0), ("full", 1, 2, 20.0)]
+    rows += [("random", 0, 0, 9.0), ("random", 1, 0, 19.0), ("random", 2, 0, 50.0)]
+    row = study.comparisons(loaded, study.labelled(scores(*rows))).iloc[0]
+    assert (row["benchmark"], row["seeds"], row["difference"]) == ("rendered DAVIS, J&F_m", 2, 1.0)
+    assert row["verdict"] == "cannot tell at this scale"
+
+
+def test_the_page_and_what_is_not_run(tmp_path: Path) -> None:
+    loaded = study.load_study(written(tmp_path))
+    study.write_csv(loaded.folder / "scores.csv", scores(("full", 0, 2, 40.0), ("full", 1, 2, 43.0), ("random", 0, 0, 38.0)))
+    study.write(loaded)
+    page = (loaded.folder / "README.md").read_text().replace(" ", "")
+    assert "|T-CoRe|41.5±2.1|2|" in page
+    assert "|pastonly|notrun|notrun|" in page
+    assert "+2.0:cannottell" in page
+    assert "after2stepsof2samples" in page
+    assert {"curves.png", "seeds.png", "comparisons.csv"} <= {path.name for path in loaded.folder.iterdir()}
+
+
+def test_what_a_task_measured_is_kept_and_belongs_to_its_question(tmp_path: Path) -> None:
+    loaded = study.load_study(written(tmp_path))
+    task = study.Task("full", 0)
+    origin = {"seconds": 90.0, "device": "cpu", "processor": "some", "cores": 2, "commit": "a" * 40,
+              "uncommitted_changes": False, "finished": "2026-01-01"}  # fmt: skip
+    for step_value in (40.0, 41.0):  # measured twice: the second one stays
+        result = {"scores": {"step 1": {"value": 30.0, "clips": 1}, "step 2": {"value": step_value, "clips": 1}}, "data": "x"}
+        params = loaded.checked(task, loaded.rendered(task))
+        record = {"result": result, "settings": params.model_dump(mode="json"), "provenance": origin}
+        write_json(runs.run_folder(params) / "03_davis_evaluation.json", record)
+        study.keep(loaded, task)
+    assert study.read(loaded, "scores", study.SCORES)[["step", "value"]].to_numpy().tolist() == [[1, 30.0], [2, 41.0]]
+    assert study.read(loaded, "tasks", study.TASKS)["minutes"].tolist() == [1.5]
+    assert study.is_finished(loaded, task)
+    assert not study.is_finished(loaded, study.Task("full", 1))
+    other = study.load_study(written(tmp_path, points=1))
+    assert not study.is_finished(other, task)
+
+
+def test_unknown_variant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(written(tmp_path)), "--only", "ful"]) == 2
     assert "has no variant 'ful'" in capsys.readouterr().err
 
 
-def test_told_to_end(tmp_path: Path) -> None:
-    """The running task writes its checkpoint and ends with the study; no other task begins."""
-    long = BASE["pretrain"] | {"optimiser": {"epochs": 5000.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0}}
-    path = _write(tmp_path, pretrain=long)
-    runs = tmp_path / "results/studies/tiny/runs"
-    command = [sys.executable, "-m", "tcore_lib", "study", str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        deadline = time.monotonic() + 240
-        while not (runs / "full-seed0/log.csv").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.terminate()
-        printed, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 143, printed
-    assert "told to end; the same command continues" in printed
-    log = (runs / "full-seed0/task.log").read_text()
-    assert re.search(r"tcore_lib: Stopped at step \d+ of 5000 by SIGTERM; a checkpoint is in", log), log
-    assert list((runs / "full-seed0/checkpoints").glob("step-*.pt"))
-    assert [folder.name for folder in runs.iterdir()] == ["full-seed0"]
-
-
-def _finish(loaded: study.LoadedStudy) -> None:
-    """Leave score files as finished tasks do."""
-    for number, task in enumerate(loaded.tasks):
-        score = {"benchmark": "davis", "step": 2, "score": "J&F_m", "value": 40.0 + number, "clips": 1}
-        origin = {"seconds": 60.0, "processor": "some", "cores": 2}
-        record = {"key": loaded.key(task), "real": [], "scores": [score], "provenance": origin}
-        write_json(loaded.score_file(task), record)
-
-
-def test_a_study_without_claims_has_tables_too(tmp_path: Path) -> None:
-    loaded = study.load_study(_write(tmp_path, comparisons=[]))
-    _finish(loaded)
-    written = study_results.write(loaded)
-    assert {"scores.csv", "summary.csv", "README.md"} <= {path.name for path in written}
-    page = (loaded.folder / "README.md").read_text()
-    assert "| T-CoRe | 41.5" in page  # (40 + 43) / 2
-    assert "Verdicts" not in page
-
-
-def test_the_page_says_how_many_steps_a_task_makes(tmp_path: Path) -> None:
-    path = _write(tmp_path)
-    base = yaml.safe_load((tmp_path / "base.yaml").read_text())
-    base["pretrain"]["optimiser"]["epochs"], base["pretrain"]["loop"]["max_steps"] = 10.0, 2
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+@pytest.mark.notebooks
+def test_a_whole_study(tmp_path: Path) -> None:
+    """A training-free task and a trained one, with real papermill; a second call runs nothing."""
+    path = written(tmp_path, seeds=[0], points=1, variants={key: STUDY["variants"][key] for key in ("full", "random")})
+    assert main(["study", str(path)]) == 0
     loaded = study.load_study(path)
-    assert " for 2 steps of 2 samples " in study_results.page(loaded, study_results.scores(loaded))
+    assert all(study.is_finished(loaded, task) for task in loaded.tasks)
+    before = (loaded.folder / "tasks.csv").read_text()
+    assert main(["study", str(path)]) == 0
+    assert (loaded.folder / "tasks.csv").read_text() == before
+    assert "2 of 2 tasks are finished" in (loaded.folder / "README.md").read_text()

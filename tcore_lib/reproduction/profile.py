@@ -57,7 +57,8 @@ def render(params: Params, *, progress: bool = True) -> list[Path]:
     Returns:
         The folders that hold them; empty where the profile names real data only.
     """
-    settings, seed = params.data.synthetic, params.run.seed
+    settings = params.data.synthetic
+    seed = params.run.seed if settings.seed is None else settings.seed
     folders = []
     if params.data.source == SYNTHETIC:
         synthetic.write_videos(source(params), settings, seed, progress=progress)
@@ -108,16 +109,17 @@ def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
     """What `checkpoint.encoders` means by `name`: a file or folder, a name `load_encoder` knows, or the random encoder.
 
     Raises:
-        InputError: there is no such name, or the run has no checkpoint.
+        InputError: there is no such name, or the run has no such checkpoint.
     """
     sources = params.checkpoint.encoders
     if name not in sources:
         raise InputError(f"checkpoint.encoders has no {name!r}; it has {', '.join(sources)}.")
-    if sources[name] == "random":
+    kind, _, step = sources[name].partition("@")
+    if kind == "random":
         settings = params.pretrain
         return random_encoder(settings.encoder, settings.views.global_size, params.run.seed)
-    if sources[name] == "run":
-        return newest_checkpoint(params)
+    if kind == "run":
+        return _checkpoint(params, int(step) if step.isdigit() else None)
     path = resolve(sources[name])
     return path if path.exists() else sources[name]
 
@@ -135,8 +137,14 @@ def encoder(params: Params, name: str) -> FeatureEncoder:
 
 
 def encoders(params: Params) -> dict[str, FeatureEncoder]:
-    """All encoders of the profile, by name."""
+    """All encoders of the profile, by name: what is evaluated."""
     return {name: encoder(params, name) for name in params.checkpoint.encoders}
+
+
+def networks(params: Params) -> dict[str, FeatureEncoder]:
+    """The encoders of the profile that are networks, by name: what has weights, blocks and attention to look at."""
+    sources = params.checkpoint.encoders
+    return {name: encoder(params, name) for name in sources if sources[name] != "pixels"}
 
 
 def newest_checkpoint(params: Params) -> Path:
@@ -145,11 +153,18 @@ def newest_checkpoint(params: Params) -> Path:
     Raises:
         InputError: there is none.
     """
+    return _checkpoint(params)
+
+
+def _checkpoint(params: Params, step: int | None = None) -> Path:
+    """The run's checkpoint after `step` steps; None = the last one."""
     folder = runs.run_folder(params) / "checkpoints"
     found = checkpoints.steps_in(folder)
-    if not found:
-        raise InputError(f"{folder} holds no checkpoint; run notebooks/01_pretraining.ipynb with the same parameters.")
-    return found[max(found)]
+    step = max(found, default=None) if step is None else step
+    if step not in found:
+        missing = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise InputError(f"{folder} holds {missing}; run notebooks/01_pretraining.ipynb with the same parameters.")
+    return found[step]
 
 
 def untrained_model(params: Params) -> TCoRe:

@@ -1,97 +1,125 @@
-"""The parts of README.md that are measured or listed elsewhere: written by `python -m tcore_lib table --readme`, never by hand."""
+"""What git keeps of runs, and README's generated blocks, which are computed from nothing else.
+
+A run writes into `results/<run>`, which git ignores. `publish` copies its text results to `results/published/<run>`: the only
+writer there. So a newcomer's run changes neither what is committed nor README.
+"""
 
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 
-from tcore_lib import fetch, markdown
+from tcore_lib import fetch, runs
 from tcore_lib.errors import InputError
-from tcore_lib.files import write_text
-from tcore_lib.params import Params, load, project_root
-from tcore_lib.reproduction import paper_table, study_results
-from tcore_lib.reproduction.study import load_study
-from tcore_lib.reproduction.table import provenance_rows
+from tcore_lib.files import atomic_path, write_text
+from tcore_lib.params import project_root
+from tcore_lib.reproduction import table
 
-COST_OF = "quick"  # the profile whose stages stand in the cost table
-SHOWN = ("quick", "released_checkpoints")  # runs in README's table; a reader's own runs do not change it
-STUDY = "small_scale"  # the study in README
-LONG = "evening"  # the study of one long training, shown point by point
+SHOWN = ("quick", "released_checkpoints")  # published runs in README's table
+COST_OF = "quick"  # the run whose stages stand in README's table of costs
 
 
-def cost_rows(params: Params) -> pd.DataFrame:
-    """Minutes and memory of each stage of a run, as text."""
-    rows = provenance_rows(params)
-    rows["minutes"] = [f"{minutes:.1f}" for minutes in rows["minutes"]]
-    rows["peak memory, GB"] = [f"{gigabytes:.1f}" for gigabytes in rows["peak memory, GB"]]
-    command = f"python -m tcore_lib reproduce params/{params.run.name}.yaml --only "
-    rows["command"] = [f"`{command}{stage[:2]}`" for stage in rows["stage"]]
-    return rows[["stage", "minutes", "peak memory, GB", "machine", "command"]]
+def published(name: str = "") -> Path:
+    """`results/published`, or one run in it."""
+    return project_root() / "results" / "published" / name
 
 
-def data_rows() -> pd.DataFrame:
-    """Every data set and checkpoint: for what, where from, licence, size, checksum, how to get it."""
-    rows = fetch.datasets_table()
-    rows["data"] = [f"[{name}]({page})" for name, page in zip(rows["name"], rows["page"], strict=True)]
-    rows["layout"] = [f"`{layout}`" for layout in rows["layout"]]
-    rows["checksum"] = [_shortened(sums) for sums in rows["checksum"]]
-    rows["get it"] = ["by hand" if not how.startswith("python") else f"`{how}`" for how in rows["how"]]
-    return rows[["data", "use", "licence", "size", "checksum", "layout", "get it"]]
+def publish(run: str | Path) -> int:
+    """Copy a run's results and tables (text only) to results/published/RUN, for git, and renew README's tables.
+
+    Args:
+        run: a run's folder, such as results/quick.
+
+    Raises:
+        InputError: the folder holds no finished stage.
+    """
+    folder = Path(run).absolute()
+    found = [
+        path for stage in runs.STAGES for path in sorted(folder.glob(f"{stage}*")) if path.suffix in (".json", ".csv")
+    ]
+    if not found:
+        raise InputError(f"{folder} holds no result of a run; reproduce it first, or give another folder.")
+    shutil.rmtree(published(folder.name), ignore_errors=True)  # stages that are no longer run go
+    for path in found:
+        with atomic_path(published(folder.name) / path.name) as temporary:
+            shutil.copyfile(path, temporary)
+    print(f"{len(found)} files in {published(folder.name)}")
+    write_readme()
+    return 0
 
 
-def _shortened(sums: str) -> str:
-    """Checksums cut to eight digits; `fetch` knows and compares all of them."""
-    return re.sub(r"([0-9a-f]{8})[0-9a-f]+", r"\1…", sums)
+def table_of(*names: str, readme: bool = False) -> int:
+    """Print the paper's table beside what runs measured.
+
+    Args:
+        names: runs, by name or folder; all below results/ and results/published/ by default.
+        readme: also renew README's tables, from what is published.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    results = project_root() / "results"
+    known = {folder.name: folder for place in (published(), results) for folder in runs.list_runs(place)}
+    chosen = [known.get(name, Path(name)) for name in names] or list(known.values())
+    for folder in chosen:
+        if folder not in runs.list_runs(folder.parent):
+            raise InputError(f"There is no run {folder}; the runs are {', '.join(known)}.")
+    print(table.plain(table.show(table.of_runs(chosen))))
+    if readme:
+        write_readme()
+    return 0
 
 
-def _all_of(rows: pd.DataFrame) -> str:
-    return markdown.table(list(rows.columns), rows.to_numpy().tolist())
+def write_readme(readme: Path | None = None) -> None:
+    """Renew every block of README.md that stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->`.
 
+    Raises:
+        InputError: README has a block that nothing here computes.
+    """
+    readme = readme or project_root() / "README.md"
+    known = blocks()
 
-def _published(params: Params) -> Params:
-    """The same run where its committed copy lies: a reader's own run does not change README."""
-    return params.model_copy(update={"run": params.run.model_copy(update={"results": "results/published"})})
+    def renewed(found: re.Match[str]) -> str:
+        if found["name"] not in known:
+            raise InputError(f"{readme} has a block {found['name']!r}; known are {', '.join(known)}.")
+        return f"{found['begin']}{known[found['name']]}\n{found['end']}"
 
-
-def study_block() -> str:
-    """Scores and verdicts of the study."""
-    study = load_study(STUDY)
-    scores = study_results.scores(study)
-    verdicts = study_results.verdict_lines(study, scores) if len(scores) else study_results.NOT_RUN
-    return f"{study_results.score_lines(study, scores)}\n\n{verdicts}"
-
-
-def long_block() -> str:
-    """The long training, point by point."""
-    study = load_study(LONG)
-    scores = study_results.scores(study)
-    return study_results.curve_lines(study, scores, "full") if len(scores) else study_results.NOT_RUN
+    pattern = r"(?P<begin><!-- (?P<name>\w+):begin[^\n]*-->\n).*?(?P<end><!-- (?P=name):end -->)"
+    write_text(readme, re.sub(pattern, renewed, readme.read_text(encoding="utf-8"), flags=re.DOTALL))
 
 
 def blocks() -> dict[str, str]:
-    """What stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->` in README.md."""
-    overview = paper_table.overview(project_root() / "results" / "published", SHOWN)
+    """README's blocks as markdown, by name."""
+    measured = table.of_runs(runs.list_runs(published()))
+    first = table.show(measured[measured["run"].isin(SHOWN)])
+    first["run"] = [f"[{run}](results/published/{run})" if run else "" for run in first["run"]]
+    real = table.show(measured[measured["real"] & (measured["released"] == "")])
+    real = real[real["who"] == "ours"].drop(columns=["who", "training"])
+    ahead = pd.concat([table.differences(published(name)) for name in SHOWN])
     return {
-        "table": paper_table.as_markdown(overview, "results/published/"),
-        "study": study_block(),
-        "evening": long_block(),
-        "data": _all_of(data_rows()),
-        "cost": _all_of(cost_rows(_published(load(COST_OF)))),
+        "table": table.markdown(first),
+        "differences": table.markdown(table.show_differences(ahead)),
+        "real": table.markdown(real) if len(real) else table.NOT_RUN,
+        "data": table.markdown(data_rows()),
+        "cost": table.markdown(cost_rows()),
     }
 
 
-def write_into(readme: Path) -> None:
-    """Put all blocks into README.md.
+def data_rows() -> pd.DataFrame:
+    """Every data set and checkpoint: for what, where from, licence, size, checksum (eight digits), how to get it."""
+    rows = fetch.datasets_table()
+    rows["data"] = [f"[{name}]({page})" for name, page in zip(rows["name"], rows["page"], strict=True)]
+    rows["layout"] = [f"`{layout}`" for layout in rows["layout"]]
+    rows["checksum"] = rows["checksum"].str.replace(r"([0-9a-f]{8})[0-9a-f]+", r"\1…", regex=True)
+    rows["get it"] = [f"`{how}`" if how.startswith(("python", "tcore")) else "by hand" for how in rows["how"]]
+    return rows[["data", "use", "licence", "size", "checksum", "layout", "get it"]]
 
-    Raises:
-        InputError: a block's marks are missing.
-    """
-    text = readme.read_text(encoding="utf-8")
-    for name, block in blocks().items():
-        pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
-        text, count = re.subn(pattern, lambda found: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL)  # noqa: B023
-        if count != 1:
-            raise InputError(
-                f"{readme} has {count} blocks {name!r}; it needs one, between {name}:begin and {name}:end."
-            )
-    write_text(readme, text)
+
+def cost_rows() -> pd.DataFrame:
+    """Minutes and memory of each stage of a published run, as text."""
+    rows = table.provenance(published(COST_OF))
+    for name in ("minutes", "peak memory, GB"):
+        rows[name] = rows[name].map("{:.1f}".format)
+    rows["command"] = [f"`tcore reproduce {COST_OF} --only {stage[:2]}`" for stage in rows["stage"]]
+    return rows[["stage", "minutes", "peak memory, GB", "machine", "command"]]

@@ -1,63 +1,53 @@
-"""One command from a parameter file to the paper's table: checks the profile, then runs the notebooks through papermill."""
+"""From a parameter file to the table: all problems first, then notebook after notebook through papermill."""
 
-import contextlib
+import logging
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated
 
+from cyclopts import Parameter
+from filelock import FileLock, Timeout
+from ipykernel.kernelspec import write_kernel_spec
 from papermill import execute_notebook
-from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from papermill.log import logger as papermill_log
+from tqdm.contrib.logging import logging_redirect_tqdm
 from traitlets.config import Config
 
 from tcore_lib import params as parameters, runs
 from tcore_lib.errors import InputError
-from tcore_lib.machine.locks import sole_owner
 from tcore_lib.params import Params
 from tcore_lib.reproduction import table
 
-LAST_CHECKPOINT = 60.0  # seconds a kernel gets to end when the driver is interrupted
-
-
-def plan(params: Params, only: list[str] | None = None, start: str | None = None) -> list[str]:
-    """The stages to run, in order.
-
-    Args:
-        params: the checked profile; stages it disables are left out.
-        only: stage numbers such as `["03", "07"]`; None = all.
-        start: the first stage number.
-
-    Raises:
-        InputError: a number names no notebook, or nothing is left to run.
-    """
-    numbers = {name[:2]: name for name in runs.STAGES}
-    for number in [*(only or []), *([start] if start else [])]:
-        if number not in numbers:
-            raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
-    chosen = [
-        name
-        for number, name in numbers.items()
-        if (not only or number in only) and (not start or number >= start) and runs.is_enabled(name, params)
-    ]
-    if not chosen:
-        raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
-    return chosen
+LAST_CHECKPOINT = 60.0  # seconds a kernel gets to end when Ctrl-C comes: a training writes its checkpoint then
+NEW_STATE = "5"  # seconds between two states of a notebook's own progress bars
+KERNEL = "python3"
+PATIENCE = 1.0  # seconds to wait for another process that is about to end
 
 
 def reproduce(
-    profile: str | Path,
+    profile: str | Path = "quick",
     *,
-    only: list[str] | None = None,
-    start: str | None = None,
+    only: str | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     force: bool = False,
-    changes: Sequence[str] = (),
+    changes: Annotated[Sequence[str], Parameter(name="--set")] = (),
 ) -> int:
-    """Run a profile's notebooks into `results/<run>/notebooks/` and print the table.
+    """Run a profile's notebooks into results/RUN/notebooks/ and print the table.
 
-    Finished and unchanged stages are skipped, unless `force`. Stops at the first failure. `changes` replace single settings,
-    see `params.changed`.
+    Finished and unchanged notebooks are skipped. The first failure stops the run; the same command continues it.
+
+    Args:
+        profile: a parameter file, or the name of one in params/.
+        only: just these notebooks, such as 3 or 03,07.
+        start: this notebook and the ones after it.
+        force: also run what is finished and unchanged.
+        changes: SECTION.KEY=VALUE replaces one setting of the profile; may be repeated.
 
     Returns:
         The exit code: 0, or 1 after a failed notebook.
@@ -65,133 +55,152 @@ def reproduce(
     Raises:
         InputError: the profile is wrong or another process runs it; nothing has been started then.
     """
-    path = parameters.find_profile(profile)
-    params = runs.checked_profile(profile, changes, lambda params: plan(params, only, start))
-    sections = parameters.injected(params)
-    stages = plan(params, only, start)
+    params = runs.checked_profile(profile, changes, lambda params: stages_to_run(params, only, start))
+    return run_stages(params, only=only, start=start, force=force)
+
+
+def run_stages(params: Params, *, only: str | None = None, start: str | None = None, force: bool = False) -> int:
+    """`reproduce` for parameters that are already checked."""
+    stages = stages_to_run(params, only, start)
     folder = runs.run_folder(params)
-    print(f"{path.name}: run {params.run.name!r} into {folder}", flush=True)
     began = time.monotonic()
-    with sole_owner(folder / ".lock"):
-        _say_cost(params, stages)
+    print(f"run {params.run.name!r} into {folder}", flush=True)
+    with _alone(folder), _kernel():
         for number, stage in enumerate(stages, 1):
             head = f"[{number}/{len(stages)}] {stage}"
             if not force and runs.is_finished(stage, params):
                 print(f"{head}: finished earlier and unchanged, skipped", flush=True)
-            elif not _run_stage(stage, sections, params, head):
+                continue
+            print(head, flush=True)
+            stage_began = time.monotonic()
+            failure = run_notebook(stage, params)
+            if failure:
+                print(
+                    f"\n{stage} failed: {failure}\nThe notebook as far as it came: {_executed(stage, params)}",
+                    flush=True,
+                )
                 return 1
-    print(f"\n{table.as_text(table.paper_table(params))}\n")
-    print(f"{len(stages)} notebooks in {_clock(time.monotonic() - began)}: {folder / 'notebooks'}", flush=True)
+            print(f"{head}: finished in {_clock(stage_began)}", flush=True)
+    print(f"\n{table.summary_of(folder)}\n")
+    print(f"{len(stages)} notebooks in {_clock(began)}: {folder / 'notebooks'}")
+    print(f"Read on: tcore book {folder}   (one site of all chapters), or make lab", flush=True)
     return 0
 
 
-def _say_cost(params: Params, stages: list[str]) -> None:
-    """Print what evaluations on a large real benchmark will take, if any of them is about to run."""
-    ahead = {stage.split("_")[1] for stage in stages if not runs.is_finished(stage, params)}
-    real = [name for name in ("davis", "jhmdb", "vip") if name in ahead and getattr(params, name).root != "synthetic"]
-    if real:
-        # late: it brings torch, which the quick profile's driver does without
-        from tcore_lib.reproduction import evaluation_cost
+def stages_to_run(params: Params, only: str | None = None, start: str | None = None) -> list[str]:
+    """The stages of a run, in order, without those that the profile disables; arguments as of `reproduce`.
 
-        print(evaluation_cost.sentence(evaluation_cost.estimate(params)), flush=True)
+    Raises:
+        InputError: a number names no notebook, or nothing is left to run.
+    """
+    numbers = {name[:2]: name for name in runs.STAGES}
+    chosen, first = (
+        [word.strip().zfill(2) for word in only.split(",")] if only else list(numbers),
+        (start or "0").zfill(2),
+    )
+    for number in (*chosen, first):
+        if number not in numbers:
+            raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
+    left = [
+        name
+        for number, name in numbers.items()
+        if number in chosen and number >= first and runs.is_enabled(name, params)
+    ]
+    if not left:
+        raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
+    return left
 
 
-def _run_stage(stage: str, sections: dict[str, Any], params: Params, head: str) -> bool:
-    """Execute one notebook; True when its last cell wrote the marker."""
+def run_notebook(stage: str, params: Params) -> str:
+    """Execute one notebook.
+
+    Returns:
+        Why it failed; "" when its last cell has left the stage's result. papermill's own word is not enough: after a killed
+        kernel the executed notebook says "completed".
+    """
     source = parameters.project_root() / "notebooks" / f"{stage}.ipynb"
-    output = runs.run_folder(params) / "notebooks" / source.name
+    output = _executed(stage, params)
     output.parent.mkdir(parents=True, exist_ok=True)
     runs.forget(stage, params)
-    began = time.monotonic()
-    print(head, flush=True)
-    failure = ""
     try:
-        with _LineEcho(sys.stdout) as echo:
+        with _log():
             execute_notebook(
-                str(source), str(output), parameters=sections, engine_name="tcore", kernel_name="python3", language="python",
-                progress_bar=False, cwd=str(parameters.project_root()), stdout_file=echo, stderr_file=echo,
-                coalesce_streams=True,  # a progress bar's states become one line of the saved notebook
-                extra_arguments=["--log-level=50"],  # the kernel's own remarks, also at its end, stay off the terminal
+                source, output, parameters=parameters.injected(params), kernel_name=KERNEL, language="python",
+                log_output=True, progress_bar=True, cwd=parameters.project_root(),
+                coalesce_streams=True,  # the states of a progress bar become one line of the saved notebook
+                config=Config(KernelManager={"shutdown_wait_time": LAST_CHECKPOINT}),
+                extra_arguments=["--log-level=50"],  # the kernel's remarks about itself stay off the terminal
             )  # fmt: skip
     except PapermillExecutionError as error:
-        failure = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
+        reason = error.evalue if error.ename == "InputError" else f"{error.ename}: {error.evalue}"
+        return " ".join(reason.split())
     except RuntimeError as error:  # nbclient: the kernel died or did not start
-        failure = f"{type(error).__name__}: {error}"
-    if not failure and not runs.is_finished(stage, params):
-        failure = "the notebook, the library or the parameters changed while it ran; run the same command again"
-        if not runs.has_marker(stage, params):
-            failure = "the notebook ended without its last cell's result"
-    if failure:
-        print(f"\n{stage} failed: {' '.join(failure.split())}\nThe notebook as far as it came: {output}", flush=True)
-        return False
-    print(f"{head}: finished in {_clock(time.monotonic() - began)}", flush=True)
-    return True
-
-
-class _TitledEngine(NBClientEngine):
-    """papermill's engine, saying on the terminal which cell runs and under which heading it stands."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        # Ctrl-C interrupts the kernel; a training then writes its checkpoint, for which nbclient's 5 seconds are few.
-        options["config"] = Config(KernelManager={"shutdown_wait_time": LAST_CHECKPOINT})
-        cells = nb_man.nb.cells
-        code = [index for index, cell in enumerate(cells) if cell.cell_type == "code"]
-        cell_start = nb_man.cell_start
-
-        def announce(cell: Any, cell_index: int, **rest: Any) -> Any:
-            if cell.cell_type == "code":
-                heading = _heading(cells[:cell_index])
-                print(f"    cell {code.index(cell_index) + 1}/{len(code)}{heading}", flush=True)
-            return cell_start(cell, cell_index, **rest)
-
-        nb_man.cell_start = announce
-        return super().execute_managed_notebook(nb_man, kernel_name, **options)
-
-
-papermill_engines.register("tcore", _TitledEngine)
-
-
-def _heading(cells: list[Any]) -> str:
-    for cell in reversed(cells):
-        if cell.cell_type == "markdown":
-            titles = [line.lstrip("# ").strip() for line in cell.source.splitlines() if line.startswith("#")]
-            if titles:
-                return f"  {titles[-1]}"
+        return f"{type(error).__name__}: {error}"
+    if not runs.has_marker(stage, params):
+        return "the notebook ended without its last cell's result"
+    if not runs.is_finished(stage, params):
+        return "the notebook, the library or the parameters changed while it ran; run the same command again"
     return ""
 
 
-class _LineEcho(contextlib.AbstractContextManager["_LineEcho"]):
-    """A text stream that turns a kernel's output into indented log lines.
-
-    tqdm redraws its line with carriage returns; a log gets the newest state every few seconds and the last one.
-    """
-
-    def __init__(self, terminal: TextIO, every: float = 5.0) -> None:
-        self.terminal, self.every = terminal, every
-        self.partial, self.shown = "", 0.0
-
-    def write(self, text: str) -> int:
-        *lines, self.partial = (self.partial + text.replace("\r\n", "\n")).split("\n")
-        for line in lines:
-            self._show(line)
-        if "\r" in self.partial and time.monotonic() - self.shown > self.every:
-            self._show(self.partial)
-        return len(text)
-
-    def flush(self) -> None:
-        self.terminal.flush()
-
-    def _show(self, line: str) -> None:
-        states = [state for state in line.split("\r") if state.strip()]
-        if states:
-            self.shown = time.monotonic()
-            print(f"      {states[-1].rstrip()}", file=self.terminal, flush=True)
-
-    def __exit__(self, *exc: object) -> None:
-        self._show(self.partial)
-        self.partial = ""
+def _executed(stage: str, params: Params) -> Path:
+    return runs.run_folder(params) / "notebooks" / f"{stage}.ipynb"
 
 
-def _clock(seconds: float) -> str:
+def _clock(began: float) -> str:
+    seconds = time.monotonic() - began
     return f"{int(seconds // 60)} min {seconds % 60:02.0f} s"
+
+
+class Busy(InputError):
+    """Another process works on the same run."""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process runs the same run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=PATIENCE):
+            yield
+    except Timeout:
+        raise Busy(f"Another process is running {folder}; wait for it, or give this one its own run.name.") from None
+
+
+@contextmanager
+def _kernel() -> Iterator[None]:
+    """Inside, the kernel called python3 is this interpreter, whatever else is installed under that name."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(Path(folder, "kernels", KERNEL))
+        before = dict(os.environ)
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before.get("JUPYTER_PATH")]))
+        os.environ["TQDM_MININTERVAL"] = NEW_STATE
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def _log() -> Iterator[None]:
+    """Inside, papermill's log (cells, and what they print) goes to the terminal, above its progress bar."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("    %(message)s"))
+    papermill_log.setLevel(logging.INFO)
+    papermill_log.addHandler(handler)
+    papermill_log.addFilter(_worth_reading)
+    try:
+        with logging_redirect_tqdm([papermill_log]):
+            yield
+    finally:
+        papermill_log.removeHandler(handler)
+        papermill_log.removeFilter(_worth_reading)
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Without names of files and figures; of a bar that redraws its line with carriage returns, the newest state."""
+    lines = [line.rstrip("\r ").rpartition("\r")[2] for line in record.getMessage().split("\n")]
+    record.msg, record.args = "\n    ".join(filter(str.strip, lines)), ()
+    noise = ("Input Notebook", "Output Notebook", "Working directory", "Executing notebook", "Ending Cell", "<Figure")
+    return bool(record.msg) and not record.msg.startswith(noise)

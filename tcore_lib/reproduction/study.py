@@ -1,49 +1,44 @@
-"""A study: one base profile, named variants of it, several seeds, scored along the training. Who beats whom, measured.
+"""A study: one profile, named variants of it, several seeds, scored along the training. Who beats whom, measured.
 
-python -m tcore_lib study small_scale            all tasks that are not finished, then the tables
-python -m tcore_lib study small_scale --workers 2 --only full,random
+    tcore study small_scale                         all tasks that are not finished, then the page
+    tcore study small_scale --only full,random      the same, for two of its variants
 
-A task is one variant with one seed: its training (resumable, METHOD) and its evaluations (resumable, EVALUATION), in a
-process of its own. All tasks share the prepared data. A task's score file is written last and atomically; only that counts
-as finished.
+A task is one variant with one seed: `reproduce` with changes, for the stages that prepare, train and evaluate, and once more on
+real clips where these are at hand. What a task measured is kept in `results/studies/<study>/`:
+
+    tasks.csv    one row per finished task: variant, seed, SHA-256 of its parameters, minutes, machine, commit, when
+    scores.csv   its scores: variant, seed, step, benchmark, metric, value, low, high (percent), clips, real
+    README.md    the page, `curves.png`, `seeds.png`, `comparisons.csv`: computed from these two
+    runs/        the runs themselves; not kept in git
 """
 
-import hashlib
-import json
-import os
-import signal
-import subprocess
+import statistics
 import sys
-import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
-import torch
+from filelock import FileLock
 from pydantic import Field, model_validator
-from tqdm import tqdm
+from scipy import stats
 
 from tcore_lib import params as parameters, runs
-from tcore_lib.data.index import FrameIndex
-from tcore_lib.data.videos import index_path, prepare
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.benchmarks import load_clips
-from tcore_lib.evaluation.evaluate import evaluate
-from tcore_lib.evaluation.scores import HEADLINE, summarise
-from tcore_lib.files import read_json, write_json
-from tcore_lib.machine.orphans import asked, follow_parent
-from tcore_lib.model.encoders import FeatureEncoder, load_encoder
-from tcore_lib.params import Benchmark, Int, Params, Positive, Section
-from tcore_lib.reproduction import profile as profiles
-from tcore_lib.training import checkpoints
-from tcore_lib.training.loop import pretrain
+from tcore_lib.figures import study_figure
+from tcore_lib.files import atomic_path, write_text
+from tcore_lib.params import Int, Params, Positive, Section
+from tcore_lib.reproduction import table
+from tcore_lib.reproduction.reproduce import Busy, run_stages
 from tcore_lib.training.schedules import Schedules
 
-FOLDER = "studies"  # below params/
+FOLDER = "studies"  # below params/ and below results/
+STAGES = "00,01,03,04,05"
+LEVEL = 0.95
+ENOUGH = 3  # seeds; two differences that happen to be equal would make an interval of no width
+TASKS = ["variant", "seed", "params", "minutes", "machine", "commit", "finished"]
+SCORES = ["variant", "seed", "step", "benchmark", "metric", "value", "low", "high", "clips", "real"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,31}$")]
 
 
@@ -52,7 +47,9 @@ class Variant(Section):
 
     title: str = Field(description="one line for tables and figures")
     pretrain: dict[str, Any] = Field({}, description="changes of the section `pretrain`, nested like it")
-    trained: bool = Field(True, description="false = the encoder as initialised")
+    encoder: str = Field(
+        "run", description="run = it is trained; random, pixels, a file or a name = it is only evaluated"
+    )
 
 
 class Comparison(Section):
@@ -74,7 +71,7 @@ class Study(Section):
     variants: dict[Name, Variant] = Field(min_length=1)
     baseline: Name = Field("random", description="the variant figures compare all others with")
     comparisons: list[Comparison] = Field([])
-    real: dict[str, str] = Field({}, description="davis, jhmdb or vip -> folder of real clips")
+    real: dict[Literal["davis", "jhmdb", "vip"], str] = Field({}, description="benchmark -> folder of real clips")
     real_points: Literal["last", "all"] = Field(
         "last", description="when real clips are scored: after training, or at every point"
     )
@@ -83,15 +80,13 @@ class Study(Section):
     def _possible(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ from one another")
-        if self.baseline not in self.variants:
-            raise ValueError(f"baseline is {self.baseline!r}, which variants does not have")
-        for comparison in self.comparisons:
-            for name in (comparison.better, comparison.worse):
+        named = {"baseline": [self.baseline]} | {
+            "comparisons": [n for c in self.comparisons for n in (c.better, c.worse)]
+        }
+        for key, names in named.items():
+            for name in names:
                 if name not in self.variants:
-                    raise ValueError(f"comparisons name {name!r}, which variants does not")
-        unknown = sorted(set(self.real) - set(profiles.BENCHMARKS))
-        if unknown:
-            raise ValueError(f"real names {unknown}; it knows davis, jhmdb and vip")
+                    raise ValueError(f"{key} names {name!r}, which variants does not")
         return self
 
 
@@ -124,60 +119,77 @@ class LoadedStudy:
 
     @property
     def folder(self) -> Path:
-        """`results/studies/<study>`: tables; `runs/` below it holds the tasks."""
-        return parameters.resolve(self.base.run.results) / "studies" / self.name
+        """`results/studies/<study>`."""
+        return parameters.resolve(self.base.run.results) / FOLDER / self.name
 
     @property
     def tasks(self) -> list[Task]:
         """Seed by seed, so that a study that is stopped early has whole seeds."""
-        return [Task(variant, seed) for seed in self.settings.seeds for variant in self.settings.variants]
+        return [Task(variant, seed) for seed, variant in product(self.settings.seeds, self.settings.variants)]
 
-    def params(self, task: Task) -> Params:
-        """The parameters of one task."""
-        run = {
-            **self.sections.get("run", {}),
-            "name": task.name,
-            "seed": task.seed,
-            "results": str(self.folder / "runs"),
-        }
-        sections = _merged(self.sections, {"pretrain": self.settings.variants[task.variant].pretrain, "run": run})
-        base = self.base.data
-        sections["data"] = _merged(sections.get("data", {}), {"root": str(parameters.resolve(base.root))})
-        return parameters.parse(sections, f"{self.path}, variant {task.variant}")
-
-    def score_file(self, task: Task) -> Path:
-        """What a finished task leaves."""
-        return self.folder / "tasks" / f"{task.name}.json"
-
-    def key(self, task: Task) -> str:
-        """What a task's scores depend on, besides the library's code and the real clips: parameters and points."""
-        content = self.params(task).model_dump(mode="json", include={"data", "pretrain", *profiles.BENCHMARKS})
-        del content["data"]["root"]
-        variant = self.settings.variants[task.variant]
-        content |= {"seed": task.seed, "points": self.settings.points, "trained": variant.trained}
-        if self.settings.real_points == "all":
-            content["real_points"] = "all"
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def is_finished(self, task: Task) -> bool:
-        """Whether the task's score file is there, belongs to what the study says now, and has all real clips that are here."""
-        path = self.score_file(task)
-        record = read_json(path) if path.is_file() else {}
-        return record.get("key") == self.key(task) and set(self.real_clips()) <= set(record.get("real", []))
-
-    def real_clips(self) -> dict[str, Path]:
+    @property
+    def real_clips(self) -> dict[str, str]:
         """Folders of real clips that are on this machine."""
         folders = {name: parameters.resolve(path) for name, path in self.settings.real.items()}
-        return {name: path for name, path in folders.items() if path.is_dir()}
+        return {name: str(path) for name, path in folders.items() if path.is_dir()}
+
+    def sections_of(self, task: Task) -> dict[str, Any]:
+        """The base profile as a task changes it. All tasks share the base's data, whatever their seed."""
+        base = self.base
+        own = {
+            "run": {"name": task.name, "seed": task.seed, "results": str(self.folder / "runs")},
+            "data": {"root": str(parameters.resolve(base.data.root)), "synthetic": {"seed": base.run.seed}},
+            "pretrain": self.settings.variants[task.variant].pretrain,
+        }
+        return parameters.merged(self.sections, own)
+
+    def points(self, task: Task) -> dict[int, str]:
+        """Step -> the encoder that is scored there, as `checkpoint.encoders` names it; step 0 is an untrained one."""
+        source = self.settings.variants[task.variant].encoder
+        if source != "run":
+            return {0: source}
+        steps = Schedules(self.checked(task, self.sections_of(task)).pretrain).steps
+        if steps % self.settings.points:
+            raise InputError(
+                f"{self.path}: points = {self.settings.points} does not divide {steps} steps of {task.variant}."
+            )
+        every = steps // self.settings.points
+        return {step: f"run@{step}" for step in range(every, steps + 1, every)}
+
+    def rendered(self, task: Task) -> dict[str, Any]:
+        """The sections of a task's training, and of its evaluation on the base profile's clips."""
+        points = self.points(task)
+        trained = {"enabled": True, "loop": {"milestone_every": min(points)}} if min(points) else {"enabled": False}
+        changes = {"pretrain": trained, "checkpoint": {"encoders": _encoders(points)}}
+        return parameters.merged(self.sections_of(task), changes)
+
+    def on_real_clips(self, task: Task) -> dict[str, Any]:
+        """The sections of a task's evaluation on real clips: the same encoders, from the checkpoints of its training."""
+        points = self.points(task)
+        scored = points if self.settings.real_points == "all" else {max(points): points[max(points)]}
+        trained = self.folder / "runs" / task.name / "checkpoints"
+        encoders = {step: str(trained / f"step-{step:08d}.pt") if step else source for step, source in scored.items()}
+        # The protocol is the benchmark's own, not that of the base profile's small rendered clips.
+        benchmarks = {
+            name: {"root": self.real_clips[name]} if name in self.real_clips else {"enabled": False}
+            for name in table.BENCHMARKS
+        }
+        other = {"run": {"name": f"{task.name}-real"}, "pretrain": {"enabled": False}}
+        return parameters.merged(self.sections_of(task), other) | benchmarks | {"checkpoint": {"encoders": _encoders(encoders)}}
+
+    def key(self, task: Task) -> str:
+        """What a task's scores depend on besides the code: its parameters, and the real clips that are scored."""
+        content = self.checked(task, parameters.merged(self.rendered(task), {"data": {"root": "data"}}))
+        digest = content.digest("data", "pretrain", "checkpoint", *table.BENCHMARKS)
+        return " ".join([digest[:16], self.settings.real_points, *sorted(self.real_clips)])
+
+    def checked(self, task: Task, sections: dict[str, Any]) -> Params:
+        """Sections as parameters; what is wrong names the study and the variant."""
+        return parameters.parse(sections, f"{self.path}, variant {task.variant}")
 
 
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes`, mapping by mapping."""
-    merged = dict(base)
-    for key, value in changes.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return merged
+def _encoders(points: dict[int, str]) -> dict[str, str]:
+    return {f"step {step}": source for step, source in points.items()}
 
 
 def load_study(study: str | Path) -> LoadedStudy:
@@ -194,184 +206,238 @@ def load_study(study: str | Path) -> LoadedStudy:
         path = parameters.project_root() / "params" / FOLDER / f"{study}.yaml"
     settings = parameters.checked(Study, parameters.read_yaml(path), str(path))
     loaded = LoadedStudy(path.stem, path, settings, parameters.read_profile(settings.base)[0])
-    steps = Schedules(loaded.base.pretrain).steps
-    if steps % settings.points:
-        raise InputError(f"{path}: points = {settings.points} does not divide the {steps} steps of {settings.base}.")
     for task in loaded.tasks:
-        loaded.params(task)
+        loaded.key(task)
     return loaded
 
 
-def run_study(study: str | Path, *, workers: int = 1, only: Sequence[str] | None = None) -> int:
-    """Prepare the data once, then run every unfinished task, `workers` at a time, each with its share of the cores.
+# ---------------------------------------------------------------------------------------------- running
+
+
+def run_study(study: str | Path, *, only: str | None = None, tables: bool = False) -> int:
+    """Train and score variants of a profile over several seeds, and compare them.
+
+    Finished tasks are kept, stopped ones continue. The same command in a second terminal takes the next free task.
+
+    Args:
+        study: a file, or the name of one in params/studies/.
+        only: some variants, such as full,random.
+        tables: only write the page of what is finished.
 
     Returns:
         The exit code: 0, or 1 where a task failed; the others are finished nevertheless.
 
     Raises:
-        InputError: the study is not possible, or `only` names an unknown variant.
+        InputError: the study is not possible, or there is no such variant.
     """
     loaded = load_study(study)
-    unknown = sorted(set(only or ()) - set(loaded.settings.variants))
-    if unknown:
-        raise InputError(f"{loaded.path} has no variant {unknown[0]!r}; it has {', '.join(loaded.settings.variants)}.")
-    base = loaded.base
-    profiles.render(base)
-    prepare(base.data, source=profiles.source(base))
-    for name, folder in loaded.settings.real.items():
-        if name not in loaded.real_clips():
-            print(f"{folder} is not here: real {name} clips are not run.", flush=True)
-    tasks = [task for task in loaded.tasks if not only or task.variant in only]
-    todo = [task for task in tasks if not loaded.is_finished(task)]
-    print(
-        f"{loaded.name}: {len(tasks)} tasks, {len(tasks) - len(todo)} finished earlier, {workers} at a time", flush=True
-    )
-    failures: dict[str, str] = {}
-    processes = _Processes()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(todo), unit="task", file=sys.stdout) as bar:
-        waiting: dict[Future[str], Task] = {
-            pool.submit(_in_own_process, loaded, task, workers, processes): task for task in todo
-        }
+    chosen = only.split(",") if only else list(loaded.settings.variants)
+    for name in chosen:
+        if name not in loaded.settings.variants:
+            raise InputError(f"{loaded.path} has no variant {name!r}; it has {', '.join(loaded.settings.variants)}.")
+    for name in sorted(set(loaded.settings.real) - set(loaded.real_clips)):
+        print(f"{loaded.settings.real[name]} is not here: real {name} clips are not run.")
+    tasks, failed = [task for task in loaded.tasks if task.variant in chosen and not tables], []
+    for number, task in enumerate(tasks, 1):
+        print(f"task {number} of {len(tasks)}: {task.name}", flush=True)
         try:
-            for future in as_completed(waiting):
-                task, failure = waiting[future], future.result()
-                if failure:
-                    failures[task.name] = failure
-                bar.write(f"{task.name}: {failure or 'finished'}", file=sys.stdout)
-                bar.update()
-        except KeyboardInterrupt:  # without this the pool would begin all tasks that wait
-            pool.shutdown(wait=False, cancel_futures=True)
-            processes.end()
-            raise
-    for name, failure in failures.items():
-        print(f"{name} failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+            if not is_finished(loaded, task) and run_task(loaded, task) != 0:
+                failed.append(task.name)
+        except Busy:
+            print("another process works on it", flush=True)
+    for path in write(loaded):
+        print(path)
+    if failed:
+        print(f"failed: {', '.join(failed)}; the same command tries again.", file=sys.stderr)
+    return 1 if failed else 0
 
 
-class _Processes:
-    """The processes of running tasks, which end with the study."""
-
-    def __init__(self) -> None:
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._ended = False
-        self._lock = threading.Lock()
-
-    def run(self, command: list[str], log: Path, environment: dict[str, str]) -> int:
-        """Run a command to its end, its output in a file. Gives its exit code, or SIGTERM's when the study has ended."""
-        with open(log, "w", encoding="utf-8") as stream:
-            with self._lock:
-                if self._ended:
-                    return -signal.SIGTERM
-                process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)  # noqa: S603
-                self._running.add(process)
-            code = process.wait()
-        with self._lock:
-            self._running.discard(process)
-        return code
-
-    def end(self) -> None:
-        """Ask all of them to end, as Ctrl-C would: each writes its checkpoint first. None starts afterwards."""
-        with self._lock:
-            self._ended = True
-            for process in self._running:
-                process.terminate()
-
-
-def _in_own_process(loaded: LoadedStudy, task: Task, workers: int, processes: _Processes) -> str:
-    """Run one task as `study FILE --task NAME`; its log lies beside its run. Returns '' or the last line of the log."""
-    folder = loaded.folder / "runs" / task.name
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "tcore_lib", "study", str(loaded.path), "--task", f"{task.variant}/{task.seed}"]
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
-    code = processes.run(command, folder / "task.log", asked(os.environ) | threads)
-    if code == 0:
-        return ""
-    lines = (folder / "task.log").read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), f"exit code {code}").strip()
-
-
-def run_task(study: str | Path, text: str) -> int:
-    """Train and score one task in this process.
-
-    Args:
-        study: as for `run_study`; its data must have been prepared.
-        text: `variant/seed`.
-
-    Returns:
-        The exit code.
+def run_task(loaded: LoadedStudy, task: Task) -> int:
+    """Train and score one task, on rendered clips and on the real ones that are here; returns the exit code.
 
     Raises:
-        InputError: there is no such task, or the training went wrong.
+        Busy: another process works on it.
     """
-    loaded = load_study(study)
-    variant, _, seed = text.partition("/")
-    if not seed.isdigit() or Task(variant, int(seed)) not in loaded.tasks:
-        raise InputError(f"{loaded.path} has no task {text!r}; write VARIANT/SEED, such as {_example(loaded)}.")
-    follow_parent()
-    task, started = Task(variant, int(seed)), time.time()
-    params = loaded.params(task)
-    device = profiles.device(params)
-    encoders: dict[int, FeatureEncoder] = {}  # step -> encoder
-    log = pd.DataFrame()
-    if loaded.settings.variants[variant].trained:
-        steps = Schedules(params.pretrain).steps
-        every = steps // loaded.settings.points
-        loop = params.pretrain.loop.model_copy(update={"milestone_every": every})
-        training = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"loop": loop})})
-        output = runs.run_folder(params)
-        log = pretrain(training, FrameIndex.load(index_path(params.data)), output)
-        for step in range(every, steps + 1, every):
-            encoders[step] = load_encoder(checkpoints.path_of(output / "checkpoints", step), device=str(device))
-    else:
-        encoders[0] = profiles.encoder(params, "random")
-    rows = _score(loaded, params, encoders, device)
-    last = {} if log.empty else {key: float(value) for key, value in log.iloc[-1].items()}
-    record = {"variant": variant, "seed": task.seed, "key": loaded.key(task), "real": sorted(loaded.real_clips())}
-    record |= {"scores": rows, "last_log_row": last}
-    write_json(loaded.score_file(task), record | {"provenance": runs.provenance(params, started)})
-    return 0
+    trained = loaded.folder / "runs" / task.name / "01_pretraining.json"
+    before = trained.stat().st_mtime_ns if trained.exists() else 0
+    code = run_stages(loaded.checked(task, loaded.rendered(task)), only=STAGES)
+    if code == 0 and loaded.real_clips:
+        anew = trained.exists() and trained.stat().st_mtime_ns != before  # the same file names, other weights
+        code = run_stages(loaded.checked(task, loaded.on_real_clips(task)), only="03,04,05", force=anew)
+    if code == 0:
+        keep(loaded, task)
+    return code
 
 
-def _example(loaded: LoadedStudy) -> str:
-    return f"{loaded.tasks[0].variant}/{loaded.tasks[0].seed}"
+# ---------------------------------------------------------------------------------------------- what is kept
 
 
-def _score(
-    loaded: LoadedStudy, params: Params, encoders: dict[int, FeatureEncoder], device: torch.device
-) -> list[dict[str, Any]]:
-    """Headline scores: every encoder on the rendered clips, the last one (or every one) on the real ones too."""
-    output = runs.run_folder(params)
+def read(loaded: LoadedStudy, name: str, columns: list[str]) -> pd.DataFrame:
+    """`tasks.csv` or `scores.csv` of a study; without rows where nothing is finished."""
+    path = loaded.folder / f"{name}.csv"
+    return pd.read_csv(path).reindex(columns=columns) if path.is_file() else pd.DataFrame(columns=columns)
+
+
+def is_finished(loaded: LoadedStudy, task: Task) -> bool:
+    """Whether the task's scores are there and belong to what the study says now."""
+    tasks = read(loaded, "tasks", TASKS)
+    return (
+        (tasks["variant"] == task.variant) & (tasks["seed"] == task.seed) & (tasks["params"] == loaded.key(task))
+    ).any()
+
+
+def keep(loaded: LoadedStudy, task: Task) -> None:
+    """Put what a task's runs measured into `scores.csv` and `tasks.csv`, in place of what was there of it."""
+    folders = [loaded.folder / "runs" / name for name in (task.name, f"{task.name}-real")]
+    found = table.of_runs(folder for folder in folders if folder.is_dir())
+    found = found.assign(variant=task.variant, seed=task.seed, step=found["encoder"].str.split().str[1].astype(int))
+    records = [record["provenance"] for folder in folders for record in runs.read_results(folder).values()]
+    last = max(records, key=lambda origin: str(origin["finished"]))
+    row = {"params": loaded.key(task), "minutes": sum(origin["seconds"] for origin in records) / 60}
+    row |= {"machine": runs.machine(last), "commit": runs.commit(last, "+"), "finished": last["finished"]}
+    with FileLock(loaded.folder / "runs" / ".lock"):  # another terminal may do the same
+        for name, columns, rows in (("scores", SCORES, found), ("tasks", TASKS, pd.DataFrame([vars(task) | row]))):
+            old = read(loaded, name, columns)
+            others = old[(old["variant"] != task.variant) | (old["seed"] != task.seed)]
+            write_csv(loaded.folder / f"{name}.csv", pd.concat([part for part in (others, rows[columns]) if len(part)]))
+
+
+def write_csv(path: Path, content: pd.DataFrame) -> Path:
+    """Write a table atomically, floats with four decimals."""
+    with atomic_path(path) as temporary:
+        content.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+    return path
+
+
+# ---------------------------------------------------------------------------------------------- verdicts and the page
+
+
+def labelled(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with `benchmark` as a category in the order of the page: `rendered DAVIS, J&F_m`, ..., `real DAVIS, J&F_m`, ..."""
+    headings = {name: heading.replace(" ", ", ") for name, (_, heading) in table.BENCHMARKS.items()}
+    names = scores["real"].map({True: "real ", False: "rendered "}).astype(str) + scores["benchmark"].map(
+        headings
+    ).astype(str)
+    order = [f"{kind} {heading}" for kind in ("rendered", "real") for heading in headings.values()]
+    return scores.assign(benchmark=pd.Categorical(names, [name for name in order if name in set(names)], ordered=True))
+
+
+def final(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows after each task's last step."""
+    last = scores.groupby(["variant", "seed", "benchmark"], observed=True)["step"].transform("max")
+    return scores[scores["step"] == last]
+
+
+def verdict(differences: list[float]) -> tuple[str, float, float]:
+    """(verdict, low, high): what paired differences (better minus worse, points) say about "better scores higher".
+
+    "holds here" where the whole 95 % t-interval lies above 0, "does not hold here" where it lies below, else "cannot tell at this
+    scale"; fewer than three pairs cannot tell either, one has no interval (NaN). It speaks about chance in training: the clips are
+    the same for all seeds, so it says nothing about other clips.
+    """
+    if not differences:
+        return table.NOT_RUN, float("nan"), float("nan")
+    if len(differences) == 1:
+        return "cannot tell at this scale", float("nan"), float("nan")
+    low = high = differences[0]
+    if len(set(differences)) > 1:
+        low, high = stats.ttest_1samp(differences, 0).confidence_interval(LEVEL)
+    if len(differences) < ENOUGH or low <= 0 <= high:
+        return "cannot tell at this scale", low, high
+    return ("holds here" if low > 0 else "does not hold here"), low, high
+
+
+def comparisons(loaded: LoadedStudy, scores: pd.DataFrame) -> pd.DataFrame:
+    """Every claim on every benchmark, seed by seed: claim, benchmark, difference (mean), low, high (points), seeds, verdict."""
+    wide = final(scores).pivot(index=["benchmark", "seed"], columns="variant", values="value")
     rows = []
-    for name in profiles.BENCHMARKS:
-        section = getattr(params, name)
-        if section.enabled:
-            root = profiles.benchmark_root(params, name)
-            rows += _headline(section, name, name, root, encoders, output, device)
-    final = {max(encoders): encoders[max(encoders)]}
-    on_real = encoders if loaded.settings.real_points == "all" else final
-    for name, root in loaded.real_clips().items():
-        # VIP and DAVIS samples may be a part of the split; the doctor of notebook 03 is the place that complains.
-        section = type(getattr(params, name))(precision=getattr(params, name).precision)
-        rows += _headline(section, name, f"real_{name}", root, on_real, output, device)
-    return rows
+    for claim, benchmark in product(loaded.settings.comparisons, scores["benchmark"].cat.categories):
+        pairs = wide.loc[benchmark].reindex(columns=[claim.better, claim.worse]).dropna()
+        paired = pairs[claim.better] - pairs[claim.worse]
+        word, low, high = verdict(paired.tolist())
+        measured = {"difference": paired.mean(), "low": low, "high": high, "seeds": len(paired), "verdict": word}
+        rows.append({"claim": claim.claim, "benchmark": benchmark, **measured})
+    return pd.DataFrame(rows, columns=["claim", "benchmark", "difference", "low", "high", "seeds", "verdict"])
 
 
-def _headline(
-    section: Benchmark, kind: str, label: str, root: Path, encoders: dict[int, FeatureEncoder], output: Path, device: torch.device
-) -> list[dict[str, Any]]:  # fmt: skip
-    quiet = section.model_copy(update={"root": str(root), "save_predictions": False})
-    named = {str(step): encoder for step, encoder in encoders.items()}
-    clips = load_clips(quiet, root)
-    table = evaluate(named, clips, quiet, output=output / label, device=str(device), workers=1)
-    scores = summarise(table, kind)
-    rows = scores[scores["score"] == HEADLINE[kind]].to_dict("records")
-    return [
-        {
-            "benchmark": label,
-            "step": int(row["encoder"]),
-            "score": row["score"],
-            "value": float(row["value"]),
-            "clips": len(clips),
+def write(loaded: LoadedStudy) -> list[Path]:
+    """Write a study's page, its figures and `comparisons.csv` from `scores.csv` and `tasks.csv`; returns the files."""
+    folder, scores = loaded.folder, labelled(read(loaded, "scores", SCORES))
+    written = []
+    if len(scores):
+        titles = {name: variant.title for name, variant in loaded.settings.variants.items()}
+        panels = {name: name for name in scores["benchmark"].cat.categories}
+        drawn = {
+            "curves": study_figure.curves(scores, titles, panels),
+            "seeds": study_figure.seeds(final(scores), titles, panels, loaded.settings.baseline),
         }
-        for row in rows
+        for name, figure in drawn.items():
+            with atomic_path(folder / f"{name}.png") as temporary:
+                figure.savefig(temporary, format="png", dpi=110)
+            written.append(folder / f"{name}.png")
+        written.append(write_csv(folder / "comparisons.csv", comparisons(loaded, scores)))
+    write_text(folder / "README.md", page(loaded, scores))
+    return [*written, folder / "README.md"]
+
+
+def page(loaded: LoadedStudy, scores: pd.DataFrame) -> str:
+    """The study as markdown: what was trained, the scores along it, the verdicts where the study makes claims."""
+    base, tasks = loaded.base, read(loaded, "tasks", TASKS)
+    width, depth, _ = base.pretrain.encoder.shape
+    minutes = f", {statistics.median(tasks['minutes']):.0f} minutes each (median)" if len(tasks) else ""
+    machines = f" on {' and '.join(sorted(set(tasks['machine'])))}" if len(tasks) else ""
+    parts = [
+        f"# Study `{loaded.name}`",
+        f"Written by `tcore study {loaded.name}`; {len(tasks)} of {len(loaded.tasks)} tasks are finished{minutes}{machines}. A "
+        f"trained task is a ViT of width {width} and depth {depth} after {Schedules(base.pretrain).steps} steps of "
+        f"{base.pretrain.loop.batch_size} samples (`params/{parameters.find_profile(loaded.settings.base).name}`); variants differ "
+        "only in what their title says, in brackets T-CoRe's own setting. Scores are percent, mean ± standard deviation over "
+        "seeds. They are not comparable with the paper's: other data, a smaller encoder, a small part of its training.",
+        score_lines(loaded, final(scores)),
     ]
+    if len(scores):
+        parts += ["![Scores of every seed after training](seeds.png)", "## Along the training", curve_lines(scores)]
+        parts += ["![Scores along the training](curves.png)"]
+    if len(scores) and loaded.settings.comparisons:
+        rule = (
+            "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
+            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than "
+            "3 seeds. All in `comparisons.csv`."
+        )
+        parts += ["## Verdicts", rule, verdict_lines(comparisons(loaded, scores))]
+    return "\n\n".join(parts) + "\n"
+
+
+def score_lines(loaded: LoadedStudy, scores: pd.DataFrame) -> str:
+    """Markdown: one row per variant, mean ± standard deviation over seeds, "not run" for what is missing."""
+    rows = []
+    for name, variant in loaded.settings.variants.items():
+        own = scores[scores["variant"] == name]
+        cells = {
+            panel: f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
+            if len(values)
+            else table.NOT_RUN
+            for panel in scores["benchmark"].cat.categories
+            for values in [own[own["benchmark"] == panel]["value"]]
+        }
+        rows.append({"variant": variant.title, **cells, "seeds": own["seed"].nunique() or table.NOT_RUN})
+    return table.markdown(pd.DataFrame(rows))
+
+
+def curve_lines(scores: pd.DataFrame) -> str:
+    """Markdown: one row per variant and scored step, mean over seeds."""
+    wide = scores.pivot_table(index=["variant", "step"], columns="benchmark", values="value", sort=False, observed=True)
+    wide = wide.reindex(columns=scores["benchmark"].cat.categories)
+    return table.markdown(wide.map(table.text).reset_index().astype(str))
+
+
+def verdict_lines(found: pd.DataFrame) -> str:
+    """Markdown: one row per claim, one column per benchmark."""
+    cells = [
+        table.text(row.difference, row.low, row.high, sign=True) + f": {row.verdict.removesuffix(' at this scale')}"
+        if row.seeds
+        else table.NOT_RUN
+        for row in found.itertuples()
+    ]
+    wide = found.assign(cell=cells).pivot(index="claim", columns="benchmark", values="cell")
+    return table.markdown(wide.loc[found["claim"].unique(), found["benchmark"].unique()].reset_index())
