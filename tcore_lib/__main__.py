@@ -46,11 +46,7 @@ COMMANDS = {
 NOTEBOOKS = {"anywidget", "ipykernel", "ipywidgets", "latex2mathml", "nbclient", "nbconvert", "nbformat", "papermill", "traitlets"}
 
 
-Changes = Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")]
-Kind = Literal["davis", "jhmdb", "vip"]
 Which = Literal["teacher", "student"]
-
-
 
 
 def _inspect(file: str, *, which: Which = "teacher") -> None:

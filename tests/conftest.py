@@ -1,6 +1,7 @@
 """Order of the tests: files that take minutes come first, so that two workers end at about the same time."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -28,6 +29,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "mein Prüfstand"
     (root / "params").mkdir(parents=True)
     (root / "notebooks").mkdir()
+    (root / "results").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "results" / "paper.csv", root / "results")
     (root / "params" / "p.yaml").write_text("run: {name: p}\ndata: {source: synthetic}\n")
     head = (
         "import os, sys\nfrom tcore_lib import params, runs\nparams = params.from_notebook(globals())\n"

@@ -50,7 +50,7 @@ def test_a_killed_kernel_is_a_failure(project: Path) -> None:
     (project / "results/p/.finished").mkdir(parents=True)
     for stage in ("00_data_prep", "01_pretraining"):
         (project / f"results/p/.finished/{stage}").write_text('{"id": "x"}')
-    done = run(project, "--only", "02")
+    done = run(project, "--only", "02", "--set", "checkpoint.encoders={random: random}")
     assert done.returncode == 1
     assert "02_checkpoint_inspection failed: DeadKernelError: Kernel died" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -61,7 +61,7 @@ def test_refuses_before_starting(project: Path, capsys: pytest.CaptureFixture[st
     assert "There is no notebook '09'; the notebooks are 00, 01" in capsys.readouterr().err
     assert main(["reproduce", "params/p.yaml", "--set", "run.naem=x"]) == 2
     assert "did you mean 'name'?" in capsys.readouterr().err
-    assert not (project / "results").exists()
+    assert not (project / "results" / "p").exists()
 
 
 def test_a_second_driver_of_the_same_run_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

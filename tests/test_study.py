@@ -50,7 +50,9 @@ STUDY: dict[str, Any] = {
 
 def written(folder: Path, **changes: object) -> Path:
     """A study file and its base profile below `folder`."""
-    base = parameters.merged(BASE, {"run": {"results": str(folder / "results")}, "data": {"root": str(folder / "data")}})
+    base = parameters.merged(
+        BASE, {"run": {"results": str(folder / "results")}, "data": {"root": str(folder / "data")}}
+    )
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": str(folder / "base.yaml")} | changes))
     return folder / "tiny.yaml"
@@ -64,7 +66,9 @@ def test_the_shipped_studies_are_possible() -> None:
         assert len({loaded.key(task) for task in loaded.tasks if task.seed == 0}) == len(loaded.settings.variants)
         assert path.read_text().startswith("# Asks:")
         table = study.labelled(study.read(loaded, "scores", study.SCORES))
-        assert study.page(loaded, table) == (loaded.folder / "README.md").read_text(), f"tcore study {path.stem} --tables"
+        assert study.page(loaded, table) == (loaded.folder / "README.md").read_text(), (
+            f"tcore study {path.stem} --tables"
+        )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,9 @@ def test_an_impossible_study_is_one_sentence(tmp_path: Path, changes: dict[str, 
 
 def test_variants_differ_only_in_what_they_name(tmp_path: Path) -> None:
     loaded = study.load_study(written(tmp_path))
-    full, past = (loaded.checked(task, loaded.rendered(task)) for task in (study.Task("full", 1), study.Task("past_only", 1)))
+    full, past = (
+        loaded.checked(task, loaded.rendered(task)) for task in (study.Task("full", 1), study.Task("past_only", 1))
+    )
     assert past.pretrain.decoder.branches == "past"
     assert past.model_copy(update={"pretrain": full.pretrain, "run": full.run}) == full
     assert (full.run.seed, full.data.synthetic.seed) == (1, 0), "another seed trains on the same clips"
@@ -143,7 +149,9 @@ def test_pairs_are_taken_seed_by_seed_after_the_last_step(tmp_path: Path) -> Non
 
 def test_the_page_and_what_is_not_run(tmp_path: Path) -> None:
     loaded = study.load_study(written(tmp_path))
-    study.write_csv(loaded.folder / "scores.csv", scores(("full", 0, 2, 40.0), ("full", 1, 2, 43.0), ("random", 0, 0, 38.0)))
+    study.write_csv(
+        loaded.folder / "scores.csv", scores(("full", 0, 2, 40.0), ("full", 1, 2, 43.0), ("random", 0, 0, 38.0))
+    )
     study.write(loaded)
     page = (loaded.folder / "README.md").read_text().replace(" ", "")
     assert "|T-CoRe|41.5±2.1|2|" in page
@@ -159,7 +167,10 @@ def test_what_a_task_measured_is_kept_and_belongs_to_its_question(tmp_path: Path
     origin = {"seconds": 90.0, "device": "cpu", "processor": "some", "cores": 2, "commit": "a" * 40,
               "uncommitted_changes": False, "finished": "2026-01-01"}  # fmt: skip
     for step_value in (40.0, 41.0):  # measured twice: the second one stays
-        result = {"scores": {"step 1": {"value": 30.0, "clips": 1}, "step 2": {"value": step_value, "clips": 1}}, "data": "x"}
+        result = {
+            "scores": {"step 1": {"value": 30.0, "clips": 1}, "step 2": {"value": step_value, "clips": 1}},
+            "data": "x",
+        }
         params = loaded.checked(task, loaded.rendered(task))
         record = {"result": result, "settings": params.model_dump(mode="json"), "provenance": origin}
         write_json(runs.run_folder(params) / "03_davis_evaluation.json", record)

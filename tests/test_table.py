@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[1]
 RELEASED = "vits16_400ep_K400.pth"
 
 
-def a_run(results: Path, name: str = "r", root: str = "data/davis", value: float | None = 64.9, **settings: object) -> Path:
+def a_run(
+    results: Path, name: str = "r", root: str = "data/davis", value: float | None = 64.9, **settings: object
+) -> Path:
     """A run folder with one evaluation on DAVIS, of a released encoder and of the random initialisation."""
     scores: dict[str, Any] = {
         "theirs": {"value": value, "low": 60.0, "high": 68.0, "clips": 30},
@@ -78,7 +80,11 @@ def test_a_reproduction_stands_below_the_paper_with_its_difference(tmp_path: Pat
     shown = table.show(table.of_runs([a_run(tmp_path, "released")]))
     assert shown["who"].tolist() == ["paper"] * 3 + ["reproduced"] * 3 + ["ours"]
     reproduced = shown[shown["who"] == "reproduced"].set_index("training")
-    assert reproduced.loc["K400, 400 epochs", table.HEADINGS].tolist() == ["64.9 (+0.2) [60.0, 68.0]", "not run", "not run"]
+    assert reproduced.loc["K400, 400 epochs", table.HEADINGS].tolist() == [
+        "64.9 (+0.2) [60.0, 68.0]",
+        "not run",
+        "not run",
+    ]
     assert reproduced.loc["K400, 400 epochs", "run"] == "released"
     assert reproduced.loc["ImageNet, 100 epochs", table.HEADINGS].tolist() == ["not run"] * 3
     assert shown.iloc[-1][["encoder", "training", "DAVIS J&F_m"]].tolist() == ["random", "none", "30.0"]
@@ -107,7 +113,12 @@ def test_paired_differences_by_hand(tmp_path: Path) -> None:
     row = found.iloc[0]
     assert (row["better"], row["worse"], row["clips"]) == ("theirs", "random", 2)
     assert [round(row[key], 6) for key in ("difference", "low", "high")] == [30.0, 30.0, 30.0]
-    assert table.show_differences(found).iloc[0].tolist() == ["theirs - random", "+30.0 [+30.0, +30.0]", "not run", "not run"]
+    assert table.show_differences(found).iloc[0].tolist() == [
+        "theirs - random",
+        "+30.0 [+30.0, +30.0]",
+        "not run",
+        "not run",
+    ]
     objects = runs.read_table(tmp_path / "r", "03_davis_evaluation", "objects")
     objects.loc[(objects["encoder"] == "random") & (objects["clip"] == "b"), "JF_mean"] = 0.6  # now 30 and 10 points
     paired = paired_difference(objects, "davis", "theirs", "random")
@@ -118,7 +129,12 @@ def test_paired_differences_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("interval", "says"),
-    [((0.1, 0.9), "ahead"), ((-0.9, -0.1), "behind"), ((-0.1, 0.9), "cannot tell"), ((math.nan, math.nan), "too few clips")],
+    [
+        ((0.1, 0.9), "ahead"),
+        ((-0.9, -0.1), "behind"),
+        ((-0.1, 0.9), "cannot tell"),
+        ((math.nan, math.nan), "too few clips"),
+    ],
 )
 def test_verdicts(interval: tuple[float, float], says: str) -> None:
     assert says in table.verdict(0.5, *interval)
@@ -167,7 +183,9 @@ def test_readme_shows_what_is_published() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, block in readme.blocks().items():
         if f"<!-- {name}:begin" in text:
-            assert f"{block}\n<!-- {name}:end -->" in text, f"README's block {name!r} is not what results/published says"
+            assert f"{block}\n<!-- {name}:end -->" in text, (
+                f"README's block {name!r} is not what results/published says"
+            )
 
 
 def test_publish_copies_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

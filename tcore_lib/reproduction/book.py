@@ -68,7 +68,7 @@ def book(run: str | Path, *, output: str | None = None, markdown: str | None = N
     return 0
 
 
-# ---------------------------------------------------------------------------------------------- what a notebook shows
+# --- what a notebook shows --------------------------------------------------------------------------------------------
 
 
 def title(notebook: NotebookNode) -> str:
@@ -105,7 +105,7 @@ def _outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
         yield from cell.get("outputs", [])
 
 
-# ---------------------------------------------------------------------------------------------- the site
+# --- the site ---------------------------------------------------------------------------------------------------------
 
 
 class _Renderer(IPythonRenderer):
@@ -235,7 +235,7 @@ def _thumbnail(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------- markdown
+# --- markdown ---------------------------------------------------------------------------------------------------------
 
 
 def write_markdown(notebooks: dict[str, NotebookNode], target: Path) -> list[Path]:

@@ -175,7 +175,11 @@ class LoadedStudy:
             for name in table.BENCHMARKS
         }
         other = {"run": {"name": f"{task.name}-real"}, "pretrain": {"enabled": False}}
-        return parameters.merged(self.sections_of(task), other) | benchmarks | {"checkpoint": {"encoders": _encoders(encoders)}}
+        return (
+            parameters.merged(self.sections_of(task), other)
+            | benchmarks
+            | {"checkpoint": {"encoders": _encoders(encoders)}}
+        )
 
     def key(self, task: Task) -> str:
         """What a task's scores depend on besides the code: its parameters, and the real clips that are scored."""
@@ -211,7 +215,7 @@ def load_study(study: str | Path) -> LoadedStudy:
     return loaded
 
 
-# ---------------------------------------------------------------------------------------------- running
+# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def run_study(study: str | Path, *, only: str | None = None, tables: bool = False) -> int:
@@ -269,7 +273,7 @@ def run_task(loaded: LoadedStudy, task: Task) -> int:
     return code
 
 
-# ---------------------------------------------------------------------------------------------- what is kept
+# --- what is kept -----------------------------------------------------------------------------------------------------
 
 
 def read(loaded: LoadedStudy, name: str, columns: list[str]) -> pd.DataFrame:
@@ -309,7 +313,7 @@ def write_csv(path: Path, content: pd.DataFrame) -> Path:
     return path
 
 
-# ---------------------------------------------------------------------------------------------- verdicts and the page
+# --- verdicts and the page --------------------------------------------------------------------------------------------
 
 
 def labelled(scores: pd.DataFrame) -> pd.DataFrame:

@@ -50,7 +50,7 @@ ACCEPTED = {"davis": 0.1, "vip": 0.3, "jhmdb": 0.1}
 ACCEPTED_RETRAINED = 1.0
 
 
-# ---------------------------------------------------------------------------------------------- where rows come from
+# --- where rows come from ---------------------------------------------------------------------------------------------
 
 
 def paper(path: Path | None = None) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def _of_stage(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _protocol(name: str, section: Mapping[str, Any]) -> str:
-    """ "protocol", or the settings of a benchmark that differ from the protocol's."""
+    """What a benchmark was run with: "protocol", or the settings that differ from the protocol's."""
     expected = {"davis": Davis, "vip": Vip, "jhmdb": Jhmdb}[name]().model_dump(mode="json")
     other = [f"{key} {section[key]}" for key in expected
              if key in section and key not in NO_PROTOCOL and section[key] != expected[key]]  # fmt: skip
@@ -150,7 +150,7 @@ def differences(folder: str | Path) -> pd.DataFrame:
     )
 
 
-# ---------------------------------------------------------------------------------------------- how scores are shown
+# --- how scores are shown ---------------------------------------------------------------------------------------------
 
 
 def text(value: Any, low: Any = None, high: Any = None, *, expected: Any = None, sign: bool = False) -> str:
@@ -265,7 +265,7 @@ def provenance(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "commit", "machine", "minutes", "peak memory, GB", "finished"])
 
 
-# ---------------------------------------------------------------------------------------------- one benchmark, for notebooks 03 to 05
+# --- one benchmark, for notebooks 03 to 05 ----------------------------------------------------------------------------
 
 
 def headline(scores: pd.DataFrame, name: str) -> dict[str, dict[str, Any]]:
