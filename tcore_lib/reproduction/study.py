@@ -24,9 +24,8 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 from scipy import stats
 
-from tcore_lib import params as parameters, runs
+from tcore_lib import figures, params as parameters, runs
 from tcore_lib.errors import InputError
-from tcore_lib.figures import study_figure
 from tcore_lib.files import atomic_path, write_text
 from tcore_lib.params import Int, Params, Positive, Section
 from tcore_lib.reproduction import table
@@ -372,8 +371,8 @@ def write(loaded: LoadedStudy) -> list[Path]:
         titles = {name: variant.title for name, variant in loaded.settings.variants.items()}
         panels = {name: name for name in scores["benchmark"].cat.categories}
         drawn = {
-            "curves": study_figure.curves(scores, titles, panels),
-            "seeds": study_figure.seeds(final(scores), titles, panels, loaded.settings.baseline),
+            "curves": figures.study_curves(scores, titles, panels),
+            "seeds": figures.study_seeds(final(scores), titles, panels, loaded.settings.baseline),
         }
         for name, figure in drawn.items():
             with atomic_path(folder / f"{name}.png") as temporary:
