@@ -10,7 +10,6 @@ import pytest
 from tcore_lib import runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.scores import paired_difference
 from tcore_lib.files import write_json, write_text
 from tcore_lib.params import Davis, Params
 from tcore_lib.reproduction import readme, table
@@ -121,10 +120,11 @@ def test_paired_differences_by_hand(tmp_path: Path) -> None:
     ]
     objects = runs.read_table(tmp_path / "r", "03_davis_evaluation", "objects")
     objects.loc[(objects["encoder"] == "random") & (objects["clip"] == "b"), "JF_mean"] = 0.6  # now 30 and 10 points
-    paired = paired_difference(objects, "davis", "theirs", "random")
-    assert [round(paired[key], 6) for key in ("difference", "low", "high")] == [20.0, 10.0, 30.0]
-    one = paired_difference(objects[objects["clip"] == "a"], "davis", "theirs", "random")
-    assert math.isnan(one["low"])
+    write_text(tmp_path / "r/03_davis_evaluation.objects.csv", objects.to_csv(index=False))
+    row = table.differences(tmp_path / "r").iloc[0]
+    assert [round(row[key], 6) for key in ("difference", "low", "high")] == [20.0, 10.0, 30.0]
+    write_text(tmp_path / "r/03_davis_evaluation.objects.csv", objects[objects["clip"] == "a"].to_csv(index=False))
+    assert math.isnan(table.differences(tmp_path / "r").iloc[0]["low"])
 
 
 @pytest.mark.parametrize(
