@@ -14,10 +14,7 @@ from tcore_lib.scenes import synthetic
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 ENCODER = ROOT / "results" / "encoders" / "evening.safetensors"
-COMMANDS = sorted(set(re.findall(r"`(?:python -m tcore_lib|tcore) ((?:[^`
-|]|
-(?!
-))+?)`", TEXT)))
+COMMANDS = sorted(set(re.findall(r"`(?:python -m tcore_lib|tcore) ((?:[^`\n|]|\n(?!\n))+?)`", TEXT)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
