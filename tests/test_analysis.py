@@ -6,7 +6,6 @@ import torch
 from test_encoder import SMALL, drawn_vit
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.labels import to_input
 from tcore_lib.model import features as analysis
 from tcore_lib.model.encoders import FeatureEncoder, layer_tokens, load_encoder
 
@@ -36,7 +35,7 @@ def test_weight_norms() -> None:
 def test_token_norms() -> None:
     one, bare = encoder(), encoder(2, registers=0)
     table = analysis.token_norms({"one": one, "bare": bare, "pixels": load_encoder("pixels")}, frame(), (64, 96))
-    tokens = layer_tokens(one, to_input(torch.from_numpy(frame()[None]), (64, 96)))[:, 0]
+    tokens = layer_tokens(one, analysis.to_input(torch.from_numpy(frame()[None]), (64, 96)))[:, 0]
     assert table["CLS", "one"].tolist() == pytest.approx(tokens[:, 0].norm(dim=-1).tolist())
     assert table["registers", "one"].tolist() == pytest.approx(tokens[:, 1:5].norm(dim=-1).mean(1).tolist())
     assert table["patches", "one"].tolist() == pytest.approx(tokens[:, 5:].norm(dim=-1).mean(1).tolist())

@@ -11,10 +11,10 @@ from tiny_problem import Pictures, tiny
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips
-from tcore_lib.evaluation.labels import to_input
 from tcore_lib.model import attention
-from tcore_lib.model.attention import Looked
+from tcore_lib.model.attention import CrossAttention
 from tcore_lib.model.encoders import random_encoder
+from tcore_lib.model.features import to_input
 from tcore_lib.training.tcore import TCoRe
 from tcore_lib.widgets import scene as correspondences
 
@@ -29,7 +29,7 @@ def model() -> TCoRe:
 
 
 def test_every_patch_looks_while_it_is_hidden(model: TCoRe) -> None:
-    maps = attention.look_around(model, FRAMES, SIZE, reach=1)
+    maps = attention.attention_of_every_query(model, FRAMES, SIZE, reach=1)
     assert set(maps) == {(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)}
     for weights in maps.values():
         assert weights.shape == (4, H * W, H * W)  # four heads
@@ -49,20 +49,20 @@ def test_every_patch_looks_while_it_is_hidden(model: TCoRe) -> None:
 def test_a_crop_s_rows_are_indexed_by_row_then_column(model: TCoRe) -> None:
     mask = np.zeros((4, 4), bool)
     mask[1, 2] = True
-    looked = attention.look_through(model, FRAMES[:3], mask)
+    looked = attention.cross_attention(model, FRAMES[:3], mask)
     assert looked.crops.shape == (3, 320, 320, 3)  # 64 pixels, shown at five times the size
     assert looked.of(1, 2)["future"].shape == (4, 4, 4)
     np.testing.assert_array_equal(looked.of(1, 2)["past"], looked.maps["past"][:, 1, 2])
     np.testing.assert_allclose(looked.maps["future"].sum((-2, -1)), 1, atol=1e-5)
     with pytest.raises(InputError, match=r"shape \(3, 4\), the grid of a global crop \(4, 4\)"):
-        attention.look_through(model, FRAMES[:3], mask[:3])
+        attention.cross_attention(model, FRAMES[:3], mask[:3])
 
 
 def test_without_a_decoder_there_is_nothing_to_look_at() -> None:
     bare = TCoRe(tiny(decoder={"enabled": False}).pretrain, 0)
     for call in (
-        lambda: attention.look_around(bare, FRAMES, SIZE),
-        lambda: attention.look_through(bare, FRAMES[:3], np.ones((4, 4), bool)),
+        lambda: attention.attention_of_every_query(bare, FRAMES, SIZE),
+        lambda: attention.cross_attention(bare, FRAMES[:3], np.ones((4, 4), bool)),
     ):
         with pytest.raises(InputError, match="no cross-attention to look at"):
             call()
@@ -74,7 +74,7 @@ def test_statistics_by_hand() -> None:
     maps[0, 0, 1, 2, 1], maps[0, 0, 1, 0, 0] = 0.75, 0.25
     mask = np.zeros((3, 4), bool)
     mask[0, 1] = True
-    looked = Looked(np.zeros((3, 48, 64, 3), np.uint8), mask, {"past": maps, "future": maps})
+    looked = CrossAttention(np.zeros((3, 48, 64, 3), np.uint8), mask, {"past": maps, "future": maps})
     found = attention.statistics([looked])
     assert found["sharpness"] == pytest.approx(0.75)
     assert found["reach"] == pytest.approx(2.0)  # from row 0 to row 2
@@ -84,7 +84,7 @@ def test_statistics_by_hand() -> None:
 
 def test_attention_that_knows_nothing_by_hand() -> None:
     """Two patches side by side: half the weight each, ln 2, and a best patch at distance 0 or 1."""
-    assert attention.evenly_spread((1, 2)) == pytest.approx({"sharpness": 0.5, "entropy": np.log(2), "reach": 0.5})
+    assert attention.uniform_statistics((1, 2)) == pytest.approx({"sharpness": 0.5, "entropy": np.log(2), "reach": 0.5})
 
 
 def test_the_cls_token_leaves_something_to_other_tokens(model: TCoRe) -> None:
@@ -130,7 +130,7 @@ def test_the_middle_frame_looks_both_ways(tmp_path: Path, model: TCoRe) -> None:
     shown = correspondences.scene(profile(str(write_small_davis(tmp_path))))
     looked = correspondences.around_the_middle(model, shown)
     size = (64, 112)  # 96 x 160 pixels with a short side as in training, in whole patches
-    expected = attention.look_around(model, shown.frames, size, reach=1)[1, 2]
+    expected = attention.attention_of_every_query(model, shown.frames, size, reach=1)[1, 2]
     np.testing.assert_array_equal(looked.of(2, 3)["future"].reshape(4, -1), expected[:, 2 * 7 + 3])
     np.testing.assert_array_equal(looked.crops[0], shown.frames[0])
 

@@ -75,7 +75,7 @@ def looking() -> dict[str, Any]:
     encoder, other = FeatureEncoder(formula_vit(), "a"), FeatureEncoder(formula_vit(depth=3), "b")
     images = noise((1, 3, 64, 96), 5).float()
     size = (96, 128)
-    features = attention.patch_features(encoder, FRAMES, size)
+    features = analysis.features(encoder, FRAMES, size)
     both = {"a": encoder, "b": other}
     return {
         "attention": sample(attention_maps(encoder, images, 0)),
@@ -94,15 +94,15 @@ def decoding() -> dict[str, Any]:
     model = TCoRe(tiny().pretrain, 0)
     formula_weights(model)
     mask = np.arange(16).reshape(4, 4) % 3 == 0
-    one = attention.look_through(model, FRAMES[:3], mask)
-    around = attention.look_around(model, FRAMES, (64, 96), reach=1)
+    one = attention.cross_attention(model, FRAMES[:3], mask)
+    around = attention.attention_of_every_query(model, FRAMES, (64, 96), reach=1)
     return {
         "past": sample(one.maps["past"]),
         "future": sample(one.maps["future"]),
         "crops": np.asarray(one.crops)[:, ::40, ::40].astype(int).ravel().tolist(),
         "statistics": attention.statistics([one]),
         "sharpest": attention.sharpest(one, 3),
-        "uniform": attention.evenly_spread((4, 6)),
+        "uniform": attention.uniform_statistics((4, 6)),
         "around": {f"{a}{b}": sample(maps) for (a, b), maps in around.items()},
     }
 

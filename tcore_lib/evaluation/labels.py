@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from tcore_lib.errors import InputError
+from tcore_lib.model.features import to_input as to_input  # frames to network input; callers find it here
 
 
 def whole_patches(size: tuple[int, int], patch_size: int, what: str) -> tuple[int, int]:
@@ -29,19 +29,6 @@ def whole_patches(size: tuple[int, int], patch_size: int, what: str) -> tuple[in
             "input size."
         )
     return floored
-
-
-def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 RGB frames (B, H, W, 3) -> ImageNet-normalised float32 (B, 3, *size).
-
-    Resized linearly without antialias, in 0..1, as OpenCV does.
-    """
-    images = frames.permute(0, 3, 1, 2).float() / 255.0
-    if tuple(images.shape[2:]) != tuple(size):
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-    mean = images.new_tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
-    std = images.new_tensor(IMAGENET_DEFAULT_STD)[:, None, None]
-    return images.sub_(mean).div_(std)
 
 
 def resize_ids(labels: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -1,11 +1,12 @@
-"""Where a trained network looks: the decoder's cross-attention from masked current patches to past and future frames.
+"""Attention maps: cross-attention of the decoder from masked current patches to past and future, and of CLS to patches.
 
-Letters: H W pixels of a frame, S side of the crop, P patches of it, h w the grid (P = h * w).
+Letters: H W pixels of a frame, S side of the crop, P patches of it, h w the grid (P = h * w), M masked patches.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,27 +16,26 @@ from torch import Tensor
 from tcore_lib.data.resample import resize_batch
 from tcore_lib.data.views import centre_boxes
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.evaluate import encode
-from tcore_lib.evaluation.labels import to_input
 from tcore_lib.figures.style import denormalise
 from tcore_lib.model.encoders import FeatureEncoder, attention_maps
+from tcore_lib.model.features import to_input
 from tcore_lib.model.vit import ViT
 from tcore_lib.params import Views
-from tcore_lib.training.tcore import TCoRe
 
 SHOWN = 336  # pixels: side of a crop in a picture
+BLOCK = 2  # patches: side of the squares that `attention_of_every_query` masks
 
 
 @dataclass(frozen=True)
-class Looked:
-    """One sample and where its patches look.
+class CrossAttention:
+    """One sample, past, current and future, and the attention of its current patches to the other two frames.
 
     Attributes:
         crops: uint8 (3, S', S', 3): past, current and future as the network saw them, but for the mask and for more
             pixels: S' is the multiple of S that comes nearest to `SHOWN`.
-        mask: bool (h, w), patches of the current crop that were hidden.
-        maps: `past`, `future` -> float32 (heads, h, w, h, w): query row and column, then the row and column looked at; a
-            query's map sums to 1 for each head.
+        mask: bool (h, w), patches of the current crop that were masked.
+        maps: `past`, `future` -> float32 (heads, h, w, h, w): row and column of the query, then of the key; a query's map
+            sums to 1 for each head.
     """
 
     crops: np.ndarray
@@ -43,12 +43,15 @@ class Looked:
     maps: dict[str, np.ndarray]
 
     def of(self, row: int, column: int) -> dict[str, np.ndarray]:
-        """`past`, `future` -> (heads, h, w): where the patch at (row, column) looks."""
+        """`past`, `future` -> (heads, h, w): attention of the patch at (row, column)."""
         return {role: maps[:, row, column] for role, maps in self.maps.items()}
 
 
+# ---------------------------------------------------------------------------------------------- crops
+
+
 def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tensor:
-    """The auxiliary crop's geometry (METHOD section 2) without photometry, for all three frames.
+    """The auxiliary crop's geometry without photometry, for all three frames.
 
     Args:
         frames: uint8 (H, W, 3), of one size.
@@ -66,141 +69,107 @@ def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tenso
     return (crops - mean) / std
 
 
-@torch.no_grad()
-def look_through(model: TCoRe, frames: Sequence[np.ndarray], mask: np.ndarray) -> Looked:
-    """Run the student and its decoder on one sandwich and keep the cross-attention.
-
-    Args:
-        model: trained or not.
-        frames: past, current and future, uint8 (H, W, 3).
-        mask: bool (h, w), patches of the current frame to hide.
-
-    Raises:
-        InputError: the model has no decoder, or the mask does not fit its grid.
-    """
-    settings = model.settings
-    if model.decoder is None:
-        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
-    side = settings.views.global_size // settings.encoder.patch_size
-    if mask.shape != (side, side):
-        raise InputError(f"The mask has shape {mask.shape}, the grid of a global crop {(side, side)}; make them equal.")
-    device = next(model.parameters()).device
-    images = centre_crops(frames, settings.views.global_size, settings.views).to(device)
-    hidden = torch.from_numpy(mask.reshape(1, -1)).to(device)
-    maps = {}
-    with _at_rest(model) as encoder:
-        past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))
-        current = encoder(images[1:2], hidden)[1]
-        for role, tokens in (("past", past), ("future", future)):
-            weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
-            maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
-    return Looked(shown_crops(frames, settings.views), mask, maps)
-
-
-@contextmanager
-def _at_rest(model: TCoRe) -> Iterator[ViT]:
-    """Inside, the student's encoder, which this yields, is in evaluation mode and without stochastic depth."""
-    was_training = model.training
-    model.eval()
-    model.student.encoder.set_drop_keep(None)
-    try:
-        yield model.student.encoder
-    finally:
-        model.train(was_training)
-
-
 def shown_crops(frames: Sequence[np.ndarray], views: Views) -> np.ndarray:
     """`centre_crops` for pictures: uint8 (n, S', S', 3), S' the multiple of the global size S nearest to `SHOWN`."""
     size = views.global_size * max(1, round(SHOWN / views.global_size))
     return denormalise(centre_crops(frames, size, views))
 
 
-BLOCK = 2  # side, in patches, of the squares that `look_around` hides
+# ---------------------------------------------------------------------------------------------- cross-attention
 
 
 @torch.no_grad()
-def look_around(
-    model: TCoRe, frames: Sequence[np.ndarray], size: tuple[int, int], reach: int = 2
-) -> dict[tuple[int, int], np.ndarray]:
-    """Where every patch of every frame looks in the frames around it, each while it is hidden itself.
-
-    A frame is encoded four times, each time with another quarter of its patches hidden (squares of 2 x 2, so that every
-    patch is hidden once); a patch's row is taken from the pass that hid it. The whole frame is shown, not a crop.
+def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) -> CrossAttention:
+    """Run the student and its decoder on one sample and keep the first block's cross-attention.
 
     Args:
-        model: trained or not.
-        frames: uint8 (H, W, 3), of one size.
+        model: a `training.tcore.TCoRe`, trained or not.
+        frames: past, current and future, uint8 (H, W, 3).
+        mask: bool (h, w), patches of the current frame to mask.
+
+    Raises:
+        InputError: the model has no decoder, or the mask does not fit its grid.
+    """
+    views, side = model.settings.views, model.settings.views.global_size // model.settings.encoder.patch_size
+    if mask.shape != (side, side):
+        raise InputError(f"The mask has shape {mask.shape}, the grid of a global crop {(side, side)}; make them equal.")
+    masked = torch.from_numpy(mask.reshape(1, -1))
+    maps = {}
+    with _evaluating(model) as (encoder, device):
+        images = centre_crops(frames, views.global_size, views).to(device)
+        past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))  # (1, P, D) each
+        current = encoder(images[1:2], masked.to(device))[1]
+        for role, tokens in (("past", past), ("future", future)):
+            weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
+            maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
+    return CrossAttention(shown_crops(frames, views), mask, maps)
+
+
+@torch.no_grad()
+def attention_of_every_query(
+    model: Any, frames: Sequence[np.ndarray], size: tuple[int, int], reach: int = 2
+) -> dict[tuple[int, int], np.ndarray]:
+    """Attention of every patch of every frame to the frames around it, each while it is masked itself.
+
+    A frame is encoded four times, each time with another quarter of its patches masked (squares of 2 x 2, so that every
+    patch is masked once); a patch's row is taken from the pass that masked it. The whole frame is used, not a crop.
+
+    Args:
+        model: a `training.tcore.TCoRe`, trained or not.
+        frames: uint8 (H, W, 3), of one size, in order.
         size: (height, width) in pixels the frames are resized to, multiples of the patch size.
-        reach: frames before and after the query's that are looked at.
+        reach: frames at most this many places away are attended to.
 
     Returns:
-        (query frame, looked-at frame) -> float32 (heads, P, P); rows sum to 1. As `Explorer`'s `cross_attention`.
+        (query frame, key frame) -> float32 (heads, P, P): query, key; rows sum to 1.
 
     Raises:
         InputError: the model has no decoder.
     """
-    if model.decoder is None:
-        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
-    device = next(model.parameters()).device
     patch = model.settings.encoder.patch_size
     rows, columns = np.indices((size[0] // patch, size[1] // patch)).reshape(2, -1) // BLOCK % 2
-    quarter = torch.from_numpy(2 * rows + columns)  # (P,): which pass hides the patch
-    hidden = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
-    images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
+    quarter = torch.from_numpy(2 * rows + columns)  # (P,): which pass masks the patch
     maps = {}
-    with _at_rest(model) as encoder:
+    with _evaluating(model) as (encoder, device):
+        masks = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
+        images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
         clean = [encoder(image)[1] for image in images]  # of (1, P, D)
         for query, image in enumerate(images):
-            current = encoder(image.expand(4, -1, -1, -1), hidden)[1]  # (4, P, D)
+            current = encoder(image.expand(4, -1, -1, -1), masks)[1]  # (4, P, D)
             for key in range(max(0, query - reach), min(len(frames), query + reach + 1)):
                 if key != query:
                     weights = model.decoder.cross_attention(current, clean[key].expand(4, -1, -1))  # (4, heads, P, P)
-                    own = weights[
-                        quarter, :, torch.arange(len(quarter))
-                    ]  # (P, heads, P): of the pass that hid the patch
+                    own = weights[quarter, :, torch.arange(len(quarter))]  # (P, heads, P): of the pass that masked it
                     maps[query, key] = own.transpose(0, 1).float().cpu().numpy()
     return maps
 
 
-def patch_features(encoder: FeatureEncoder, frames: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
-    """L2-normalised patch features of frames, as the benchmarks read them.
-
-    Args:
-        encoder: any.
-        frames: uint8 (H, W, 3), of one size.
-        size: (height, width) in pixels the frames are resized to, multiples of the patch size.
-
-    Returns:
-        float32 (n, h, w, D) on the CPU.
-    """
-    found = [encode(encoder, to_input(torch.tensor(frame, device=encoder.device)[None], size))[0] for frame in frames]
-    return torch.nn.functional.normalize(torch.stack(found).float(), dim=-1).cpu()
-
-
-@torch.no_grad()
-def cls_attention(encoder: FeatureEncoder, image: Tensor) -> np.ndarray:
-    """Where the CLS token looks among the patches, in the last block.
-
-    Args:
-        encoder: a transformer with a CLS token.
-        image: (3, S, S), ImageNet-normalised.
-
-    Returns:
-        float32 (heads, h, w); each head's map sums to what it leaves to the patches (the rest goes to CLS and registers).
-    """
-    weights = attention_maps(encoder, image[None].to(encoder.device))[0, :, 0, encoder.prefix :]  # (heads, P)
-    return weights.unflatten(1, encoder.grid(*image.shape[1:])).float().cpu().numpy()
+@contextmanager
+def _evaluating(model: Any) -> Iterator[tuple[ViT, torch.device]]:
+    """Inside, the student's encoder, which this yields with its device, is in evaluation mode and drops nothing."""
+    if model.decoder is None:
+        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
+    was_training = model.training
+    model.eval()
+    model.student.encoder.set_drop_keep(None)
+    try:
+        yield model.student.encoder, next(model.parameters()).device
+    finally:
+        model.train(was_training)
 
 
-def sharpest(looked: Looked, count: int) -> list[tuple[int, int]]:
-    """The `count` hidden patches whose mean attention has the highest peak, as (row, column); what is worth drawing."""
-    peaks = sum(maps.mean(0).reshape(*looked.mask.shape, -1).max(-1) for maps in looked.maps.values())
-    order = np.argsort(np.where(looked.mask, peaks, -1).ravel())[::-1][: min(count, int(looked.mask.sum()))]
-    return [(int(index) // looked.mask.shape[1], int(index) % looked.mask.shape[1]) for index in order]
+# ---------------------------------------------------------------------------------------------- figures about attention
 
 
-def statistics(samples: Sequence[Looked]) -> dict[str, float]:
-    """How the attention (mean over heads) of all hidden patches is spread, on average over samples, past and future.
+def sharpest(sample: CrossAttention, count: int) -> list[tuple[int, int]]:
+    """The `count` masked patches whose mean attention has the highest peak, as (row, column); what is worth drawing."""
+    peaks = sum(maps.mean(0).reshape(*sample.mask.shape, -1).max(-1) for maps in sample.maps.values())
+    order = np.argsort(np.where(sample.mask, peaks, -1).ravel())[::-1][: min(count, int(sample.mask.sum()))]
+    return [(int(index) // sample.mask.shape[1], int(index) % sample.mask.shape[1]) for index in order]
+
+
+def statistics(samples: Sequence[CrossAttention]) -> dict[str, float]:
+    """How the attention (mean over heads) of all masked patches is spread, on average over samples, past and future.
 
     Returns:
         `sharpness`: share of the most attended patch; `entropy`: nats; `reach`: distance in patches from the query's own
@@ -219,14 +188,23 @@ def statistics(samples: Sequence[Looked]) -> dict[str, float]:
     return {k: float(np.concatenate(v).mean()) for k, v in zip(names, (peaks, entropies, reaches), strict=True)}
 
 
-def evenly_spread(grid: tuple[int, int]) -> dict[str, float]:
+def uniform_statistics(grid: tuple[int, int]) -> dict[str, float]:
     """`statistics` of attention that knows nothing: equal weights, and a best patch that may be any, over a grid (h, w)."""
     cells = np.argwhere(np.ones(grid, dtype=bool))  # (P, 2)
     reach = np.linalg.norm(cells[:, None] - cells[None], axis=2).mean()
     return {"sharpness": 1 / len(cells), "entropy": float(np.log(len(cells))), "reach": float(reach)}
 
 
-def whole_patches(shape: Sequence[int], patch_size: int, zoom: float = 1.0) -> tuple[int, int]:
-    """The (height, width) in pixels nearest to `zoom` times a frame's that holds whole patches."""
-    height, width = (max(1, round(zoom * side / patch_size)) * patch_size for side in shape[:2])
-    return height, width
+@torch.no_grad()
+def cls_attention(encoder: FeatureEncoder, image: Tensor) -> np.ndarray:
+    """Self-attention of the CLS token to the patches, in the last block.
+
+    Args:
+        encoder: a transformer with a CLS token.
+        image: (3, S, S), ImageNet-normalised.
+
+    Returns:
+        float32 (heads, h, w); each head's map sums to what it leaves to the patches (the rest goes to CLS and registers).
+    """
+    weights = attention_maps(encoder, image[None].to(encoder.device))[0, :, 0, encoder.prefix :]  # (heads, P)
+    return weights.unflatten(1, encoder.grid(*image.shape[1:])).float().cpu().numpy()

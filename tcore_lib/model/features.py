@@ -1,10 +1,10 @@
-"""What an encoder has learned, in figures: norms by depth, matches between frames, likeness of two encoders.
+"""Patch features of frames, and what they tell: matches between frames, norms by depth, likeness of two encoders.
 
-Letters: H W pixels, h w grid of patches, P = h * w, D width, n samples. Nothing is drawn here; that is for `plots`
-and `pictures`.
+Letters: n frames, H W pixels, h w grid of patches, P = h * w, D width.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,161 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
+from tcore_lib.data.decode import read_video
+from tcore_lib.data.images import is_image, read_rgb
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.labels import to_input
-from tcore_lib.model.attention import whole_patches
-from tcore_lib.model.encoders import FeatureEncoder, layer_tokens
+from tcore_lib.model.encoders import FeatureEncoder, layer_tokens, load_encoder
+
+# ---------------------------------------------------------------------------------------------- frames to features
+
+
+def whole_patches(shape: Sequence[int], patch_size: int, zoom: float = 1.0) -> tuple[int, int]:
+    """The (height, width) in pixels nearest to `zoom` times a frame's (H, W, ...) that holds whole patches."""
+    height, width = (max(1, round(zoom * side / patch_size)) * patch_size for side in shape[:2])
+    return height, width
+
+
+def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    """uint8 RGB frames (n, H, W, 3) -> ImageNet-normalised float32 (n, 3, *size).
+
+    Resized linearly without antialias, in 0..1, as OpenCV does.
+    """
+    images = frames.permute(0, 3, 1, 2).float() / 255.0
+    if tuple(images.shape[2:]) != tuple(size):
+        images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+    mean = images.new_tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
+    std = images.new_tensor(IMAGENET_DEFAULT_STD)[:, None, None]
+    return images.sub_(mean).div_(std)
+
+
+def as_frames(source: Any) -> NDArray[np.uint8]:
+    """Frames as uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array, a tensor or a list of these.
+
+    Raises:
+        InputError: they are no RGB frames in 0..255, or the file cannot be read.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        return read_rgb(path)[None] if is_image(path.name) else read_video(path)
+    array = (
+        np.stack([np.asarray(frame) for frame in source]) if isinstance(source, list | tuple) else np.asarray(source)
+    )
+    if array.ndim not in (3, 4) or array.shape[-1] != 3 or array.dtype != np.uint8:
+        raise InputError(
+            f"Frames must be uint8 RGB of shape (n, H, W, 3) or (H, W, 3), not {array.dtype} {array.shape}; give 0..255, "
+            "colours last."
+        )
+    return array.reshape(-1, *array.shape[-3:])
+
+
+def features(
+    encoder: FeatureEncoder | str | Path, frames: Any, size: tuple[int, int] | None = None, *, normalise: bool = True
+) -> Tensor:
+    """Patch features of frames, as the benchmarks read them.
+
+    Args:
+        encoder: from `load_encoder`, or what that takes.
+        frames: a path (image, video, folder of frames), or uint8 (H, W, 3) or (n, H, W, 3) as array or tensor.
+        size: (height, width) in pixels the frames are resized to, rounded to whole patches; None = as they are.
+        normalise: to length 1.
+
+    Returns:
+        float32 (n, h, w, D) on the CPU.
+
+    Raises:
+        InputError: encoder or frames cannot be read, or a feature is not finite.
+    """
+    encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
+    stacked = as_frames(frames)
+    whole = whole_patches(size or stacked.shape[1:3], encoder.patch_size)
+    found = [encoder(to_input(torch.tensor(one, device=encoder.device)[None], whole))[0].float() for one in stacked]
+    result = torch.stack(found)  # (n, h, w, D)
+    if not torch.isfinite(result).all():
+        raise InputError(
+            f"The encoder {encoder.name} gives features that are not finite numbers; its weights are broken."
+        )
+    return (F.normalize(result, dim=-1) if normalise else result).cpu()
+
+
+# ---------------------------------------------------------------------------------------------- matches
+
+
+def _array(features: Any) -> Tensor:
+    """(h, w, D) features of any kind -> float32 (P, D) of length 1."""
+    return F.normalize(torch.as_tensor(features).float().cpu().flatten(0, 1), dim=-1)
+
+
+def _places(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Row and column of every patch of a grid, (P,) each."""
+    return torch.arange(shape[0]).repeat_interleave(shape[1]), torch.arange(shape[1]).repeat(shape[0])
+
+
+def matches(
+    first: Any, second: Any, encoder: FeatureEncoder | str | Path | None = None, *, count: int = 12
+) -> pd.DataFrame:
+    """Patches of one frame that find each other in another: mutual nearest neighbours by cosine, the clearest ones.
+
+    A match is clear if its patch is much more like its partner than like any patch that does not touch the partner. The
+    clearest is taken first; the next ones keep a distance from those taken, so that the whole frame is covered.
+
+    Args:
+        first: (h, w, D) features as array or tensor; with an encoder, a frame: a path or uint8 (H, W, 3).
+        second: the same of another frame, (h', w', D).
+        encoder: from `load_encoder`, or what that takes; None = `first` and `second` are features.
+        count: at most so many.
+
+    Returns:
+        a row per match, clearest first: `row`, `column` in the first grid, `to_row`, `to_column` in the second,
+        `similarity` (cosine), `clarity` (similarity minus the best of the patches apart).
+
+    Raises:
+        InputError: the two are not features of one encoder.
+    """
+    if encoder is not None:
+        encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
+        first, second = features(encoder, first)[0], features(encoder, second)[0]
+    if len(first.shape) != 3 or len(second.shape) != 3 or first.shape[-1] != second.shape[-1]:
+        raise InputError(
+            f"matches needs two (h, w, D) of one encoder, not {tuple(first.shape)}, {tuple(second.shape)}."
+        )
+    similar = _array(first) @ _array(second).T  # (P, P')
+    similarity, partner = similar.max(1)
+    mutual = similar.argmax(0)[partner] == torch.arange(len(similar))
+    row, column = _places(first.shape)
+    place_row, place_column = _places(second.shape)
+    to_row, to_column = place_row[partner], place_column[partner]
+    beside = (place_row - to_row[:, None]).abs().le(1) & (place_column - to_column[:, None]).abs().le(1)  # (P, P')
+    clarity = similarity - similar.masked_fill(beside, -1).max(1).values
+    table = pd.DataFrame(
+        {
+            "row": row, "column": column, "to_row": to_row, "to_column": to_column,
+            "similarity": similarity, "clarity": clarity,
+        }
+    )  # fmt: skip
+    table = table[mutual.numpy()].sort_values("clarity", ascending=False, kind="stable")
+    table = table.head(max(count, len(table) // 2))  # the unclear half only where too few are left
+    return _spread(table, count, first.shape[0] * first.shape[1])
+
+
+def _spread(table: pd.DataFrame, count: int, patches: int) -> pd.DataFrame:
+    """The first `count` rows that keep a distance, as large as leaves enough of them."""
+    places = table[["row", "column"]].to_numpy(float)
+    distance = np.sqrt(patches / max(count, 1))
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(table)):
+        for i, place in enumerate(places):
+            if len(chosen) < count and i not in chosen:
+                apart = np.linalg.norm(places[chosen] - place, axis=1)
+                if not len(chosen) or apart.min() >= distance:
+                    chosen.append(i)
+        distance = distance * 0.7 if distance > 0.5 else 0.0
+    return table.iloc[sorted(chosen)].reset_index(drop=True)
+
+
+# ---------------------------------------------------------------------------------------------- figures by depth
 
 
 def _by_depth(values: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
@@ -84,72 +233,6 @@ def token_norms(
             if part.shape[1]:
                 values[quantity, name] = part.mean(1).tolist()
     return _by_depth(values)
-
-
-def _array(features: Any) -> Tensor:
-    """(h, w, D) features of any kind -> float32 (P, D) of length 1."""
-    return F.normalize(torch.as_tensor(features).float().cpu().flatten(0, 1), dim=-1)
-
-
-def _places(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Row and column of every patch of a grid, (P,) each."""
-    return torch.arange(shape[0]).repeat_interleave(shape[1]), torch.arange(shape[1]).repeat(shape[0])
-
-
-def matches(first: Any, second: Any, count: int = 12) -> pd.DataFrame:
-    """Patches of one frame that find each other in another: mutual nearest neighbours by cosine, the clearest ones.
-
-    A match is clear if its patch is much more like its partner than like any patch that does not touch the partner. The
-    clearest is taken first; the next ones keep a distance from those taken, so that the whole frame is covered.
-
-    Args:
-        first: (h, w, D) features.
-        second: (h', w', D) features of another frame.
-        count: at most so many.
-
-    Returns:
-        a row per match, clearest first: `row`, `column` in the first grid, `to_row`, `to_column` in the second,
-        `similarity` (cosine), `clarity` (similarity minus the best of the patches apart).
-
-    Raises:
-        InputError: the two are not features of one encoder.
-    """
-    if len(first.shape) != 3 or len(second.shape) != 3 or first.shape[-1] != second.shape[-1]:
-        raise InputError(
-            f"matches needs two (h, w, D) of one encoder, not {tuple(first.shape)}, {tuple(second.shape)}."
-        )
-    similar = _array(first) @ _array(second).T  # (P, P')
-    similarity, partner = similar.max(1)
-    mutual = similar.argmax(0)[partner] == torch.arange(len(similar))
-    row, column = _places(first.shape)
-    place_row, place_column = _places(second.shape)
-    to_row, to_column = place_row[partner], place_column[partner]
-    beside = (place_row - to_row[:, None]).abs().le(1) & (place_column - to_column[:, None]).abs().le(1)  # (P, P')
-    clarity = similarity - similar.masked_fill(beside, -1).max(1).values
-    table = pd.DataFrame(
-        {
-            "row": row, "column": column, "to_row": to_row, "to_column": to_column,
-            "similarity": similarity, "clarity": clarity,
-        }
-    )  # fmt: skip
-    table = table[mutual.numpy()].sort_values("clarity", ascending=False, kind="stable")
-    table = table.head(max(count, len(table) // 2))  # the unclear half only where too few are left
-    return _spread(table, count, first.shape[0] * first.shape[1])
-
-
-def _spread(table: pd.DataFrame, count: int, patches: int) -> pd.DataFrame:
-    """The first `count` rows that keep a distance, as large as leaves enough of them."""
-    places = table[["row", "column"]].to_numpy(float)
-    distance = np.sqrt(patches / max(count, 1))
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(table)):
-        for i, place in enumerate(places):
-            if len(chosen) < count and i not in chosen:
-                apart = np.linalg.norm(places[chosen] - place, axis=1)
-                if not len(chosen) or apart.min() >= distance:
-                    chosen.append(i)
-        distance = distance * 0.7 if distance > 0.5 else 0.0
-    return table.iloc[sorted(chosen)].reset_index(drop=True)
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:

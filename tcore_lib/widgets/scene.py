@@ -20,8 +20,9 @@ from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.figures import style
 from tcore_lib.model import attention
-from tcore_lib.model.attention import Looked
+from tcore_lib.model.attention import CrossAttention
 from tcore_lib.model.encoders import FeatureEncoder
+from tcore_lib.model.features import features as features_of, whole_patches
 from tcore_lib.params import Params
 from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training.tcore import TCoRe
@@ -95,21 +96,21 @@ def first_mask(shown: Scene) -> np.ndarray:
     return disc.astype(np.uint8)
 
 
-def around_the_middle(model: TCoRe, shown: Scene) -> Looked:
+def around_the_middle(model: TCoRe, shown: Scene) -> CrossAttention:
     """Where every patch of the scene's middle frame looks in the frame before and after it, each while it is hidden."""
     middle = len(shown.frames) // 2
     three = [shown.frames[i] for i in (middle - 1, middle, min(middle + 1, len(shown.frames) - 1))]
     size, (h, w) = _decoder_size(model, three[0])
-    maps = attention.look_around(model, three, size, reach=1)
+    maps = attention.attention_of_every_query(model, three, size, reach=1)
     unflat = {role: maps[1, key].reshape(-1, h, w, h, w) for role, key in (("past", 0), ("future", 2))}
-    return Looked(np.stack(three), np.ones((h, w), bool), unflat)
+    return CrossAttention(np.stack(three), np.ones((h, w), bool), unflat)
 
 
 def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) in pixels, and the patch grid, on which a whole frame's patches are as large as in training."""
     patch = model.settings.encoder.patch_size
     zoom = model.settings.views.global_size / min(frame.shape[:2])
-    height, width = attention.whole_patches(frame.shape, patch, zoom)
+    height, width = whole_patches(frame.shape, patch, zoom)
     return (height, width), (height // patch, width // patch)
 
 
@@ -135,13 +136,13 @@ def explore(
     first = next(iter(encoders.values()))
     alike = {name: encoder for name, encoder in encoders.items() if encoder.patch_size == first.patch_size}
     size = _size(shown, first.patch_size)
-    features = {name: attention.patch_features(encoder, shown.frames, size) for name, encoder in alike.items()}
+    features = {name: features_of(encoder, shown.frames, size) for name, encoder in alike.items()}
     if shown.clip is not None and shown.settings is not None:
         carried = carried_labels(shown.clip, shown.settings, next(iter(features.values())), first.patch_size)
         settings = {"pick": _on_the_first_object(carried["labels"][0])} | carried | settings
     if model is not None and model.decoder is not None:
         size, grid = _decoder_size(model, shown.frames[0])
-        maps = attention.look_around(model, shown.frames, size)
+        maps = attention.attention_of_every_query(model, shown.frames, size)
         settings = {"cross_attention": maps, "attention_grid": grid} | settings
     return Explorer(shown.frames, features, names=shown.names, **settings)
 
@@ -151,7 +152,7 @@ def _size(shown: Scene, patch_size: int) -> tuple[int, int]:
     if shown.clip is not None and shown.settings is not None:
         return benchmark_of(shown.settings).Scorer(shown.clip, shown.settings, patch_size).size
     shape = shown.frames[0].shape
-    return attention.whole_patches(shape, patch_size, min(3.0, SHORT_SIDE / min(shape[:2])))
+    return whole_patches(shape, patch_size, min(3.0, SHORT_SIDE / min(shape[:2])))
 
 
 def _on_the_first_object(labels: np.ndarray) -> tuple[int, int, int]:
