@@ -7,7 +7,7 @@ const UNDO = 20; // strokes that can be taken back
 function render({ model, el }) {
   const meta = model.get("_meta");
   const [H, W] = meta.frames.size;
-  const colours = meta.palette.map(([r, g, b]) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0);
+  const colours = meta.palette.map(([r, g, b]) => (b << 16) | (g << 8) | r);
   const state = { images: [], results: [], frame: 0, tool: "brush", object: 1, radius: Math.round(H / 24), undo: [] };
   let mask = new Uint8Array(asBytes(model.get("_mask")));
   const stamp = element("canvas", { width: W, height: H }).getContext("2d", { willReadFrequently: true });
@@ -33,10 +33,14 @@ function render({ model, el }) {
 
   // -- the mask
 
-  function repaint(x0 = 0, y0 = 0, x1 = W, y1 = H) {
-    for (let y = y0; y < y1; y++)
-      for (let i = y * W + x0; i < y * W + x1; i++) layerColours[i] = mask[i] ? colours[mask[i] % colours.length] : 0;
-    layer.getContext("2d").putImageData(layerPixels, 0, 0, x0, y0, x1 - x0, y1 - y0);
+  // Objects in their colours with opaque outlines, as `painter._transparent` paints results.
+  function repaint() {
+    for (let i = 0; i < mask.length; i++) {
+      const id = mask[i];
+      const edge = id && [i - 1, i + 1, i - W, i + W].some((near) => mask[near] !== id);
+      layerColours[i] = id ? ((edge ? 255 : 140) << 24) | colours[id % colours.length] : 0;
+    }
+    layer.getContext("2d").putImageData(layerPixels, 0, 0);
   }
 
   // Give the pixels that `draw` covers on an empty canvas the current object, within the box that it stays in.
@@ -51,7 +55,7 @@ function render({ model, el }) {
     const id = state.tool === "eraser" ? 0 : state.object;
     for (let y = y0, at = 3; y < y1; y++)
       for (let x = x0; x < x1; x++, at += 4) if (covered[at] > 127) mask[y * W + x] = id;
-    repaint(x0, y0, x1, y1);
+    repaint();
   }
 
   function line([ax, ay], [bx, by]) {
@@ -101,9 +105,7 @@ function render({ model, el }) {
     const pen = target.getContext("2d");
     pen.drawImage(state.images[frame], 0, 0, target.width, target.height);
     const labels = frame === 0 ? layer : state.results[frame];
-    pen.globalAlpha = 0.55;
     if (labels) pen.drawImage(labels, 0, 0, target.width, target.height);
-    pen.globalAlpha = 1;
     return pen;
   }
 

@@ -183,11 +183,11 @@ class MaskPainter(StandaloneWidget):
 
 
 def _transparent(labels: np.ndarray) -> bytes:
-    """A label map as PNG for the browser: objects in their colours, background clear."""
-    image = Image.fromarray(labels)
-    image.putpalette(np.array(style.object_palette(256)).tobytes())
+    """A label map as PNG for the browser: objects in their colours with opaque outlines, background clear."""
+    alpha = np.where(labels > 0, np.where(style.outline(labels), 255, 140), 0)
+    pixels = np.dstack([style.object_palette(256)[labels], alpha]).astype(np.uint8)
     stream = io.BytesIO()
-    image.save(stream, "PNG", transparency=0, compress_level=3)
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
     return stream.getvalue()
 
 
