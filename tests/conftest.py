@@ -89,3 +89,17 @@ class _Here:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Videos are prepared in this process."""
     monkeypatch.setattr("tcore_lib.data.videos.ProcessPool", _Here)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window; the test is skipped where there is none."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser: apt-get install chromium, or set CHROMIUM to one")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield instance
+        instance.close()

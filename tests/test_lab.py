@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from nbclient import NotebookClient
 from nbformat.sign import NotebookNotary
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 PATIENCE = 180  # seconds: a busy machine may take a minute to start a server, a browser or a kernel
 EXPLORER = """
 import json

@@ -1,7 +1,5 @@
 """The mask painter: what its buttons do in Python, and painting in the exported page in a real browser."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from tcore_lib.model.encoders import FeatureEncoder, Pixels
 from tcore_lib.params import Davis
 from tcore_lib.widgets.painter import MaskPainter, mask_propagator
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 N, H, W = 3, 60, 96
 SQUARE = np.zeros((H, W), np.uint8)
 SQUARE[20:40, 30:60] = 1
@@ -171,23 +168,16 @@ def test_the_painter_propagates_as_the_evaluation_does() -> None:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no browser: apt-get install chromium, or set CHROMIUM to one")
-    from playwright.sync_api import sync_playwright
-
+def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     path = painter(output="somewhere").to_html(tmp_path_factory.mktemp("page") / "painter.html", "Painter")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1000, "height": 1000})
-        trouble: list[str] = []
-        opened.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-        opened.on("pageerror", lambda error: trouble.append(str(error)))
-        opened.goto(path.as_uri())
-        opened.wait_for_selector(".tcx[data-ready=true]")
-        yield opened
-        assert trouble == []
-        browser.close()
+    opened = browser.new_page(viewport={"width": 1000, "height": 1000})
+    trouble: list[str] = []
+    opened.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: trouble.append(str(error)))
+    opened.goto(path.as_uri())
+    opened.wait_for_selector(".tcx[data-ready=true]")
+    yield opened
+    assert trouble == []
 
 
 def mask_in(page: Any) -> np.ndarray:
