@@ -1,7 +1,6 @@
 """Both widgets in JupyterLab itself: an executed notebook opened again, then run with a live kernel."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -36,8 +35,7 @@ explorer
 PAINTER = """
 from tcore_lib.widgets.painter import MaskPainter
 
-painter = MaskPainter(clip, lambda mask: [np.roll(mask, 16 * n, axis=1) for n in range(3)])
-painter
+MaskPainter(clip, lambda mask: [np.roll(mask, 16 * n, axis=1) for n in range(3)])
 """
 FIGURES = """
 import pandas as pd
@@ -53,28 +51,30 @@ curves.close(log);
 """
 
 
+def executed(folder: Path, *cells: str) -> Any:
+    """A notebook of these cells, run in a folder."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text.strip()) for text in cells])
+    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, timeout=PATIENCE).execute()
+    return notebook
+
+
 def test_a_figure_is_shown_once_and_live_curves_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MPLBACKEND", raising=False)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FIGURES.strip())])
-    NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}, timeout=120).execute()
-    pictures = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == len(notebook.cells[0].outputs) == 2  # the histogram, the curves
+    outputs = executed(tmp_path, FIGURES).cells[0].outputs
+    assert ["image/png" in output.get("data", {}) for output in outputs] == [True, True]  # the histogram, the curves
 
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
     """A JupyterLab on a folder with an executed, trusted notebook: its address and the folder."""
-    if CHROMIUM is None:
-        pytest.skip("no browser: apt-get install chromium, or set CHROMIUM to one")
     for name in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     folder = tmp_path / "work"
     for path in (folder, tmp_path / "data"):
         path.mkdir()
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text.strip()) for text in (EXPLORER, PAINTER)])
-    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, timeout=120).execute()
+    notebook = executed(folder, EXPLORER, PAINTER)
     nbformat.write(notebook, folder / "widgets.ipynb")
     NotebookNotary(data_dir=str(tmp_path / "data")).sign(notebook)
     with socket.socket() as probe:
@@ -91,74 +91,54 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
             server.wait(20)
 
 
-def click_patch(page: Any, row: int, column: int) -> None:
-    canvas = page.locator(".tcx-canvas").first
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    canvas.click(position={"x": (column + 0.5) * box["width"] / 8, "y": (row + 0.5) * box["height"] / 6})
-
-
-def wait_for(found: Any, seconds: float = PATIENCE) -> Any:
-    """The first true value of `found()`."""
-    end = time.monotonic() + seconds
+def wait_for(found: Any) -> Any:
+    """The first true value of `found()`; what it raises until then does not count."""
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        value = found()
+        try:
+            value = found()
+        except Exception:
+            value = None
         if value:
             return value
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def open_page(context: Any, address: str) -> Any:
-    page = context.new_page()
-    page.set_default_timeout(1000 * PATIENCE)
-    for _ in range(4 * PATIENCE):  # the server needs some seconds
-        try:
-            page.goto(address)
-            return page
-        except Exception:
-            time.sleep(0.3)
-    raise AssertionError("JupyterLab did not come up")
+        time.sleep(0.2)
+    raise AssertionError(f"not within {PATIENCE} s")
 
 
 @pytest.mark.browser
-def test_widgets_work_in_a_reopened_notebook_and_with_a_kernel(lab: tuple[str, Path]) -> None:
-    from playwright.sync_api import sync_playwright
-
+def test_widgets_work_in_a_reopened_notebook_and_with_a_kernel(browser: Any, lab: tuple[str, Path]) -> None:
     address, folder = lab
-    (folder / "pick.json").unlink(missing_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = open_page(browser.new_context(viewport={"width": 1200, "height": 1400}), address)
-        page.wait_for_selector(".tcx[data-ready=true]", timeout=1000 * PATIENCE)
-        # From the saved notebook alone: the cells have not been run in this session.
-        click_patch(page, 2, 3)
-        page.wait_for_selector(".tcx[data-pick='0,2,3']")
-        assert "Best match in frame 1: row 2, column 4, cosine 1.00" in page.locator(".tcx-status").first.inner_text()
-        assert not (folder / "pick.json").exists()
+    page = browser.new_page(viewport={"width": 1200, "height": 1400})
+    page.set_default_timeout(1000 * PATIENCE)
+    wait_for(lambda: page.goto(address))  # the server needs some seconds
+    page.wait_for_selector(".tcx[data-ready=true]")
 
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function(
-            "document.querySelectorAll(\".tcx[data-ready=true][data-pick='0,3,4']\").length == 1",
-            timeout=1000 * PATIENCE,
-        )
-        wait_for((folder / "pick.json").exists)  # the browser has sent the matches of the first pick
-        click_patch(page, 1, 5)
-        pick = wait_for(lambda: (p := json.loads((folder / "pick.json").read_text() or "{}")).get("row") == 1 and p)
-        assert pick["column"] == 5
-        assert pick["matches"]["teacher"][1] == {
-            "frame": 2,
-            "row": 1,
-            "column": 7,
-            "cosine": pytest.approx(1, abs=0.02),
-        }
-
-        canvas = page.get_by_label("First frame. Drag to paint.")
+    def click_patch(row: int, column: int) -> None:
+        canvas = page.locator(".tcx-canvas").first
         canvas.scroll_into_view_if_needed()
-        canvas.click(position={"x": 60, "y": 60})
-        page.get_by_role("button", name="Propagate").click()
-        page.wait_for_function(
-            "[...document.querySelectorAll('.tcx-status')].some((s) => s.textContent === '3 frames labelled.')"
-        )
-        page.screenshot(path=str(folder / "lab.png"))
-        browser.close()
+        box = canvas.bounding_box()
+        canvas.click(position={"x": (column + 0.5) * box["width"] / 8, "y": (row + 0.5) * box["height"] / 6})
+
+    # From the saved notebook alone: the cells have not been run in this session.
+    (folder / "pick.json").unlink(missing_ok=True)
+    click_patch(2, 3)
+    page.wait_for_selector(".tcx[data-pick='0,2,3']")
+    assert "Best match in frame 1: row 2, column 4, cosine 1.00" in page.locator(".tcx-status").first.inner_text()
+    assert not (folder / "pick.json").exists()
+
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function("document.querySelectorAll(\".tcx[data-ready=true][data-pick='0,3,4']\").length == 1")
+    wait_for((folder / "pick.json").exists)  # the browser has sent the matches of the first pick
+    click_patch(1, 5)
+    pick = wait_for(lambda: (p := json.loads((folder / "pick.json").read_text())).get("row") == 1 and p)
+    match = {"frame": 2, "row": 1, "column": 7, "cosine": pytest.approx(1, abs=0.02)}
+    assert (pick["column"], pick["matches"]["teacher"][1]) == (5, match)
+
+    canvas = page.get_by_label("First frame. Drag to paint.")
+    canvas.scroll_into_view_if_needed()
+    canvas.click(position={"x": 60, "y": 60})
+    page.get_by_role("button", name="Propagate").click()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.tcx-status')].some((s) => s.textContent === '3 frames labelled.')"
+    )
+    page.screenshot(path=str(folder / "lab.png"))

@@ -128,7 +128,7 @@ def test_a_mask_is_read_from_a_palette_file_and_must_fit(tmp_path: Path) -> None
     assert messages[-1]["text"].startswith("this PNG holds colours")
 
 
-class Shift(torch.nn.Module):
+class MeanColour(torch.nn.Module):
     """An encoder whose features are the mean colours of the patches."""
 
     name, patch_size = "mean colour", 8
@@ -139,29 +139,22 @@ class Shift(torch.nn.Module):
 
 
 def test_an_encoder_carries_a_painted_object_along() -> None:
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    picture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
     clip = [np.roll(picture, n, axis=1).repeat(8, 0).repeat(8, 1) for n in range(N)]  # one patch to the right per frame
     mask = np.zeros((64, 96), np.uint8)
     mask[16:40, 24:56] = 1
-    settings = Davis(input_size=(64, 96), top_k=1)
-    maps = list(mask_propagator(Shift(), clip, settings)(mask))
-    for n, found in enumerate(maps):
-        expected = np.roll(mask, 8 * n, axis=1)
-        assert (found == expected).mean() > 0.97  # the linear resize rounds the corners
+    for n, found in enumerate(mask_propagator(MeanColour(), clip, Davis(input_size=(64, 96), top_k=1))(mask)):
+        assert (found == np.roll(mask, 8 * n, axis=1)).mean() > 0.97  # the linear resize rounds the corners
         assert found[28, 40 + 8 * n] == 1
 
 
 def test_the_painter_propagates_as_the_evaluation_does() -> None:
     """The input is cut to whole patches, and soft maps are enlarged as the setting says."""
     clip = [np.random.default_rng(n).integers(0, 256, (H, W, 3), dtype=np.uint8) for n in range(N)]
-    mask = np.pad(SQUARE, ((0, 4), (0, 0)))[:H]
-    coarse = FeatureEncoder(Pixels(14), "pixels")
-    maps = list(mask_propagator(coarse, clip, Davis(input_size=(64, 96), upsampling="nearest"))(mask))
-    assert [found.shape for found in maps[1:]] == [(56, 84)] * (N - 1)  # 4 x 6 patches of 14
-    for found in maps[1:]:
-        cells = found[::14, ::14]
-        np.testing.assert_array_equal(found, cells.repeat(14, 0).repeat(14, 1))
+    settings = Davis(input_size=(64, 96), upsampling="nearest")
+    for found in list(mask_propagator(FeatureEncoder(Pixels(14), "pixels"), clip, settings)(SQUARE))[1:]:
+        assert found.shape == (56, 84)  # 4 x 6 patches of 14
+        np.testing.assert_array_equal(found, found[::14, ::14].repeat(14, 0).repeat(14, 1))
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
