@@ -11,7 +11,7 @@ from tcore_lib.model.heads import ProjectionHead
 from tcore_lib.training import optimiser
 from tcore_lib.training.schedules import Schedules, cosine, linear
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+GOLDEN = Path(__file__).parent / "golden"
 NAMES = {
     "lr": "lr",
     "wd": "weight_decay",
@@ -53,8 +53,6 @@ def test_the_k400_row(step: int) -> None:
 
 @pytest.mark.parametrize("key", ["global_batch_256", "shipped_script_4gpu_x_4_global_batch_16"])
 def test_every_recorded_value(key: str) -> None:
-    if not GOLDEN.is_dir():
-        pytest.skip(f"{GOLDEN} is not here")
     recorded = json.loads((GOLDEN / "schedules.json").read_text())[key]
     batch = {"global_batch_256": 256}.get(key, 16)
     ours = schedules(loop={"batch_size": batch})
@@ -112,22 +110,23 @@ def test_max_steps_cuts_the_run_not_the_schedule() -> None:
     ],
 )
 def test_multipliers(module: str, name: str, lr: float, decay: float) -> None:
-    own = optimiser.multipliers(module, name, params.Optimiser(), depth=12)
-    assert own.lr == pytest.approx(lr, rel=1e-14)
-    assert own.weight_decay == decay
-    assert own.is_decoder == (module == "decoder")
-    assert own.is_last_layer == ("last_layer" in name)
+    own = optimiser.group_of(module, name, params.Optimiser(), depth=12)
+    rate = {"encoder": "encoder_lr", "decoder": "decoder_lr", "head": "lr"}[module]
+    assert own == ("last_layer_lr" if "last_layer" in name else rate, pytest.approx(lr, rel=1e-14), decay)
 
 
 def test_without_multipliers_only_the_decoder_has_its_own_lr() -> None:
     """The released code before October 2025: no layer decay, no frozen prototypes; weight decay multipliers stay."""
     settings = params.Optimiser(lr_multipliers=False)
-    hyper = schedules().at(10)  # in the first epoch
-    for module, name in (("encoder", "vit.patch_embed.proj.weight"), ("head", "last_layer.weight_v")):
-        own = optimiser.multipliers(module, name, settings, depth=12)
-        assert optimiser.lr_and_decay(own, hyper) == (hyper.lr, hyper.weight_decay)
-    own = optimiser.multipliers("decoder", "blocks.0.linear.bias", settings, depth=12)
-    assert optimiser.lr_and_decay(own, hyper) == (hyper.decoder_lr, 0.0)
+    assert optimiser.group_of("encoder", "vit.patch_embed.proj.weight", settings, 12) == ("encoder_lr", 1.0, 1.0)
+    assert optimiser.group_of("head", "last_layer.weight_v", settings, 12) == ("lr", 1.0, 1.0)
+    assert optimiser.group_of("decoder", "blocks.0.linear.bias", settings, 12) == ("decoder_lr", 1.0, 0.0)
+
+
+def test_a_held_encoder_and_one_with_a_rate_of_its_own() -> None:
+    ours = schedules(optimiser={"hold_steps": 7, "encoder_lr": 0.1})
+    assert [ours.at(step).encoder_lr for step in (5, 6)] == [0, 0]
+    assert ours.at(7).encoder_lr == pytest.approx(0.1 * ours.at(7).lr) > 0
 
 
 def test_a_frozen_layer_does_not_move_but_the_rest_does() -> None:
