@@ -458,7 +458,7 @@ SECTIONS = tuple(Params.model_fields)
 
 # The settings that are paths; `synthetic` is none, and an encoder may also be a name (`run`, `random`, `vits16_k400`).
 PATHS = (
-    "run.results", "data.source", "data.annotations", "data.root", "checkpoint.encoders.*", "checkpoint.model",
+    "run.results", "data.source", "data.annotations", "data.root", "pretrain.encoder.init", "checkpoint.encoders.*", "checkpoint.model",
     "davis.root", "jhmdb.root", "vip.root",
 )  # fmt: skip
 
@@ -467,6 +467,8 @@ PATHS = (
 REMOVED: dict[str, tuple[Any, str]] = {
     "data.direct": (False, "videos are always prepared first"),
     "data.jpeg_quality": (95, "kept frames have quality 95"),
+    "pretrain.loss.koleo_scope": ("rank", "KoLeo looks for neighbours among a rank's samples"),
+    "pretrain.loop.tensorboard": (False, "pretrain.loop.tracker: tensorboard says it"),
 }
 
 
@@ -524,7 +526,7 @@ def _placed(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
             continue
         for key in list(place) if last == "*" else [last]:
             value = place.get(key)
-            if isinstance(value, str) and _is_path(value, folder, free=last != "*"):
+            if isinstance(value, str) and _is_path(value, folder, free=last not in ("*", "init")):
                 path = Path(os.path.normpath(folder.absolute() / Path(value).expanduser()))
                 place[key] = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
     return sections

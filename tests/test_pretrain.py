@@ -83,6 +83,30 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path, cent
     assert train(tmp_path / "a", 5, index=Pictures(7), **changes).equals(whole)  # nothing left to do: nothing changes
 
 
+def test_a_run_continues_from_an_encoder(tmp_path: Path) -> None:
+    """With zero steps its features are the encoder's; 1 + 2 steps are bit-equal to 3; another shape is refused in words."""
+    train(tmp_path / "before", 1)
+    source = str(checkpoints.path_of(tmp_path / "before" / "checkpoints", 1))
+    changes: dict[str, Any] = {"encoder": {"init": source}, "optimiser": {"hold_steps": 1, "encoder_lr": 0.1}}
+    train(tmp_path / "a", 0, seed=5, **changes)
+    images = torch.rand(1, 3, 64, 96)
+    for which in ("teacher", "student"):
+        begun = load_encoder(checkpoints.path_of(tmp_path / "a" / "checkpoints", 0), which=which)
+        torch.testing.assert_close(begun(images), load_encoder(source)(images), rtol=1e-6, atol=1e-6)
+    heads = [newest(tmp_path / folder)["student"]["dino_head.mlp.0.weight"] for folder in ("a", "before")]
+    assert not torch.equal(*heads)
+    for last in (1, 3):
+        train(tmp_path / "a", last, seed=5, **changes)
+    whole = train(tmp_path / "b", 3, seed=5, **changes)
+    one, other = newest(tmp_path / "a"), newest(tmp_path / "b")
+    for part in ("student", "teacher", "auxiliary", "centres", "optimiser", "layout"):
+        assert_same(one[part], other[part], part)
+    assert (whole["encoder_lr"] < whole["lr"]).sum() == 2  # at step 0 both are 0
+    wider = {"encoder": {"init": source, "width": 48, "heads": 3}}
+    with pytest.raises(InputError, match=r"another shape; set pretrain\.encoder: \{width: 32"):
+        train(tmp_path / "c", 1, **wider)
+
+
 def test_checkpoints_hold_what_they_should(tmp_path: Path) -> None:
     train(tmp_path, 8, loop={"checkpoint_every": 1, "keep_last": 2, "milestone_every": 3})
     assert list(checkpoints.steps_in(tmp_path / "checkpoints")) == [3, 6, 7, 8]

@@ -38,7 +38,7 @@ from tcore_lib.data.views import ViewParams, draw_views
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading, reason, writable
 from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory_is_full, place_of, summed
-from tcore_lib.params import Params, Pretrain, load
+from tcore_lib.params import Params, Pretrain, load, resolve
 from tcore_lib.runs import provenance, run_folder
 from tcore_lib.training import checkpoints
 from tcore_lib.training.draws import Draws, draw
@@ -553,6 +553,7 @@ def save(
     model, loop = trainer.model, params.pretrain.loop
     content = {
         **checkpoints.official_weights(model),
+        "layout": model.student.encoder.layout,  # how an encoder that was continued came in: it goes out the same way
         "centres": {"cls": model.cls_centre, "patch": model.patch_centre},
         "optimiser": trainer.optimiser.state_dict(),
         "scaler": trainer.scaler.state_dict(),
@@ -565,9 +566,11 @@ def save(
 
 
 def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> int:
-    """Load the newest readable checkpoint, if there is one. Returns the steps made."""
+    """Load the newest readable checkpoint, else the encoder that `pretrain.encoder.init` names. Returns the steps made."""
     content = checkpoints.load_newest(folder)
     if content is None:
+        if (source := params.pretrain.encoder.init) is not None:
+            trainer.model.start_from(str(resolve(source)) if resolve(source).exists() else source)
         return 0
     origin, model = str(checkpoints.path_of(folder, content["step"])), trainer.model
     checkpoints.refuse_other_run(content, params, num_videos, origin)
@@ -578,6 +581,7 @@ def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> 
     ):
         model.cls_centre.copy_(content["centres"]["cls"])
         model.patch_centre.copy_(content["centres"]["patch"])
+        model.student.encoder.layout = model.teacher.encoder.layout = content["layout"]
         trainer.optimiser.load_state_dict(content["optimiser"])
         trainer.scaler.load_state_dict(content["scaler"])
     return int(content["step"])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tcore_lib import params
 from tcore_lib.machine import summed
 from tcore_lib.model.decoder import AuxiliaryDecoder
+from tcore_lib.model.encoders import start_from
 from tcore_lib.model.heads import ProjectionHead
 from tcore_lib.model.vit import ViT, initial_vit, seeded
 from tcore_lib.training.draws import Draws
@@ -108,6 +109,22 @@ class TCoRe(nn.Module):
         self.compiled = True
         for networks in (self.student, self.teacher):
             networks.encoder.compile_blocks = True
+
+    def start_from(self, source: str) -> None:
+        """Give student and teacher the weights of an encoder from anywhere (`pretrain.encoder.init`).
+
+        Heads and decoder stay as they were initialised, and their first gradients know nothing: the encoder can be held
+        meanwhile (`optimiser.hold_steps`), and after that moves slowly (`optimiser.encoder_lr`, `layer_decay`). Post-training
+        of dense features does so too: NeCo (Pariza et al., 2025) continues DINOv2 with AdamW at 1e-5 for the encoder and 1e-4
+        for the heads, teacher momentum 0.9995 to 1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO
+        on video, heads at a higher rate; MoSiC (Salehi et al., 2025) continues DINOv2 on video in the same way.
+
+        Raises:
+            InputError: the encoder cannot be had, or has another shape than the settings say.
+        """
+        start_from(self.student.encoder, source)
+        self.teacher.encoder.load_state_dict(self.student.encoder.state_dict())
+        self.teacher.encoder.layout = self.student.encoder.layout
 
     @property
     def auxiliary_frames(self) -> tuple[str, ...]:
