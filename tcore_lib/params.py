@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -514,25 +514,34 @@ def find_profile(profile: str | Path) -> Path:
     return path
 
 
-def _placed(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Sections with their `PATHS`, so far relative to `folder`, as `Params` holds them."""
-    sections, root = deepcopy(sections), _project()
+def _with_paths(sections: dict[str, Any], change: Callable[[str, bool], str]) -> dict[str, Any]:
+    """A copy with every one of `PATHS` replaced by `change(value, whether it can be a path only)`."""
+    sections = deepcopy(sections)
     for name in PATHS:
         *above, last = name.split(".")
         place: Any = sections
         for part in above:
             place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict):
-            continue
-        for key in list(place) if last == "*" else [last]:
-            value = place.get(key)
-            if isinstance(value, str) and _is_path(value, folder, free=last not in ("*", "init")):
-                path = Path(os.path.normpath(folder.absolute() / Path(value).expanduser()))
-                place[key] = path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
+        for key in (list(place) if last == "*" else [last]) if isinstance(place, dict) else []:
+            if isinstance(place.get(key), str):
+                place[key] = change(place[key], last not in ("*", "init"))
     return sections
 
 
-def _is_path(value: str, folder: Path, *, free: bool) -> bool:
+def _placed(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Sections with their paths, so far relative to `folder`, as `Params` holds them."""
+    root = _project()
+
+    def place(value: str, free: bool) -> str:
+        if not _is_path(value, folder, free):
+            return value
+        path = Path(os.path.normpath(folder.absolute() / Path(value).expanduser()))
+        return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
+
+    return _with_paths(sections, place)
+
+
+def _is_path(value: str, folder: Path, free: bool) -> bool:
     """Whether a setting means a file or folder; `free` = any word does but `synthetic`, else it may be an encoder's name."""
     if free or value.startswith("timm:"):
         return free and value != "synthetic"
@@ -725,6 +734,8 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     * papermill with a whole parameter file (`-f`; it gives `run.name` and other sections): that file.
     * papermill with some settings (`-p profile small_scale -y "data: {num_frames: 5}"`): they are laid over the profile.
 
+    A notebook is not told where a file lies: its relative paths are taken as in the files of the project's `params/`.
+
     Raises:
         InputError: a section or a key is wrong; or papermill injected a name that is no section, of which it only warns.
     """
@@ -738,6 +749,7 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
             raise InputError(
                 f"{name} = {_shown(repr(value))} is no section; write {name} = {{...}} or run its cell again."
             )
+    given = _placed(given, project_root() / "params")
     if len(given) > 1 and "profile" not in names and "run" in names and "name" in given["run"]:
         return parse(given, "the notebook's parameters")
     profile = namespace.get("profile") or "quick"
@@ -750,7 +762,12 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
 
 def injected(params: Params) -> dict[str, Any]:
     """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
-    stated = params.model_dump(mode="json", exclude_unset=True)
+    root = project_root()
+
+    def write(value: str, free: bool) -> str:
+        return os.path.relpath(root / value, root / "params") if _is_path(value, root, free) else value
+
+    stated = _with_paths(params.model_dump(mode="json", exclude_unset=True), write)
     sections: dict[str, Any] = {name: stated.get(name, {}) for name in SECTIONS}
     sections["run"]["name"] = params.run.name
     return sections

@@ -64,6 +64,28 @@ def test_help_and_checks_need_no_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_library_does_without_jupyter() -> None:
+    """As installed without the extra `notebooks`: every command but those that run notebooks can be imported."""
+    needed = sorted(
+        {where.partition(":")[0] for name, where in COMMANDS.items() if name not in ("reproduce", "book", "study")}
+    )
+    code = (
+        "import sys, importlib, importlib.abc\n"
+        "class Missing(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in {'anywidget', 'ipywidgets', 'ipykernel', 'jupyterlab', 'papermill', 'nbclient', "
+        "'nbformat', 'nbconvert', 'traitlets', 'IPython'}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        f"for module in {needed}: importlib.import_module(module)\n"
+        "import tcore_lib.data.videos, tcore_lib.evaluation.evaluate, tcore_lib.training.loop, tcore_lib.model.export\n"
+        "from tcore_lib.__main__ import main\n"
+        "sys.exit(main(['reproduce', 'quick']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "pip install 'tcore-notebooks[notebooks]'" in done.stderr
+
+
 def test_everything_missing_is_said_at_once_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "run: {name: trial, sed: 1}\ndata: {source: films}\ncheckpoint: {encoders: {mine: weights/best.pth}}\n"
