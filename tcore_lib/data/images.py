@@ -4,7 +4,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -118,14 +118,20 @@ def in_order(names: Iterable[Name]) -> list[Name]:
         names: file names or paths; of a path the last part counts.
     """
     chosen = list(names)
-    stems = [_stem(name) for name in chosen]
-    decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", stem) for stem in stems]
-    keys: list[tuple[object, ...]] = [(found[1], Decimal(found[2]), found[3]) for found in decimals if found]
-    if len(set(keys)) < len(chosen):  # text and number in turn: ("frame_", 10, "")
-        parts = [re.split(r"(\d+)", stem) for stem in stems]
-        keys = [tuple(int(part) if k % 2 else part for k, part in enumerate(one)) for one in parts]
+    keys = _keys(chosen)
     order = sorted(range(len(chosen)), key=lambda k: (keys[k], str(chosen[k])))
     return [chosen[k] for k in order]
+
+
+def _keys(names: Sequence[str | Path]) -> list[tuple[object, ...]]:
+    """What frames are ordered by: text and numbers in turn, ("frame_", 10, ""), or with one decimal number each."""
+    stems = [_stem(name) for name in names]
+    decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", stem) for stem in stems]
+    keys: list[tuple[object, ...]] = [(found[1], Decimal(found[2]), found[3]) for found in decimals if found]
+    if len(set(keys)) == len(stems):
+        return keys
+    parts = [re.split(r"(\d+)", stem) for stem in stems]
+    return [tuple(int(part) if k % 2 else part for k, part in enumerate(one)) for one in parts]
 
 
 def _stem(name: str | Path) -> str:
@@ -170,28 +176,20 @@ def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
         return names, []
     if not numbered:
         raise InputError(f"{folder} holds {len(names)} pictures without a number in their names; number them.")
-    groups = Counter(_pattern(name) for name in numbered)
-    repeated, times = Counter((_pattern(name), _numbers(name)) for name in numbered).most_common(1)[0]
-    shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in groups.most_common(3))
-    if len(groups) == 1 and times > 1:
-        number = "-".join(map(str, repeated[1]))
-        raise InputError(f"{folder} holds frame {number} {times} times; keep one of each.")
-    if len(groups) > 1 or _restarts([_numbers(name) for name in numbered]):
+    groups = Counter(re.sub(r"\d+", "#", _stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
+    keys = _keys(numbered)
+    counts = Counter(keys)
+    again = next((name for name, key in zip(numbered, keys, strict=True) if counts[key] > 1), None)
+    if len(groups) == 1 and again is not None:
+        raise InputError(f"{folder} holds {again} and another picture with the same number; keep one of each.")
+    if len(groups) > 1 or _restarts(keys):
+        shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in groups.most_common(3))
         raise InputError(f"{folder} holds several sequences ({shown}); give each a folder of its own.")
     return in_order(numbered), sorted(set(names) - set(numbered))
 
 
-def _pattern(name: str) -> str:
-    """Everything but the numbers: frame_0007.jpg and frame_12.jpg are both `frame_#`."""
-    return re.sub(r"\d+", "#", _stem(name))
-
-
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", _stem(name))))
-
-
-def _restarts(numbers: list[tuple[int, ...]]) -> bool:
+def _restarts(keys: list[tuple[object, ...]]) -> bool:
     """Whether the last number that varies starts again for each of the others: cam1_01 ... cam1_20, cam2_01 ..."""
-    varying = [column for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+    varying = [column for column in zip(*keys, strict=True) if len(set(column)) > 1]
     groups = Counter(zip(*varying[:-1], strict=True))
-    return len(groups) > 1 and max(groups.values()) > 1 and len(set(varying[-1])) < len(numbers)
+    return len(groups) > 1 and max(groups.values()) > 1 and len(set(varying[-1])) < len(keys)

@@ -8,6 +8,7 @@ nothing waits for the device. 8-bit images, as the released code uses, are round
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +33,9 @@ class Photometry:
     sigma: np.ndarray  # (...) float32, blur in pixels; 0 = none
     solarize: np.ndarray  # (...) bool
 
-    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Photometry":
-        """Apply an indexing or reshaping function to every array."""
-        return Photometry(*(change(getattr(self, field.name)) for field in fields(self)))
+    def __getitem__(self, index: Any) -> "Photometry":
+        """The draws of some crops, as NumPy indexes every array."""
+        return Photometry(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def luma(x: Tensor) -> Tensor:
@@ -63,18 +64,26 @@ def adjust_saturation(x: Tensor, factor: Tensor) -> None:
 def adjust_hue(x: Tensor, shift: Tensor) -> None:
     """Turn the hue by `shift` (n, 1, 1, 1) of the circle, in -0.5..0.5; HSV value and saturation stay.
 
-    The largest and the smallest value of a pixel stay; each channel is a clipped triangle wave of the hue between them.
-    Selections are products with 0 or 1, because `torch.where` is ten times slower on a CPU.
+    Between a pixel's largest and smallest value, which stay, each channel is a clipped triangle wave of the hue h in
+    sextants (0 = red, 2 = green, 4 = blue), with chroma = largest - smallest:
+
+        red   = smallest + chroma * clamp(|h - 3| - 1, 0, 1)
+        green = largest  - chroma * clamp(|h - 2| - 1, 0, 1)
+        blue  = largest  - chroma * clamp(|h - 4| - 1, 0, 1)
+
+    The hue itself is 0 + (green - blue) / chroma where red is the largest, 2 + (blue - red) / chroma where green is, and
+    4 + (red - green) / chroma where blue is. Selections are products with 0 or 1, as `torch.where` is ten times slower on
+    a CPU.
     """
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)
     chroma = largest - smallest
-    hue = (red - green).add_(chroma, alpha=4)  # in sextants, times chroma: blue is the largest
+    hue = (red - green).add_(chroma, alpha=4)  # times chroma; what follows overrides it, red last
     hue.lerp_((blue - red).add_(chroma, alpha=2), torch.eq(largest, green, out=torch.empty_like(hue)))
     hue.lerp_(green - blue, torch.eq(largest, red, out=torch.empty_like(hue)))
-    hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(shift + 1).frac_().mul_(6)  # 0..6
-    below, above = smallest - chroma, largest + chroma
+    hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(shift + 1).frac_().mul_(6)  # 0..6, turned
+    below, above = smallest - chroma, largest + chroma  # clamp(d, 1, 2) instead of clamp(d - 1, 0, 1)
     red.copy_(below.addcmul_((hue - 3).abs_().clamp_(1, 2), chroma))
     green.copy_(torch.addcmul(above, (hue - 2).abs_().clamp_(1, 2), chroma, value=-1))
     blue.copy_(above.addcmul_((hue - 4).abs_().clamp_(1, 2), chroma, value=-1))

@@ -126,7 +126,8 @@ class SandwichDataset(Dataset[Sample]):
         shapes = {frame.shape for frame in frames.values()}
         if len(shapes) > 1:
             raise InputError(
-                f"Video {video} of the index holds frames of different sizes {sorted(shapes)}; prepare it again."
+                f"Video {video} of the index holds frames of different sizes {sorted(shapes)}; give each size a folder of "
+                "its own and run `tcore prepare` again."
             )
         stacked = np.stack([frames[role] for role in roles])  # (3, H, W, 3)
         return {

@@ -209,14 +209,18 @@ def _named_as_frames(folder: str, first: str) -> bool:
 
 
 def _is_sequence(names: list[str], folder: Path) -> bool:
-    """Whether pictures are numbered one after the other, in steps that are the same nine times of ten."""
+    """Whether a number in the names of pictures grows in steps that are the same nine times of ten."""
     try:
         ordered, _ = images.sequence(names, folder)
     except InputError:
         return False
-    numbers = [int("".join(re.findall(r"\d", os.path.splitext(name)[0])) or 0) for name in ordered]
-    steps = Counter(np.diff(numbers).tolist())
-    return len(ordered) > 1 and steps.most_common(1)[0][1] >= 0.9 * (len(numbers) - 1)
+    numbers = [re.findall(r"\d+(?:\.\d+)?", os.path.splitext(name)[0]) for name in ordered]
+    for column in zip(*numbers, strict=False) if len(ordered) > 1 else ():
+        steps = np.diff([float(number) for number in column]).round(6)
+        values, counts = np.unique(steps, return_counts=True)
+        if values[counts.argmax()] > 0 and counts.max() >= 0.9 * len(steps):
+            return True
+    return False
 
 
 def _sizes_differ(root: Path, sequences: dict[str, list[str]]) -> bool:

@@ -3,11 +3,11 @@
 `draw_views` draws every crop's box and photometry on the host, each sample from its own counter alone; `make_views`
 turns a batch of uint8 frames into normalised crops on whatever device the frames are on.
 
-Letters: B samples, V crops of a sample, C crops of one size, H W pixels of a frame, S side of a crop. A sample's crops
-stand in the order of `crop_names`; a box is (top, left, height, width) in pixels of the frame.
+Letters: B samples, V crops of a sample, C crops of one size, n crops to make, H W pixels of a frame, S side of a crop. A
+sample's crops stand in the order of `crop_names`; a box is (top, left, height, width) in pixels of the frame.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +27,27 @@ ROLES = ("past", "current", "future")  # order of a sample's frames
 LARGE = ("global_1", "global_2", "past_1", "past_2", "future_1", "future_2")  # crops of the global size
 LARGE_ROLES = (1, 1, 0, 0, 2, 2)  # the frame each of them is cut from; local crops come from the current one
 TRIES = 10  # attempts at a random box before the centre crop is taken
-PER_BOX = 2 * TRIES + 2  # uniform numbers that one crop's box may need: areas, ratios, top, left
-PER_CROP = PER_BOX + 14  # and flip and photometry besides
 DEVICE_PIXELS = 256 * 256 * 1360  # pixels of the frames under the crops that a GPU works on at a time: some 4 GB
+
+
+class Uniforms:
+    """The columns of a crop's uniform numbers in [0, 1). Their order is part of every run's identity: append, never reorder."""
+
+    AREA = slice(0, TRIES)
+    RATIO = slice(TRIES, 2 * TRIES)
+    TOP, LEFT, FLIP, JITTER = range(2 * TRIES, 2 * TRIES + 4)
+    ORDER = slice(2 * TRIES + 4, 2 * TRIES + 8)  # their ranks are the order of the four jitter operations
+    FACTORS = slice(2 * TRIES + 8, 2 * TRIES + 12)
+    GRAYSCALE, BLUR, SIGMA, SOLARIZE = range(2 * TRIES + 12, 2 * TRIES + 16)
+    COUNT = 2 * TRIES + 16
 
 
 def crop_names(num_local: int) -> list[str]:
     """Names of a sample's V = 6 + num_local crops, in storage order; `past_*` and `future_*` are the auxiliary ones."""
     return [*LARGE, *(f"local_{i + 1}" for i in range(num_local))]
+
+
+# ---------------------------------------------------------------------------------------------- drawing, on the host
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class ViewParams:
 
     def __getitem__(self, index: Any) -> "ViewParams":
         """Some samples, or with a pair of slices some crops, as NumPy indexes them."""
-        return ViewParams(self.boxes[index], self.flips[index], self.photometry.map(lambda array: array[index]))
+        return ViewParams(self.boxes[index], self.flips[index], self.photometry[index])
 
 
 def centre_boxes(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
@@ -70,7 +83,7 @@ def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, rati
     uniformly; if none fits, the box is `centre_boxes`.
 
     Args:
-        uniform: (B, V, PER_BOX) in [0, 1).
+        uniform: (B, V, Uniforms.COUNT) in [0, 1).
         sizes: (B, 2) int, (H, W).
         scale: (V, 2), range of the box's share of the frame's area.
         ratio: range of width / height.
@@ -78,54 +91,54 @@ def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, rati
     Returns:
         (B, V, 4) int64.
     """
-    height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
-    share = scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * uniform[..., :TRIES]
+    height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]  # (B, 1, 1)
+    share = scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * uniform[..., Uniforms.AREA]  # (B, V, TRIES)
     low, high = np.log(ratio)
-    shape = np.exp(low + (high - low) * uniform[..., TRIES : 2 * TRIES])
+    shape = np.exp(low + (high - low) * uniform[..., Uniforms.RATIO])
     area = share * (height * width)
-    box_width = np.rint(np.sqrt(area * shape)).astype(np.int64)  # (B, V, TRIES)
+    box_width = np.rint(np.sqrt(area * shape)).astype(np.int64)
     box_height = np.rint(np.sqrt(area / shape)).astype(np.int64)
     fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
-    first = fits.argmax(-1)[..., None]
-    box_height = np.take_along_axis(box_height, first, -1)[..., 0]
+    first = fits.argmax(-1)[..., None]  # (B, V, 1)
+    box_height = np.take_along_axis(box_height, first, -1)[..., 0]  # (B, V)
     box_width = np.take_along_axis(box_width, first, -1)[..., 0]
-    top = np.floor(uniform[..., -2] * (height[..., 0] - box_height + 1)).astype(np.int64)
-    left = np.floor(uniform[..., -1] * (width[..., 0] - box_width + 1)).astype(np.int64)
+    top = np.floor(uniform[..., Uniforms.TOP] * (height[..., 0] - box_height + 1)).astype(np.int64)
+    left = np.floor(uniform[..., Uniforms.LEFT] * (width[..., 0] - box_width + 1)).astype(np.int64)
     boxes = np.stack([top, left, box_height, box_width], axis=-1)
     return np.where(fits.any(-1)[..., None], boxes, centre_boxes(sizes, ratio)[:, None])
 
 
-def draw_photometry(uniform: np.ndarray, settings: Views) -> Photometry:
-    """Photometry of every crop from 13 uniform numbers each: (B, V, 13) -> arrays (B, V, ...).
+def draw_photometry(uniform: np.ndarray, cfg: Views) -> Photometry:
+    """Photometry of every crop from its uniform numbers: (B, V, Uniforms.COUNT) -> arrays (B, V, ...).
 
     The auxiliary crops of the past and the future frame are drawn like the two global crops, each frame for itself.
     """
     pairs = len(LARGE) // 2
-    blur = [settings.blur_global_1, settings.blur_global_2] * pairs + [settings.blur_local] * settings.num_local
-    solarize = [0.0, settings.solarize_global_2] * pairs + [0.0] * settings.num_local
-    strength = np.array([settings.brightness, settings.contrast, settings.saturation])
-    low = np.append(np.maximum(0, 1 - strength), -settings.hue)
-    high = np.append(1 + strength, settings.hue)
-    first, second = settings.blur_sigma
-    sigma = first + (second - first) * uniform[..., 11]
+    blur = [cfg.blur_global_1, cfg.blur_global_2] * pairs + [cfg.blur_local] * cfg.num_local
+    solarize = [0.0, cfg.solarize_global_2] * pairs + [0.0] * cfg.num_local
+    strength = np.array([cfg.brightness, cfg.contrast, cfg.saturation])
+    low = np.append(np.maximum(0, 1 - strength), -cfg.hue)
+    high = np.append(1 + strength, cfg.hue)
+    first, second = cfg.blur_sigma
+    sigma = first + (second - first) * uniform[..., Uniforms.SIGMA]
     return Photometry(
-        jitter=uniform[..., 0] < settings.jitter,
-        order=uniform[..., 1:5].argsort(-1),
-        factors=(low + (high - low) * uniform[..., 5:9]).astype(np.float32),
-        grayscale=uniform[..., 9] < settings.grayscale,
-        sigma=np.where(uniform[..., 10] < np.array(blur), sigma, 0).astype(np.float32),
-        solarize=uniform[..., 12] < np.array(solarize),
+        jitter=uniform[..., Uniforms.JITTER] < cfg.jitter,
+        order=uniform[..., Uniforms.ORDER].argsort(-1),
+        factors=(low + (high - low) * uniform[..., Uniforms.FACTORS]).astype(np.float32),
+        grayscale=uniform[..., Uniforms.GRAYSCALE] < cfg.grayscale,
+        sigma=np.where(uniform[..., Uniforms.BLUR] < np.array(blur), sigma, 0).astype(np.float32),
+        solarize=uniform[..., Uniforms.SOLARIZE] < np.array(solarize),
     )
 
 
-def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, settings: Views) -> ViewParams:
+def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views) -> ViewParams:
     """Draw boxes and photometry of a batch; sample b depends on (seed, counters[b], sizes[b]) alone.
 
     Args:
         seed: the run's seed.
         counters: B global sample counters.
         sizes: (B, 2) true (H, W) of the frames in pixels; the three frames of a sample share it.
-        settings: section `pretrain.views`.
+        cfg: section `pretrain.views`.
 
     Raises:
         InputError: a size is missing or not positive.
@@ -133,78 +146,74 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, settings: V
     sizes = np.asarray(sizes)
     if sizes.shape != (len(counters), 2) or (sizes < 1).any():
         raise InputError(f"sizes must hold one positive (height, width) per sample, not {sizes.tolist()}.")
-    shape = (len(LARGE) + settings.num_local, PER_CROP)
+    shape = (len(LARGE) + cfg.num_local, Uniforms.COUNT)
     uniform = np.stack([generator(seed, "views", int(counter)).random(shape) for counter in counters])
-    scale = np.array([settings.global_scale] * len(LARGE) + [settings.local_scale] * settings.num_local)
-    boxes = random_boxes(uniform[..., :PER_BOX], sizes, scale, settings.ratio)
-    boxes[:, 2 : len(LARGE)] = centre_boxes(sizes, settings.ratio)[:, None]  # past and future, both crops: one box
-    flips = uniform[..., PER_BOX] < settings.local_flip
+    scale = np.array([cfg.global_scale] * len(LARGE) + [cfg.local_scale] * cfg.num_local)
+    boxes = random_boxes(uniform, sizes, scale, cfg.ratio)
+    boxes[:, 2 : len(LARGE)] = centre_boxes(sizes, cfg.ratio)[:, None]  # past and future, both crops: one box
+    flips = uniform[..., Uniforms.FLIP] < cfg.local_flip
     flips[:, : len(LARGE)] = False
-    return ViewParams(boxes, flips, draw_photometry(uniform[..., PER_BOX + 1 :], settings))
+    return ViewParams(boxes, flips, draw_photometry(uniform, cfg))
 
 
-def _one_by_one(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
+# ---------------------------------------------------------------------------------------------- making, on the device
+
+
+@dataclass(frozen=True)
+class Crops:
+    """n crops of one size that are to be made, sample by sample; host arrays."""
+
+    images: np.ndarray  # (n,) int64: the frame each is cut from, among the 3 * B of the batch
+    boxes: np.ndarray  # (n, 4) int64
+    flips: np.ndarray  # (n,) bool
+    photometry: Photometry  # arrays (n, ...)
+    places: np.ndarray  # (n,) int64: where each stands in the result, which is crop-major
+
+    @classmethod
+    def of(cls, views: ViewParams, roles: Sequence[int], wanted: np.ndarray) -> "Crops":
+        """Those of C crops per sample that are wanted.
+
+        Args:
+            views: the draws of these C crops, arrays (B, C, ...).
+            roles: (C,), the frame of a sample that each is cut from.
+            wanted: (C, B) bool.
+        """
+        images = np.array(roles, dtype=np.int64) + 3 * np.arange(len(views))[:, None]  # (B, C)
+        places = np.cumsum(wanted).reshape(wanted.shape) - 1  # (C, B)
+        keep = wanted.T  # (B, C): the draws are sample-major, the result is crop-major
+        return cls(images[keep], views.boxes[keep], views.flips[keep], views.photometry[keep], places.T[keep])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _one_by_one(frames: Tensor, crops: Crops, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Resized crops one at a time, so that a crop stays in the core's cache; the past's two crops are resized once."""
+    geometry = np.concatenate([crops.images[:, None], crops.boxes, crops.flips[:, None]], axis=-1)  # (n, 6)
     picture, before = torch.empty(0), None
     for i, row in enumerate(geometry):
         if before is None or (row != before).any():
-            picture, before = resize_one(images[row[0]], row[1:5], bool(row[5]), size), row
+            picture, before = resize_one(frames[row[0]], row[1:5], bool(row[5]), size), row
         yield slice(i, i + 1), picture.clone()
 
 
-def _batched(images: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
+def _batched(frames: Tensor, crops: Crops, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Resized crops by the hundred, for a GPU; crops that share frame and box are resized once."""
-    chunk = max(1, DEVICE_PIXELS // (images.shape[-2] * images.shape[-1]))
+    geometry = np.concatenate([crops.images[:, None], crops.boxes, crops.flips[:, None]], axis=-1)  # (n, 6)
+    chunk = max(1, DEVICE_PIXELS // (frames.shape[-2] * frames.shape[-1]))
     for start in range(0, len(geometry), chunk):
         part = slice(start, start + chunk)
         distinct, which = np.unique(geometry[part], axis=0, return_inverse=True)
-        source = images[to_device(distinct[:, 0], images.device)]
+        source = frames[to_device(distinct[:, 0], frames.device)]
         pictures = resize_batch(source, distinct[:, 1:5], distinct[:, 5].astype(bool), size)
-        yield part, pictures[to_device(which.ravel(), images.device)]
-
-
-def _render(
-    frames: Tensor,
-    roles: Sequence[int],
-    views: ViewParams,
-    size: int,
-    blur_kernel: int,
-    dtype: torch.dtype,
-    batched: bool,
-    wanted: np.ndarray,
-    fused: bool,
-) -> Tensor:
-    """C crops of one size of every sample, cut from the frames `roles` (C,): (C * B, 3, S, S), crop-major.
-
-    Only those that `wanted` (C, B) bool says: then fewer, in the same order.
-    """
-    batch, device = len(frames), frames.device
-    source = np.array(roles, dtype=np.int64) + 3 * np.arange(batch)[:, None]  # (B, C), image of each crop
-    geometry = np.concatenate([source[..., None], views.boxes, views.flips[..., None]], axis=-1).reshape(-1, 6)
-    keep = wanted.T.ravel()  # sample-major, as the draws are
-    geometry = geometry[keep]
-    place = np.cumsum(wanted).reshape(wanted.shape) - 1  # of each crop in `out`
-    target = place.T.ravel()[keep]
-    photometry = views.photometry.map(lambda array: array.reshape(-1, *array.shape[2:])[keep])
-    mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), device).view(3, 1, 1)
-    inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), device).view(3, 1, 1)
-    out = torch.empty(len(target), 3, size, size, dtype=dtype, device=device)
-    pictures = (_batched if batched else _one_by_one)(frames.flatten(0, 1), geometry, size)
-    for part, x in pictures:
-        apply_photometry(x, photometry.map(_take(part)), blur_kernel, fused)
-        out.index_copy_(0, to_device(target[part], device), x.sub_(mean).mul_(inverse_std).to(dtype))
-    return out
-
-
-def _take(index: Any) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda array: array[index]
+        yield part, pictures[to_device(which.ravel(), frames.device)]
 
 
 @torch.no_grad()
 def make_views(
     frames: Tensor,
     views: ViewParams,
-    settings: Views,
+    cfg: Views,
     *,
     dtype: torch.dtype = torch.float32,
     batched: bool | None = None,
@@ -216,7 +225,7 @@ def make_views(
     Args:
         frames: uint8 (B, 3, 3, H, W), roles past, current, future x RGB; smaller frames are padded right and below.
         views: the draws of the same B samples.
-        settings: section `pretrain.views`, as given to `draw_views`.
+        cfg: section `pretrain.views`, as given to `draw_views`.
         dtype: of the result; the arithmetic is float32.
         batched: many crops at a time instead of one by one; default: on a GPU. The two differ in the resize alone, by
             at most two grey levels (see `resample`).
@@ -232,39 +241,42 @@ def make_views(
     Raises:
         InputError: frames and views do not belong together.
     """
-    batch, crops = views.flips.shape
+    batch, drawn = views.flips.shape
     if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[:3] != (batch, 3, 3):
         raise InputError(f"frames must be uint8 ({batch}, 3, 3, H, W), not {frames.dtype} {tuple(frames.shape)}.")
-    if crops != len(LARGE) + settings.num_local:
-        raise InputError(f"num_local is {settings.num_local}, but the views hold {crops} crops; draw them again.")
+    if drawn != len(LARGE) + cfg.num_local:
+        raise InputError(f"num_local is {cfg.num_local}, but the views hold {drawn} crops; draw them again.")
     if (views.boxes[..., :2] + views.boxes[..., 2:] > frames.shape[-2:]).any():
         raise InputError(
             f"a box exceeds the frames of {tuple(frames.shape[-2:])} pixels; draw the views with their sizes."
         )
-    batched = frames.device.type != "cpu" if batched is None else batched
-    large, local = views[:, : len(LARGE)], views[:, len(LARGE) :]
-    kernel = settings.blur_kernel
+    images = frames.flatten(0, 1)  # (3B, 3, H, W)
+    resized = _batched if (frames.device.type != "cpu" if batched is None else batched) else _one_by_one
+    mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), frames.device).view(3, 1, 1)
+    inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), frames.device).view(3, 1, 1)
+
+    def made(crops: Crops, size: int) -> Tensor:
+        out = torch.empty(len(crops), 3, size, size, dtype=dtype, device=frames.device)
+        for part, x in resized(images, crops, size):  # (n', 3, S, S), float32 in 0..1
+            apply_photometry(x, crops.photometry[part], cfg.blur_kernel, fused)
+            out.index_copy_(0, to_device(crops.places[part], x.device), x.sub_(mean).mul_(inverse_std).to(dtype))
+        return out
+
     every = np.ones((2, batch), dtype=bool)
-    chosen = [
-        every,
-        *(every if auxiliary is None else auxiliary[name].reshape(2, batch) for name in ("past", "future")),
-    ]
-    wanted = np.concatenate(chosen)  # (6, B), in the order of `LARGE`
-    first = _render(frames, LARGE_ROLES, large, settings.global_size, kernel, dtype, batched, wanted, fused)
-    all_local = np.ones((settings.num_local, batch), dtype=bool)
-    small = _render(
-        frames, [1] * settings.num_local, local, settings.local_size, kernel, dtype, batched, all_local, fused
-    )
-    current, past, future = first.split([int(part.sum()) for part in chosen])
+    wanted = {name: every if auxiliary is None else auxiliary[name].reshape(2, batch) for name in ("past", "future")}
+    large = np.concatenate([every, wanted["past"], wanted["future"]])  # (6, B), in the order of `LARGE`
+    local = np.ones((cfg.num_local, batch), dtype=bool)
+    first = made(Crops.of(views[:, : len(LARGE)], LARGE_ROLES, large), cfg.global_size)
+    small = made(Crops.of(views[:, len(LARGE) :], [1] * cfg.num_local, local), cfg.local_size)
+    current, past, future = first.split([2 * batch, int(wanted["past"].sum()), int(wanted["future"].sum())])
     return {"current": current, "local": small, "past": past, "future": future}
 
 
 def describe(views: ViewParams, i: int) -> dict[str, dict[str, Any]]:
     """The draws of sample `i`, readable: crop -> settings. `pandas.DataFrame(describe(views, 0)).T` makes a table."""
-    names = crop_names(views.flips.shape[1] - len(LARGE))
     rows = {}
-    for crop, name in enumerate(names):
-        draws = views.photometry.map(_take((i, crop)))
+    for crop, name in enumerate(crop_names(views.flips.shape[1] - len(LARGE))):
+        draws = views.photometry[i, crop]
         steps = [f"{JITTER_OPS[k]} {draws.factors[k]:.2f}" for k in draws.order] if draws.jitter else []
         rows[name] = {
             "frame": ROLES[LARGE_ROLES[crop] if crop < len(LARGE) else 1],
