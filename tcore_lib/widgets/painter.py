@@ -222,7 +222,7 @@ def mask_propagator(
 
     def features(frame: int) -> torch.Tensor:
         if frame == len(known):
-            image = labelmaps.to_input(torch.from_numpy(frames[frame])[None], size).to(device)
+            image = labelmaps.to_input(torch.tensor(frames[frame])[None], size).to(device)
             known.append(encode(encoder, image, settings.precision)[0])
         return known[frame]
 
