@@ -20,8 +20,7 @@ from playwright.sync_api import sync_playwright
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path
-from tcore_lib.reproduction import profile as profiles
-from tcore_lib.widgets import scene as correspondences
+from tcore_lib.reproduction import profile as profiles, scene as correspondences
 from tcore_lib.widgets.explorer import Explorer
 
 LIMIT = 300_000  # bytes

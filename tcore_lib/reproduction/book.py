@@ -26,11 +26,11 @@ from tcore_lib import runs
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 from tcore_lib.reproduction import table
+from tcore_lib.widgets.base import embed
 
 STYLE = Path(__file__).with_name("book.css")
 CHAPTERS = "01,03,06"  # what is kept as markdown
 HIDDEN = ("parameters", "injected-parameters")  # cells that the index shows as settings
-WIDGET = "application/vnd.jupyter.widget-view+json"
 CARD = (640, 400)  # pixels of a chapter's picture on the index
 
 
@@ -84,13 +84,9 @@ def question(notebook: NotebookNode) -> str:
 
 
 def readable(notebook: NotebookNode) -> NotebookNode:
-    """A copy for readers: without parameter cells, and with widgets as the HTML they bring along."""
-    notebook = nbformat.from_dict(notebook)
-    notebook.metadata.pop("widgets", None)
+    """A copy for readers: without parameter cells, and with widgets that work without a kernel."""
+    notebook = embed(notebook)
     notebook.cells = [cell for cell in notebook.cells if not set(HIDDEN) & set(cell.metadata.get("tags", []))]
-    for output in _outputs(notebook):
-        if WIDGET in output.get("data", {}) and len(output.data) > 1:
-            output.data.pop(WIDGET)
     return notebook
 
 

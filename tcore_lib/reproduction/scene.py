@@ -1,6 +1,6 @@
 """From a profile to the explorer on one of its clips: every encoder's similarity, the decoder's attention, carried labels.
 
-Notebook 06 and the report show it. Letters: N frames, h w patch grid, D width, C label channels.
+Notebook 06 shows it. Letters: N frames, h w patch grid, D width, C label channels.
 """
 
 from collections.abc import Mapping
