@@ -13,6 +13,8 @@ import torch
 from oracle import brute_force
 from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
+from tcore_lib.evaluation.protocol import input_size
+from tcore_lib.evaluation.scoring import jhmdb_rows, score_predictions
 from test_clips import damage
 
 from tcore_lib import bodies, params
@@ -21,9 +23,7 @@ from tcore_lib.evaluation import clips as clipfiles, evaluate as evaluation, lab
 from tcore_lib.evaluation.clips import Clip, load_clips
 from tcore_lib.evaluation.evaluate import evaluate, share
 from tcore_lib.evaluation.explain import inspect_step
-from tcore_lib.evaluation.protocol import input_size
 from tcore_lib.evaluation.scores import summarise
-from tcore_lib.evaluation.scoring import jhmdb_rows, score_predictions
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -18,7 +18,7 @@ from tcore_lib.params import SECTIONS
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "tcore_lib"
 # From the ground up; "" are the modules that stand in no room; `__main__` is the roof. CONTRIBUTING.md shows the same map.
-ROOMS = ["", "figures", "data", "model", "training", "evaluation", "scenes", "widgets", "reproduction", "__main__"]
+ROOMS = ["", "figures", "scenes", "data", "model", "training", "evaluation", "widgets", "reproduction", "__main__"]
 GROUND = {"machine"}  # packages of the ground floor
 MODULES = sorted(path for path in LIBRARY.rglob("*.py") if path != LIBRARY / "__init__.py")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tcore_lib.bodies import palette
 from tcore_lib.data.images import IMAGE_SUFFIXES, MOST_PIXELS, in_order, read_rgb
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, reading
@@ -179,18 +180,6 @@ def _is_plain(name: str) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- label files
-
-
-def palette() -> list[int]:
-    """The DAVIS (and PASCAL VOC) palette, 256 RGB triples in a row.
-
-    The bits of an id are dealt to R, G, B in turn, lowest bits first, and fill each colour from its highest bit down.
-    """
-    return [
-        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
-        for index in range(256)
-        for channel in range(3)
-    ]
 
 
 def write_ids(target: Path, labels: NDArray[np.uint8]) -> None:

@@ -1,9 +1,7 @@
 """A folder that is complete or not there: drawn beside its place by a pool of processes, then moved in one step."""
 
 import multiprocessing
-import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, write_json
-from tcore_lib.machine.workpool import cores
+from tcore_lib.files import read_json, write_json, write_text
+from tcore_lib.machine import cores
 
 RECORD = "settings.json"
 
@@ -43,23 +42,22 @@ def write_set(
     if _is_there(root, record):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{root.name}.{socket.gethostname()}."
-    _clear(root.parent, mark)
-    folder, old = (root.with_name(f"{mark}{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    folder.mkdir()
-    try:
-        for name, text in texts.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        _run(jobs, folder, f"drawing {record['set']}", progress, workers)
-        write_json(folder / RECORD, record | {"files": _count(folder)})
-        if not _is_there(root, record):  # unless another process was faster
+    with FileLock(root.with_name(f".{root.name}.lock")):
+        if _is_there(root, record):  # another process was faster
+            return
+        folder = root.with_name(f".{root.name}.tmp")
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed: whoever has the lock is alone
+        folder.mkdir()
+        try:
+            for name, text in texts.items():
+                write_text(folder / name, text)
+            _draw(jobs, folder, f"drawing {record['set']}", progress, workers)
+            write_json(folder / RECORD, record | {"files": _count(folder)})
             if root.exists():
-                root.rename(old)
+                shutil.rmtree(root)
             folder.rename(root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_there(root: Path, record: dict[str, Any]) -> bool:
@@ -67,12 +65,10 @@ def _is_there(root: Path, record: dict[str, Any]) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     if not (root / RECORD).is_file():
-        raise InputError(
-            f"{root} exists and was not written by the scene renderer; remove it or choose another folder."
-        )
+        raise InputError(f"{root} exists and was not written by the scene renderer; choose another folder.")
     found = read_json(root / RECORD)
     if not isinstance(found, dict) or found.get("set") != record["set"]:
-        raise InputError(f"{root} holds another kind of data set; remove it or choose another folder.")
+        raise InputError(f"{root} holds another kind of data set; choose another folder.")
     return found == record | {"files": _count(root)}
 
 
@@ -80,25 +76,7 @@ def _count(folder: Path) -> int:
     return sum(path.is_file() and path.name != RECORD for path in folder.rglob("*"))
 
 
-def _clear(folder: Path, mark: str) -> None:
-    """Remove what killed processes of this machine have left behind, and this process itself."""
-    for left in folder.glob(f"{mark}*"):
-        process = left.name.removeprefix(mark).split(".")[0]
-        if process.isdigit() and (int(process) == os.getpid() or not _alive(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _run(jobs: list[Job], folder: Path, title: str, progress: bool, workers: int | None) -> None:
+def _draw(jobs: list[Job], folder: Path, title: str, progress: bool, workers: int | None) -> None:
     """Do all jobs, in this process or in a pool."""
     # Starting a process takes about as long as drawing four clips.
     workers = min(workers or max(1, min(cores(), len(jobs) // 4)), len(jobs))

@@ -14,8 +14,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from tcore_lib.bodies import palette
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.clips import palette
 from tcore_lib.params import SyntheticData
 from tcore_lib.scenes.scenes import DOMAINS, KINDS, Scene, render_scene
 from tcore_lib.scenes.sets import Job, write_set
