@@ -46,15 +46,13 @@ from tcore_lib.data.shards import ShardIndex, write_shards
 from tcore_lib.evaluation import clips as clipfiles
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import summarise
-from tcore_lib.machine.distributed import Place
-from tcore_lib.machine.meter import Meter
+from tcore_lib.machine import Meter, Place
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.model.export import export
 from tcore_lib.model.weights import OURS, write_safetensors
 from tcore_lib.scenes import synthetic
 from tcore_lib.training import forecast as planner
-from tcore_lib.training.loop import loader, worker_count
-from tcore_lib.training.loop import pretrain
+from tcore_lib.training.loop import loader, pretrain, worker_count
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 

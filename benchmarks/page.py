@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from scaling import ASSUMED, project
+from tabulate import tabulate
 
-from tcore_lib import files, markdown, params
+from tcore_lib import files, params
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
@@ -20,6 +21,11 @@ NAMES = {
     "k400_vitb16_200ep": "K400, ViT-B/16, 200 epochs",
     "imagenet_vits16_100ep": "ImageNet, ViT-S/16, 100 epochs",
 }
+
+
+def table_of(head: list[str], rows: list[list[Any]]) -> str:
+    """A Markdown table; cells are shown as they are."""
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
 def result(name: str) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def measured_table() -> str:
     shown = " and ".join(f"{memory[name]:.2f} GB of {int(name):,} frames" for name in sorted(memory, key=int))
     rows.append(["peak memory of the evaluation of a long clip, 480x880, encoder of one block", shown, "24 GB",
                  "propagation", machine(long)])  # fmt: skip
-    return markdown.table(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
+    return table_of(["what", "measured", "asked", "results/benchmarks/", "machine"], rows)
 
 
 def gpu_table() -> str:
@@ -98,7 +104,7 @@ def gpu_table() -> str:
     for precision in ("fp32", "bf16"):
         rows.append([f"{many['clips']} clips, {many['frames']:,} frames, 480x880, ViT-S/16, {precision}",
                      f"{many[precision]['seconds']} s", "60 s", "propagation"])  # fmt: skip
-    table = markdown.table(["what", "measured", "asked", "results/benchmarks/h200/"], rows)
+    table = table_of(["what", "measured", "asked", "results/benchmarks/h200/"], rows)
     origin = steps["provenance"]
     return f"{table}\n\n{origin['device']}, {origin['cores']} cores, torch {origin['versions']['torch']}."
 
@@ -119,7 +125,7 @@ def parts_table() -> str:
         for name in names
     ]  # fmt: skip
     head = ["part", "CPU, batch 8, float32: seconds", "share", "H200, batch 256, bf16, compiled: ms", "share"]
-    return markdown.table(head, rows)
+    return table_of(head, rows)
 
 
 def ranks_table() -> str:
@@ -130,7 +136,7 @@ def ranks_table() -> str:
          f"{1e3 * row['seconds_of_exchange']:.1f} ms" if "seconds_of_exchange" in row else ""]
         for row in found["ranks"]
     ]  # fmt: skip
-    table = markdown.table(
+    table = table_of(
         ["ranks", "step", "samples/s", f"exchange of {found['ranks'][0]['gradient_bytes'] / 1e6:.1f} MB"], rows
     )
     efficiency = f"{100 * found['efficiency_of_two']:.0f} %"
@@ -166,7 +172,7 @@ def projected_table() -> str:
         "samples/s (all hidden to nothing hidden)",
         "hours of 400 epochs",
     ]
-    return markdown.table(head, rows)
+    return table_of(head, rows)
 
 
 def cost_table() -> str:
@@ -199,7 +205,7 @@ def cost_table() -> str:
         "dollars",
         "these CPU cores, projected",
     ]
-    return markdown.table(head, rows)
+    return table_of(head, rows)
 
 
 def loading_table() -> str:
@@ -214,7 +220,7 @@ def loading_table() -> str:
          f"{gpus * rate * bytes_ / 1e9:,.2f}"]
         for gpus in (1, 8, 64, 512)
     ]  # fmt: skip
-    return markdown.table(["GPUs", "samples/s", "cores that decode", "GB/s read"], rows)
+    return table_of(["GPUs", "samples/s", "cores that decode", "GB/s read"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

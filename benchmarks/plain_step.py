@@ -13,7 +13,7 @@ from tcore_lib.training.tcore import TCoRe
 
 
 def attend(attention: nn.Module, x: Tensor) -> Tensor:
-    """timm's self-attention with its weights written out."""
+    """Timm's self-attention with its weights written out."""
     batch, tokens, width = x.shape
     q, k, v = attention.qkv(x).reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-2, -1) * attention.scale).softmax(-1)

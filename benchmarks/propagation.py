@@ -35,6 +35,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from step import flops_of, matrix_rate
+from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
 from torch import Tensor
 
 from tcore_lib import params
@@ -42,7 +43,6 @@ from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, scorin
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import BATCH, encode, evaluate
 from tcore_lib.evaluation.propagation import DTYPES, Propagator
-from tcore_lib.evaluation.protocol import MaskScorer, input_size, make_scorer, propagator_settings
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import write_json
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder

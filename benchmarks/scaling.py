@@ -28,8 +28,7 @@ from step import STEP, flops_of, random_views
 
 from tcore_lib import files, params, runs
 from tcore_lib.data.sandwich import counters
-from tcore_lib.machine.distributed import joined, place_of
-from tcore_lib.machine.meter import Meter
+from tcore_lib.machine import Meter, joined, place_of
 from tcore_lib.training.draws import draw_plan
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer

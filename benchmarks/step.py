@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import plain_step  # noqa: E402
 
 from tcore_lib import files, params, runs  # noqa: E402
-from tcore_lib.machine.meter import Meter  # noqa: E402
+from tcore_lib.machine import Meter  # noqa: E402
 from tcore_lib.training import optimiser as optimisers  # noqa: E402
 from tcore_lib.training.draws import Plan, draw_plan  # noqa: E402
 from tcore_lib.training.schedules import Hyper, Schedules  # noqa: E402

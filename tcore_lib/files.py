@@ -1,14 +1,13 @@
 """Reading strangers' files and writing our own: a bad file is one sentence, and a reader never sees half of a written one."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
@@ -110,17 +109,6 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def try_lock(stream: IO[Any]) -> bool:
-    """Old way to lock an open file, until its users have moved to filelock."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a network file system without locks: the user's own order has to do
-        pass
-    return True
 
 
 def _remove_leftovers(folder: Path, start: str, end: str) -> None:

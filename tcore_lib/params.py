@@ -458,8 +458,8 @@ SECTIONS = tuple(Params.model_fields)
 
 # The settings that are paths; `synthetic` is none, and an encoder may also be a name (`run`, `random`, `vits16_k400`).
 PATHS = (
-    "run.results", "data.source", "data.annotations", "data.root", "pretrain.encoder.init", "checkpoint.encoders.*", "checkpoint.model",
-    "davis.root", "jhmdb.root", "vip.root",
+    "run.results", "data.source", "data.annotations", "data.root", "pretrain.encoder.init", "checkpoint.encoders.*",
+    "checkpoint.model", "davis.root", "jhmdb.root", "vip.root",
 )  # fmt: skip
 
 # Settings of earlier versions -> (their default, why they went). In what an earlier version wrote (checkpoints, results) they

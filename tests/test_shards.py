@@ -17,7 +17,7 @@ from tcore_lib.data import shards, videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.shards import ShardIndex, open_index, write_shards
 from tcore_lib.errors import InputError
-from tcore_lib.machine.distributed import Place
+from tcore_lib.machine import Place
 from tcore_lib.params import Data, load
 from tcore_lib.training.loop import loader
 

@@ -15,7 +15,7 @@ from tcore_lib.evaluation import davis, jhmdb
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import folder_name
-from tcore_lib.machine.distributed import choose_device, place_of
+from tcore_lib.machine import choose_device, place_of
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.params import Benchmark, Params, resolve
 from tcore_lib.scenes import synthetic

@@ -18,8 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from tcore_lib import markdown
+from tabulate import tabulate
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results" / "benchmarks" / "reliability.md"
@@ -106,7 +105,7 @@ def _write_line(key: str, cells: list[str]) -> None:
             if what in lines:
                 lines[what] = known
         lines[ROWS[key][0]] = cells
-        rows = markdown.table(COLUMNS, [[what, promise, *lines[what]] for what, promise in ROWS.values()])
+        rows = tabulate([[what, promise, *lines[what]] for what, promise in ROWS.values()], COLUMNS, tablefmt="github")
         machine = (
             f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         )

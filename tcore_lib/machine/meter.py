@@ -1,5 +1,0 @@
-"""Old name of a part of `machine`, until its users have moved."""
-
-from tcore_lib.machine import Meter
-
-__all__ = ["Meter"]
