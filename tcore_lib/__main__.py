@@ -38,6 +38,7 @@ COMMANDS = {
     "forecast": "tcore_lib.training.forecast:forecast_command",
     "evaluate": "tcore_lib.evaluation.commands:evaluate_command",
     "score": "tcore_lib.evaluation.commands:score_command",
+    "compare": "tcore_lib.evaluation.reference:compare_command",
     "inspect": "tcore_lib.__main__:_inspect",
     "export": "tcore_lib.__main__:_export",
     "study": "tcore_lib.reproduction.study:run_study",

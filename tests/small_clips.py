@@ -84,3 +84,9 @@ def _save(image: NDArray[np.uint8], path: Path) -> None:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def damage(path: Path) -> None:
+    """Cut a file in the middle."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])

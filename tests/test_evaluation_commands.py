@@ -1,7 +1,8 @@
-"""`evaluate` and `score` as commands, and the overlay video."""
+"""`evaluate`, `score` and `compare` as commands, the variants, and the overlay video."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,101 +12,177 @@ from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_
 
 from tcore_lib import params, runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, video as overlay
+from tcore_lib.evaluation import clips, jhmdb, reference, variants, video as overlay
+from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.commands import evaluate_command, score_command
-from tcore_lib.figures import style as look
+from tcore_lib.figures import style
+from tcore_lib.model.encoders import load_encoder
 
-SMALL = {"input_size": [H, W], "radius": 4.0, "context": 3}
+SMALL = ("input_size=[96,160]", "radius=4.0", "context=3")
+KINDS: dict[str, Any] = {  # writer, settings, rows, first clip
+    "davis": (write_small_davis, SMALL, 3, "one"),
+    "vip": (write_small_vip, ("long_side=160",), 40, "videos1"),
+    "jhmdb": (write_small_jhmdb, ("input_size=[96,96]",), 30, "ball_1"),
+}
 
 
-def test_davis_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root, out = write_small_davis(tmp_path / "data"), tmp_path / "out"
-    assert evaluate_command("davis", root, ["pixels"], out, overlays=True, settings=SMALL) == 0
-    printed = capsys.readouterr().out
-    assert "fit for evaluation" in printed
-    assert "J&F_m" in printed
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_the_command_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write, changes, rows, clip = KINDS[kind]
+    root, out = write(tmp_path / "data"), tmp_path / "out"
+    settings: dict[str, Any] = {"root": root, "encoder": ["pixels"], "changes": changes}
+    assert evaluate_command(kind, output=out, overlays=True, **settings) == 0
+    assert "fit for evaluation" in capsys.readouterr().out
     record = json.loads((out / "summary.json").read_text())
-    assert record["clips"] == ["one", "two"]
-    assert record["frames"] == 12
-    assert record["settings"]["radius"] == 4.0  # the settings stand beside the scores
-    assert record["settings"]["temperature"] == 0.7
+    assert record["clips"][0] == clip
+    assert record["settings"]["temperature"] == 0.7  # the settings stand beside the scores
     assert record["provenance"]["versions"]["torch"]
-    table = pd.read_csv(out / "objects.csv")
-    assert len(table) == 3
-    score = record["scores"]["pixels"]["J&F_m"]
-    assert score["value"] == pytest.approx(100 * table["JF_mean"].mean(), abs=1e-3)
-    assert score["low"] <= score["value"] <= score["high"]
+    assert len(pd.read_csv(next(out.glob("[jop]*s.csv")))) == rows
+    for score in record["scores"]["pixels"].values():
+        assert score["low"] <= score["value"] <= score["high"]
     # What was written scores the same.
-    assert score_command("davis", root, out / "predictions" / "pixels", tmp_path / "score.json") == 0
-    scored = json.loads((tmp_path / "score.json").read_text())
-    assert scored["scores"]["predictions"] == record["scores"]["pixels"]
-    assert [row["object"] for row in scored["rows"]] == [1, 2, 1]
-    with av.open(str(out / "overlays" / "pixels" / "two.mp4")) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert len(frames) == 6
-    assert frames[0].shape == (H, 3 * W + 2 * overlay.GAP, 3)
-    original = clips.read_frame(root / "JPEGImages" / "480p" / "two" / "00000.jpg")
-    assert np.abs(frames[0][:, :W].astype(int) - original).mean() < 12  # the plain frame, but for compression
-
-
-def test_parts_and_joints_from_the_command_line(tmp_path: Path) -> None:
-    root = write_small_vip(tmp_path / "vip")
-    evaluate_command(
-        "vip", root, ["pixels"], tmp_path / "a", clips=["videos2"], overlays=True, settings={"long_side": W}
-    )
-    record = json.loads((tmp_path / "a" / "summary.json").read_text())
-    assert record["clips"] == ["videos2"]
-    assert record["scores"]["pixels"]["mIoU"]["low"] is None  # one clip has no interval
-    assert len(pd.read_csv(tmp_path / "a" / "parts.csv")) == 20
-    score_command("vip", root, tmp_path / "a" / "predictions" / "pixels", tmp_path / "s.json", clips=["videos2"])
+    predictions = out / "predictions" / "pixels"
+    assert score_command(kind, root=root, predictions=predictions, output=tmp_path / "s.json") == 0
     scored = json.loads((tmp_path / "s.json").read_text())
-    assert scored["scores"]["predictions"]["mIoU"]["value"] == record["scores"]["pixels"]["mIoU"]["value"]
-    root = write_small_jhmdb(tmp_path / "jhmdb")
-    evaluate_command("jhmdb", root, ["pixels"], tmp_path / "b", overlays=True, settings={"input_size": [96, 96]})
-    record = json.loads((tmp_path / "b" / "summary.json").read_text())
-    assert set(record["scores"]["pixels"]) == {f"PCK@{t}" for t in (0.1, 0.2, 0.3, 0.4, 0.5)}
-    assert len(pd.read_csv(tmp_path / "b" / "joints.csv")) == 30
-    for name in ("a/overlays/pixels/videos2.mp4", "b/overlays/pixels/ball_1.mp4"):
-        with av.open(str(tmp_path / name)) as container:
-            assert sum(1 for _ in container.decode(video=0)) == 5
+    assert scored["scores"]["predictions"] == record["scores"]["pixels"]
+    with av.open(str(out / "overlays" / "pixels" / f"{clip}.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    found = load_clips(getattr(params.Params(), kind), root)[0]
+    assert len(frames) == len(found)
+    assert frames[0].shape == (H, 3 * W + 2 * overlay.GAP, 3)
+    # The plain frame, but for compression.
+    assert np.abs(frames[0][:, :W].astype(int) - clips.read_frame(found.frames[0])).mean() < 12
 
 
 def test_a_pose_is_drawn_where_it_is() -> None:
     joints = np.full((15, 2), np.nan)
     joints[0], joints[1] = (10.0, 5.0), (10.0, 25.0)  # neck and belly; everything else was not found
-    drawn = overlay.draw_joints(np.zeros((40, 60, 3), np.uint8), joints)
+    drawn = jhmdb.draw(np.zeros((40, 60, 3), np.uint8), joints)
     assert drawn[15, 10].max() > 0  # the bone between them
-    assert np.abs(drawn[5, 10].astype(int) - look.to_rgb8(look.SIDE_COLOURS["middle"])).max() < 10
+    assert np.abs(drawn[5, 10].astype(int) - style.to_rgb8(style.SIDE_COLOURS["middle"])).max() < 10
     assert drawn[:, 20:].max() == 0
 
 
-def test_bad_input_stops_before_work(tmp_path: Path) -> None:
-    root = write_small_davis(tmp_path / "data")
-    with pytest.raises(InputError, match="no benchmark 'davis2017'"):
-        evaluate_command("davis2017", root, ["pixels"], tmp_path / "out")
-    with pytest.raises(InputError, match="topk"):
-        evaluate_command("davis", root, ["pixels"], tmp_path / "out", settings={"topk": 5})
-    with pytest.raises(InputError, match="'three' is not in"):
-        evaluate_command("davis", root, ["pixels"], tmp_path / "out", clips=["three"])
-    with pytest.raises(InputError, match="cannot be scored from PNGs"):
-        score_command("jhmdb", root, tmp_path, tmp_path / "s.json")
+def test_bad_input_stops_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, out = write_small_davis(tmp_path / "data"), tmp_path / "out"
+    settings: dict[str, Any] = {"root": root, "encoder": ["pixels"], "output": out}
+    for said, changed in (
+        ("topk", {"changes": ("topk=5",)}), ("no setting; write it as top_k=5", {"changes": ("top_k",)}),
+        ("'three' is not in", {"clips": "three"}), (r"run\.device", {"device": "tpu"}),
+        ("neither a file, a folder nor", {"encoder": ["absent.pth"], "root": tmp_path / "nothing"}),  # before data
+        ("test-dev.txt cannot be read", {"split": "test-dev"}),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            evaluate_command("davis", **settings | changed)
     with pytest.raises(InputError, match="is not a folder"):
-        score_command("davis", root, tmp_path / "absent", tmp_path / "s.json")
-    with pytest.raises(InputError, match=r"one/00001\.png is missing"):
-        score_command("davis", root, tmp_path, tmp_path / "s.json")
-    clip = clips.load_clips(params.Davis(), root)[0]
+        score_command("davis", root=root, predictions=tmp_path / "absent", output=tmp_path / "s.json")
+    clip = load_clips(params.Davis(), root)[0]
     with pytest.raises(InputError, match="evaluate the clip with save_predictions first"):
-        overlay.write_overlay(clip, tmp_path / "absent", tmp_path / "x.mp4")
-    assert not (tmp_path / "out").exists()
+        overlay.write_overlay(clip, params.Davis(), tmp_path / "absent", tmp_path / "x.mp4")
+    assert not out.exists()
     assert not (tmp_path / "s.json").exists()
-
-
-def test_the_device_is_checked_and_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, asked = write_small_davis(tmp_path / "data"), []
-    for device in ("tpu", "cuda:99"):
-        with pytest.raises(InputError, match=r"run\.device"):
-            evaluate_command("davis", root, ["pixels"], tmp_path / "out", device=device, settings=SMALL)
-    assert not (tmp_path / "out").exists()
+    asked = []
     monkeypatch.setattr(runs, "provenance", lambda params, started: asked.append(params.run.device) or {})
-    evaluate_command("davis", root, ["pixels"], tmp_path / "out", clips=["two"], device="cpu", settings=SMALL)
+    evaluate_command("davis", clips="two", device="cpu", changes=SMALL, **settings)
     assert asked == ["cpu"]  # else a machine with a GPU would claim to have used it
+
+
+# ---------------------------------------------------------------------------------------------- variants
+
+
+def test_variants_are_named_settings_measured_beside_the_protocol(tmp_path: Path) -> None:
+    for settings in (params.Davis(), params.Vip(), params.Jhmdb()):
+        table = variants.table(settings)
+        assert table["variant"].is_unique
+        assert table["variant"][0] == "protocol"
+        assert ("scored at input size" in set(table["variant"])) == isinstance(settings, params.Davis)
+    small = params.Davis(input_size=(64, 128), radius=1.0, context=3)  # so that the radius and the sizes matter
+    found = load_clips(small, write_small_davis(tmp_path))
+    table = variants.compare(load_encoder("pixels"), found, small, progress=False).set_index("variant")
+    assert table.loc["protocol", ["difference", "low", "high"]].eq(0).all()
+    differ = [
+        "inclusive radius",
+        "frame 0 restricted",
+        "frame 0 once",
+        "nearest upsampling",
+        "scored at input size",
+        "DINO",
+    ]
+    assert (table.loc[differ, "difference"] != 0).all()
+    assert table.loc["official toolkit", "difference"] == 0  # its conventions are the protocol's
+    some = variants.compare(load_encoder("pixels"), found, small, names=["DINO"], progress=False)
+    assert some["variant"].tolist() == ["protocol", "DINO"]
+    assert some["J&F_m"][1] == table.loc["DINO", "J&F_m"]
+
+
+# ---------------------------------------------------------------------------------------------- reference
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> dict[str, Any]:
+    """A reference, and what evaluates the same again into another folder."""
+    settings = {"root": write_small_davis(tmp_path / "data"), "encoder": ["pixels"], "changes": SMALL}
+    assert evaluate_command("davis", output=tmp_path / "reference", **settings) == 0
+    return settings
+
+
+def again(tmp_path: Path, evaluated: dict[str, Any], **changed: Any) -> tuple[list[str], pd.DataFrame]:
+    evaluate_command("davis", output=tmp_path / "run", **evaluated | changed)
+    notes, table = reference.compare(tmp_path / "run", tmp_path / "reference")
+    return notes, table.set_index("clip")
+
+
+def test_the_same_evaluation_differs_nowhere(tmp_path: Path, evaluated: dict[str, Any]) -> None:
+    notes, table = again(tmp_path, evaluated)
+    assert notes == []
+    assert table["differs"].tolist() == [reference.SAME] * 2
+    assert reference.compare_command(tmp_path / "run", tmp_path / "reference") == 0
+
+
+def test_a_difference_planted_in_the_data_is_found(tmp_path: Path, evaluated: dict[str, Any]) -> None:
+    clips.write_ids(evaluated["root"] / "Annotations/480p/two/00003.png", np.ones((H, W), np.uint8))
+    _, table = again(tmp_path, evaluated)
+    assert table["differs"].to_dict() == {"one": reference.SAME, "two": "data"}
+    assert reference.compare_command(tmp_path / "run", tmp_path / "reference") == 1
+
+
+def test_a_difference_planted_in_the_features_is_found(
+    tmp_path: Path, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another interpolation of the frames, the classic."""
+    from tcore_lib.evaluation import labels
+
+    real = labels.to_input
+    monkeypatch.setattr(labels, "to_input", lambda frames, size: real(frames[:, ::2, ::2], size))
+    _, table = again(tmp_path, evaluated)
+    assert table["differs"].tolist() == ["features"] * 2
+    assert "weights, interpolation or precision" in table["what"]["one"]
+
+
+def test_a_difference_planted_in_the_labels_is_found(tmp_path: Path, evaluated: dict[str, Any]) -> None:
+    """Another propagation on the same features: also the setting is named."""
+    notes, table = again(tmp_path, evaluated, changes=(*SMALL, "top_k=1"))
+    assert notes == ["setting top_k: 1 here, 7 in the reference"]
+    assert table["differs"].tolist() == ["labels"] * 2
+    assert table["what"]["one"].endswith("in the reference")
+
+
+def test_a_difference_planted_in_the_score_is_found(
+    tmp_path: Path, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first frame is counted too, as some scorers do."""
+    from tcore_lib.evaluation import davis
+
+    monkeypatch.setattr(davis, "counted", lambda clip: list(range(len(clip))))
+    _, table = again(tmp_path, evaluated)
+    assert table["differs"].tolist() == ["score"] * 2
+    assert "frames of object 1: 6.0000 here, 4.0000 in the reference" in table["what"]["one"]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path, evaluated: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="give an output folder of evaluate"):
+        reference.compare(tmp_path / "absent", tmp_path / "reference")
+    root = write_small_jhmdb(tmp_path / "jhmdb")
+    evaluate_command("jhmdb", root=root, encoder=["pixels"], output=tmp_path / "j", changes=("input_size=[96,96]",))
+    with pytest.raises(InputError, match=r"is an evaluation on jhmdb, .* on davis"):
+        reference.compare(tmp_path / "j", tmp_path / "reference")

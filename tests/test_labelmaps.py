@@ -7,21 +7,18 @@ import pytest
 import torch
 
 from tcore_lib.evaluation import labels as labelmaps
+from tcore_lib.evaluation.jhmdb import joint_soft_map, to_joints
 
 
-def test_input_is_normalised_and_resized_linearly() -> None:
+def test_input_is_normalised_and_resized_linearly_without_antialias() -> None:
     frame = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     frame[0, :, 1, 0] = 255  # the right column is red
     same = labelmaps.to_input(frame, (2, 2))
-    assert same.shape == (1, 3, 2, 2)
     assert same[0, 0, 0, 1].item() == pytest.approx((1 - 0.485) / 0.229)
     assert same[0, 2, 0, 1].item() == pytest.approx((0 - 0.406) / 0.225)
     # Four columns from two: centres at -0.25, 0.25, 0.75, 1.25 of the old ones, so 0, 1/4, 3/4, 1 of red.
     wide = labelmaps.to_input(frame, (2, 4))[0, 0, 0] * 0.229 + 0.485
     torch.testing.assert_close(wide, torch.tensor([0, 0.25, 0.75, 1.0]))
-
-
-def test_shrinking_takes_no_antialias() -> None:
     stripes = torch.zeros(1, 4, 8, 3, dtype=torch.uint8)
     stripes[:, :, 1::4] = 255
     # Half of the columns: every new pixel is the mean of exactly two old ones; antialias would blend four.
@@ -29,14 +26,11 @@ def test_shrinking_takes_no_antialias() -> None:
     torch.testing.assert_close(small, torch.tensor([0.5, 0.0, 0.5, 0.0]))
 
 
-def test_nearest_takes_the_pixel_that_opencv_takes() -> None:
+def test_nearest_takes_the_pixel_that_opencv_and_torch_take() -> None:
     # floor(i * 5 / 3) = 0, 1, 3 and floor(i * 3 / 5) = 0, 0, 1, 1, 2
     line = np.arange(5, dtype=np.uint8)[None]
     assert labelmaps.resize_ids(line, (1, 3))[0].tolist() == [0, 1, 3]
     assert labelmaps.resize_ids(line[:, :3], (1, 5))[0].tolist() == [0, 0, 1, 1, 2]
-
-
-def test_nearest_of_the_usual_sizes_is_that_of_torch() -> None:
     labels = np.random.default_rng(0).integers(0, 9, (480, 880), dtype=np.uint8)
     for size in ((480, 854), (480, 910), (720, 1152), (333, 77)):
         expected = torch.nn.functional.interpolate(torch.from_numpy(labels)[None, None], size, mode="nearest")[0, 0]
@@ -64,7 +58,7 @@ def test_ids_are_the_largest_channel_at_input_size() -> None:
 
 
 def test_a_joint_is_a_window_of_four_cells() -> None:
-    soft = labelmaps.joint_soft_map(np.array([[5.2, 4.9]]), (10, 12))
+    soft = joint_soft_map(np.array([[5.2, 4.9]]), (10, 12))
     # First cell (int(3.7), int(3.4)) = (3, 3) as (column, row); the peak is the third: column 5, row 5.
     assert soft.shape == (2, 10, 12)
     assert soft[1, 5, 5] == 1
@@ -77,25 +71,25 @@ def test_a_joint_is_a_window_of_four_cells() -> None:
 
 
 def test_joints_at_and_beyond_the_border_are_cut() -> None:
-    joints = np.array([[9.9, 9.9], [-0.6, 5.0], [30.0, 5.0], [-8.0, -8.0]])
-    soft = labelmaps.joint_soft_map(joints, (10, 10))
-    assert soft[1, 8:, 8:].count_nonzero() == 4  # first cell (8, 8): two rows and columns are inside
-    assert soft[1].count_nonzero() == 4
+    soft = joint_soft_map(np.array([[9.9, 9.9], [-0.6, 5.0], [30.0, 5.0], [-8.0, -8.0]]), (10, 10))
+    assert soft[1, 8:, 8:].count_nonzero() == soft[1].count_nonzero() == 4  # first cell (8, 8): two rows and columns
     # u = -0.6: the window begins at int(-2.1) = -2 and ends before int(1.9) = 1, so only its third column is left.
     assert soft[2].nonzero()[:, 1].tolist() == [0] * 4
     assert soft[2, 5, 0] == 1
-    assert soft[3].count_nonzero() == 0  # wholly outside
-    assert soft[4].count_nonzero() == 0
+    assert soft[3:].count_nonzero() == 0  # wholly outside
 
 
 def test_a_joint_is_the_weighted_mean_of_five_cells() -> None:
-    soft = torch.zeros(1, 2, 4, 5)
+    soft = torch.zeros(1, 3, 4, 5)
     for (row, column), value in {(1, 1): 4, (1, 2): 2, (2, 1): 1, (3, 4): 1, (0, 1): 2, (0, 0): 0.5}.items():
         soft[0, 1, row, column] = value
     # The five largest: weights 4, 2, 1, 1, 2 of 10; the cell of 0.5 is left out.
     x = (4 * 1 + 2 * 2 + 1 * 1 + 1 * 4 + 2 * 1) / 10
     y = (4 * 1 + 2 * 1 + 1 * 2 + 1 * 3 + 2 * 0) / 10
-    torch.testing.assert_close(labelmaps.to_joints(soft)[0, 0], torch.tensor([x, y], dtype=torch.float64))
+    joints = to_joints(soft)[0]
+    torch.testing.assert_close(joints[0], torch.tensor([x, y], dtype=torch.float64))
+    assert joints[1].isnan().all()  # an empty map is not found
+    assert to_joints(torch.full((1, 2, 2, 2), 0.25))[0, 0].tolist() == [0.5, 0.5]  # four cells, fewer than five
 
 
 def test_of_equal_cells_the_earlier_ones_make_the_joint() -> None:
@@ -104,12 +98,4 @@ def test_of_equal_cells_the_earlier_ones_make_the_joint() -> None:
     soft = torch.zeros(2, 2, 1, 8)
     soft[0, 1, 0, 1:] = 0.1 + noise
     soft[1, 1, 0, 1:] = 0.1 - noise
-    assert labelmaps.to_joints(soft)[:, 0].tolist() == [pytest.approx([3.0, 0.0], abs=1e-5)] * 2
-
-
-def test_an_empty_joint_map_is_not_found() -> None:
-    soft = torch.zeros(2, 3, 2, 2)  # four cells, fewer than five
-    soft[:, 1] = 0.25
-    joints = labelmaps.to_joints(soft)
-    assert joints[:, 0].tolist() == [[0.5, 0.5]] * 2
-    assert joints[:, 1].isnan().all()
+    assert to_joints(soft)[:, 0].tolist() == [pytest.approx([3.0, 0.0], abs=1e-5)] * 2

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tcore_lib.evaluation import metrics, scoring
+from tcore_lib.evaluation import davis, metrics
 
 
 def picture(*rows: str) -> NDArray[np.bool_]:
@@ -37,9 +37,9 @@ def test_j_of_equal_disjoint_and_empty_masks() -> None:
 def test_void_is_left_out_of_both_maps() -> None:
     void = picture("#.....", "#.....", "......", "......")
     found, true = LEFT.astype(np.uint8), RIGHT.astype(np.uint8)
-    scores = scoring.davis_frame(found, np.where(void, metrics.VOID, true), 1)
+    scores = davis.frame_scores(found, np.where(void, metrics.VOID, true), 1)
     assert scores[0, 0] == 3 / (4 + 6 - 3)  # two pixels of LEFT are void
-    scores = scoring.davis_frame(found, np.where(LEFT, metrics.VOID, 0), 1)
+    scores = davis.frame_scores(found, np.where(LEFT, metrics.VOID, 0), 1)
     assert scores.tolist() == [[1, 1]]  # nothing is left of either
 
 

@@ -134,8 +134,16 @@ def without_score(settings: Benchmark, clips: list[Clip]) -> str:
     names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark_of(settings).counted(clip)]
     if not names:
         return ""
+    if for_a_server(clips):
+        return "no frame is scored here: only first frames are annotated; the predictions are for the benchmark's server"
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return f"no frame is scored of {shown}: the mean is that of the other {len(clips) - len(names)} clips"
+    others = f": the mean is that of the other {len(clips) - len(names)} clips" if len(names) < len(clips) else ""
+    return f"no frame is scored of {shown}{others}"
+
+
+def for_a_server(clips: list[Clip]) -> bool:
+    """Whether only the first frames are annotated, as in DAVIS' test-dev: a server scores the predictions."""
+    return all(clip.joints is None and len(clip) > 1 and not any(clip.annotations[1:]) for clip in clips)
 
 
 def _examine_clip(clip: Clip, settings: Benchmark, decode: bool) -> tuple[list[str], list[str]]:

@@ -121,13 +121,16 @@ class Finished:
         return self.output / "predictions" / folder_name(encoder) if wanted and self.output else None
 
     def read(self, encoder: str, clip: Clip) -> Record | None:
-        """The record of a finished clip, None if it has to be evaluated."""
+        """The record of a finished clip, None if it has to be evaluated; also if the record is damaged."""
         if self.output is None:
             return self.made.get((encoder, clip.name))
         path, folder = self._path(encoder, clip), self.predictions(encoder)
         if not path.exists() or (folder is not None and not benchmark_of(self.settings).has_predictions(folder, clip)):
             return None
-        record = read_json(path)
+        try:
+            record = read_json(path)
+        except InputError:
+            return None
         rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in record["rows"]]
         return {**record, "rows": rows}
 

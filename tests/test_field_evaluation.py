@@ -1,0 +1,225 @@
+"""Inputs from the field: what public reports say people have on disk, each with its right outcome.
+
+DAVIS masks (davis2017-evaluation #4), clips too short (VISOR-VOS #7), JHMDB (AFQ-Browser #161), layouts of predictions
+(davis2017-evaluation #8), splits without annotations (STCN #101, STM #39), odd images (Pillow #2574), frame numbers of no fixed
+width (pytorch-video-recognition #30).
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+from PIL import Image
+from small_clips import H, W, write_small_jhmdb
+
+from tcore_lib import params
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips
+from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation.commands import evaluate_command, score_command
+
+Save = Callable[[np.ndarray, Path], Any]
+SMALL = ("input_size=[96,160]", "radius=4.0")
+TEXTURE = np.random.default_rng(0).integers(0, 255, (H, W, 3), dtype=np.uint8)
+
+
+def ids(frame: int, *objects: int) -> np.ndarray:
+    """An id map: object i is a square of its own line that moves by two pixels a frame."""
+    labels = np.zeros((H, W), np.uint8)
+    for line, index in enumerate(objects or (1,)):
+        labels[10 + 25 * line : 30 + 25 * line, 20 + 2 * frame : 60 + 2 * frame] = index
+    return labels
+
+
+def grey(labels: np.ndarray, path: Path) -> None:
+    Image.fromarray(labels).save(path)
+
+
+def write_davis(
+    root: Path,
+    lengths: dict[str, int],
+    labels: Callable[[int], np.ndarray] = ids,
+    save: Save = grey,
+    split: str = "val",
+) -> Path:
+    for name, length in lengths.items():
+        frames, notes = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
+        frames.mkdir(parents=True)
+        notes.mkdir(parents=True)
+        for t in range(length):
+            Image.fromarray(np.roll(TEXTURE, 2 * t, 1)).save(frames / f"{t:05d}.jpg", quality=95)
+            save(labels(t), notes / f"{t:05d}.png")
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / f"ImageSets/2017/{split}.txt").write_text(
+        "\ufeff" + "\n".join(lengths)
+    )  # a byte order mark changes nothing
+    return root
+
+
+def run(root: Path, output: Path, kind: Any = "davis", **changed: Any) -> int:
+    settings = {"changes": SMALL if kind == "davis" else ("input_size=[96,96]",), "encoder": ["pixels"], **changed}
+    return evaluate_command(kind, root=root, output=output, **settings)
+
+
+# ---------------------------------------------------------------------------------------------- DAVIS masks
+
+
+ALLOWED: dict[str, tuple[Callable[[int], np.ndarray], int]] = {  # ids -> objects, as in the official toolkit
+    "gaps in the ids": (lambda t: ids(t, 1, 5), 5),
+    "an object that comes later": (lambda t: ids(t, 1, 2) if t > 1 else ids(t), 1),
+    "an object that is lost": (lambda t: ids(t, 1, 2) if t < 2 else ids(t), 2),
+    "void": (lambda t: np.where(np.arange(W) > 140, 255, ids(t)).astype(np.uint8), 1),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_ids_are_those_of_the_official_toolkit(name: str, tmp_path: Path) -> None:
+    labels, objects = ALLOWED[name]
+    assert run(write_davis(tmp_path / "davis", {"clip": 4}, labels), tmp_path / "out") == 0
+    table = pd.read_csv(tmp_path / "out" / "objects.csv")
+    assert table["object"].tolist() == list(range(1, objects + 1))
+    assert table["JF_mean"].notna().all()
+
+
+REFUSED: dict[str, tuple[Save, str]] = {
+    "0 and 255": (lambda m, p: grey(m * 255, p), "shows only 0 and 255, and 255 means void in DAVIS; write .* 1"),
+    "alpha": (lambda m, p: Image.merge("LA", [Image.fromarray(m)] * 2).save(p), "LA image.* it holds transparency"),
+    "colours": (lambda m, p: grey(np.stack([m * 128] * 3, -1), p), "RGB image.* it holds colours"),
+    "16 bits": (lambda m, p: grey(m.astype(np.uint16), p), "it holds numbers of more than 8 bits"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_masks_are_refused_with_the_true_reason(name: str, tmp_path: Path) -> None:
+    save, reason = REFUSED[name]
+    with pytest.raises(InputError, match=reason):
+        run(write_davis(tmp_path / "davis", {"clip": 3}, save=save), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------- clips without a score
+
+
+def test_a_clip_of_which_no_frame_is_scored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_davis(tmp_path / "davis", {"long": 4, "short": 2, "one": 1})
+    assert run(root, tmp_path / "out") == 0
+    said = "no frame is scored of short (2 frames), one (1 frames): the mean is that of the other 1 clips"
+    assert capsys.readouterr().out.count(said) == 2  # by the doctor, and beside the score
+    assert run(root, tmp_path / "out", clips="short,one") == 1  # no score at all is not success
+    assert "nothing to score" in capsys.readouterr().out
+    root = write_small_jhmdb(tmp_path / "jhmdb", ("ball_1",), frames=1)
+    assert run(root, tmp_path / "joints", "jhmdb") == 1
+
+
+def test_a_split_without_annotations_gives_predictions_for_the_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_davis(tmp_path / "davis", {"clip": 4}, split="test-dev")
+    for path in (root / "Annotations/480p/clip").glob("0000[1-9].png"):
+        path.unlink()
+    assert run(root, tmp_path / "out", split="test-dev") == 0
+    assert "the predictions are for the benchmark's server" in capsys.readouterr().out
+    made = sorted((tmp_path / "out/predictions/pixels/clip").iterdir())
+    assert [path.name for path in made] == [f"{t:05d}.png" for t in range(4)]
+    assert clips.read_ids(made[3]).shape == (H, W)
+    shutil.copy(root / "Annotations/480p/clip/00000.png", root / "Annotations/480p/clip/00002.png")
+    with pytest.raises(InputError, match=r"00001\.png \(and 1 more\) is missing; every frame needs its annotation"):
+        run(root, tmp_path / "out", split="test-dev")  # some, not all: a damaged copy
+
+
+# ---------------------------------------------------------------------------------------------- predictions
+
+
+def palette_anew(labels: np.ndarray, path: Path) -> None:
+    Image.fromarray(np.stack([labels * 128, labels * 0, labels * 0], -1)).quantize(4).save(path)
+
+
+LAYOUTS: dict[str, tuple[str, Callable[[int], str], Save, str]] = {  # folder, name, writer, reason
+    "counted from 1": ("clip", lambda t: f"{t + 1:05d}.png", grey, "the names seem to count from 1, the frames from 0"),
+    "not padded": ("clip", lambda t: f"{t}.png", grey, "0.png should be called as its frame, 00000 with all its zeros"),
+    "JPEG": ("clip", lambda t: f"{t:05d}.jpg", grey, "is no PNG; ids do not survive"),
+    "upper case": ("clip", lambda t: f"{t:05d}.PNG", grey, r"should be called 00000\.png"),
+    "another name": ("clip", lambda t: f"mask{t}.png", grey, r"mask0\.png has no frame of that name"),
+    "0 and 255": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 255, p), "has the id 255, but clip has 1 object"),
+    "soft": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no probabilities"),
+    "colours": ("clip", lambda t: f"{t:05d}.png", REFUSED["colours"][0], "it holds colours"),
+    "palette anew": ("clip", lambda t: f"{t:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),
+    "half size": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m[::2, ::2], p), "is 48x80 pixels .*annotation 96x160"),
+    "nested": ("480p/clip", lambda t: f"{t:05d}.png", grey, "has no folder clip; give .*made/480p"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_predictions_that_do_not_fit_the_frames_are_refused_with_their_reason(name: str, tmp_path: Path) -> None:
+    folder, named, save, reason = LAYOUTS[name]
+    root, made = write_davis(tmp_path / "davis", {"clip": 5}), tmp_path / "made" / folder
+    made.mkdir(parents=True)
+    for t in range(5):
+        save(ids(t), made / named(t))
+    with pytest.raises(InputError, match=reason):
+        score_command("davis", root=root, predictions=tmp_path / "made", output=tmp_path / "s.json")
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_all_frames_or_all_but_the_first_and_the_last_score_100(tmp_path: Path) -> None:
+    root, made = write_davis(tmp_path / "davis", {"clip": 5}), tmp_path / "made" / "clip"
+    made.mkdir(parents=True)
+    for t in (1, 2, 3, 0, 4):
+        grey(ids(t), made / f"{t:05d}.png")
+        if t in (3, 4):
+            assert score_command("davis", root=root, predictions=made.parent, output=tmp_path / "s.json") == 0
+            assert '"J&F_m": {\n    "value": 100.0' in (tmp_path / "s.json").read_text()
+    (made / "00002.png").unlink()
+    with pytest.raises(InputError, match=r"clip/00002\.png is missing; a score needs"):
+        score_command("davis", root=root, predictions=made.parent, output=tmp_path / "s.json")
+
+
+# ---------------------------------------------------------------------------------------------- JHMDB
+
+
+def test_names_suffixes_and_numbers_of_all_kinds_are_read_in_order(tmp_path: Path) -> None:
+    """Letters that mean something to a shell, JPEG, 16-bit grey, no padding, files of other programs."""
+    names = ("#122_It's_(a)_catch_&_throw!_0", "Ägypten_catch_f_cm_np1_le_med_0")
+    root = write_small_jhmdb(tmp_path, names, frames=12)
+    first, second = (root / "Rename_Images/catch" / name for name in names)
+    for folder in (first, second):
+        for name in ("Thumbs.db", ".DS_Store", "._00001.png"):
+            (folder / name).write_bytes(b"x")
+    for t in range(12):
+        (first / f"{t + 1:05d}.png").unlink()
+        Image.fromarray(np.full((H, W), 10 * t, np.uint8)).save(first / f"frame_{t + 1}.jpg")
+        Image.fromarray(np.full((H, W), 2570 * t, np.uint16)).save(second / f"{t + 1:05d}.png")
+    for clip in load_clips(params.Jhmdb(), root):
+        assert len(clip) == 12
+        brightness = [clips.read_frame(path).mean() for path in clip.frames]
+        np.testing.assert_allclose(brightness, 10 * np.arange(12), atol=1)  # in the order of time, 16 bits scaled to 8
+    (root / "splits/catch_test_split1.txt").rename(root / "splits/testlist_split1.txt")
+    with pytest.raises(InputError, match=r"has testlist_split1\.txt, which is not JHMDB's own list"):
+        load_clips(params.Jhmdb(), root)
+
+
+NAN = np.zeros((2, 15, 5))
+NAN[:, 3, 4] = np.nan
+MATS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "version 7.3": (lambda p: p.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM"), r"7\.3 file; save .*'-v7'"),
+    "NaN": (lambda p: scipy.io.savemat(p, {"pos_img": NAN}), r"NaN for the joint 'right shoulder' in frame 5 \(2 NaN"),
+    "axes": (
+        lambda p: scipy.io.savemat(p, {"pos_img": NAN.transpose(1, 0, 2)}),
+        r"pos_img of \(15, 2, 5\), not 2 x 15",
+    ),
+    "one frame": (lambda p: scipy.io.savemat(p, {"pos_img": NAN[..., 0]}, format="4"), "joints of 1 frames, .* has 5"),
+}
+
+
+@pytest.mark.parametrize("name", MATS)
+def test_joints_that_cannot_be_used_are_called_what_they_are(name: str, tmp_path: Path) -> None:
+    write, reason = MATS[name]
+    root = write_small_jhmdb(tmp_path, ("ball_1",))
+    write(root / "joint_positions/catch/ball_1/joint_positions.mat")
+    with pytest.raises(InputError, match=reason):
+        load_clips(params.Jhmdb(), root)
