@@ -322,11 +322,11 @@ NAMES = {"a": "T-CoRe", "b": "without"}
 FIGURES: dict[str, Callable[[], Figure]] = {
     "contact_sheet": lambda: figures.contact_sheet(F, ["a", "b", "c"], 2, title="clip"),
     "one frame": lambda: figures.contact_sheet(F[:1]),
-    "sandwich": lambda: figures.sandwich(F, BOXES, CROPS, np.eye(4, dtype=bool), indices=(1, 5, 8)),
+    "sandwich": lambda: figures.sandwich(F, BOXES, CROPS, np.eye(4, dtype=bool)),
     "masks_overlay": lambda: figures.masks_overlay(F, IDS),
     "strip": lambda: figures.segmentation_strip(F, {"a": IDS}, IDS, ["1", "2", "3"], classes=["", "swan"], title="t"),
     "parts": lambda: figures.parts(F[0], np.arange(48).reshape(6, 8) % 20),
-    "pose": lambda: figures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0), reach=[3, 4, 5]),
+    "pose": lambda: figures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0)),
     "heatmap_on_frame": lambda: figures.heatmap_on_frame(F[0], np.eye(6, 8), "map", unit="cosine", query=(1, 2)),
     "attention_atlas": lambda: figures.attention_atlas(
         F[0], {role: looks_from(1, 6, (3, 2)) for role in ("past", "future")}, np.eye(6, 8, dtype=bool), title="all"

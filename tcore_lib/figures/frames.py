@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Patch, Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from scipy import ndimage
 
@@ -114,8 +114,6 @@ def sandwich(
     boxes: Mapping[str, Sequence[tuple[str, Box]]],
     crops: Mapping[str, Sequence[np.ndarray]],
     mask: np.ndarray | None = None,
-    *,
-    indices: Sequence[int] | None = None,
 ) -> Figure:
     """One training sample: the three frames with their boxes, the crops, and the mask.
 
@@ -124,7 +122,6 @@ def sandwich(
         boxes: `past`, `current`, `future` -> list of (label, box); a label that starts with `local` is drawn thin.
         crops: `global`, `local`, `past`, `future` -> uint8 crops (`style.denormalise` makes them).
         mask: bool (h, w) or (P,): the masked patches of the first global crop.
-        indices: the three frame numbers, shown in the titles.
     """
     same_number("frames", len(frames), 3)
     local = list(crops.get("local", ()))
@@ -135,7 +132,7 @@ def sandwich(
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     wide, pairs = rows[0].subplots(1, 3), rows[1].subplots(1, 6)
     for i, (role, colour) in enumerate(style.ROLE_COLOURS.items()):
-        show(wide[i], frames[i], role if indices is None else f"{role}: frame {indices[i]}", colour)
+        show(wide[i], frames[i], role, colour)
         wide[i].title.set_fontweight("bold")
         named: dict[Box, list[str]] = {}
         for label, box in boxes.get(role, ()):
@@ -235,14 +232,8 @@ def segmentation_strip(
 ) -> Figure:
     """Label maps through time: the ground truth on top, then one row per encoder; one column per frame.
 
-    Args:
-        frames: the frames shown. A single one is shown side by side in its maps.
-        predictions: encoder name -> label maps, one per frame.
-        truth: label maps of the annotation.
-        times: title of each column.
-        palette: of the ids; the objects' colours by default.
-        classes: names of the ids, for a legend.
-        title: above the figure.
+    `predictions`: encoder name -> label maps; `times`: titles of the columns; `classes`: names of the ids, for a legend
+    instead of the objects' numbers. A single frame is shown side by side in its maps.
     """
     rows = ({} if truth is None else {"ground truth": truth}) | dict(predictions)
     for name, maps in rows.items():
@@ -252,10 +243,11 @@ def segmentation_strip(
         return masks_overlay(list(frames) * len(rows), [*pairs.values()], [*pairs], palette=palette, classes=classes)
     palette = style.object_palette() if palette is None else palette
     figure, axes = grid(len(rows), len(frames), frames[0].shape, 1 + bool(title) + 2 * (classes is not None))
+    first = next(iter(rows))
     for line, (name, maps) in zip(axes, rows.items(), strict=True):
         for j, (frame, labels) in enumerate(zip(frames, maps, strict=True)):
-            first = name == next(iter(rows)) and times is not None
-            _show_labels(line[j], frame, labels, palette, classes, times[j] if first and times is not None else "")
+            time = times[j] if times is not None and name == first else ""
+            _show_labels(line[j], frame, labels, palette, classes, time)
         line[0].set_ylabel(name, color=style.INK)
     _legend(figure, [labels for maps in rows.values() for labels in maps], classes, palette)
     headline(figure, title)
@@ -272,7 +264,6 @@ def pose(
     truth: Any = None,
     titles: Sequence[str] | None = None,
     *,
-    reach: Sequence[float] | float | None = None,
     zoom: bool = True,
     title: str = "",
 ) -> Figure:
@@ -283,7 +274,6 @@ def pose(
         joints: predicted positions in pixels, (15, 2) or (N, 15, 2), x then y; NaN or negative = not found, not drawn.
         truth: the annotation, same shape.
         titles: one per frame.
-        reach: radius in pixels within which a prediction counts, drawn around the truth.
         zoom: show the part of each frame around the person, at one scale in all.
         title: above the figure.
     """
@@ -299,15 +289,14 @@ def pose(
     figure, axes = grid(rows, columns, shape, 1 + rows * (titles is not None) + bool(title))
     show_all(axes, frames, texts)
     for i, ax in enumerate(axes.flat[: len(frames)]):
-        _skeleton(ax, joints[i], true[i], None if reach is None else float(np.broadcast_to(reach, len(frames))[i]))
+        _skeleton(ax, joints[i], true[i])
         top, left, height, width = windows[i] if zoom else (0, 0, *frames[i].shape[:2])
         ax.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5))
     names = {"right": "right side", "left": "left side", "middle": "middle"}
     handles = [plt.Line2D([], [], color=style.SIDE_COLOURS[key], marker="o", label=text) for key, text in names.items()]
     if truth is not None:
-        text = "ground truth" + (" and where a prediction counts" if reach is not None else "")
         ring = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": style.MUTED, "linestyle": "none"}
-        handles.append(plt.Line2D([], [], label=text, **ring))
+        handles.append(plt.Line2D([], [], label="ground truth", **ring))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     headline(figure, title)
     return figure
@@ -327,7 +316,7 @@ def _windows(points: np.ndarray, shape: tuple[int, ...]) -> list[Box]:
     return [(corner[1], corner[0], size[1], size[0]) for corner in corners]
 
 
-def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray, reach: float | None) -> None:
+def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray) -> None:
     found = np.isfinite(joints).all(1) & (joints >= 0).all(1)
     side = np.array([style.SIDE_COLOURS[style.side_of(joint)] for joint in range(len(JOINTS))])
     for a, b in style.JHMDB_BONES:
@@ -338,8 +327,6 @@ def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray, reach: float | No
         ax.plot(*np.stack([joints[j], truth[j]]).T, color="white", linewidth=1.2)
     if known.any():
         ax.scatter(*truth[known].T, s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3)
-    for x, y in truth[known] if reach is not None else ():
-        ax.add_patch(Circle((x, y), reach or 0.0, fill=False, edgecolor="white", linewidth=0.7, alpha=0.7))
     ax.scatter(*joints[found].T, s=18, c=side[found], edgecolors=style.RIM, linewidths=0.8, zorder=4)
 
 

@@ -80,14 +80,8 @@ def top_k_links(
 ) -> Figure:
     """The k context patches that vote on one patch in label propagation, joined to it by lines.
 
-    Args:
-        frame: the frame being labelled.
-        query: its patch.
-        context: the context frames shown.
-        positions: integers (k, 3): index into `context`, row, column.
-        weights: (k,) softmax weights; width and opacity of the lines.
-        size: (h, w) of the grid.
-        titles: of the context frames.
+    `positions`: integers (k, 3), index into `context`, row, column; `weights`: (k,), width and opacity of the lines;
+    `size`: (h, w) of the grid; `titles`: of the context frames.
     """
     positions, weights = np.asarray(positions), np.asarray(weights, float)
     columns = -(-len(context) // 2)
@@ -115,18 +109,10 @@ def match_links(
     matches: pd.DataFrame,
     size: Size,
     titles: Sequence[str] = ("first frame", "second frame"),
-    *,
-    other_size: Size | None = None,
 ) -> Figure:
-    """Two frames side by side and lines between the patches that find each other.
+    """Two frames side by side and lines between the patches of a grid of `size` that find each other.
 
-    Args:
-        frame: the first frame.
-        other: the second frame.
-        matches: a row per match: `row`, `column`, `to_row`, `to_column`, and `similarity`, written beside the patch.
-        size: (h, w) of the first frame's grid.
-        titles: of the two frames.
-        other_size: (h, w) of the second frame's grid; the same by default.
+    `matches` has a row per line: `row`, `column`, `to_row`, `to_column`, and `similarity`, written beside the patch.
     """
     figure, axes = grid(1, 2, frame.shape, 1)
     left, right = axes[0]
@@ -135,7 +121,7 @@ def match_links(
     for i, match in enumerate(matches.itertuples()):
         colour = style.OBJECT_COLOURS[i % len(style.OBJECT_COLOURS)]
         start = _centre((match.row, match.column), size, frame.shape)
-        end = _centre((match.to_row, match.to_column), other_size or size, other.shape)
+        end = _centre((match.to_row, match.to_column), size, other.shape)
         for ax, point in ((left, start), (right, end)):
             ax.plot(*point, marker="o", markersize=6, color=colour, markeredgecolor="white", markeredgewidth=1)
         _link(figure, left, right, (start, end), colour, 1.4, 1.0)
@@ -194,14 +180,8 @@ def attention_grid(
 ) -> Figure:
     """Where one patch looks in other frames: a row per map with the mean over heads and each head, each on its own scale.
 
-    Args:
-        frame: the query's picture.
-        query: its patch; outlined, and dotted at the same place of the other pictures.
-        frames: `past`, `future`, ... -> the picture looked at.
-        maps: name -> attention of the query. A name is a key of `frames`, or one with a comma and more words (`past,
-            untrained`) for several maps on one picture.
-        mask: of the query's picture.
-        title: above the figure.
+    `frames`: `past`, `future`, ... -> the picture looked at; `maps`: name -> attention of the query. A name is a key of
+    `frames`, or one with a comma and more words (`past, untrained`) for several maps on one picture.
     """
     rows = {}
     for name, values in maps.items():
@@ -225,13 +205,8 @@ def attention_compared(
 ) -> Figure:
     """Where one patch looks in several states of a network, side by side, mean over heads, all on one scale.
 
-    Args:
-        frame: the query's picture.
-        query: its patch; outlined, and dotted at the same place of the other pictures.
-        frames: `past`, `future`, ... -> the picture looked at; one row each.
-        states: `before training`, `after training`, ... -> {`past`: attention of the query, ...}; one column each.
-        mask: of the query's picture.
-        title: above the figure.
+    `frames`: `past`, `future`, ... -> the picture looked at, a row each; `states`: `before training`, ... -> {`past`:
+    attention of the query, ...}, a column each.
     """
     means = {state: {role: style.to_array(maps[role]).mean(0) for role in frames} for state, maps in states.items()}
     highest = max(float(mean.max()) for maps in means.values() for mean in maps.values())
@@ -250,13 +225,8 @@ def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.
     """Every patch of a crop at once: at each patch's own place a small map of where it looks in another frame.
 
     Each small map is the mean over heads, on its own scale from 0 to its largest weight, which an orange square marks; a
-    white one marks the query's own place. Maps of patches that were not hidden are paler.
-
-    Args:
-        frame: the crop of the queries.
-        maps: `past`, `future` -> attention of all queries.
-        mask: the hidden patches.
-        title: above the figure.
+    white one marks the query's own place. Maps of patches that were not hidden are paler. `maps`: `past`, `future` ->
+    attention of all queries.
     """
     figure, axes = grid(1, 1 + len(maps), frame.shape, 1 + bool(title))
     figure.get_layout_engine().set(w_pad=0.08)
@@ -288,11 +258,8 @@ def _atlas(mean: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def attention_matrix(maps: Mapping[str, np.ndarray], mask: np.ndarray | None = None) -> Figure:
     """All weights as matrices: a row per query, a column per patch looked at, both row by row of the grid.
 
-    White dots mark each query's own place: where they are bright, patches look at their place and not at a thing.
-
-    Args:
-        maps: `past`, `future` -> attention of all queries; the mean over heads is drawn, on one scale from 0.
-        mask: draw the rows of hidden patches only.
+    White dots mark each query's own place: where they are bright, patches look at their place and not at a thing. `maps`:
+    `past`, `future` -> attention of all queries; the mean over heads is drawn. With `mask`, rows of hidden patches only.
     """
     h, w = next(iter(maps.values())).shape[1:3]
     own = np.arange(h * w) if mask is None else np.flatnonzero(mask)

@@ -153,13 +153,9 @@ def outline(labels: np.ndarray, width: int = 1) -> np.ndarray:
 def overlay_labels(
     frame: np.ndarray, labels: np.ndarray, palette: np.ndarray | None = None, *, alpha: float = 0.5
 ) -> np.ndarray:
-    """Paint a label map over a frame; 0 (background) and 255 (void) stay clear, regions have opaque outlines.
+    """Paint a label map over a frame -> uint8 (H, W, 3); `alpha`, 0..1, is the share of the colour inside a region.
 
-    Args:
-        frame: uint8 (H, W, 3).
-        labels: integers (H, W), or a grid that is enlarged to the frame.
-        palette: uint8 (ids, 3); `object_palette()` by default.
-        alpha: share of the colour inside a region, 0..1.
+    0 (background) and 255 (void) stay clear, regions have opaque outlines. `palette`: uint8 (ids, 3), the objects' by default.
     """
     frame, labels = to_frame(frame), np.asarray(labels)
     palette = object_palette() if palette is None else np.asarray(palette)
@@ -176,11 +172,8 @@ def overlay_heat(
 ) -> np.ndarray:
     """Paint a map (h, w) over a grey copy of a frame -> uint8 (H, W, 3): the larger a value, the less is seen through it.
 
-    Args:
-        frame: uint8 (H, W, 3).
-        values: floats (h, w), one per patch.
-        limits: values of the darkest and the brightest colour; the map's own range by default.
-        alpha: share of the map's colour at the largest value, 0..1; there is none of it at the smallest.
+    `limits` are the values that get the darkest colour and none of it, and the brightest and a share `alpha` of it; the
+    map's own range by default.
     """
     frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
     low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))

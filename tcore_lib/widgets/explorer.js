@@ -26,20 +26,11 @@ function readPayload(model) {
     data.weights = raw.subarray(0, size);
     data.peaks = new Float32Array(raw.slice(size).buffer);
   }
-  if (meta.labels) readLabels(data, asBytes(model.get("_labels")), meta.labels.names.length);
+  // Of every patch the label with the largest share, and that share of 255.
+  if (meta.labels) [data.channel, data.share] = splitBytes(asBytes(model.get("_labels")), [data.N * data.P, data.N * data.P]);
   const table = meta.colours.match(/../g).map((pair) => parseInt(pair, 16));
   data.colour = (code) => table.slice(3 * code, 3 * code + 3); // of 0..255
   return data;
-}
-
-// From (N, C, P) shares: the channel with the largest share at every patch, and that share of 255.
-function readLabels(data, shares, channels) {
-  data.channel = new Uint8Array(data.N * data.P);
-  data.share = new Uint8Array(data.N * data.P);
-  for (let frame = 0, at = 0; frame < data.N; frame++)
-    for (let channel = 0; channel < channels; channel++)
-      for (let patch = frame * data.P; patch < (frame + 1) * data.P; patch++, at++)
-        if (shares[at] > data.share[patch]) [data.channel[patch], data.share[patch]] = [channel, shares[at]];
 }
 
 // Cosine of a patch (its index over all frames) with every patch: one Float32Array (P) per frame.

@@ -43,39 +43,29 @@ function render({ model, el }) {
     layer.getContext("2d").putImageData(layerPixels, 0, 0);
   }
 
-  // Give the pixels that `draw` covers on an empty canvas the current object, within the box that it stays in.
-  function apply(draw, x0, y0, x1, y1) {
-    [x0, x1] = [clamp(Math.floor(x0), 0, W), clamp(Math.ceil(x1), 0, W)];
-    [y0, y1] = [clamp(Math.floor(y0), 0, H), clamp(Math.ceil(y1), 0, H)];
-    if (x1 <= x0 || y1 <= y0) return;
+  // Give the pixels that `draw` covers on an empty canvas to the current object.
+  function apply(draw) {
     stamp.clearRect(0, 0, W, H);
     stamp.beginPath();
     draw(stamp);
-    const covered = stamp.getImageData(x0, y0, x1 - x0, y1 - y0).data;
-    const id = state.tool === "eraser" ? 0 : state.object;
-    for (let y = y0, at = 3; y < y1; y++)
-      for (let x = x0; x < x1; x++, at += 4) if (covered[at] > 127) mask[y * W + x] = id;
+    const covered = stamp.getImageData(0, 0, W, H).data;
+    for (let i = 0; i < mask.length; i++) if (covered[4 * i + 3] > 127) mask[i] = state.tool === "eraser" ? 0 : state.object;
     repaint();
   }
 
-  function line([ax, ay], [bx, by]) {
-    const reach = state.radius + 2;
-    const draw = (pen) => {
+  const line = ([ax, ay], [bx, by]) =>
+    apply((pen) => {
       Object.assign(pen, { lineWidth: 2 * state.radius, lineCap: "round", strokeStyle: "#000" });
       pen.moveTo(ax, ay);
       pen.lineTo(bx + 0.01, by); // a dot has some length, or nothing is drawn
       pen.stroke();
-    };
-    apply(draw, Math.min(ax, bx) - reach, Math.min(ay, by) - reach, Math.max(ax, bx) + reach, Math.max(ay, by) + reach);
-  }
+    });
 
-  function lasso(points) {
-    const draw = (pen) => {
+  const lasso = (points) =>
+    apply((pen) => {
       points.forEach(([x, y]) => pen.lineTo(x, y));
       pen.fill();
-    };
-    apply(draw, 0, 0, W, H);
-  }
+    });
 
   const remember = () => (state.undo = [...state.undo.slice(1 - UNDO), mask.slice()]);
 

@@ -92,7 +92,10 @@ def pack_attention(
 
 
 def pack_labels(labels: Any, grid: tuple[int, int], names: Sequence[str] | None, palette: np.ndarray | None) -> Packed:
-    """Label maps, integers (N, h, w) or soft (N, C, h, w) in 0..1, 0 = background -> uint8 (N, C, P) of 255 x share."""
+    """Label maps, integers (N, h, w) or soft (N, C, h, w) in 0..1, 0 = background -> uint8 (2, N, P).
+
+    First every patch's channel with the largest share, then 255 x that share.
+    """
     array = np.asarray(style.to_array(labels))
     if array.ndim == 3:
         array = np.where(array == 255, 0, array)  # void
@@ -108,4 +111,6 @@ def pack_labels(labels: Any, grid: tuple[int, int], names: Sequence[str] | None,
         raise InputError(f"label_names has {len(known)} names for {channels} channels; name each, background first.")
     colours = style.object_palette(channels) if palette is None else np.asarray(palette)[:channels]
     share = np.clip(array / np.maximum(array.sum(1, keepdims=True), 1e-12), 0, 1)
-    return np.round(255 * share).astype(np.uint8).tobytes(), {"names": known, "palette": colours.tolist()}
+    codes = np.round(255 * share).astype(np.uint8)  # the largest of these: of equal ones the first channel
+    data = np.stack([codes.argmax(1), codes.max(1)]).astype(np.uint8).tobytes()
+    return data, {"names": known, "palette": colours.tolist()}
