@@ -1,9 +1,9 @@
-"""README's picture: the correspondence explorer on a run's first benchmark clip, as a browser shows it.
+"""README's pictures: the correspondence explorer on a run's first benchmark clip, as a browser shows it.
 
     python docs/take_screenshots.py [PROFILE] [--output docs/explorer.png] [--pick FRAME ROW COLUMN] [--frame N] [--dark]
 
 PROFILE is `explore` by default: the shipped encoder, so that only notebook 00 has to have run
-(`python -m tcore_lib reproduce explore --only 00`). Needs Chromium (`apt-get install chromium`, or CHROMIUM=path).
+(`tcore reproduce explore --only 0`). Needs Chromium (`apt-get install chromium`, or CHROMIUM=path).
 """
 
 import argparse
@@ -21,23 +21,9 @@ from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path
 from tcore_lib.reproduction import profile as profiles, scene as correspondences
-from tcore_lib.widgets.explorer import Explorer
 
+WIDTHS = (1600, 1400, 1200, 1040, 900)  # pixels; the first one whose file is small enough
 LIMIT = 300_000  # bytes
-
-
-def explorer_of(profile: str, pick: list[int] | None, frame: int | None) -> Explorer:
-    """The explorer of a profile, with all its encoders on the same click."""
-    run = params.load(profile)
-    scene = correspondences.scene(run)
-    models = correspondences.decoders(run)
-    encoders = profiles.encoders(run)
-    widget = correspondences.explore(scene, encoders, models.get("after training"), temperature=0.2)
-    widget.encoder = "compare" if len(widget.encoders) > 1 else widget.encoders[0]
-    widget.frame = len(scene.frames) // 2 if frame is None else frame
-    if pick is not None:
-        widget.pick = dict(zip(("frame", "row", "column"), pick, strict=True))
-    return widget
 
 
 def photograph(page_file: Path, dark: bool) -> Image.Image:
@@ -45,10 +31,8 @@ def photograph(page_file: Path, dark: bool) -> Image.Image:
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        context = browser.new_context(
-            viewport={"width": 1072, "height": 1200}, device_scale_factor=2, color_scheme="dark" if dark else "light"
-        )
-        page = context.new_page()
+        look = {"device_scale_factor": 2, "color_scheme": "dark" if dark else "light"}
+        page = browser.new_page(viewport={"width": 1072, "height": 1200}, **look)
         page.goto(page_file.as_uri())
         page.wait_for_selector(".tcx[data-ready=true]")
         page.add_style_tag(content=".tcx-note { display: none } .tcx { border-radius: 0 }")
@@ -67,20 +51,22 @@ def main() -> int:
     parser.add_argument("--frame", type=int, help="the frame compared with the query; the middle one by default")
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
-    try:
-        widget = explorer_of(arguments.profile, arguments.pick, arguments.frame)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    run = params.load(arguments.profile)
+    scene = correspondences.scene(run)
+    model = correspondences.decoders(run).get("after training")
+    widget = correspondences.explore(scene, profiles.encoders(run), model, temperature=0.2)
+    widget.encoder = "compare" if len(widget.encoders) > 1 else widget.encoders[0]
+    widget.frame = len(scene.frames) // 2 if arguments.frame is None else arguments.frame
+    if arguments.pick is not None:
+        widget.pick = dict(zip(("frame", "row", "column"), arguments.pick, strict=True))
     with tempfile.TemporaryDirectory() as folder:
         picture = photograph(widget.to_html(Path(folder) / "explorer.html"), arguments.dark)
-    for width in (1600, 1400, 1200, 1040, 900):
+    for width in WIDTHS:
         small = picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         # Every colour of the scale has a place of its own, however few pixels it has: median cut would drop it.
-        small.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE).save(
-            stream, "PNG", optimize=True
-        )
+        palette = small.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        palette.save(stream, "PNG", optimize=True)
         if stream.tell() < LIMIT:
             break
     with atomic_path(arguments.output) as temporary:
@@ -90,4 +76,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(str(error))
