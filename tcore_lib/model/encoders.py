@@ -200,9 +200,9 @@ def load_encoder(
 
 def _plain_vit(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
     found = find_encoder(file.tensors, which, file.path)
-    vit = _vit_of(found, heads or known_heads(file.metadata), str(file.path))
-    vit.layout = file.metadata.get("layout", vit.layout)  # a training checkpoint knows how its encoder once came in
-    return FeatureEncoder(vit, str(file.path), {**file.metadata, **file.metadata.get(OURS, {})})
+    vit = _vit_of(found, heads or known_heads(file.facts), str(file.path))
+    vit.layout = file.facts.get("layout", vit.layout)  # a checkpoint or a folder knows how its encoder once came in
+    return FeatureEncoder(vit, str(file.path), file.facts)
 
 
 def _vit_of(state: State, heads: int | None, origin: str) -> ViT:

@@ -76,6 +76,12 @@ class WeightFile:
     metadata: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Metadata, with what our own files keep under `OURS` laid over it."""
+        ours = {**self.metadata.get(OURS, {}), **self.config.get(OURS, {})}
+        return {**self.metadata, OURS: ours, **ours}
+
 
 def read_weights(path: str | Path) -> WeightFile:
     """Read a .pth/.pt/.bin file, a .safetensors file, or a folder that holds one (Hugging Face layout).
@@ -423,10 +429,11 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
 def known_heads(metadata: Mapping[str, Any]) -> int | None:
     """The number of attention heads, if a file's metadata tells."""
     try:
-        own = metadata.get(OURS, metadata)
-        if "encoder" in own:  # an exported encoder
-            return int(own["encoder"]["heads"])
-        return params.Encoder.model_validate(own["params"]["pretrain"]["encoder"]).shape[2]  # a training checkpoint
+        if "encoder" in metadata:  # an exported encoder
+            return int(metadata["encoder"]["heads"])
+        return params.Encoder.model_validate(metadata["params"]["pretrain"]["encoder"]).shape[
+            2
+        ]  # a training checkpoint
     except (KeyError, TypeError, ValueError):
         return None
 
