@@ -4,9 +4,9 @@ Each returns the network in evaluation mode: images (B, 3, H, W), ImageNet-norma
 patch features (B, h, w, D) after the final norm. `.tokens(images)` gives CLS and registers too.
 """
 
-from pathlib import Path
+from pathlib import Path as _Path
 
-from tcore_lib.model.encoders import FeatureEncoder, load_encoder
+from tcore_lib.model.encoders import FeatureEncoder as _FeatureEncoder, load_encoder as _load_encoder
 
 dependencies = [
     "torch",
@@ -23,21 +23,21 @@ dependencies = [
 ]
 
 
-def vits16_k400() -> FeatureEncoder:
+def vits16_k400() -> _FeatureEncoder:
     """ViT-S/16, 400 epochs on Kinetics-400, as the authors published it (fetched once)."""
-    return load_encoder("vits16_k400")
+    return _load_encoder("vits16_k400")
 
 
-def vits16_inet() -> FeatureEncoder:
+def vits16_inet() -> _FeatureEncoder:
     """ViT-S/16, 100 epochs on ImageNet, as the authors published it (fetched once)."""
-    return load_encoder("vits16_inet")
+    return _load_encoder("vits16_inet")
 
 
-def vitb16_k400() -> FeatureEncoder:
+def vitb16_k400() -> _FeatureEncoder:
     """ViT-B/16, 200 epochs on Kinetics-400, as the authors published it (fetched once)."""
-    return load_encoder("vitb16_k400")
+    return _load_encoder("vitb16_k400")
 
 
-def evening() -> FeatureEncoder:
+def evening() -> _FeatureEncoder:
     """The small encoder that comes with the repository (width 128, 4 blocks), trained on rendered videos."""
-    return load_encoder(Path(__file__).parent / "results" / "encoders" / "evening.safetensors")
+    return _load_encoder(_Path(__file__).parent / "results" / "encoders" / "evening.safetensors")

@@ -512,7 +512,7 @@ def test_timm_folder(tmp_path: Path) -> None:
     """`create_model` from the folder, `load_checkpoint` from the file, back here: the same features, bit for bit."""
     vit = drawn_vit(NARROW.model_copy(update={"heads": 2}))
     folder = export(FeatureEncoder(vit, "x"), tmp_path / "hub", "timm", {"run": "r1"})
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     batch = images(2, 3, 48, 96)
     with torch.no_grad():

@@ -43,7 +43,7 @@ def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def as_frames(source: Any) -> NDArray[np.uint8]:
-    """Frames as uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array, a tensor or a list of these.
+    """Frames as uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array or a tensor of one or more.
 
     Raises:
         InputError: they are no RGB frames in 0..255, or the file cannot be read.
@@ -51,15 +51,8 @@ def as_frames(source: Any) -> NDArray[np.uint8]:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return read_rgb(path)[None] if is_image(path.name) else read_video(path)
-    array = (
-        np.stack([np.asarray(frame) for frame in source]) if isinstance(source, list | tuple) else np.asarray(source)
-    )
-    if array.ndim not in (3, 4) or array.shape[-1] != 3 or array.dtype != np.uint8:
-        raise InputError(
-            f"Frames must be uint8 RGB of shape (n, H, W, 3) or (H, W, 3), not {array.dtype} {array.shape}; give 0..255, "
-            "colours last."
-        )
-    return array.reshape(-1, *array.shape[-3:])
+    array = np.asarray(source)
+    return read_video(array[None] if array.ndim == 3 else array)
 
 
 def features(

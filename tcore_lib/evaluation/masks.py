@@ -1,0 +1,65 @@
+"""The mask of a clip's first frame -> label maps of all its frames: the protocol of the benchmarks, on anything.
+
+Letters: N frames, H W pixels, h w grid of patches, C labels, D width.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation import propagation
+from tcore_lib.evaluation.clips import read_ids
+from tcore_lib.evaluation.labels import first_soft_map, to_ids
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder
+from tcore_lib.model.features import as_frames, features
+
+
+def propagate(
+    source: Any, first_mask: Any, encoder: FeatureEncoder | str | Path | None = None, **settings: Any
+) -> NDArray[np.uint8]:
+    """Carry the labels of the first frame through a clip by patch similarity.
+
+    Args:
+        source: with an encoder, the clip: a path (video, folder of frames) or uint8 frames (N, H, W, 3); without one, its
+            patch features float (N, h, w, D), e.g. from `features`.
+        first_mask: ids of the first frame, integers 0..255 (H, W) as array or tensor, or the path of a PNG whose values
+            (not colours) are ids.
+        encoder: from `load_encoder`, or what that takes.
+        settings: `top_k` (7), `temperature` (0.7), `radius` in patches (20), `context` in frames (20), see
+            `propagation.Propagator`.
+
+    Returns:
+        uint8 (N, H, W), ids in the mask's size; frame 0 is the mask.
+
+    Raises:
+        InputError: clip, mask or encoder cannot be read, or do not fit each other.
+    """
+    mask = read_ids(Path(first_mask)) if isinstance(first_mask, str | Path) else np.asarray(first_mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "iub" or mask.min() < 0 or mask.max() > 255:
+        raise InputError(f"A mask holds integers 0..255 of shape (H, W), not {mask.dtype} {mask.shape}; convert it.")
+    mask = mask.astype(np.uint8)
+    size = (mask.shape[0], mask.shape[1])
+    if encoder is not None:
+        encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
+        frames = as_frames(source)
+        if frames.shape[1:3] != size:
+            raise InputError(
+                f"The mask has {size} pixels, the frames {frames.shape[1:3]}; give the first frame's own mask."
+            )
+        source = features(encoder, frames)
+    patches = torch.as_tensor(np.asarray(source) if not isinstance(source, Tensor) else source)
+    if patches.ndim != 4 or not patches.is_floating_point():
+        raise InputError(
+            f"propagate needs features (N, h, w, D), not {tuple(patches.shape)}; give an encoder too if these are frames."
+        )
+    at_input = size if encoder is None else tuple(side * encoder.patch_size for side in patches.shape[1:3])
+    soft, ids = first_soft_map(mask, (at_input[0], at_input[1]), (patches.shape[1], patches.shape[2]))  # (C, h, w)
+    carried = propagation.propagate(patches, soft.to(patches.device), **settings)  # (N, C, h, w)
+    labels = torch.cat([to_ids(one[None].cpu(), ids, size) for one in carried]).numpy()
+    labels[0] = mask
+    return labels
