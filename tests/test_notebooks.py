@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import nbformat
 import pytest
 import yaml
 
@@ -26,37 +26,28 @@ def tiny_profile(folder: Path) -> dict[str, Any]:
             "num_frames": 12,
             "short_side": 64,
             "workers": 1,
-            "synthetic": {
-                "videos": 6,
-                "classes": 2,
-                "video_size": [96, 64],
-                "video_seconds": 1.5,
-                "fps": 10,
-                "davis_clips": 2,
-                "jhmdb_clips": 2,
-                "vip_clips": 2,
-                "eval_frames": 4,
-            },
+            "synthetic": {"videos": 6, "classes": 2, "video_size": [96, 64], "video_seconds": 1.5, "fps": 10,
+                          "davis_clips": 2, "jhmdb_clips": 2, "vip_clips": 2, "eval_frames": 4},
         },
         "pretrain": {
             "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
             "views": {"global_size": 64, "local_size": 32, "num_local": 2},
             "decoder": {"heads": 4},
             "head": {"prototypes": 64, "hidden": 48, "bottleneck": 16},
-            "optimiser": {
-                "epochs": 2.0,
-                "iterations_per_epoch": 4,
-                "warmup_epochs": 1.0,
-                "base_lr": 0.004,
-                "teacher_temperature_epochs": 1.0,
-            },
+            "optimiser": {"epochs": 2.0, "iterations_per_epoch": 4, "warmup_epochs": 1.0, "base_lr": 0.004,
+                          "teacher_temperature_epochs": 1.0},
             "loop": {"batch_size": 4, "checkpoint_every": 4, "log_every": 2, "workers": 0},
         },
         "davis": {"input_size": [240, 432]},
         "jhmdb": {"input_size": [160, 160]},
         "vip": {"long_side": 320},
         "attention": {"videos": 2, "patches": 2, "clip_frames": 3},
-    }
+    }  # fmt: skip
+
+
+def reproduce(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tcore_lib", "reproduce", str(profile), *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +61,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return profile, done.stdout
 
 
-def reproduce(profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tcore_lib", "reproduce", str(profile), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
 def test_command_shows_progress_and_ends_with_the_table(finished: tuple[Path, str]) -> None:
     lines = finished[1].splitlines()
     for number, stage in enumerate(runs.STAGES, 1):
@@ -82,19 +68,19 @@ def test_command_shows_progress_and_ends_with_the_table(finished: tuple[Path, st
     assert any("pretraining:" in line and "step" in line for line in lines), "tqdm of the training reaches the terminal"
     rows = [line for line in lines if line.split()[:1] == ["reproduced"]]
     assert [row.count("not run") for row in rows] == [3, 3, 3]
-    assert any("random" in line and "rendered DAVIS" in line for line in lines)
+    assert [line.split()[1] for line in lines if line.split()[:1] == ["ours"]] == ["pretrained", "random", "pixels"]
+    assert any(line.startswith("pretrained - pixels") for line in lines)
 
 
 def test_every_notebook_ran_without_a_warning(finished: tuple[Path, str]) -> None:
-    params = parameters.load(finished[0])
+    folder = runs.run_folder(parameters.load(finished[0]))
     for stage in runs.STAGES:
-        notebook = json.loads((runs.run_folder(params) / "notebooks" / f"{stage}.ipynb").read_text())
-        for cell in notebook["cells"]:
-            for output in cell.get("outputs", []):
-                assert output["output_type"] != "error"
-                assert output.get("name") != "stderr", f"{stage}: {''.join(output['text'])[:500]}"
-        pictures = [o for c in notebook["cells"] for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-        assert pictures, f"{stage} shows no picture"
+        notebook = nbformat.read(folder / "notebooks" / f"{stage}.ipynb", as_version=4)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        for output in outputs:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr", f"{stage}: {output['text'][:500]}"
+        assert any("image/png" in output.get("data", {}) for output in outputs), f"{stage} shows no picture"
 
 
 def test_results_are_measurements(finished: tuple[Path, str]) -> None:
@@ -106,10 +92,11 @@ def test_results_are_measurements(finished: tuple[Path, str]) -> None:
     log = runs.read_table(folder, "01_pretraining", "log")
     assert log["step"].tolist() == [2, 4, 6, 8]
     assert {"dino_global", "dino_local", "koleo", "patch_past", "patch_future", "agreement"} <= set(log.columns)
-    measured = table.measured_rows(folder)
-    assert measured["encoder"].tolist() == ["pretrained", "random", "pixels"]
-    assert measured[table.SCORES].notna().all(axis=None)
-    assert ((measured[table.SCORES] >= 0) & (measured[table.SCORES] <= 100)).all(axis=None)
+    measured = table.of_runs([folder])
+    assert measured.groupby("benchmark")["encoder"].apply(list).tolist() == [["pretrained", "random", "pixels"]] * 3
+    assert measured["value"].between(0, 100).all()
+    assert not measured["real"].any()
+    assert len(table.differences(folder)) == 6  # against random and pixels, on three benchmarks
     objects = runs.read_table(folder, "03_davis_evaluation", "objects")
     assert set(objects["clip"]) == {path.stem for path in (folder.parents[1] / "data/davis/JPEGImages/480p").iterdir()}
     for stage in runs.STAGES:
@@ -122,30 +109,14 @@ def test_rerun_skips_and_a_changed_setting_runs_what_depends_on_it(finished: tup
     again = reproduce(finished[0])
     assert again.returncode == 0
     assert again.stdout.count("finished earlier and unchanged, skipped") == 8
-    changed = yaml.safe_load(finished[0].read_text()) | {"jhmdb": {"input_size": [160, 160], "top_k": 5}}
-    other = tmp_path / "changed.yaml"
-    other.write_text(yaml.safe_dump(changed))
-    params = parameters.load(other)
+    params = parameters.load(finished[0], ["jhmdb.top_k=5"])
     state = {stage[:2]: runs.is_finished(stage, params) for stage in runs.STAGES}
     assert [number for number, done in state.items() if not done] == ["04", "06", "07"]  # 06 shows a benchmark's clip
 
 
-def test_plain_papermill_runs_one_notebook(finished: tuple[Path, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "papermill", "notebooks/07_paper_table.ipynb", str(tmp_path / "out.ipynb")]
-    done = subprocess.run(
-        [*command, "-f", str(finished[0]), "-k", "python3"], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Passed unknown parameter" not in done.stderr
-    params = parameters.load(finished[0])
-    assert runs.is_finished("07_paper_table", params)
-    rows = pd.read_csv(runs.run_folder(params) / "07_paper_table.paper_table.csv")
-    assert len(rows) == 9  # three published, three reproduced, three encoders
-
-
 @pytest.mark.parametrize("stage", runs.STAGES)
 def test_run_all_twice_in_one_kernel(stage: str, finished: tuple[Path, str], tmp_path: Path) -> None:
-    """No cell may leave a global that the cells above it stumble over; the parameters stay those of the first time."""
+    """By plain papermill. No cell may leave a global that the cells above it stumble over."""
     notebook = json.loads((ROOT / "notebooks" / f"{stage}.ipynb").read_text())
     again = [cell | {"id": f"again-{cell['id']}"} for cell in notebook["cells"] if not cell["metadata"].get("tags")]
     twice = tmp_path / "twice.ipynb"
@@ -153,3 +124,23 @@ def test_run_all_twice_in_one_kernel(stage: str, finished: tuple[Path, str], tmp
     command = [sys.executable, "-m", "papermill", str(twice), str(tmp_path / "out.ipynb"), "-f", str(finished[0])]
     done = subprocess.run([*command, "-k", "python3"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Passed unknown parameter" not in done.stderr
+
+
+def test_the_book_of_the_run(finished: tuple[Path, str]) -> None:
+    """One site of all chapters and the index, without a word about the network; three chapters as markdown."""
+    from tcore_lib.__main__ import main
+
+    folder = runs.run_folder(parameters.load(finished[0]))
+    assert main(["book", str(folder)]) == 0
+    index = (folder / "book" / "index.html").read_text()
+    for stage in runs.STAGES:
+        page = (folder / "book" / f"{stage}.html").read_text()
+        assert f'href="{stage}.html"' in index
+        for word in ('src="http', "cdn", '<link rel="stylesheet"'):
+            assert word not in page, f"{stage} asks the network for something: {word}"
+    assert "pretrained - random" in index
+    assert main(["book", str(folder), "--markdown", str(folder / "chapters")]) == 0
+    written = list((folder / "chapters").rglob("*"))
+    assert sorted(path.stem[:2] for path in written if path.suffix == ".md") == ["01", "03", "06"]
+    assert sum(path.stat().st_size for path in written) < 3_000_000

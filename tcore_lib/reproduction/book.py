@@ -72,9 +72,10 @@ def book(run: str | Path, *, output: str | None = None, markdown: str | None = N
 
 
 def title(notebook: NotebookNode) -> str:
-    """The notebook's first heading."""
+    """The notebook's first heading, without its number."""
     lines = (line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
-    return next((line.lstrip("# ") for line in lines if line.startswith("# ")), "untitled")
+    heading = next((line for line in lines if line.startswith("# ")), "# untitled")
+    return re.sub(r"^# +(\d+ · )?", "", heading)
 
 
 def question(notebook: NotebookNode) -> str:
@@ -84,7 +85,7 @@ def question(notebook: NotebookNode) -> str:
 
 
 def readable(notebook: NotebookNode) -> NotebookNode:
-    """A copy for readers: without parameter cells, and with widgets that work without a kernel."""
+    """A copy for readers: without parameter cells, and with our widgets as HTML that works without kernel and network."""
     notebook = embed(notebook)
     notebook.cells = [cell for cell in notebook.cells if not set(HIDDEN) & set(cell.metadata.get("tags", []))]
     return notebook
@@ -170,8 +171,8 @@ def _index(folder: Path, notebooks: dict[str, NotebookNode]) -> str:
     """The first page: facts, the table, a card for every chapter, settings."""
     records = runs.read_results(folder)
     settings = {name: section for record in records.values() for name, section in record["settings"].items()}
-    heading = html.escape(settings.get("run", {}).get("title") or "a run")
-    parts = [f"<h1>T-CoRe in eight notebooks</h1><p class=lead>{heading}</p>"]
+    lead = ": ".join(filter(None, [f"run {folder.name}", settings.get("run", {}).get("title")]))
+    parts = [f"<h1>T-CoRe in eight notebooks</h1><p class=lead>{html.escape(lead)}</p>"]
     if records:
         parts += [_facts(records), _table(table.show(table.of_runs([folder])).drop(columns="run"))]
         parts.append("<p class=note>Percent, in brackets the 95 % interval over clips. <i>paper</i>: the authors' figures; "
@@ -214,7 +215,7 @@ def _table(shown: pd.DataFrame) -> str:
 def _card(stage: str, notebook: NotebookNode | None) -> str:
     """A chapter on the index: its title, its question, its largest picture."""
     if notebook is None:
-        return f"<div class=card><b>{stage[:2]}</b> {html.escape(stage[3:].replace('_', ' '))}<p>not run</p></div>"
+        return f"<div class=card><h3><b>{stage[:2]}</b> {stage[3:].replace('_', ' ')}</h3><p>{table.NOT_RUN}</p></div>"
     shown = max(pictures(notebook), key=lambda picture: picture.width * picture.height, default=None)
     image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(_thumbnail(shown)).decode()}">' if shown else ""
     text = f"<h3><b>{stage[:2]}</b> {html.escape(title(notebook))}</h3>{_markdown(question(notebook))}"

@@ -144,7 +144,9 @@ def differences(folder: str | Path) -> pd.DataFrame:
         for better, worse in pairs:
             of_one, of_other = (found[found["encoder"] == encoder] for encoder in (better, worse))
             paired = summary.paired_difference(of_one, of_other, name, seed=seed).set_index("score").loc[METRICS[name]]
-            rows.append({"run": folder.name, "benchmark": name, "better": better, "worse": worse, **paired, "real": real})
+            rows.append(
+                {"run": folder.name, "benchmark": name, "better": better, "worse": worse, **paired, "real": real}
+            )
     return pd.DataFrame(
         rows, columns=["run", "benchmark", "better", "worse", "difference", "low", "high", "clips", "real"]
     )
