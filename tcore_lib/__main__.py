@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from tcore_lib import __version__
 
@@ -23,8 +22,6 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"tcore: {sys.executable} has no package {error.name}; run .venv/bin/tcore instead, after `make install`.")
 
-# Command -> the function that is it. A room that has one of its own (`prepare_command`, ...) takes its line over; until then it
-# is written below.
 COMMANDS = {
     "reproduce": "tcore_lib.reproduction.reproduce:reproduce",
     "table": "tcore_lib.reproduction.readme:table_of",
@@ -39,53 +36,12 @@ COMMANDS = {
     "evaluate": "tcore_lib.evaluation.commands:evaluate_command",
     "score": "tcore_lib.evaluation.commands:score_command",
     "compare": "tcore_lib.evaluation.reference:compare_command",
-    "inspect": "tcore_lib.__main__:_inspect",
-    "export": "tcore_lib.__main__:_export",
+    "inspect": "tcore_lib.model.contents:inspect_command",
+    "export": "tcore_lib.training.checkpoints:export_command",
     "study": "tcore_lib.reproduction.study:run_study",
     "init": "tcore_lib.params:init",
 }
-NOTEBOOKS = {"anywidget", "ipykernel", "ipywidgets", "latex2mathml", "nbclient", "nbconvert", "nbformat", "papermill", "traitlets"}
-
-
-Which = Literal["teacher", "student"]
-
-
-def _inspect(file: str, *, which: Which = "teacher") -> None:
-    """Say what is in a weight file.
-
-    Args:
-        file: the file, or anything that `evaluate --encoder` takes.
-        which: the encoder whose parameters are counted.
-    """
-    from tcore_lib.model.contents import inspect
-
-    print(inspect(file, which))
-
-
-def _export(
-    file: str,
-    target: Path,
-    *,
-    format: Literal["safetensors", "timm", "official", "model"] = "safetensors",
-    which: Which = "teacher",
-) -> None:
-    """Write an encoder for use elsewhere.
-
-    Args:
-        file: a checkpoint, or anything that `evaluate --encoder` takes.
-        target: the file to write; for timm a folder.
-        format: model = student, teacher and decoder of a training checkpoint.
-        which: of the two encoders.
-    """
-    if format == "model":
-        from tcore_lib.training.checkpoints import write_model
-
-        write_model(file, target)
-    else:
-        from tcore_lib.model.export import export
-
-        export(file, target, format, which=which)
-    print(target)
+NOTEBOOKS = ("reproduce", "book", "study")  # commands that need the extra `notebooks`
 
 
 def summary(where: str) -> str:
@@ -101,7 +57,7 @@ def summary(where: str) -> str:
 
 def application(argv: Sequence[str]) -> cyclopts.App:
     """All commands; the one that is asked for gets its help from its whole docstring, the others from the first line."""
-    console = Console(width=min(100, Console().width), highlight=False, soft_wrap=False)
+    console = Console(width=min(100, Console().width), highlight=False)
     app = cyclopts.App(
         "tcore",
         help="T-CoRe: video pretraining by temporal correspondence. `tcore COMMAND --help` explains a command.",
@@ -133,6 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise InputError(f"there is no command {argv[0]}; {hint}The commands are {', '.join(COMMANDS)}.")
+        if argv and argv[0] in NOTEBOOKS and find_spec("papermill") is None:
+            raise InputError(
+                f"{argv[0]} runs notebooks; pip install 'tcore-notebooks[notebooks]' brings what that needs."
+            )
         code = application(argv)(argv, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -140,11 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), 2)
     except cyclopts.CycloptsError as error:
         return _say(" ".join(str(error).split()) + f" See: tcore {argv[0]} --help", 2)
-    except ImportError as error:
-        missing = getattr(error.__cause__ or error, "name", None) or ""
-        if missing.partition(".")[0] not in NOTEBOOKS:
-            raise
-        return _say(f"this command needs {missing}; pip install 'tcore-notebooks[notebooks]' brings it.", 2)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _say("stopped; what is finished is kept, and the same command goes on from there.", 130)

@@ -467,6 +467,10 @@ PATHS = (
 REMOVED: dict[str, tuple[Any, str]] = {
     "data.direct": (False, "videos are always prepared first"),
     "data.jpeg_quality": (95, "kept frames have quality 95"),
+    "davis.long_memory": ([0], "frame 0 always votes besides"),
+    "jhmdb.long_memory": ([0], "frame 0 always votes besides"),
+    "jhmdb.upsampling": ("linear", "joints are scored on the grid: nothing is upsampled"),
+    "vip.long_memory": ([0], "frame 0 always votes besides"),
     "pretrain.loss.koleo_scope": ("rank", "KoLeo looks for neighbours among a rank's samples"),
     "pretrain.loop.tensorboard": (False, "pretrain.loop.tracker: tensorboard says it"),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tcore_lib.__main__ import COMMANDS, main, summary
+from tcore_lib.__main__ import COMMANDS, NOTEBOOKS, main, summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,9 +66,7 @@ def test_help_and_checks_need_no_torch(tmp_path: Path) -> None:
 
 def test_the_library_does_without_jupyter() -> None:
     """As installed without the extra `notebooks`: every command but those that run notebooks can be imported."""
-    needed = sorted(
-        {where.partition(":")[0] for name, where in COMMANDS.items() if name not in ("reproduce", "book", "study")}
-    )
+    needed = sorted({where.partition(":")[0] for name, where in COMMANDS.items() if name not in NOTEBOOKS})
     code = (
         "import sys, importlib, importlib.abc\n"
         "class Missing(importlib.abc.MetaPathFinder):\n"
@@ -78,8 +76,9 @@ def test_the_library_does_without_jupyter() -> None:
         "sys.meta_path.insert(0, Missing())\n"
         f"for module in {needed}: importlib.import_module(module)\n"
         "import tcore_lib.data.videos, tcore_lib.evaluation.evaluate, tcore_lib.training.loop, tcore_lib.model.export\n"
-        "from tcore_lib.__main__ import main\n"
-        "sys.exit(main(['reproduce', 'quick']))"
+        "from tcore_lib import __main__ as cli\n"
+        "cli.find_spec = lambda name: None\n"
+        "sys.exit(cli.main(['reproduce', 'quick']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

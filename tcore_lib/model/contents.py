@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -168,3 +168,13 @@ def _counted(state: Mapping[str, Tensor], settings: params.Encoder) -> pd.DataFr
     table.loc["all"] = table.sum()
     table["difference"] = table["measured"] - table["expected"]
     return table
+
+
+def inspect_command(file: str, *, which: Literal["teacher", "student"] = "teacher") -> None:
+    """Say what is in a weight file.
+
+    Args:
+        file: the file, or anything that `evaluate --encoder` takes.
+        which: the encoder whose parameters are counted.
+    """
+    print(inspect(file, which))

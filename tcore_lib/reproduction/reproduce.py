@@ -1,4 +1,7 @@
-"""From a parameter file to the table: all problems first, then notebook after notebook through papermill."""
+"""From a parameter file to the table: all problems first, then notebook after notebook through papermill.
+
+papermill, Jupyter and pandas are imported late: a profile is refused before the seconds that takes.
+"""
 
 import logging
 import os
@@ -12,17 +15,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from filelock import FileLock, Timeout
-from ipykernel.kernelspec import write_kernel_spec
-from papermill import execute_notebook
-from papermill.exceptions import PapermillExecutionError
-from papermill.log import logger as papermill_log
-from tqdm.contrib.logging import logging_redirect_tqdm
-from traitlets.config import Config
 
 from tcore_lib import params as parameters, runs
 from tcore_lib.errors import InputError
 from tcore_lib.params import Params
-from tcore_lib.reproduction import table
 
 LAST_CHECKPOINT = 60.0  # seconds a kernel gets to end when Ctrl-C comes: a training writes its checkpoint then
 NEW_STATE = "5"  # seconds between two states of a notebook's own progress bars
@@ -81,6 +77,8 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
                 )
                 return 1
             print(f"{head}: finished in {_clock(stage_began)}", flush=True)
+    from tcore_lib.reproduction import table
+
     print(f"\n{table.summary_of(folder)}\n")
     print(f"{len(stages)} notebooks in {_clock(began)}: {folder / 'notebooks'}")
     print(f"Read on: tcore book {folder}   (one site of all chapters), or make lab", flush=True)
@@ -118,6 +116,10 @@ def run_notebook(stage: str, params: Params) -> str:
         Why it failed; "" when its last cell has left the stage's result. papermill's own word is not enough: after a killed
         kernel the executed notebook says "completed".
     """
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
     source = parameters.project_root() / "notebooks" / f"{stage}.ipynb"
     output = _executed(stage, params)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +172,8 @@ def _alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _kernel() -> Iterator[None]:
     """Inside, the kernel called python3 is this interpreter, whatever else is installed under that name."""
+    from ipykernel.kernelspec import write_kernel_spec
+
     with tempfile.TemporaryDirectory() as folder:
         write_kernel_spec(Path(folder, "kernels", KERNEL))
         before = dict(os.environ)
@@ -185,6 +189,9 @@ def _kernel() -> Iterator[None]:
 @contextmanager
 def _log() -> Iterator[None]:
     """Inside, papermill's log (cells, and what they print) goes to the terminal, above its progress bar."""
+    from papermill.log import logger as papermill_log
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("    %(message)s"))
     papermill_log.setLevel(logging.INFO)

@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading
+from tcore_lib.model.export import export
 from tcore_lib.model.vit import load_official, mismatch, official_state_dict
 from tcore_lib.model.weights import OURS, read_weights, write_safetensors, write_torch
 from tcore_lib.params import Params, dotted
@@ -241,3 +242,21 @@ def read_model(path: str | Path) -> TCoRe:
         role, _, rest = name.partition(".")
         weights.setdefault(role, {})[rest] = tensor.to(torch.float32)
     return model_of(settings, 0, weights, str(path))
+
+
+def export_command(
+    file: str,
+    target: Path,
+    *,
+    format: Literal["safetensors", "timm", "official", "model"] = "safetensors",
+    which: Literal["teacher", "student"] = "teacher",
+) -> None:
+    """Write an encoder for use elsewhere.
+
+    Args:
+        file: a checkpoint, or anything that `evaluate --encoder` takes.
+        target: the file to write; for timm a folder.
+        format: model = student, teacher and decoder of a training checkpoint.
+        which: of the two encoders.
+    """
+    print(write_model(file, target) if format == "model" else export(file, target, format, which=which))
