@@ -1,14 +1,9 @@
-"""From one process to many: measured here for one and two ranks, projected for 1, 8, 64 and 512 GPUs.
+"""One process and two, measured: a step of one rank alone, a step of two ranks, the all-reduce of the gradients by itself.
 
-    python benchmarks/scaling.py            about two minutes on two free cores; into results/benchmarks/scaling.json
+    python benchmarks/scaling.py            about a minute on two free cores; into results/benchmarks/scaling.json
 
-Measured, each rank with one thread and 8 samples of the quick profile: a step of one rank alone, a step of two ranks,
-and the all-reduce of the gradients by itself. Measured too: matrix operations per sample of the paper's three rows.
-
-The model has four inputs per step and rank: operations, the rate they are done at, gradient bytes G, and the bandwidth B
-of an all-reduce. With n ranks the exchange takes 2 (n - 1) / n G / B. DistributedDataParallel does it while the backward
-pass goes on: the step lies between max(compute, exchange) (all hidden) and compute + exchange (nothing hidden). Latency,
-stragglers and checkpoints are not in it.
+Each rank has one thread and 8 samples of the quick profile. Two ranks share two cores, their caches and a local socket: this says
+that the ranks work and what DistributedDataParallel costs in the worst place, not how GPUs scale.
 """
 
 import argparse
@@ -18,13 +13,11 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from step import STEP, flops_of, random_views
+from step import random_views
 
 from tcore_lib import files, params, runs
 from tcore_lib.data.sandwich import counters
@@ -35,72 +28,7 @@ from tcore_lib.training.step import Trainer
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-ROWS = ("k400_vits16_400ep", "k400_vitb16_200ep", "imagenet_vits16_100ep")
 PER_RANK = 8  # samples
-ASSUMED = {
-    "peak_flops": 989e12,  # H200, dense bf16, by its data sheet
-    "utilisation": 0.23,  # of the peak: ViT-S's step, measured (results/benchmarks/h200/step.json)
-    "inside_a_node": 300e9,  # bytes/s of an all-reduce over NVLink (8 GPUs)
-    "between_nodes": 40e9,  # bytes/s with one 400 Gbit/s link per node, 80 % used
-    "cpu_seconds_per_sample": None,  # of a loader process: results/benchmarks/views.json
-    "jpeg_bytes_per_frame": 25e3,
-    "dollars_per_gpu_hour": 3.0,
-}
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A step on n GPUs. Seconds of computing and of exchanging; samples of all ranks."""
-
-    gpus: int
-    samples: int
-    compute: float
-    exchange: float
-
-    @property
-    def best(self) -> float:
-        """Samples per second with the exchange hidden behind the backward pass."""
-        return self.samples / max(self.compute, self.exchange)
-
-    @property
-    def worst(self) -> float:
-        """Samples per second with nothing hidden."""
-        return self.samples / (self.compute + self.exchange)
-
-
-def project(
-    gpus: int, samples: int, flops_per_sample: float, gradient_bytes: float, assumed: dict[str, Any]
-) -> Projection:
-    """The model of this file's first lines.
-
-    Args:
-        gpus: n; 8 to a node.
-        samples: of a step, over all ranks.
-        flops_per_sample: forward, backward, teacher and losses.
-        gradient_bytes: G.
-        assumed: as `ASSUMED`.
-    """
-    compute = samples / gpus * flops_per_sample / (assumed["peak_flops"] * assumed["utilisation"])
-    bandwidth = assumed["inside_a_node"] if gpus <= 8 else assumed["between_nodes"]
-    return Projection(gpus, samples, compute, 2 * (gpus - 1) / gpus * gradient_bytes / bandwidth)
-
-
-def operations(name: str, batch: int = 4) -> dict[str, float]:
-    """Matrix operations per sample and gradient bytes of a profile, from one real step on the CPU."""
-    loaded = params.load(name)
-    loop = loaded.pretrain.loop.model_copy(update={"batch_size": batch, "accumulate": 1, "precision": "fp32"})
-    pretrain = loaded.pretrain.model_copy(update={"loop": loop})
-    trainer, hyper = Trainer(pretrain, 0, CPU), Schedules(pretrain).at(STEP)
-    plan = draw_plan(pretrain, 0, STEP, range(STEP * batch, (STEP + 1) * batch), hyper)
-    views = random_views(pretrain, CPU, torch.float32, len(plan.crops))
-    flops = flops_of(lambda: trainer.step([(views, plan)], hyper))
-    weights = sum(p.numel() for module in trainer.model.trained().values() for p in module.parameters())
-    schedule = Schedules(loaded.pretrain)
-    return {
-        "flops_per_sample": flops / batch,
-        "gradient_bytes": 4.0 * weights,
-        "samples": float(schedule.steps * loaded.pretrain.loop.batch_size),
-    }
 
 
 def child(steps: int) -> None:
@@ -148,7 +76,6 @@ def measured(world: int, steps: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rows", nargs="*", default=ROWS, help="profiles to count operations of")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "scaling.json")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -161,7 +88,6 @@ def main() -> None:
         "what": f"quick profile, {PER_RANK} samples per rank, one thread each, gloo",
         "ranks": ranks,
         "efficiency_of_two": ranks[1]["samples_per_second"] / (2 * ranks[0]["samples_per_second"]),
-        "rows": {name: operations(name) for name in args.rows},
         "provenance": runs.provenance(params.load("quick"), started),
     }
     files.write_json(args.output, result)

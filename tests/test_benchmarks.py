@@ -122,27 +122,11 @@ def test_without_a_gpu_the_script_says_so(tmp_path: Path) -> None:
 
 
 def test_two_ranks_are_measured(tmp_path: Path) -> None:
-    run("scaling.py", "--steps", "1", "--rows", "--output", tmp_path / "scaling.json")
+    run("scaling.py", "--steps", "1", "--output", tmp_path / "scaling.json")
     found = read(tmp_path / "scaling.json")
     assert [row["ranks"] for row in found["ranks"]] == [1, 2]
     assert found["ranks"][0]["gradient_bytes"] == found["ranks"][1]["gradient_bytes"]
     assert found["ranks"][1]["seconds_of_exchange"] > 0
-
-
-def test_projection_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 GPUs of 100 TFLOP/s at half rate, 640 samples of 1 TFLOP: 10 each = 0.2 s. 1 GB of gradients at 10 GB/s:
-    2 * 63/64 * 0.1 s = 0.196875 s.
-    """
-    scaling = imported("scaling", monkeypatch)
-    assumed = {"peak_flops": 100e12, "utilisation": 0.5, "inside_a_node": 100e9, "between_nodes": 10e9}
-    got = scaling.project(64, 640, 1e12, 1e9, assumed)
-    assert got.compute == pytest.approx(0.2)
-    assert got.exchange == pytest.approx(0.196875)
-    assert got.best == pytest.approx(640 / 0.2)
-    assert got.worst == pytest.approx(640 / 0.396875)
-    inside = scaling.project(8, 80, 1e12, 1e9, assumed)
-    assert inside.exchange == pytest.approx(2 * 7 / 8 * 0.01)
-    assert scaling.project(1, 10, 1e12, 1e9, assumed).exchange == 0
 
 
 def test_the_page_shows_the_figures_of_the_result_files(monkeypatch: pytest.MonkeyPatch) -> None:
