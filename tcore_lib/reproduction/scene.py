@@ -4,26 +4,20 @@ Notebook 06 shows it. Letters: N frames, h w patch grid, D width, C label channe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tcore_lib import params
 from tcore_lib.data import videos
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, labels as labelmaps
+from tcore_lib.evaluation import clips, propagation
 from tcore_lib.evaluation.benchmarks import benchmark_of
-from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.figures import style
-from tcore_lib.model import attention
-from tcore_lib.model.attention import CrossAttention
+from tcore_lib.model import attention, features
 from tcore_lib.model.encoders import FeatureEncoder
-from tcore_lib.model.features import features as features_of, whole_patches
-from tcore_lib.params import Params
+from tcore_lib.params import Benchmark, Params
 from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training.tcore import TCoRe
 from tcore_lib.widgets.explorer import Explorer
@@ -31,23 +25,18 @@ from tcore_lib.widgets.explorer import Explorer
 SHORT_SIDE = 480  # pixels that a video of the index is enlarged to, at most threefold: more patches
 
 
-@dataclass(frozen=True)
-class Scene:
-    """Some frames of one clip.
+class Scene(NamedTuple):
+    """Some frames of one clip, evenly spread over it, the first one first.
 
-    Attributes:
-        title: what it is, for a caption.
-        frames: N pictures uint8 (H, W, 3), evenly spread over the clip, the first one first.
-        names: of the frames.
-        clip: the benchmark's clip, whose first frame is labelled; None for a video of the index.
-        settings: of the clip's benchmark.
+    `frames` are N pictures uint8 (H, W, 3) with `names`. `clip` is the benchmark's clip, whose first frame is labelled, and
+    `settings` its benchmark's; None for a video of the index.
     """
 
     title: str
     frames: list[np.ndarray]
     names: list[str]
-    clip: Clip | None = None
-    settings: params.Benchmark | None = None
+    clip: clips.Clip | None = None
+    settings: Benchmark | None = None
 
 
 def scene(run: Params) -> Scene:
@@ -56,18 +45,22 @@ def scene(run: Params) -> Scene:
     Raises:
         InputError: there is neither.
     """
+
+    def spread(length: int) -> list[int]:
+        return np.linspace(0, length - 1, min(run.attention.clip_frames, length)).astype(int).tolist()
+
     for kind in profiles.BENCHMARKS:
         settings = getattr(run, kind)
         if settings.enabled and profiles.benchmark_root(run, kind).is_dir():
             clip = profiles.clips(run, kind)[0]
-            shown = spread(len(clip), run.attention.clip_frames)
+            shown = spread(len(clip))
             frames = [clips.read_frame(clip.frames[i]) for i in shown]
             return Scene(f"{clip.name} ({kind.upper()})", frames, [f"frame {i}" for i in shown], clip, settings)
     path = videos.index_path(run.data)
     if not path.exists():
         raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
     index = videos.FrameIndex.load(path)
-    shown = spread(int(index.num_frames[0]), run.attention.clip_frames)
+    shown = spread(int(index.num_frames[0]))
     return Scene(index.path(0).name, index.read(0, shown), [f"frame {i}" for i in shown])
 
 
@@ -90,33 +83,28 @@ def first_mask(shown: Scene) -> np.ndarray:
     height, width = shown.frames[0].shape[:2]
     path = shown.clip.annotations[0] if shown.clip is not None and shown.clip.annotations else None
     if path is not None:
-        return labelmaps.resize_ids(clips.read_ids(path), (height, width))
+        return style.enlarge(clips.read_ids(path), (height, width))
     y, x = np.ogrid[:height, :width]
     disc = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 5) ** 2
     return disc.astype(np.uint8)
-
-
-def around_the_middle(model: TCoRe, shown: Scene) -> CrossAttention:
-    """Where every patch of the scene's middle frame looks in the frame before and after it, each while it is hidden."""
-    middle = len(shown.frames) // 2
-    three = [shown.frames[i] for i in (middle - 1, middle, min(middle + 1, len(shown.frames) - 1))]
-    size, (h, w) = _decoder_size(model, three[0])
-    maps = attention.attention_of_every_query(model, three, size, reach=1)
-    unflat = {role: maps[1, key].reshape(-1, h, w, h, w) for role, key in (("past", 0), ("future", 2))}
-    return CrossAttention(np.stack(three), np.ones((h, w), bool), unflat)
 
 
 def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) in pixels, and the patch grid, on which a whole frame's patches are as large as in training."""
     patch = model.settings.encoder.patch_size
     zoom = model.settings.views.global_size / min(frame.shape[:2])
-    height, width = whole_patches(frame.shape, patch, zoom)
+    height, width = features.whole_patches(frame.shape, patch, zoom)
     return (height, width), (height // patch, width // patch)
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` different frames of a clip, evenly spread, both ends among them."""
-    return np.linspace(0, length - 1, min(count, length)).astype(int).tolist()
+def around_the_middle(model: TCoRe, shown: Scene) -> attention.CrossAttention:
+    """Where every patch of the scene's middle frame looks in the frame before and after it, each while it is hidden."""
+    middle = len(shown.frames) // 2
+    three = [shown.frames[i] for i in (middle - 1, middle, min(middle + 1, len(shown.frames) - 1))]
+    size, (h, w) = _decoder_size(model, three[0])
+    maps = attention.attention_of_every_query(model, three, size, reach=1)
+    unflat = {role: maps[1, key].reshape(-1, h, w, h, w) for role, key in (("past", 0), ("future", 2))}
+    return attention.CrossAttention(np.stack(three), np.ones((h, w), bool), unflat)
 
 
 def explore(
@@ -133,55 +121,35 @@ def explore(
     Returns:
         The widget; with labels, carried by the first encoder, where the scene's first frame has some.
     """
-    first = next(iter(encoders.values()))
-    alike = {name: encoder for name, encoder in encoders.items() if encoder.patch_size == first.patch_size}
-    size = _size(shown, first.patch_size)
-    features = {name: features_of(encoder, shown.frames, size) for name, encoder in alike.items()}
+    patch = next(iter(encoders.values())).patch_size
+    scorer, shape = None, shown.frames[0].shape
+    size = features.whole_patches(shape, patch, min(3.0, SHORT_SIDE / min(shape[:2])))
     if shown.clip is not None and shown.settings is not None:
-        carried = carried_labels(shown.clip, shown.settings, next(iter(features.values())), first.patch_size)
-        settings = {"pick": _on_the_first_object(carried["labels"][0])} | carried | settings
+        scorer = benchmark_of(shown.settings).Scorer(shown.clip, shown.settings, patch)
+        size = scorer.size
+    alike = {name: encoder for name, encoder in encoders.items() if encoder.patch_size == patch}
+    found = {name: features.features(encoder, shown.frames, size) for name, encoder in alike.items()}
+    if scorer is not None and shown.settings is not None:
+        settings = _carried_labels(scorer, shown.settings, next(iter(found.values()))) | settings
     if model is not None and model.decoder is not None:
         size, grid = _decoder_size(model, shown.frames[0])
         maps = attention.attention_of_every_query(model, shown.frames, size)
         settings = {"cross_attention": maps, "attention_grid": grid} | settings
-    return Explorer(shown.frames, features, names=shown.names, **settings)
+    return Explorer(shown.frames, found, names=shown.names, **settings)
 
 
-def _size(shown: Scene, patch_size: int) -> tuple[int, int]:
-    """(height, width) in pixels of the network's input: the benchmark's own, or an enlarged video."""
-    if shown.clip is not None and shown.settings is not None:
-        return benchmark_of(shown.settings).Scorer(shown.clip, shown.settings, patch_size).size
-    shape = shown.frames[0].shape
-    return whole_patches(shape, patch_size, min(3.0, SHORT_SIDE / min(shape[:2])))
-
-
-def _on_the_first_object(labels: np.ndarray) -> tuple[int, int, int]:
-    """(0, row, column) of the patch of a soft map (C, h, w) nearest to the middle of the first object."""
-    cells = np.argwhere(labels.argmax(0) == 1)
-    if len(cells) == 0:
-        return 0, labels.shape[1] // 2, labels.shape[2] // 2
-    row, column = cells[np.abs(cells - cells.mean(0)).sum(1).argmin()]
-    return 0, int(row), int(column)
-
-
-def carried_labels(clip: Clip, settings: params.Benchmark, features: Tensor, patch_size: int) -> dict[str, Any]:
-    """The first frame's labels carried to some later frames, as arguments of `Explorer`.
-
-    Args:
-        clip: whose first frame's labels are known.
-        settings: of its benchmark.
-        features: (N, h, w, D) of the frames, the first one first.
-        patch_size: of the encoder, in pixels.
-
-    Returns:
-        `labels` float32 (N, C, h, w), channel 0 the background; `label_names` and `palette` of the channels.
-    """
-    scorer = benchmark_of(settings).Scorer(clip, settings, patch_size)
-    soft = scorer.first_map((features.shape[1], features.shape[2]))
-    carried = Propagator(features[0], soft, **propagator_settings(settings))
-    labels = torch.stack([soft, *(carried.step(later).cpu() for later in features[1:])])
+def _carried_labels(scorer: Any, settings: Benchmark, of_frames: Tensor) -> dict[str, Any]:
+    """The first frame's labels carried along features (N, h, w, D), and a pick on the first object: Explorer's arguments."""
+    soft = scorer.first_map(tuple(of_frames.shape[1:3]))  # (C, h, w)
+    carried = propagation.Propagator(of_frames[0], soft, **propagation.propagator_settings(settings))
+    labels = torch.stack([soft, *(carried.step(later).cpu() for later in of_frames[1:])])  # (N, C, h, w)
     names, palette = benchmark_of(settings).legend(scorer.channels)
     if scorer.channels[0] not in (0, "background"):  # every pixel of the first frame is labelled
         labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
         names, palette = ["background", *names], np.concatenate([style.object_palette(1), palette])
-    return {"labels": labels.numpy(), "label_names": names, "palette": palette}
+    arguments = {"labels": labels.numpy(), "label_names": names, "palette": palette}
+    cells = np.argwhere(labels[0].argmax(0).numpy() == 1)  # of the first object
+    if len(cells):
+        row, column = cells[np.abs(cells - cells.mean(0)).sum(1).argmin()].tolist()
+        arguments["pick"] = (0, row, column)
+    return arguments
