@@ -13,10 +13,9 @@ and length; WebDataset's own indexed reader (wids) lists a whole tar again whene
 
 import io
 import json
-import re
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ from tcore_lib.files import atomic_path, reading
 INDEX = "index.parquet"
 BLOCK = 512  # bytes of a tar header; a member's content follows it
 _META = b"tcore_shards"
-_MEMBER = re.compile(r"(\d{9})\.(?:json|(\d{5})\.\w+)")
-_AGAIN = "write the shards again into an empty folder (`tcore shard`)"
+_AGAIN = "write the shards again (`tcore shard`)"
 
 
 def write_shards(
@@ -47,9 +45,7 @@ def write_shards(
     videos_per_shard: int = 3000,
     progress: bool = True,
 ) -> list[Path]:
-    """Write the frames of an index, or of a part of its rows, as tar shards, or go on writing them.
-
-    The bytes of a shard follow from the frames alone. A shard that stands complete is left as it is.
+    """Write the frames of an index, or of a part of its rows, as tar shards, whose bytes follow from the frames alone.
 
     Args:
         index: what `prepare` made.
@@ -59,83 +55,65 @@ def write_shards(
         progress: show a progress bar.
 
     Returns:
-        The shards of the folder, in order.
+        The shards, in order.
 
     Raises:
-        InputError: a part that does not exist or is empty; a frame is missing; the folder holds something else.
+        InputError: a part that does not exist or is empty; a frame is missing; the folder holds other shards.
     """
     folder, (i, n) = Path(folder), part
     rows = range(len(index) * i // n, len(index) * (i + 1) // n) if 0 <= i < n else range(0)
     if not rows:
         raise InputError(f"part = {i}/{n} of {len(index)} videos is empty; parts of n are numbered 0 to n - 1.")
-    chunks = {
-        folder / f"shard-{k:06d}.tar": rows[start : start + videos_per_shard]
-        for k, start in enumerate(range(0, len(rows), videos_per_shard))
-    }
-    strange = sorted(set(folder.glob("*.tar")) - set(chunks))
+    paths = [folder / f"shard-{k:06d}.tar" for k in range(-(-len(rows) // videos_per_shard))]
+    strange = sorted(set(folder.glob("*.tar")) - set(paths))
     if strange:
         raise InputError(f"{strange[0]} does not belong to these shards; choose another folder.")
     (folder / INDEX).unlink(missing_ok=True)  # it says that all shards are there
-    tables = []
-    with tqdm(total=len(rows), unit="video", desc="shards", file=sys.stdout, disable=not progress) as bar:
-        for path, chunk in chunks.items():
-            if not path.exists():
-                with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-                    for name, content in (member for row in chunk for member in _members(index, row)):
-                        header = tarfile.TarInfo(name)
-                        header.size = len(content)
-                        tar.addfile(header, io.BytesIO(content))
-            bar.update(len(chunk))
-            tables.append(_places(path, chunk, index))
+    places: list[list[tuple[int, int]]] = []  # of each video: (offset, size) of each frame
+    bar = tqdm(total=len(rows), unit="video", desc="shards", file=sys.stdout, disable=not progress)
+    for k, path in enumerate(paths):
+        with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for row in rows[k * videos_per_shard : (k + 1) * videos_per_shard]:
+                places.append(_write_video(tar, index, row))
+                bar.update()
+    bar.close()
+    chosen = index.subset(rows)
+    columns = {name: getattr(chosen, name) for name in ("class_ids", "num_frames", "widths", "heights")}
+    columns["paths"] = pa.array(chosen.paths.tolist(), pa.string())
+    columns["shard"] = np.arange(len(rows)) // videos_per_shard
+    columns["offsets"] = pa.array([[offset for offset, _ in video] for video in places], pa.large_list(pa.int64()))
+    columns["sizes"] = pa.array([[size for _, size in video] for video in places], pa.large_list(pa.int64()))
     meta = {"class_names": index.class_names, "first": rows.start, "short_side": index.short_side}
-    table = pa.concat_tables(tables).replace_schema_metadata({_META: json.dumps(meta).encode()})
+    table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
     with atomic_path(folder / INDEX) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
-    return list(chunks)
+    return paths
 
 
-def _members(index: FrameIndex, i: int) -> Iterator[tuple[str, bytes]]:
-    """Name and content of what a shard holds of one video."""
-    size = {"num_frames": int(index.num_frames[i]), "width": int(index.widths[i]), "height": int(index.heights[i])}
-    yield f"{i:09d}.json", json.dumps({"path": str(index.paths[i]), "class": index.class_name(i), **size}).encode()
+def _write_video(tar: tarfile.TarFile, index: FrameIndex, i: int) -> list[tuple[int, int]]:
+    """Add the members of one video. Returns (offset, size) of each frame's content."""
+    facts: dict[str, Any] = {
+        "num_frames": int(index.num_frames[i]),
+        "width": int(index.widths[i]),
+        "height": int(index.heights[i]),
+    }
+    facts |= {"path": str(index.paths[i]), "class": index.class_name(i)}
+    _add(tar, f"{i:09d}.json", json.dumps(facts).encode())
+    places = []
     for j in range(index.num_frames[i]):
         path = index.frame_path(i, j)
         with reading(path, index.remedy(i)):
             content = path.read_bytes()
-        yield f"{i:09d}.{j:05d}{path.suffix.lower()}", content
+        places.append((_add(tar, f"{i:09d}.{j:05d}{path.suffix.lower()}", content), len(content)))
+    return places
 
 
-def _places(path: Path, rows: range, index: FrameIndex) -> pa.Table:
-    """Where the frames of a shard lie, one row per video, from the headers of its members.
-
-    Raises:
-        InputError: it does not hold these rows of the index.
-    """
-    places: dict[int, list[tuple[int, int]]] = {i: [] for i in rows}  # row -> (offset, size) of each frame
-    with reading(path, _AGAIN), tarfile.open(path, "r:") as tar:
-        for member in tar:
-            found = _MEMBER.fullmatch(member.name)
-            if found is None or int(found[1]) not in places:
-                raise ValueError(f"{member.name} does not belong here")
-            if found[2] is not None:
-                places[int(found[1])].append((member.offset_data, member.size))
-            elif json.loads(tar.extractfile(member).read())["path"] != index.paths[int(found[1])]:  # type: ignore[union-attr]
-                raise ValueError(f"{member.name} is of another index")
-        if [len(places[i]) for i in rows] != index.num_frames[rows.start : rows.stop].tolist():
-            raise ValueError("a video has another number of frames than in the index")
-    part = index.subset(rows)
-    return pa.table(
-        {
-            "path": pa.array(part.paths.tolist(), pa.string()),
-            "class_id": part.class_ids,
-            "num_frames": part.num_frames,
-            "width": part.widths,
-            "height": part.heights,
-            "shard": pa.array([path.name] * len(rows), pa.string()),
-            "offsets": pa.array([[offset for offset, _ in places[i]] for i in rows], pa.large_list(pa.int64())),
-            "sizes": pa.array([[size for _, size in places[i]] for i in rows], pa.large_list(pa.int64())),
-        }
-    )
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    offset = tar.offset + BLOCK  # a name of so few letters takes one block
+    tar.addfile(header, io.BytesIO(content))
+    return offset
 
 
 class ShardIndex:
@@ -167,14 +145,12 @@ class ShardIndex:
                     "of all parts of one set in their order in data.shards."
                 )
             self.class_names, self.short_side = list(meta["class_names"]), meta["short_side"]
-            self._shards += [folder / name for name in table.column("shard").to_pylist()]
+            self._shards += [folder / f"shard-{k:06d}.tar" for k in table.column("shard").to_pylist()]
             tables.append(table.replace_schema_metadata(None))
         table = pa.concat_tables(tables)
-        self.paths = np.array(table.column("path").to_pylist(), dtype=np.dtypes.StringDType())
-        self.class_ids, self.num_frames, self.widths, self.heights = (
-            np.array(table.column(name).to_pylist(), dtype=np.int32)
-            for name in ("class_id", "num_frames", "width", "height")
-        )
+        self.paths = np.array(table.column("paths").to_pylist(), dtype=np.dtypes.StringDType())
+        names = ("class_ids", "num_frames", "widths", "heights")
+        self.class_ids, self.num_frames, self.widths, self.heights = (table.column(name).to_numpy() for name in names)
         self._starts = np.concatenate([[0], np.cumsum(self.num_frames, dtype=np.int64)])  # (n + 1,) into the next two
         self._offsets, self._sizes = (
             table.column(name).combine_chunks().flatten().to_numpy() for name in ("offsets", "sizes")

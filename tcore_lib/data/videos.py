@@ -1,6 +1,6 @@
 """Preparing what lies on disk for training: videos to folders of frames, and one index over everything.
 
-A finished video folder appears under its name in one step (a rename), so that it exists means that it is finished. A
+A finished video folder appears under its name in one step (a rename): that it exists means that it is finished. So a
 preparation may be killed at any moment, shared among machines (`--shard i/n`) and started again. Folders of frames and
 single images are indexed where they lie.
 """
@@ -16,10 +16,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -37,50 +37,37 @@ from tcore_lib.machine import cores
 
 JPEG_QUALITY = 95
 PATIENCE_S = 300  # that a worker may take for a file, and a second more for every 200 kB of it
-_BAD_COLUMNS = ("split", "class", "file", "reason")
+BAD_COLUMNS = ("split", "class", "file", "reason")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What the index says of one video; see `FrameIndex`."""
 
     num_frames: int
     width: int
     height: int
     bytes: int
-    numbered: bool = True
+    numbered: bool
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a call of `prepare` did.
+    """What a call of `prepare` did."""
 
-    Attributes:
-        index: the index file; it covers what all shards have finished so far.
-        videos: rows of the index.
-        done: videos finished by this call.
-        skipped: videos of this shard that were finished before.
-        bad: files of this split in bad_files.csv.
-        left_out: lines of left_out.csv: files that are no videos, rows of the annotations without a file, ...
-        complete: everything in the source is in the index or in bad_files.csv.
-        seconds: time this call took.
-    """
-
-    index: Path
-    videos: int
-    done: int
-    skipped: int
-    bad: int
-    left_out: int
-    complete: bool
-    seconds: float
+    index: Path  # the index file; it covers what all shards have finished so far
+    videos: int  # rows of the index
+    done: int  # finished by this call
+    skipped: int  # of this shard, finished before
+    bad: int  # files of this split in bad_files.csv
+    left_out: int  # lines of left_out.csv
+    complete: bool  # everything in the source is in the index or in bad_files.csv
+    seconds: float  # this call took
 
     def __str__(self) -> str:
         """One line for a person."""
-        root = self.index.parent
         return (
-            f"{self.index}: {self.videos} videos ({self.done} prepared now, {self.skipped} before), {self.bad} bad "
-            f"(see {root / 'bad_files.csv'}), {self.left_out} left out (see {root / 'left_out.csv'})"
+            f"{self.videos} videos in {self.index} ({self.done} prepared now, {self.skipped} before); {self.bad} bad files "
+            f"and {self.left_out} left out, see bad_files.csv and left_out.csv there"
             f"{'' if self.complete else '; other shards are not finished'}"
         )
 
@@ -91,17 +78,13 @@ def index_path(cfg: params.Data) -> Path:
 
 
 def prepare(
-    cfg: params.Data,
-    *,
-    source: str | Path | None = None,
-    shard: tuple[int, int] | None = None,
-    progress: bool = True,
+    cfg: params.Data, *, source: str | Path | None = None, shard: tuple[int, int] | None = None, progress: bool = True
 ) -> Prepared:
     """Prepare `cfg.source`, or continue doing so.
 
-    What is going to be used is printed before anything is written. Written under `<root>`: `frames/<split>/<class>/
-    <video>/00000.jpg ...`, `index-<split>.parquet`, `bad_files.csv` (files that cannot be used, with the reason),
-    `left_out.csv` (what is no video, with the reason) and `.prepare-<split>/`.
+    What is going to be used is printed before anything is written. Written under `<root>`:
+    `frames/<split>/<class>/<video>/00000.jpg ...` (of videos), `index-<split>.parquet`, `bad_files.csv` (what cannot be
+    used, with the reason), `left_out.csv` (what is no video, with the reason) and `.prepare-<split>/`.
 
     Args:
         cfg: the section `data` of a parameter file.
@@ -118,28 +101,52 @@ def prepare(
     if not 0 <= shard[0] < shard[1]:
         raise InputError(f"shard = {shard[0]}/{shard[1]} is not possible; shards of n are numbered 0 to n - 1.")
     found = find(cfg, Path(source) if source is not None else None)
+    if found.layout != "videos" and shard != (0, 1):
+        raise InputError(f"Folders of {found.layout} are indexed by one process; --shard is for videos.")
     if progress:
         print(found.summary(), flush=True)
-    if found.layout == "videos":
-        rows, bad, done, skipped = _extract_all(cfg, found, shard, progress)
-    elif shard == (0, 1):
-        tasks = ((item, examine, (item.path, found.layout, cfg.short_side)) for item in found.items)
-        rows, bad = _sorted_out(_run(tasks, len(found.items), worker_count(cfg), progress))
-        done, skipped = len(rows), 0
-    else:
-        raise InputError(f"Folders of {found.layout} are indexed by one process; --shard is for videos.")
-    files = {file for _, file, _ in bad}
-    complete = all(item.target in rows or str(item.path) in files for item in found.items)
-    root = params.resolve(cfg.root)
-    _write_csv(root / "bad_files.csv", _other_splits(root / "bad_files.csv", cfg.split, bad), _BAD_COLUMNS)
-    _write_csv(root / "left_out.csv", found.left_out, ("what", "reason"))
-    if not rows:
-        why = f"; {bad[0][1]}: {bad[0][2]}" if bad else ""
-        raise InputError(f"None of the files in {found.root} can be used{why}; see {root / 'bad_files.csv'}.")
-    index = _index(cfg, found, rows)
-    index.save(index_path(cfg))
-    seconds = time.monotonic() - started
-    return Prepared(index_path(cfg), len(index), done, skipped, len(bad), len(found.left_out), complete, seconds)
+    root, state = params.resolve(cfg.root), recipe_file(cfg).parent
+    name, frames = f"{shard[0]}-of-{shard[1]}", frames_folder(cfg)
+    with writable(root):
+        if found.layout == "videos":
+            _check_recipe(cfg)
+        with _only_one(state / f"{name}.lock"):
+            scratch = state / f"unfinished-{name}"
+            shutil.rmtree(scratch, ignore_errors=True)  # of a killed call
+            mine = found.items[shard[0] :: shard[1]]
+            tasks: Iterator[Task]
+            if found.layout == "videos":
+                todo = [item for item in mine if not (frames / item.target).is_dir()]
+                tasks = ((item, extract, (item.path, frames / item.target, scratch, cfg)) for item in todo)
+            else:
+                todo = mine
+                tasks = ((item, examine, (item.path, found.layout, cfg.short_side)) for item in todo)
+            results = dict(_run(tasks, len(todo), worker_count(cfg), progress))
+            shutil.rmtree(scratch, ignore_errors=True)
+            reasons = {item: result for item, result in results.items() if isinstance(result, str)}
+            noted = [(cfg.split, item.class_name, str(item.path), reason) for item, reason in reasons.items()]
+            _write_csv(state / f"bad-{name}.csv", noted)
+        rows = {item.target: result for item, result in results.items() if isinstance(result, Row)}
+        rows |= _finished(frames, state / "bad-folders.csv", cfg.split) if found.layout == "videos" else {}
+        bad = _bad_files(root, cfg.split, found, rows)
+        _write_csv(root / "bad_files.csv", [BAD_COLUMNS, *bad])
+        _write_csv(root / "left_out.csv", [("what", "reason"), *found.left_out])
+        bad = [line for line in bad if line[0] == cfg.split]
+        if not rows:
+            first = f"; {bad[0][3]}" if bad else ""
+            raise InputError(f"None of the files in {found.root} can be used{first} See {root / 'bad_files.csv'}.")
+        _index(cfg, found, rows).save(index_path(cfg))
+    unusable = {line[2] for line in bad}
+    return Prepared(
+        index=index_path(cfg),
+        videos=len(rows),
+        done=len(results) - len(reasons),
+        skipped=len(mine) - len(todo),
+        bad=len(bad),
+        left_out=len(found.left_out),
+        complete=all(item.target in rows or str(item.path) in unusable for item in found.items),
+        seconds=time.monotonic() - started,
+    )
 
 
 def prepare_command(
@@ -204,16 +211,21 @@ def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
         InputError: the video cannot be used.
         OSError: the disk is full.
     """
-
-    def to_jpeg(image: np.ndarray) -> tuple[bytes, int, int]:
-        return encode(image), image.shape[1], image.shape[0]
-
-    frames = decode.keep_frames(video, cfg.num_frames, cfg.fps, cfg.short_side, to_jpeg)
-    with _appearing(folder, scratch) as part:
-        for number, (data, _, _) in enumerate(frames):
+    frames = decode.keep_frames(video, cfg.num_frames, cfg.fps, cfg.short_side, encode)
+    part = scratch / uuid.uuid4().hex
+    try:
+        part.mkdir(parents=True)
+        for number, data in enumerate(frames):
             (part / f"{number:05d}.jpg").write_bytes(data)
-    _, width, height = frames[0]
-    return Row(len(frames), width, height, sum(len(data) for data, _, _ in frames))
+        row = finished_row(part)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(part, folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was quicker
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return row
 
 
 def encode(image: np.ndarray) -> bytes:
@@ -223,24 +235,7 @@ def encode(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-@contextmanager
-def _appearing(folder: Path, scratch: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` in one step; on failure it is removed."""
-    part = scratch / uuid.uuid4().hex
-    try:
-        part.mkdir(parents=True)
-        yield part
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.rename(part, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was quicker
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _finished_row(folder: Path) -> Row:
+def finished_row(folder: Path) -> Row:
     """The row of a finished folder, from its listing and the header of one frame.
 
     Raises:
@@ -251,7 +246,7 @@ def _finished_row(folder: Path) -> Row:
     remedy = f"remove {folder}, which `tcore prepare` wrote, and run it again: it makes that video anew"
     if not sizes or not all(sizes.values()):
         raise InputError(f"{folder} holds an empty file or none; {remedy}.")
-    return Row(len(sizes), *images.size_of(folder / "00000.jpg", remedy), sum(sizes.values()))
+    return Row(len(sizes), *images.size_of(folder / "00000.jpg", remedy), sum(sizes.values()), True)
 
 
 def examine(path: Path, layout: str, short_side: int) -> Row:
@@ -260,8 +255,7 @@ def examine(path: Path, layout: str, short_side: int) -> Row:
     Raises:
         InputError: it cannot be used.
     """
-    names = [path.name] if layout == "images" else images.frame_names(path)
-    folder = path.parent if layout == "images" else path
+    folder, names = (path.parent, [path.name]) if layout == "images" else (path, images.frame_names(path))
     sizes = {images.size_of(folder / name) for name in names}
     if len(sizes) > 1:
         shown = ", ".join(f"{w}x{h}" for w, h in sorted(sizes)[:3])
@@ -273,45 +267,8 @@ def examine(path: Path, layout: str, short_side: int) -> Row:
 
 # ---------------------------------------------------------------------------------------------- all of them
 
+
 Task = tuple[Item, Callable[..., Row], tuple[Any, ...]]
-BadFile = tuple[str, str, str]  # class, file, reason
-
-
-def _extract_all(
-    cfg: params.Data, found: Source, shard: tuple[int, int], progress: bool
-) -> tuple[dict[str, Row], list[BadFile], int, int]:
-    """Extract the videos of this shard that are not there yet.
-
-    Returns:
-        The rows of all finished folders, the bad files of all shards, how many were done now and how many before.
-    """
-    frames, state = frames_folder(cfg), recipe_file(cfg).parent
-    name = f"{shard[0]}-of-{shard[1]}"
-    with writable(state):
-        _check_recipe(cfg)
-        with _only_one(state / f"{name}.lock"):
-            scratch = state / f"unfinished-{name}"
-            shutil.rmtree(scratch, ignore_errors=True)  # of a killed call
-            mine = found.items[shard[0] :: shard[1]]
-            todo = [item for item in mine if not (frames / item.target).is_dir()]
-            tasks = ((item, extract, (item.path, frames / item.target, scratch, cfg)) for item in todo)
-            rows, bad = _sorted_out(_run(tasks, len(todo), worker_count(cfg), progress))
-            _write_csv(state / f"bad-{name}.csv", bad)
-            shutil.rmtree(scratch, ignore_errors=True)
-        every, damaged = _all_finished(cfg, rows)
-        bad = _bad_of_all_shards(state, frames, found) + damaged
-    return every, bad, len(rows), len(mine) - len(todo)
-
-
-def _sorted_out(results: Iterator[tuple[Item, Row | str]]) -> tuple[dict[str, Row], list[BadFile]]:
-    rows: dict[str, Row] = {}
-    bad: list[BadFile] = []
-    for item, result in results:
-        if isinstance(result, Row):
-            rows[item.target] = result
-        else:
-            bad.append((item.class_name, str(item.path), result))
-    return rows, sorted(bad)
 
 
 def _run(tasks: Iterable[Task], total: int, workers: int, progress: bool) -> Iterator[tuple[Item, Row | str]]:
@@ -320,7 +277,7 @@ def _run(tasks: Iterable[Task], total: int, workers: int, progress: bool) -> Ite
     A decoder that dies or hangs costs the file it was given. A few tasks per worker are under way at a time.
     """
     pending: dict[Future[Row], Item] = {}
-    count = bad = 0
+    bad = 0
     # Forking a process that has threads (Jupyter, torch) may deadlock.
     pool = ProcessPool(max_workers=workers, context=multiprocessing.get_context("spawn"))
     bar = tqdm(total=total, unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not total)
@@ -329,8 +286,8 @@ def _run(tasks: Iterable[Task], total: int, workers: int, progress: bool) -> Ite
             while pending and (task is None or len(pending) >= 4 * workers):
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     item = pending.pop(future)
-                    result = _result(future, item)
-                    count, bad = count + 1, bad + isinstance(result, str)
+                    result = _result(future, item.path)
+                    bad += isinstance(result, str)
                     bar.set_postfix(bad=bad, refresh=False)
                     bar.update()
                     yield item, result
@@ -344,15 +301,15 @@ def _run(tasks: Iterable[Task], total: int, workers: int, progress: bool) -> Ite
         pool.join()
 
 
-def _result(future: "Future[Row]", item: Item) -> Row | str:
+def _result(future: "Future[Row]", path: Path) -> Row | str:
     try:
         return future.result()
     except InputError as error:
         return str(error)
     except ProcessExpired as error:
-        return f"{item.path} cannot be read (the decoding process died with code {error.exitcode}); {decode.REMEDY}."
+        return f"{path} cannot be read (the decoding process died with code {error.exitcode}); {decode.REMEDY}."
     except TimeoutError:
-        return f"{item.path} cannot be read (it took longer than {_patience(item.path):.0f} s); {decode.REMEDY}."
+        return f"{path} cannot be read (it took longer than {_patience(path):.0f} s); {decode.REMEDY}."
 
 
 def _patience(path: Path) -> float:
@@ -364,11 +321,19 @@ def worker_count(cfg: params.Data) -> int:
     return cfg.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-# ---------------------------------------------------------------------------------------------- what was made before
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """One process for each shard."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(f"Another process is preparing this shard ({lock}); wait for it.") from error
 
 
 def _recipe(cfg: params.Data) -> dict[str, Any]:
-    """What the frames depend on."""
+    """What the frames of videos depend on."""
     return {name: getattr(cfg, name) for name in ("num_frames", "fps", "short_side")} | {"layout": "videos"}
 
 
@@ -384,58 +349,35 @@ def _check_recipe(cfg: params.Data) -> None:
         write_json(known, _recipe(cfg))
     earlier = read_json(known, "choose another data.root")
     for key, value in _recipe(cfg).items():
-        if not isinstance(earlier, dict) or earlier.get(key) != value:
-            before = earlier.get(key) if isinstance(earlier, dict) else earlier
+        before = earlier.get(key) if isinstance(earlier, dict) else None
+        if before != value:
             raise InputError(
-                f"{frames.parent.parent} was prepared with data.{key} = {before!r}, not {value!r}; "
-                "choose another data.root, or the same value."
+                f"{frames} was prepared with data.{key} = {before!r}, not {value!r}; choose another data.root, or that value."
             )
 
 
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """One process for each shard."""
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(f"Another process is preparing this shard ({lock}); wait for it.") from error
-
-
-def _all_finished(cfg: params.Data, rows: dict[str, Row]) -> tuple[dict[str, Row], list[BadFile]]:
-    """Rows of every finished folder, whichever shard or call made it, and the folders that are damaged.
-
-    Args:
-        cfg: where they are.
-        rows: those known already; they and those of an earlier index are not looked at again.
-    """
-    frames, known = frames_folder(cfg), dict(rows)
-    with suppress(InputError):  # no index yet, or a damaged one: the folders say all
-        index = FrameIndex.load(index_path(cfg))
-        columns = (column.tolist() for column in (index.num_frames, index.widths, index.heights, index.bytes))
-        for target, *values in zip(index.paths.tolist(), *columns, strict=True):
-            known.setdefault(target, Row(*values))
-    every: dict[str, Row] = {}
-    damaged: list[BadFile] = []
+def _finished(frames: Path, damaged: Path, split: str) -> dict[str, Row]:
+    """Rows of every finished folder, whichever shard or call made it; the `damaged` ones are listed in that file."""
+    rows: dict[str, Row] = {}
+    bad: list[tuple[str, ...]] = []
     for group in sorted(frames.iterdir()) if frames.is_dir() else ():
         for folder in sorted(group.iterdir()) if group.is_dir() else ():
-            target = f"{group.name}/{folder.name}"
             try:
-                every[target] = known.get(target) or _finished_row(folder)
-            except (InputError, OSError) as error:
-                damaged.append((group.name, str(folder), str(error)))
-    return every, damaged
+                rows[f"{group.name}/{folder.name}"] = finished_row(folder)
+            except (InputError, NotADirectoryError) as error:
+                bad.append((split, group.name, str(folder), str(error)))
+    _write_csv(damaged, bad)
+    return rows
 
 
-def _bad_of_all_shards(state: Path, frames: Path, found: Source) -> list[BadFile]:
-    """Bad files that any call noted, without those that are finished or gone by now."""
-    items = {str(item.path): item for item in found.items}
-    bad: dict[str, BadFile] = {}
-    for path in sorted(state.glob("bad-*-of-*.csv"), key=lambda path: path.stat().st_mtime):
-        for row in _read_csv(path):
-            item = items.get(row[1]) if len(row) == 3 else None
-            if item is not None and not (frames / item.target).is_dir():
-                bad[row[1]] = (row[0], row[1], row[2])
+def _bad_files(root: Path, split: str, found: Source, rows: dict[str, Row]) -> list[tuple[str, ...]]:
+    """What the shards of all splits noted, without what is finished or gone by now."""
+    unfinished = {str(item.path) for item in found.items if item.target not in rows}
+    bad: dict[str, tuple[str, ...]] = {}
+    for path in sorted(root.glob(".prepare-*/bad-*.csv"), key=lambda path: path.stat().st_mtime):
+        for line in _read_csv(path):
+            if len(line) == 4 and (line[0] != split or line[2] in unfinished or path.stem == "bad-folders"):
+                bad[line[2]] = tuple(line)
     return sorted(bad.values())
 
 
@@ -444,8 +386,9 @@ def _index(cfg: params.Data, found: Source, rows: dict[str, Row]) -> FrameIndex:
     class_of = [target.split("/")[0] for target in targets]
     class_names = found.class_names + sorted(set(class_of) - set(found.class_names))
     number = {name: k for k, name in enumerate(class_names)}
-    names = ("num_frames", "width", "height", "bytes", "numbered")
-    num_frames, widths, heights, sizes, numbered = ([getattr(rows[t], name) for t in targets] for name in names)
+    num_frames, widths, heights, sizes, numbered = map(
+        np.array, zip(*(rows[target] for target in targets), strict=True)
+    )
     extracted = found.layout == "videos"
     paths = {item.target: os.path.relpath(item.path, found.root) for item in found.items}
     return FrameIndex(
@@ -453,33 +396,25 @@ def _index(cfg: params.Data, found: Source, rows: dict[str, Row]) -> FrameIndex:
         paths=np.array([t if extracted else paths[t] for t in targets], dtype=np.dtypes.StringDType()),
         class_ids=np.array([number[name] for name in class_of]),
         class_names=class_names,
-        num_frames=np.array(num_frames),
-        widths=np.array(widths),
-        heights=np.array(heights),
-        bytes=np.array(sizes),
-        numbered=np.array(numbered),
+        num_frames=num_frames,
+        widths=widths,
+        heights=heights,
+        bytes=sizes,
+        numbered=numbered,
         kind="images" if found.layout == "images" else "frames",
         short_side=cfg.short_side,
         settings=_recipe(cfg) if extracted else {"layout": found.layout, "source": str(found.root.absolute())},
     )
 
 
-def _other_splits(path: Path, split: str, bad: list[BadFile]) -> list[tuple[str, ...]]:
-    """Lines of bad_files.csv: those of other splits stay."""
-    others = [tuple(row) for row in _read_csv(path) if len(row) == 4 and row[0] not in ("split", split)]
-    return [*others, *((split, *row) for row in bad)]
-
-
 def _read_csv(path: Path) -> list[list[str]]:
-    if not path.exists():
-        return []
     with open(path, encoding="utf-8-sig", newline="", errors="replace") as stream:
         return list(csv.reader(stream))
 
 
-def _write_csv(path: Path, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+def _write_csv(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
     ):
-        csv.writer(stream).writerows([header, *rows] if header else rows)
+        csv.writer(stream).writerows(rows)
