@@ -80,9 +80,7 @@ class Data(Section):
 
     source: str = Field("synthetic", description="`synthetic`, or a folder of videos, frame folders or images")
     layout: Literal["auto", "videos", "frames", "images"] = Field("auto", description="what `source` holds")
-    annotations: str | None = Field(
-        None, description="official CSV (label, youtube_id, time_start, time_end, split)"
-    )
+    annotations: str | None = Field(None, description="official CSV (label, youtube_id, time_start, time_end, split)")
     root: str = Field(
         "data/run", description="folder the prepared frames, index and synthetic benchmarks are written to"
     )
@@ -462,36 +460,38 @@ PATHS = (
     "checkpoint.model", "davis.root", "jhmdb.root", "vip.root",
 )  # fmt: skip
 
-# Settings of earlier versions -> (their default, why they went). In what an earlier version wrote (checkpoints, results) they
-# are passed over where they have that default.
-REMOVED: dict[str, tuple[Any, str]] = {
-    "data.direct": (False, "videos are always prepared first"),
-    "data.jpeg_quality": (95, "kept frames have quality 95"),
-    "davis.long_memory": ([0], "frame 0 always votes besides"),
-    "jhmdb.long_memory": ([0], "frame 0 always votes besides"),
-    "jhmdb.upsampling": ("linear", "joints are scored on the grid: nothing is upsampled"),
-    "vip.long_memory": ([0], "frame 0 always votes besides"),
-    "pretrain.loss.koleo_scope": ("rank", "KoLeo looks for neighbours among a rank's samples"),
-    "pretrain.loop.tensorboard": (False, "pretrain.loop.tracker: tensorboard says it"),
+# Settings of earlier versions, and why they went.
+REMOVED = {
+    "data.direct": "videos are always prepared first",
+    "data.jpeg_quality": "kept frames have quality 95",
+    "davis.long_memory": "frame 0 always votes besides",
+    "jhmdb.long_memory": "frame 0 always votes besides",
+    "jhmdb.upsampling": "joints are scored on the grid: nothing is upsampled",
+    "vip.long_memory": "frame 0 always votes besides",
+    "pretrain.loss.koleo_scope": "KoLeo looks for neighbours among a rank's samples",
+    "pretrain.loop.tensorboard": "pretrain.loop.tracker: tensorboard says it",
 }
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-CHECKOUT = Path(__file__).absolute().parents[1]  # where this library's own notebooks are, unless it was installed without them
+CHECKOUT = (
+    Path(__file__).absolute().parents[1]
+)  # where this library's own notebooks are, unless it was installed without them
 
 
 def _project() -> Path | None:
+    """The checkout: the nearest folder upwards that holds `notebooks/` and `params/`, else the one this library lies in."""
     here = Path.cwd()
-    folders = (here, *here.parents, CHECKOUT)
+    folders = (here, *here.parents, Path(__file__).parents[1])
     return next(
         (folder for folder in folders if (folder / "notebooks").is_dir() and (folder / "params").is_dir()), None
     )
 
 
 def project_root() -> Path:
-    """The nearest folder upwards that holds `notebooks/` and `params/`; else the library's checkout; else the working folder."""
+    """The checkout that the working folder is in, else the one this library lies in, else the working folder."""
     return _project() or Path.cwd()
 
 
@@ -624,19 +624,6 @@ def parse(sections: dict[str, Any], origin: str) -> Params:
         InputError: everything that is wrong, each in one sentence.
     """
     return checked(Params, sections, origin)
-
-
-def parse_stored(sections: dict[str, Any], origin: str) -> Params:
-    """`parse` of what this library once wrote: settings `REMOVED` since are passed over where they had their default."""
-    sections = deepcopy(sections)
-    for name, (default, _) in REMOVED.items():
-        *above, last = name.split(".")
-        place: Any = sections
-        for part in above:
-            place = place.get(part, {}) if isinstance(place, dict) else {}
-        if isinstance(place, dict) and last in place and place[last] == default:
-            del place[last]
-    return parse(sections, origin)
 
 
 def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
@@ -826,7 +813,7 @@ def _sentence(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     key = ".".join(_shown(str(part)) for part in item["loc"]) or "the file"
     value = _shown(repr(item["input"]))
     if item["type"] == "extra_forbidden" and key in REMOVED:
-        return f"the key {key} (value {value}) was removed, because {REMOVED[key][1]}; delete that line."
+        return f"the key {key} (value {value}) was removed, because {REMOVED[key]}; delete that line."
     if item["type"] == "extra_forbidden":
         known = _keys_at(schema, item["loc"][:-1])
         return f"the key {key} (value {value}) does not exist{_meant(str(item['loc'][-1]), known)}"

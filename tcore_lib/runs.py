@@ -266,7 +266,7 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
     source = params.data.source
     if _PREP in stages and source != "synthetic" and not resolve(source).exists():
         found.append(
-            f"data.source = {source} is not there ({resolve(source)}); put the training videos there or name their folder "
+            f"data.source = {resolve(source)} is not there; put the training videos there or name their folder "
             "(Kinetics-400: tcore fetch kinetics400 says how)."
         )
     for stage, name in zip(_EVALUATIONS, BENCHMARKS, strict=True):
@@ -276,7 +276,7 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
         root, (listed, dataset) = resolve(section.root), _LAYOUT[name]
         if not (root / listed.format(split=section.split)).exists():
             found.append(
-                f"{name}.root = {section.root} has no {listed.format(split=section.split)} ({root}); run tcore fetch {dataset} "
+                f"{name}.root = {root} has no {listed.format(split=section.split)}; run tcore fetch {dataset} "
                 f"--root {shlex.quote(str(root))}, or set {name}.root, or {name}.enabled: false."
             )
     if any(stage in stages for stage in ("02_checkpoint_inspection", *_EVALUATIONS)):
@@ -284,7 +284,7 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
             found += _encoder_problem(f"checkpoint.encoders.{name}", value, params, stages)
     model = params.checkpoint.model
     if model is not None and not resolve(model).exists():
-        found.append(f"checkpoint.model = {model} is not there ({resolve(model)}); correct the path.")
+        found.append(f"checkpoint.model = {resolve(model)} is not there; correct the path.")
     return found
 
 
@@ -321,7 +321,7 @@ def _encoder_problem(key: str, value: str, params: Params, stages: Sequence[str]
     if value in ("random", "pixels", *fetch.CHECKPOINTS) or value.startswith("timm:") or resolve(value).exists():
         return []
     known = ", ".join(("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME"))
-    return [f"{key} = {value} is no file or folder ({resolve(value)}); correct the path, or take one of {known}."]
+    return [f"{key} = {value} is no file or folder; correct the path, or take one of {known}."]
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
