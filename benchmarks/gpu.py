@@ -51,7 +51,7 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encode
 from tcore_lib.model.export import export
 from tcore_lib.model.weights import OURS, write_safetensors
 from tcore_lib.scenes import synthetic
-from tcore_lib.training import forecast as planner
+from tcore_lib.training.forecast import forecast
 from tcore_lib.training.loop import loader, pretrain, worker_count
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
@@ -147,7 +147,7 @@ def load(bench: Bench) -> None:
         batch = next(iter(loader(settings, index, Place(), bench.device, 0, 1)))
         for _ in range(2 if bench.tiny else 10):
             with meter("views"):
-                trainer.views(batch.frames, batch.views, batch.plan)
+                trainer.views(batch.frames, batch.views, batch.draws.masks)
         rate = len(batch.frames) / min(meter.seconds["views"])
         figures["samples_per_second"]["views on the device"] = round(rate, 1)
         bench.write("loader", figures)
@@ -250,7 +250,8 @@ def seconds_per_step(bench: Bench, index: Videos) -> float:
         figures = files.read_json(measured).get("vit_small", {})
         if "samples_per_second" in figures:
             return figures["batch_size"] / figures["samples_per_second"]
-    return planner.forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0).seconds
+    cost = forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0)
+    return float(cost.batch_size / cost.samples_per_second)
 
 
 def real_clips(benchmark: str = "davis") -> Path | None:

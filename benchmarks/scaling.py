@@ -22,7 +22,7 @@ from step import random_views
 from tcore_lib import files, params, runs
 from tcore_lib.data.sandwich import counters
 from tcore_lib.machine import Meter, joined, place_of
-from tcore_lib.training.draws import draw_plan
+from tcore_lib.training.draws import draw
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
@@ -43,11 +43,11 @@ def child(steps: int) -> None:
         for step in range(steps + 2):
             (own,) = counters(step, loop["batch_size"], place.rank, place.world, 1)
             hyper = Schedules(pretrain).at(step)
-            plan = draw_plan(pretrain, 0, step, own, hyper)
+            draws = draw(pretrain, 0, step, own, hyper)
             local = pretrain.model_copy(update={"loop": pretrain.loop.model_copy(update={"batch_size": PER_RANK})})
-            views = random_views(local, CPU, torch.float32, len(plan.crops))
+            views = random_views(local, CPU, torch.float32, len(draws.crops))
             with meter("step"):
-                trainer.step([(views, plan)], hyper)
+                trainer.step([(views, draws)], hyper)
         gradients = torch.cat([p.grad.flatten() for m in trainer.model.trained().values() for p in m.parameters()])
         if place.world > 1:
             for _ in range(10):

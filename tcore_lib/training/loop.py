@@ -340,12 +340,13 @@ class Log:
 
     def __init__(self, output: Path, step: int, params: Params) -> None:
         self.path = output / LOG_NAME
-        kept = read_log(self.path) if step else pd.DataFrame()
-        kept = kept[kept["step"] <= step] if len(kept) else kept
+        log = read_log(self.path) if step else pd.DataFrame()
+        kept = int((log["step"] <= step).sum()) if len(log) else 0
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[: kept + 1] if kept else []
         with writable(self.path):
             output.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(kept.to_csv(index=False, lineterminator="\n") if len(kept) else "", encoding="utf-8")
-        self.columns = list(kept)
+            self.path.write_text("".join(lines), encoding="utf-8")
+        self.columns = lines[0].strip().split(",") if lines else []
         self._track, self._close = tracker(params, output, step)
 
     def append(self, row: Row) -> None:
@@ -399,7 +400,7 @@ def read_log(path: str | Path) -> pd.DataFrame:
         complete = text[: text.rfind("\n") + 1]  # a last line cut off by a crash is left out
         if not complete:
             return pd.DataFrame()
-        log = pd.read_csv(io.StringIO(complete), float_precision="round_trip", dtype=float)
+        log = pd.read_csv(io.StringIO(complete), dtype=float)
         return log.astype({"step": int, "samples": int})
 
 
