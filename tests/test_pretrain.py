@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -387,6 +388,44 @@ def test_a_signal_leaves_a_checkpoint_and_a_sentence(tmp_path: Path, number: sig
     step = newest(tmp_path)["step"]
     assert f"Stopped at step {step} of 20000 by {number.name}" in (tmp_path / "printed.txt").read_text()
     assert read_log(tmp_path / "log.csv")["step"].iloc[-1] == step
+
+
+def _to_the_end(folder: str) -> None:
+    torch.set_num_threads(1)
+    settings = tiny(optimiser={"epochs": 15.0}, loop={"checkpoint_every": 3})
+    loop.pretrain(settings, Pictures(), folder, progress=False)
+
+
+def test_kills_at_any_moment_change_nothing(tmp_path: Path) -> None:
+    """kill -9 at random moments, and the same call again: at last the weights, optimiser and log of an undisturbed run.
+
+    Three kills, or as many as TCORE_SOAK_MOMENTS says.
+    """
+    _to_the_end(str(tmp_path / "whole"))
+    rng, kills, wanted = np.random.default_rng(5), 0, int(os.environ.get("TCORE_SOAK_MOMENTS", "3"))
+    for _ in range(10 * wanted):
+        child = CHILDREN.Process(target=_to_the_end, args=(str(tmp_path / "killed"),))
+        before = len(read_log(tmp_path / "killed" / "log.csv"))
+        child.start()
+        while child.is_alive() and len(read_log(tmp_path / "killed" / "log.csv")) == before:
+            time.sleep(0.02)
+        child.join(rng.uniform(0, 1.0))
+        kills += child.is_alive()
+        child.kill()
+        child.join(60)
+        if child.exitcode == 0:  # it was through: compare, and begin anew
+            one, other = newest(tmp_path / "whole"), newest(tmp_path / "killed")
+            for part in ("step", "student", "teacher", "auxiliary", "centres", "optimiser"):
+                assert_same(one[part], other[part], part)
+            whole, log = (read_log(tmp_path / name / "log.csv") for name in ("whole", "killed"))
+            same = [name for name in whole if name not in NOT_COMPUTED]
+            pd.testing.assert_frame_equal(whole[same], log[same], check_exact=True)
+            leftovers = [path.name for path in (tmp_path / "killed").rglob(".*") if path.name != ".training.lock"]
+            assert not leftovers
+            if kills >= wanted:
+                return
+            shutil.rmtree(tmp_path / "killed")
+    pytest.fail(f"{kills} kills, and no run came to its end")
 
 
 def test_what_cannot_work_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
