@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,7 +218,7 @@ def test_a_loader_process_that_dies_is_reported_with_its_cause(tmp_path: Path) -
     with pytest.raises(InputError) as caught:
         train(tmp_path, 6, index=Mortal(8), loop={"workers": 1})
     message = str(caught.value)
-    assert message.startswith("A process that loads data was killed by SIGKILL")
+    assert message.startswith("A process that loads data died (DataLoader worker")
     assert "lower pretrain.loop.workers" in message
     assert train(tmp_path, 6, index=Pictures(8))["step"].iloc[-1] == 6
 
@@ -230,28 +229,7 @@ def test_an_error_of_the_loader_that_is_a_bug_keeps_its_traceback() -> None:
         yield
 
     with pytest.raises(RuntimeError, match="a bug"):
-        list(batches.micro_batches(broken()))  # type: ignore[arg-type]
-
-
-def test_told_to_end_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """SIGTERM in any command unwinds it as Ctrl-C does."""
-    before = signal.getsignal(signal.SIGTERM)
-    started_with = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-
-    def work(number: str) -> int:
-        os.kill(os.getpid(), int(number))
-        threading.Event().wait(20)
-        return 0
-
-    monkeypatch.setattr("tcore_lib.training.parity.run", work)
-    for number, code, words in (
-        (signal.SIGTERM, 143, "told to end"),
-        (signal.SIGINT, 130, "interrupted"),
-    ):
-        assert main(["parity", str(int(number))]) == code
-        assert capsys.readouterr().err == f"tcore_lib: {words}; the same command continues from what is finished.\n"
-    assert signal.getsignal(signal.SIGTERM) is before
-    signal.signal(signal.SIGINT, started_with)
+        list(pretrain.micro_batches(broken()))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------- two at once
