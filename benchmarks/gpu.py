@@ -43,10 +43,10 @@ from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sandwich import Videos
 from tcore_lib.data.shards import ShardIndex, write_shards
-from tcore_lib.evaluation import clips as clipfiles
+from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import summarise
-from tcore_lib.machine import Meter, Place
+from tcore_lib.machine import Meter, Place, cores
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.model.export import export
 from tcore_lib.model.weights import OURS, write_safetensors
@@ -60,6 +60,7 @@ ROOT = Path(__file__).parents[1]
 SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real clips, where they are at hand
 SHARE = {"step": 0.33, "end_to_end": 0.3, "propagation": 0.55, "loader": 0.25, "train": 1.0}  # of the time left
 BATCH = {"vit_small": 256, "vit_base": 128}  # the plain step holds all logits
+ROWS = {"vit_small": "k400_vits16_400ep", "vit_base": "k400_vitb16_200ep"}
 PIECE = 15_000_000  # bytes
 SMALL_VIDEO: dict[str, Any] = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6}
 TINY: dict[str, Any] = {
@@ -80,7 +81,7 @@ class Bench:
 
     def settings(self, arch: str, **loop: Any) -> params.Params:
         """The K400 row with another encoder and loop; tiny on request."""
-        sections: dict[str, Any] = {"encoder": {"arch": arch}} if not self.tiny else {**TINY}
+        sections: dict[str, Any] = {**TINY} if self.tiny else {"encoder": {"arch": arch}}
         batch = 4 if self.tiny else BATCH[arch]
         sections["loop"] = {"batch_size": batch, "log_every": 1 if self.tiny else 10, "compile": True} | loop
         return params.parse({"pretrain": sections, "run": {"device": str(self.device)}}, "benchmarks/gpu.py")
@@ -95,62 +96,44 @@ class Bench:
         files.write_json(self.output / f"{part}.json", figures | {"provenance": origin})
         print(part, figures, flush=True)
 
+    def call(self, script: str, *words: str) -> str:
+        """Run another benchmark on this device. Returns its errors; empty where it ended well."""
+        command = [sys.executable, str(ROOT / "benchmarks" / script), "--device", self.device.type, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        print(done.stdout[-3000:], flush=True)
+        return done.stderr[-1500:] if done.returncode else ""
+
+
+# ---- the parts ------------------------------------------------------------------------------------------------------
+
 
 def step(bench: Bench) -> None:
     """The step, compiled and not, against the plain way, by benchmarks/step.py."""
-    runs_of = {arch: ["--arch", arch, "--batch", str(batch), "--compile"] for arch, batch in BATCH.items()}
+    wanted = {arch: ["--arch", arch, "--batch", str(batch), "--compile"] for arch, batch in BATCH.items()}
     if bench.tiny:
-        tiny = ["--arch", "vit_tiny", "--batch", "2", "--prototypes", "128", "--rounds", "1", "--threads", "1"]
-        runs_of = {"vit_small": tiny}
+        wanted = {
+            "vit_small": [
+                "--arch",
+                "vit_tiny",
+                "--batch",
+                "2",
+                "--prototypes",
+                "128",
+                "--rounds",
+                "1",
+                "--threads",
+                "1",
+            ]
+        }
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, words in runs_of.items():
+        for name, words in wanted.items():
             path = Path(folder) / f"{name}.json"
-            command = [sys.executable, str(ROOT / "benchmarks" / "step.py"), "--device", bench.device.type]
-            command += ["--profile", str(bench.output / f"profile-{name}.txt")]
-            done = subprocess.run(
-                [*command, *words, "--output", str(path)], capture_output=True, text=True, check=False
-            )
-            figures[name] = files.read_json(path) if path.exists() else {"failed": done.stderr[-1500:]}
+            profile = str(bench.output / f"profile-{name}.txt")
+            failed = bench.call("step.py", *words, "--profile", profile, "--output", str(path))
+            figures[name] = {"failed": failed} if failed else files.read_json(path)
             figures[name].pop("provenance", None)
             bench.write("step", figures)
-
-
-def rate_of_loader(bench: Bench, index: Videos, workers: int) -> float:
-    """Samples per second that come out of a loader with that many processes, after its first batches."""
-    settings = bench.settings("vit_small", workers=workers)
-    size = settings.pretrain.loop.batch_size
-    warm, counted = max(2, 4 * workers), max(4, 4 * workers)  # what stands ready does not count
-    batches = iter(loader(settings, index, Place(), bench.device, 0, warm + counted))
-    for _ in islice(batches, warm):
-        pass
-    start = time.perf_counter()
-    number = sum(1 for _ in batches)
-    return number * size / (time.perf_counter() - start)
-
-
-def load(bench: Bench) -> None:
-    """Loader processes and views, each by itself."""
-    cores = len(os.sched_getaffinity(0))
-    counts = [0, 1] if bench.tiny else [worker_count(None, bench.device, Place())]
-    figures: dict[str, Any] = {"cores": cores, "samples_per_second": {}}
-    with tempfile.TemporaryDirectory() as folder:
-        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
-        write_shards(index, Path(folder) / "shards", videos_per_shard=16, progress=False)
-        for workers in counts:
-            for kind, source in (("frames", index), ("shards", ShardIndex([Path(folder) / "shards"]))):
-                rate = rate_of_loader(bench, source, workers)
-                figures["samples_per_second"][f"{kind}, {workers} workers"] = round(rate, 1)
-                bench.write("loader", figures)
-        settings = bench.settings("vit_small", workers=0)
-        trainer, meter = Trainer(settings.pretrain, 0, bench.device), Meter(bench.device)
-        batch = next(iter(loader(settings, index, Place(), bench.device, 0, 1)))
-        for _ in range(2 if bench.tiny else 10):
-            with meter("views"):
-                trainer.views(batch.frames, batch.views, batch.draws.masks)
-        rate = len(batch.frames) / min(meter.seconds["views"])
-        figures["samples_per_second"]["views on the device"] = round(rate, 1)
-        bench.write("loader", figures)
 
 
 def end_to_end(bench: Bench) -> None:
@@ -165,75 +148,96 @@ def end_to_end(bench: Bench) -> None:
             settings = bench.settings(arch, max_steps=steps, checkpoint_every=10**6)
             log = pretrain(settings, index, Path(folder) / arch, progress=False)
             rates = log["samples_per_second"].iloc[len(log) // 3 :]
+            row = params.load(ROOT / "params" / f"{ROWS[arch]}.yaml").pretrain  # the paper's Kinetics row
+            samples = Schedules(row).steps * row.loop.batch_size
             figures[arch] = {
                 "samples_per_second": round(float(rates.median()), 1),
                 "lowest_and_highest": [round(float(rates.min()), 1), round(float(rates.max()), 1)],
                 "peak_memory_gb": round(float(log["peak_memory_gb"].iloc[-1]), 2),
                 "steps": steps,
                 "batch_size": settings.pretrain.loop.batch_size,
-                "hours_of_the_k400_row_at_that_rate": round(samples_of_row(arch) / float(rates.median()) / 3600, 1),
+                "hours_of_the_k400_row_at_that_rate": round(samples / float(rates.median()) / 3600, 1),
             }
             bench.write("end_to_end", figures)
 
 
-def samples_of_row(arch: str) -> int:
-    """Samples that the paper's Kinetics row of an encoder trains on."""
-    name = {"vit_small": "k400_vits16_400ep", "vit_base": "k400_vitb16_200ep"}[arch]
-    pretrain_of = params.load(ROOT / "params" / f"{name}.yaml").pretrain
-    return Schedules(pretrain_of).steps * pretrain_of.loop.batch_size
-
-
 def propagation(bench: Bench) -> None:
     """By benchmarks/propagation.py: one clip both ways, and a set of the size of DAVIS-2017 val."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "propagation.py"), "--device", bench.device.type]
+    common = ["--output", str(bench.output / "propagation.json")]  # each call adds to it
     if real := real_clips():
-        command += ["--root", str(real), "--clip", "car-shadow"]
-    if bench.tiny:
-        command += ["--encoder", "random:1", "--threads", "1"]
+        common += ["--root", str(real), "--clip", "car-shadow"]
     wanted = [["--set", "--precision", "bf16"], ["--set", "--precision", "fp32"], ["--precision", "fp32", "bf16"]]
     if bench.tiny:
+        common += ["--encoder", "random:1", "--threads", "1"]
         wanted = [["--set", "--lengths", "3", "2"], ["--frames", "3"]]
-    output = ["--output", str(bench.output / "propagation.json")]  # each call adds to it
     for words in wanted:
-        done = subprocess.run([*command, *words, *output], capture_output=True, text=True, check=False)
-        print(done.stdout[-3000:], flush=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-1500:])
+        if failed := bench.call("propagation.py", *common, *words):
+            raise RuntimeError(failed)
+
+
+def load(bench: Bench) -> None:
+    """Loader processes and views, each by itself."""
+    counts = [0, 1] if bench.tiny else [worker_count(None, bench.device, Place())]
+    rates: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
+        write_shards(index, Path(folder) / "shards", videos_per_shard=16, progress=False)
+        for workers in counts:
+            for kind, source in (("frames", index), ("shards", ShardIndex([Path(folder) / "shards"]))):
+                rates[f"{kind}, {workers} workers"] = rate_of_loader(bench, source, workers)
+        settings = bench.settings("vit_small", workers=0)
+        trainer, meter = Trainer(settings.pretrain, 0, bench.device), Meter(bench.device)
+        batch = next(iter(loader(settings, index, Place(), bench.device, 0, 1)))
+        for _ in range(2 if bench.tiny else 10):
+            with meter("views"):
+                trainer.views(batch.frames, batch.views, batch.draws.masks)
+        rates["views on the device"] = round(len(batch.frames) / min(meter.seconds["views"]), 1)
+    bench.write("loader", {"cores": cores(), "samples_per_second": rates})
+
+
+def rate_of_loader(bench: Bench, index: Videos, workers: int) -> float:
+    """Samples per second that come out of a loader with that many processes, after its first batches."""
+    settings = bench.settings("vit_small", workers=workers)
+    warm, counted = max(2, 4 * workers), max(4, 4 * workers)  # what stands ready does not count
+    batches = iter(loader(settings, index, Place(), bench.device, 0, warm + counted))
+    for _ in islice(batches, warm):
+        pass
+    start = time.perf_counter()
+    number = sum(1 for _ in batches)
+    return round(number * settings.pretrain.loop.batch_size / (time.perf_counter() - start), 1)
 
 
 def train(bench: Bench) -> None:
     """Rendered video until the time is over, then the encoder in pieces and its scores beside the random one's."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        size: dict[str, Any] = SMALL_VIDEO if bench.tiny else {"videos": 480}
-        index = rendered(root, size)
-        for_scores = 10.0 if bench.tiny else min(120.0, 0.33 * bench.left())
-        steps = 3 if bench.tiny else max(100, int((bench.left() - for_scores) / seconds_per_step(bench, index) / 1.05))
+        index = rendered(root, SMALL_VIDEO if bench.tiny else {"videos": 480})
+        steps = 3
+        if not bench.tiny:
+            cost = forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0)
+            for_scores = min(120.0, 0.33 * bench.left())
+            steps = max(100, int((bench.left() - for_scores) * cost.samples_per_second / cost.batch_size / 1.05))
         settings = bench.settings("vit_small", checkpoint_every=10**6)
         schedule = {"epochs": 10.0, "iterations_per_epoch": max(1, steps // 10), "warmup_epochs": 1.0}
         schedule |= {"teacher_temperature_epochs": 3.0, "freeze_last_layer_epochs": 0.1, "lr_multipliers": False}
         optimiser = settings.pretrain.optimiser.model_copy(update=schedule)
         chosen = settings.pretrain.model_copy(update={"optimiser": optimiser})
-        settings = settings.model_copy(update={"pretrain": chosen})
         start = time.perf_counter()
-        log = pretrain(settings, index, root / "run", progress=False)
-        seconds = time.perf_counter() - start
+        log = pretrain(settings.model_copy(update={"pretrain": chosen}), index, root / "run", progress=False)
         log.to_csv(bench.output / "train.log.csv", index=False, float_format="%.5g")
         figures: dict[str, Any] = {
             "what": f"{len(index)} rendered videos, {log['step'].iloc[-1]} steps of {chosen.loop.batch_size}",
-            "seconds": round(seconds, 1),
+            "seconds": round(time.perf_counter() - start, 1),
             "samples_per_second": round(float(log["samples_per_second"].median()), 1),
             "first": log.iloc[0].to_dict(),
             "last": log.iloc[-1].to_dict(),
         }
         bench.write("train", figures)
         (newest,) = (root / "run" / "checkpoints").glob("step-*.pt")
-        trained = load_encoder(newest)
         save_pieces(newest, bench.output / "encoder.safetensors")
         first = random_encoder(chosen.encoder, chosen.views.global_size, settings.run.seed)
-        encoders = {"trained": trained, "random": first, "pixels": load_encoder("pixels")}
-        figures["scores"] = scores(bench, encoders, root)
-        bench.write("train", figures)
+        encoders = {"trained": load_encoder(newest), "random": first, "pixels": load_encoder("pixels")}
+        bench.write("train", figures | {"scores": scores(bench, encoders, root)})
 
 
 def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
@@ -241,17 +245,6 @@ def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
     data = params.parse({"data": {"root": str(root / "data"), "synthetic": drawn, "num_frames": 20}}, "gpu.py").data
     synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
     return FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
-
-
-def seconds_per_step(bench: Bench, index: Videos) -> float:
-    """As the part end_to_end measured it, where it ran; else measured now."""
-    measured = bench.output / "end_to_end.json"
-    if measured.exists():
-        figures = files.read_json(measured).get("vit_small", {})
-        if "samples_per_second" in figures:
-            return figures["batch_size"] / figures["samples_per_second"]
-    cost = forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0)
-    return float(cost.batch_size / cost.samples_per_second)
 
 
 def real_clips(benchmark: str = "davis") -> Path | None:
@@ -277,19 +270,18 @@ def save_pieces(checkpoint: Path, target: Path) -> None:
 
 def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> dict[str, dict[str, float]]:
     """Of every encoder on the real DAVIS and JHMDB samples, where they are at hand; else on rendered DAVIS clips."""
+    davis: dict[str, Any] = {"save_predictions": False, "root": str(real_clips())}
     chosen: list[params.Benchmark] = []
     if bench.tiny or real_clips() is None:
         drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
         synthetic.write_davis(scratch / "davis", drawn, seed=0, progress=False)
-        size = {"input_size": (64, 96)} if bench.tiny else {}
-        chosen.append(params.Davis(root=str(scratch / "davis"), save_predictions=False, **size))  # type: ignore[arg-type]
+        davis |= {"root": str(scratch / "davis")} | ({"input_size": (64, 96)} if bench.tiny else {})
     else:
-        chosen.append(params.Davis(root=str(real_clips()), save_predictions=False))
         chosen.append(params.Jhmdb(root=str(real_clips("jhmdb")), save_predictions=False))
     found: dict[str, dict[str, float]] = {name: {} for name in encoders}
-    for settings in chosen:
+    for settings in [params.Davis(**davis), *chosen]:
         benchmark = type(settings).__name__.lower()
-        clips = clipfiles.load_clips(settings, settings.root)
+        clips = load_clips(settings, settings.root)
         table = evaluate(encoders, clips, settings, progress=False, device=bench.device.type)
         table.to_csv(bench.output / f"scores-{benchmark}.csv", index=False)
         for row in summarise(table, benchmark).itertuples():
@@ -306,6 +298,9 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 
 
+# ---- the call -------------------------------------------------------------------------------------------------------
+
+
 def rehearse(parts: list[str]) -> str:
     """Why one of these parts would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
     benchmarks = {"davis": {"propagation", "train"}, "jhmdb": {"train"}}  # and which parts read their clips
@@ -317,7 +312,7 @@ def rehearse(parts: list[str]) -> str:
             name = kind.__name__.lower()
             if benchmarks[name] & set(parts) and (folder_of_clips := real_clips(name)):
                 settings = kind(root=str(folder_of_clips))
-                clipfiles.load_clips(settings, settings.root)
+                load_clips(settings, settings.root)
     except Exception as error:  # whatever it is, it would come again when the time is short
         return f"nothing was started: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
