@@ -1,6 +1,6 @@
 """Does the evaluation give the original's figures? Real samples, weightless encoder, measured beside golden.
 
-    python benchmarks/evaluation_parity.py [--shared ../shared] [--clips car-shadow libby]
+    python benchmarks/evaluation_parity.py [--shared FOLDER] [--clips car-shadow libby]
 
 Golden: the original implementation's results in `shared/golden/evaluation.json` (six DAVIS clips: J and F mean, recall,
 decay; one JHMDB clip: PCK at five thresholds), with each patch's own 768 normalised pixels as its feature. Data and

@@ -41,7 +41,9 @@ def _own_imports(path: Path) -> set[str]:
             origin = str(node.module).split(".")[1:]
             for name in ([*origin, alias.name] for alias in node.names):  # a module of a package, or a name of a module
                 is_module = LIBRARY.joinpath(*name).with_suffix(".py").exists()
-                found |= {".".join(name if is_module else origin)} - {""}  # not the version, a name of the package itself
+                found |= {".".join(name if is_module else origin)} - {
+                    ""
+                }  # not the version, a name of the package itself
         elif isinstance(node, ast.Import):
             assert not any(alias.name.startswith("tcore_lib") for alias in node.names), f"{path}: from ... import"
     return found
@@ -204,3 +206,47 @@ def test_no_address_of_a_registry() -> None:
     for path in [*ROOT.glob("*.*"), *ROOT.glob("*/*.*")]:
         if path.suffix in (".toml", ".yml", ".yaml", ".txt", ".cfg") and "data" not in path.parts:
             assert not re.search(r"https?://[^\s]*(pypi|index-url|simple/)", path.read_text()), path
+
+
+LINES = {  # what -> (patterns, lines at most): one budget for the whole, none for a file
+    "library": (("tcore_lib/**/*.py",), 10_000),
+    "widgets in the browser": (("tcore_lib/**/*.js", "tcore_lib/**/*.css"), 750),
+    "tests": (("tests/**/*.py",), 7_500),
+    "benchmarks": (("benchmarks/**/*.py",), 1_300),
+}
+
+
+@pytest.mark.parametrize("what", LINES)
+def test_the_house_stays_thin(what: str) -> None:
+    patterns, most = LINES[what]
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert sum(lines.values()) <= most, sorted(lines.items(), key=lambda item: -item[1])[:10]
+
+
+def test_installing_in_layers() -> None:
+    """The library without Jupyter, `notebooks` with it, `dev` with everything; the command is a console script."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {
+        extra: {re.split(r"[<>=\[]", line)[0] for line in lines}
+        for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items()
+    }
+    jupyter = {"anywidget", "ipywidgets", "jupyterlab", "nbconvert", "nbstripout", "papermill"}
+    assert not names[""] & (jupyter | {"ipykernel", "nbformat", "nbclient"})
+    assert jupyter <= names["notebooks"]
+    assert "tcore-notebooks[notebooks,shards]" in project["optional-dependencies"]["dev"]
+    assert project["scripts"] == {"tcore": "tcore_lib.__main__:main"}
+    assert set(project["urls"].values()) >= {"https://arxiv.org/abs/2503.15096", "https://github.com/yafeng19/T-CORE"}
+
+
+def test_nothing_shipped_points_beside_the_checkout() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no git checkout: nothing says which files belong to it")
+    for name in listed.stdout.splitlines():
+        if name.startswith("tests/") or not name.endswith(
+            (".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".js", ".html")
+        ):
+            continue
+        if (ROOT / name).is_file():
+            assert "../shared" not in (ROOT / name).read_text(encoding="utf-8"), name
