@@ -7,7 +7,7 @@ Every function returns a Figure 10 inches wide.
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]
 HALO = [withStroke(linewidth=2.5, foreground=style.RIM)]
 
 
-def page(mosaic: Sequence[Sequence[str]], aspect: float, lines: int = 0) -> tuple[Figure, dict[str, Axes]]:
+def page(mosaic: Any, aspect: float, lines: int = 0) -> tuple[Figure, dict[str, Axes]]:
     """A figure for pictures, and its axes by name; matplotlib sets them out.
 
     Args:
@@ -39,13 +39,22 @@ def page(mosaic: Sequence[Sequence[str]], aspect: float, lines: int = 0) -> tupl
     """
     height = len(mosaic) * aspect * style.WIDTH / len(mosaic[0]) + 0.25 * lines
     figure, axes = plt.subplot_mosaic([list(row) for row in mosaic], figsize=(style.WIDTH, height))
-    # Without spanning pictures matplotlib can take out the space that their shape leaves over.
-    spans = any(len(ax.get_subplotspec().rowspan) > 1 for ax in axes.values())
-    figure.set_layout_engine("constrained" if spans else "compressed", w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    # Where no picture spans rows matplotlib can take out the space that their shape leaves over.
+    pack(
+        figure,
+        "compressed"
+        if len({name for row in mosaic for name in row}) == len(axes) == np.size(mosaic)
+        else "constrained",
+    )
     return figure, axes
 
 
-def grid(rows: int, columns: int, shape: Sequence[int], lines: int = 0) -> tuple[Figure, np.ndarray]:
+def pack(figure: Figure, layout: Literal["constrained", "compressed"], gap: float = 0.03) -> None:
+    """Little space between pictures; `gap` is half of it, in inches."""
+    figure.set_layout_engine(layout, w_pad=gap, h_pad=0.03, wspace=0.0, hspace=0.0)
+
+
+def grid(rows: int, columns: int, shape: Sequence[float], lines: int = 0) -> tuple[Figure, np.ndarray]:
     """A figure and its axes (rows, columns) for pictures of one shape (height, width, ...)."""
     names = np.arange(rows * columns).astype(str).reshape(rows, columns)
     figure, axes = page(names, shape[0] / shape[1], lines)
@@ -58,7 +67,7 @@ def show(ax: Axes, image: np.ndarray, title: str = "", colour: str = style.INK) 
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    place = ax.get_subplotspec()
+    place: Any = ax.get_subplotspec()
     room = int(140 * len(place.colspan) / place.get_gridspec().ncols)  # letters of this size
     if len(title) > room:
         title = f"{title[: room // 2 - 2].rstrip()} … {title[-(room - room // 2 - 1) :].lstrip()}"
@@ -127,7 +136,7 @@ def sandwich(
     local = list(crops.get("local", ()))
     size = (style.WIDTH, style.WIDTH * (frames[0].shape[0] / frames[0].shape[1] / 3 + 1 / 6 + bool(local) / 8) + 0.8)
     figure = plt.figure(figsize=size)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    pack(figure, "constrained")
     heights = [8 * frames[0].shape[0] / frames[0].shape[1], 4, 3][: 2 + bool(local)]
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     wide, pairs = rows[0].subplots(1, 3), rows[1].subplots(1, 6)
@@ -214,7 +223,7 @@ def masks_overlay(
 
 def parts(frames: Any, labels: Any, titles: Sequence[str] | None = None) -> Figure:
     """Parts of bodies, as in VIP, over one frame or several, with a legend."""
-    if np.ndim(frames) == 3:
+    if isinstance(frames, np.ndarray) and frames.ndim == 3:
         frames, labels = [frames], [labels]
     return masks_overlay(frames, labels, titles, palette=style.VIP_PALETTE, classes=style.VIP_CLASSES)
 
@@ -277,7 +286,7 @@ def pose(
         zoom: show the part of each frame around the person, at one scale in all.
         title: above the figure.
     """
-    frames = [frames] if np.ndim(frames) == 3 else list(frames)
+    frames = [frames] if isinstance(frames, np.ndarray) and frames.ndim == 3 else list(frames)
     joints = np.asarray(joints, float).reshape(-1, len(JOINTS), 2)
     same_number("joints", len(joints), len(frames))
     texts = checked_titles(titles, len(frames))
@@ -295,7 +304,7 @@ def pose(
     names = {"right": "right side", "left": "left side", "middle": "middle"}
     handles = [plt.Line2D([], [], color=style.SIDE_COLOURS[key], marker="o", label=text) for key, text in names.items()]
     if truth is not None:
-        ring = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": style.MUTED, "linestyle": "none"}
+        ring: Any = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": style.MUTED, "linestyle": "none"}
         handles.append(plt.Line2D([], [], label="ground truth", **ring))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     headline(figure, title)
@@ -326,8 +335,10 @@ def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray) -> None:
     for j in np.flatnonzero(found & known):
         ax.plot(*np.stack([joints[j], truth[j]]).T, color="white", linewidth=1.2)
     if known.any():
-        ax.scatter(*truth[known].T, s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3)
-    ax.scatter(*joints[found].T, s=18, c=side[found], edgecolors=style.RIM, linewidths=0.8, zorder=4)
+        ax.scatter(
+            truth[known, 0], truth[known, 1], s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3
+        )
+    ax.scatter(joints[found, 0], joints[found, 1], s=18, c=side[found], edgecolors=style.RIM, linewidths=0.8, zorder=4)
 
 
 # ---- features as colours ---------------------------------------------------------------------------------------------

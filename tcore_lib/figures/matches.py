@@ -17,7 +17,7 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.figures import style
-from tcore_lib.figures.frames import HALO, grid, headline, page, show
+from tcore_lib.figures.frames import HALO, grid, headline, pack, page, show
 
 Cell = tuple[int, int]
 Size = Sequence[int]  # (h, w) of a grid
@@ -38,7 +38,9 @@ def _centre(cell: Size, size: Size, shape: Size) -> tuple[float, float]:
 
 def _link(figure: Figure, first: Axes, second: Axes, ends: Sequence, colour: str, width: float, alpha: float) -> None:
     """A line from a point of one picture to a point of another."""
-    link = ConnectionPatch(*ends, "data", "data", axesA=first, axesB=second, color=colour, linewidth=width, alpha=alpha)
+    link = ConnectionPatch(
+        ends[0], ends[1], "data", "data", axesA=first, axesB=second, color=colour, linewidth=width, alpha=alpha
+    )
     link.set_in_layout(False)
     figure.add_artist(link)
 
@@ -62,9 +64,10 @@ def heatmap_on_frame(
     figure, axes = grid(1, 2, frame.shape, 1)
     show(axes[0, 0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
     show(axes[0, 1], style.overlay_heat(frame, values, limits=limits), title)
-    for ax in axes[0] if query is not None else ():
-        _outline_cell(ax, query, values.shape, frame.shape)
-    _scale(figure, axes[0, 1:], limits, unit)
+    if query is not None:
+        for ax in axes[0]:
+            _outline_cell(ax, query, values.shape, frame.shape)
+    _scale(figure, [axes[0, 1]], limits, unit)
     return figure
 
 
@@ -229,7 +232,7 @@ def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.
     attention of all queries.
     """
     figure, axes = grid(1, 1 + len(maps), frame.shape, 1 + bool(title))
-    figure.get_layout_engine().set(w_pad=0.08)
+    pack(figure, "compressed", gap=0.08)
     show(axes[0, 0], _veiled(frame, mask), "queries", style.ROLE_COLOURS["current"])
     for ax, (role, heads) in zip(axes[0, 1:], maps.items(), strict=True):
         text = f"{role}: a map per patch, at its place"

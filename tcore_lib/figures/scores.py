@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
@@ -93,7 +94,7 @@ def score_table(table: pd.DataFrame, *, against: str = "", floor: str = "pixels"
     lines = -(-len(benchmarks) // columns)
     size = (style.WIDTH, lines * (0.75 + 0.36 * len(encoders)) + 0.3)
     figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
-    legend = {}
+    legend: dict[str, Artist] = {}
     for ax, name in zip(axes.flat, benchmarks, strict=False):
         part = table[table["benchmark"] == name].drop_duplicates("encoder").set_index("encoder")
         part = part.reindex(index=encoders, columns=[value, "low", "high", "paper"]).astype(float)
@@ -125,7 +126,7 @@ def score_table(table: pd.DataFrame, *, against: str = "", floor: str = "pixels"
         legend |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     for empty in axes.flat[len(benchmarks) :]:
         empty.set_visible(False)
-    figure.legend(legend.values(), legend, loc="outside lower center", ncols=4)
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=4)
     return figure
 
 

@@ -49,7 +49,7 @@ VIP_PALETTE = np.array([
 WIDTH = 10.0  # inches: of every figure
 MAP = "viridis"  # colours of ordered values
 COVER = 0.85  # share of a map's colour at its largest value
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {
     "figure.facecolor": "white", "figure.dpi": 110, "figure.constrained_layout.use": True, "figure.titlesize": 11.5,
     "axes.edgecolor": RULE, "axes.labelcolor": MUTED, "axes.labelsize": 9, "axes.titlesize": 9.5, "axes.titlecolor": INK,
     "axes.titlelocation": "left", "axes.titlepad": 5, "axes.spines.top": False, "axes.spines.right": False,
