@@ -39,13 +39,8 @@ def page(mosaic: Any, aspect: float, lines: int = 0) -> tuple[Figure, dict[str, 
     """
     height = len(mosaic) * aspect * style.WIDTH / len(mosaic[0]) + 0.25 * lines
     figure, axes = plt.subplot_mosaic([list(row) for row in mosaic], figsize=(style.WIDTH, height))
-    # Where no picture spans rows matplotlib can take out the space that their shape leaves over.
-    pack(
-        figure,
-        "compressed"
-        if len({name for row in mosaic for name in row}) == len(axes) == np.size(mosaic)
-        else "constrained",
-    )
+    # In a full grid of single cells matplotlib can take out the space that the pictures' shape leaves over.
+    pack(figure, "compressed" if len(axes) == np.size(mosaic) else "constrained")
     return figure, axes
 
 

@@ -351,7 +351,7 @@ function render({ model, el }) {
       return scale.replaceChildren(...data.labels.names.map(entry).slice(1)); // without the background
     }
     const bar = element("i", { className: "tcx-bar" });
-    const stops = Array.from({ length: 9 }, (_, i) => `rgb(${data.colour(Math.round((255 * i) / 8)).join(" ")} / ${i / 8})`);
+    const stops = Array.from({ length: 9 }, (_, i) => `rgb(${data.colour(Math.round((255 * i) / 8)).join(" ")} / ${Math.sqrt(i / 8)})`);
     bar.style.background = `linear-gradient(90deg, ${stops.join(",")})`;
     const ends = [`cosine ${(3 * model.get("temperature")).toFixed(2)} below`, "the best match"];
     const [low, high] = mode() === "attention" ? ["no attention", "most"] : ends;
@@ -362,8 +362,9 @@ function render({ model, el }) {
     if (!state.images) return;
     const started = state.started || performance.now();
     state.started = 0;
-    // The more alike, the less is seen through it.
-    state.table = Uint32Array.from({ length: 256 }, (_, code) => packed(data.colour(code), state.opacity * code));
+    // The more alike, the less is seen through it; the root keeps the middle of the scale visible.
+    const cover = (code) => packed(data.colour(code), state.opacity * Math.sqrt(255 * code));
+    state.table = Uint32Array.from({ length: 256 }, (_, code) => cover(code));
     const all = data.encoders.map((_, e) => e);
     const one = Math.max(0, data.encoders.findIndex(({ name }) => name === model.get("encoder")));
     const shown = mode() !== "similarity" ? [0] : model.get("encoder") === "compare" ? all : [one];
