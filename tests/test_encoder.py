@@ -22,7 +22,7 @@ from tcore_lib.model.encoders import (
 from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
 from tcore_lib.model.weights import to_layout
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "pretraining_steps.npz"
+GOLDEN = Path(__file__).parent / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
 
 
@@ -90,26 +90,18 @@ def test_stochastic_depth_is_decided_outside() -> None:
     assert (vit(batch)[1] - reference_tokens(official_state_dict(vit), 4, batch)[:, 5:]).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("depth", [False, True])
-@pytest.mark.parametrize("wanted", [[], [0, 3, 4, 9, 11], range(12)])
-def test_some_patches_are_those_of_the_whole_pass(
-    wanted: list[int], depth: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Values and gradients; a sample whose last branches are dropped is left as it was before the last block."""
-    vit = drawn_vit().double()
-    if compiled:
-        monkeypatch.setattr("tcore_lib.model.vit.compiled", lambda function, **_: function)
-        vit.compile_blocks = True
+def test_groups_of_blocks_compute_what_single_blocks_do(depth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients of the form that a GPU compiles, a last group that is smaller among them."""
+    vit = drawn_vit(SMALL.model_copy(update={"depth": 4})).double()
+    monkeypatch.setattr("tcore_lib.model.vit.compiled", lambda function, **_: function)
     batch, masks = images(3, 3, 32, 32).double(), torch.arange(12).reshape(3, 4) % 2 == 0
-    patches = torch.tensor(wanted, dtype=torch.int64)
-    if depth:
-        vit.set_drop_keep(torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 0, 1]]]).bool())
+    vit.set_drop_keep(torch.arange(24).reshape(4, 2, 3) % 5 > 0 if depth else None)
     results = []
-    for cls, some in (vit.some(batch, patches, masks), vit(batch, masks)):
-        some = some if some.dim() == 2 else some.flatten(0, 1)[patches]
-        loss = (cls**3).sum() + (some**3).sum()
-        results.append((cls, some, *torch.autograd.grad(loss, list(vit.parameters()))))
+    for vit.compile_blocks in (False, True):
+        cls, patches = vit(batch, masks)
+        loss = (cls**3).sum() + (patches**3).sum()
+        results.append((cls, patches, *torch.autograd.grad(loss, list(vit.parameters()))))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -122,7 +114,7 @@ def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
     for checkpointing in (False, True):
         vit.activation_checkpointing = checkpointing
         vit.set_drop_keep(torch.tensor([True, False, True]).expand(2, 2, 3))
-        cls, patches = vit.some(batch, torch.arange(0, 48, 5), masks)
+        cls, patches = vit(batch, masks)
         vit.set_drop_keep(None)
         vit(batch)
         gradients.append(torch.autograd.grad(cls.square().sum() + patches.square().sum(), list(vit.parameters())))
@@ -145,7 +137,6 @@ def test_compiles_without_a_graph_break() -> None:
     batch, masks = images(2, 3, 32, 32), torch.tensor([[True, False, False, True]]).expand(2, 4)
     for keep in (torch.ones(2, 2, 2).bool(), torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 1]]]).bool()):
         vit.set_drop_keep(keep)
-        # Eagerly a CPU leaves dropped samples out of a block; compiled it multiplies them by 0: the same but for rounding.
         torch.testing.assert_close(compiled(batch, masks)[1], vit(batch, masks)[1], rtol=1e-6, atol=1e-6)
 
 
@@ -168,6 +159,27 @@ def test_official_start() -> None:
     assert all(torch.equal(state[name], again[name]) for name in state)
     assert not torch.equal(state["pos_embed"], other["pos_embed"])
     assert random_encoder(SMALL, 64, seed=3)(images(1, 3, 32, 48)).shape == (1, 2, 3, 64)
+
+
+def test_mimetic_start() -> None:
+    """Trockman & Kolter: query times key near 0.7 I + 0.7 Z of the head's rank, value times projection 0.4 Z - 0.4 I."""
+    settings = SMALL.model_copy(update={"width": 128, "heads": 4, "init_scheme": "mimetic"})
+    vit = initial_vit(settings, 64, seed=0)
+    attention = vit.blocks[1].attn
+    query, key, value = attention.qkv.weight.detach().view(3, 4, 32, 128)
+    for head in range(4):
+        product = query[head].T @ key[head]
+        assert torch.linalg.matrix_rank(product) == 32
+        # all of 0.7 I would be 0.7; a quarter of the rank holds the largest quarter of it
+        assert 0.25 < product.trace() / 128 < 0.4
+    product = value.reshape(128, 128).T @ attention.proj.weight.detach().T
+    assert product.trace().item() / 128 == pytest.approx(-0.4, abs=0.02)
+    assert (product + 0.4 * torch.eye(128)).std().item() * 128**0.5 == pytest.approx(0.4, rel=0.05)
+    positions = vit.vit.pos_embed[0].detach().view(4, 4, 128)
+    assert torch.equal(positions[0, 0, :32], torch.zeros(32))  # sines of column 0
+    assert torch.equal(positions[:, 2, :64], positions[:1, 2, :64].expand(4, -1))  # the first half is the column's
+    assert positions[1, 2, 64].item() == pytest.approx(np.sin(1))  # then sines of the row, fastest first
+    assert vit.cls_pos.abs().max() == 0
 
 
 def test_official_layout_round_trip() -> None:
@@ -273,8 +285,6 @@ def test_unknown_sources(source: str, said: str) -> None:
 
 def test_golden_weights_of_the_original() -> None:
     """The original's own key names and float64 weights; features equal to the transcription's."""
-    if not GOLDEN.is_file():
-        pytest.skip(f"{GOLDEN} is not here")
     start = "init/student/backbone."
     with np.load(GOLDEN) as archive:
         state = {name.removeprefix(start): torch.from_numpy(archive[name]) for name in archive.files if start in name}

@@ -178,11 +178,6 @@ class ViT(nn.Module):
         x = self.tokens(images, masks)
         return x[:, 0], x[:, self.prefix :]
 
-    def some(self, images: Tensor, patches: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`forward`, but of the patches only those (N,) wanted among all B * P: CLS (B, D), patches (N, D)."""
-        cls, tokens = self(images, masks)
-        return cls, tokens.flatten(0, 1).index_select(0, patches)
-
 
 # ---------------------------------------------------------------------------------------------- initialisation
 
