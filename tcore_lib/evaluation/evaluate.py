@@ -78,11 +78,12 @@ def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> 
 
 
 def fingerprint(encoder: nn.Module) -> str:
-    """Hex SHA-256 of an encoder's weights and patch size."""
-    total = hashlib.sha256(f"{type(encoder).__name__} {encoder.patch_size} {encoder.width}".encode())
-    total.update(str(type(getattr(encoder, "network", None)).__name__).encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    """Hex SHA-256 of an encoder's weights, width and patch size; of its kind where it has no weights."""
+    state = encoder.state_dict()
+    kind = "" if state else type(getattr(encoder, "network", encoder)).__name__
+    total = hashlib.sha256(f"{encoder.patch_size} {encoder.width} {kind}".encode())
+    for value in state.values():
+        total.update(f"{value.dtype} {tuple(value.shape)}".encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
