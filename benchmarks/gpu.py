@@ -166,7 +166,7 @@ def propagation(bench: Bench) -> None:
     common = ["--output", str(bench.output / "propagation.json")]  # each call adds to it
     if real := real_clips():
         common += ["--root", str(real), "--clip", "car-shadow"]
-    wanted = [["--set", "--precision", "bf16"], ["--set", "--precision", "fp32"], ["--precision", "fp32", "bf16"]]
+    wanted = [[*how, "--precision", name] for name in ("bf16", "fp32") for how in (["--set"], [])]
     if bench.tiny:
         common += ["--encoder", "random:1", "--threads", "1"]
         wanted = [["--set", "--lengths", "3", "2"], ["--frames", "3"]]

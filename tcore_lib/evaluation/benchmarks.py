@@ -10,37 +10,12 @@ from typing import Any, Protocol
 
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.evaluation import davis, jhmdb, vip
 from tcore_lib.evaluation.clips import Clip
 
 Rows = list[dict[str, Any]]
-
-
-class Scorer(Protocol):
-    """One encoder on one clip: `Scorer(clip, settings, patch_size, folder)`; `folder` = where predictions are written.
-
-    Attributes:
-        size: (H, W) of the network input.
-        channels: what the channels of a soft map are.
-    """
-
-    size: tuple[int, int]
-    channels: list[Any]
-
-    def first_map(self, grid: tuple[int, int]) -> Tensor:
-        """Labels of the first frame on the patch grid (h, w): float (C, h, w)."""
-
-    def predict(self, soft: Tensor) -> list[NDArray[Any]]:
-        """Soft maps (B, C, h, w) -> one prediction per frame."""
-
-    def score(self, frame: int, prediction: NDArray[Any]) -> Any:
-        """What is kept of one frame. Called by threads, in any order."""
-
-    def rows(self, results: Sequence[Any]) -> Rows:
-        """Rows of the table, from what `score` returned for all frames, in order. Each has `clip` and `frames`."""
 
 
 class Benchmark(Protocol):
@@ -51,6 +26,10 @@ class Benchmark(Protocol):
         OFFICIAL: split, number of clips and of frames (None = not known) that published figures are measured on.
         TABLE: what a row of the table is, in the plural.
         HEADLINE: the score that it is known by.
+        Scorer: one encoder on one clip, `Scorer(clip, settings, patch_size, folder)`; writes predictions to `folder`. It has
+            `size` (H, W) of the network input and `channels` of a soft map, and turns labels into rows:
+            `first_map(grid)` -> (C, h, w); `predict(soft (B, C, h, w))` -> B predictions; `score(frame, prediction)`, called
+            by threads; `rows(what score returned for all frames, in order)`, each with `clip` and `frames`.
     """
 
     TITLE: str

@@ -135,7 +135,9 @@ def without_score(settings: Benchmark, clips: list[Clip]) -> str:
     if not names:
         return ""
     if for_a_server(clips):
-        return "no frame is scored here: only first frames are annotated; the predictions are for the benchmark's server"
+        return (
+            "no frame is scored here: only first frames are annotated; the predictions are for the benchmark's server"
+        )
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     others = f": the mean is that of the other {len(clips) - len(names)} clips" if len(names) < len(clips) else ""
     return f"no frame is scored of {shown}{others}"

@@ -101,13 +101,16 @@ class Finished:
     `_sampled`) and `rows`. With `output` None the digests are left out.
     """
 
-    def __init__(
-        self, output: Path | None, settings: Benchmark, encoders: Mapping[str, FeatureEncoder], clips: Sequence[Clip]
-    ) -> None:
+    def __init__(self, output: Path | None, settings: Benchmark, encoders: Mapping[str, FeatureEncoder]) -> None:
         self.output, self.settings = output, settings
         self.made: dict[tuple[str, str], Record] = {}
         self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items() if output}
-        self.data = {clip.name: clip.digest() for clip in clips if output}
+        self.data: dict[str, str] = {}  # clip -> digest
+
+    def look_at(self, clip: Clip) -> None:
+        """Take a clip's digest; raises `InputError` where a file cannot be read."""
+        if self.output is not None:
+            self.data[clip.name] = clip.digest()
 
     def _path(self, encoder: str, clip: Clip) -> Path:
         settings = self.settings.model_dump(mode="json", exclude=NOT_A_RESULT)
@@ -293,9 +296,14 @@ def evaluate_clips(
         raise InputError(f"There is nothing to evaluate: {len(encoders)} encoder(s) and {len(clips)} clip(s).")
     for encoder in encoders.values():
         encoder.to(device).eval()
-    finished = Finished(None if output is None else Path(output), settings, encoders, clips)
-    failed: dict[str, InputError] = {}
-    waiting = [clip for clip in clips if _missing(finished, encoders, clip)]
+    finished = Finished(None if output is None else Path(output), settings, encoders)
+    failed: dict[str, InputError] = {}  # a broken clip does not stop the others
+    for clip in clips:
+        try:
+            finished.look_at(clip)
+        except InputError as error:
+            failed[clip.name] = error
+    waiting = [clip for clip in clips if clip.name not in failed and _missing(finished, encoders, clip)]
     frames = sum(map(len, waiting))
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
@@ -354,7 +362,12 @@ def _work(
     def close(runs: Mapping[str, _ClipRun]) -> None:
         """Write the records of a clip's encoders, when the threads have scored its last frames."""
         for name, run in runs.items():
-            finished.write(name, run.clip, run.record())
+            try:
+                record = run.record()
+            except InputError as error:  # a broken annotation
+                failed[run.clip.name] = error
+            else:
+                finished.write(name, run.clip, record)
         for run in itertools.islice(runs.values(), 1):
             release(run.clip)
 

@@ -47,10 +47,14 @@ def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
     Raises:
         InputError: a folder holds no evaluation, or they have no benchmark, encoder or clip in common.
     """
-    mine, other = (read_json(folder / "summary.json", "give an output folder of evaluate") for folder in (run, reference))
+    mine, other = (
+        read_json(folder / "summary.json", "give an output folder of evaluate") for folder in (run, reference)
+    )
     name = other["benchmark"]
     if mine["benchmark"] != name:
-        raise InputError(f"{run} is an evaluation on {mine['benchmark']}, {reference} on {name}; compare one benchmark.")
+        raise InputError(
+            f"{run} is an evaluation on {mine['benchmark']}, {reference} on {name}; compare one benchmark."
+        )
     notes = [
         f"setting {key}: {mine['settings'].get(key)} here, {value} in the reference"
         for key, value in other["settings"].items()
