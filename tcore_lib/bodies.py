@@ -1,4 +1,4 @@
-"""Names of the joints and parts of a body, in the order of the numbers that the benchmarks give them (EVALUATION, "Files")."""
+"""Names of the joints and parts of a body, in the order of the numbers that the benchmarks give them."""
 
 JOINTS = (  # JHMDB, `pos_img` of joint_positions.mat
     "neck", "belly", "face", "right shoulder", "left shoulder", "right hip", "left hip", "right elbow", "left elbow",

@@ -98,7 +98,7 @@ class Data(Section):
 
 
 class Sandwich(Section):
-    """Which three frames of a video make one sample (METHOD section 1). Ranges are shares of the number of frames."""
+    """Which three frames of a video make one sample. Ranges are shares of the number of frames."""
 
     current_range: Interval = (0.3, 0.7)
     past_offset_range: Interval = (0.15, 0.25)
@@ -116,7 +116,7 @@ class Sandwich(Section):
 
 
 class Views(Section):
-    """Crops and photometry (METHOD section 2). Sizes in pixels, scales are shares of the frame's area."""
+    """Crops and photometry. Sizes in pixels, scales are shares of the frame's area."""
 
     global_size: Positive = 224
     local_size: Positive = 96
@@ -154,7 +154,7 @@ class Views(Section):
 
 
 class Masks(Section):
-    """Block masks on the global crops of the current frame (METHOD section 3)."""
+    """Block masks on the global crops of the current frame."""
 
     share: Share = Field(0.5, description="share of the global crops that are masked")
     ratio: Interval = Field((0.1, 0.5), description="range of the masked share of a masked crop's patches")
@@ -178,7 +178,7 @@ ARCHITECTURES = {
 
 
 class Encoder(Section):
-    """The vision transformer that is trained (METHOD section 4)."""
+    """The vision transformer that is trained."""
 
     arch: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"] = "vit_small"
     width: Positive | None = Field(None, description="token width; only with arch: custom")
@@ -229,7 +229,7 @@ class Encoder(Section):
 
 
 class Decoder(Section):
-    """The auxiliary decoder that restores masked patches from past and future (METHOD section 4)."""
+    """The auxiliary decoder that restores masked patches from past and future."""
 
     enabled: Bool = Field(True, description="false = plain DINO + iBOT on the current frame")
     branches: Literal["both", "past", "future"] = Field("both", description="which auxiliary frames are used")
@@ -239,7 +239,7 @@ class Decoder(Section):
 
 
 class Head(Section):
-    """Projection head onto prototypes (METHOD section 4)."""
+    """Projection head onto prototypes."""
 
     prototypes: Positive = 65536
     hidden: Positive = 2048
@@ -249,7 +249,7 @@ class Head(Section):
 
 
 class Loss(Section):
-    """Weights and temperatures (METHOD section 6)."""
+    """Weights and temperatures."""
 
     dino: NonNegative = 1.0
     koleo: NonNegative = 0.1
@@ -265,7 +265,7 @@ class Loss(Section):
 
 
 class Optimiser(Section):
-    """AdamW and its schedules (METHOD section 7). Epochs may be fractions."""
+    """AdamW and its schedules. Epochs may be fractions."""
 
     epochs: AboveZero = 400.0
     iterations_per_epoch: Positive = 936
@@ -377,7 +377,7 @@ class Checkpoint(Section):
 
 
 class Benchmark(Section):
-    """What the three benchmarks share (EVALUATION, settings)."""
+    """What the three benchmarks share."""
 
     enabled: Bool = Field(True, description="false = shown as not run")
     root: str = Field(
@@ -733,7 +733,9 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     names = _papermill_names(namespace.get("In", ()))
     for name in names:
         if name not in SECTIONS and name != "profile":
-            raise InputError(f"The parameter {name!r} is no section of a parameter file{_meant(name, SECTIONS)}")
+            holders = [key for key, section in Params().__dict__.items() if name in type(section).model_fields]
+            meant = f'; write -y "{holders[0]}: {{{name}: ...}}".' if holders else _meant(name, SECTIONS)
+            raise InputError(f"The parameter {name!r} is no section of a parameter file{meant}")
     given = {name: namespace[name] for name in SECTIONS if namespace.get(name) is not None}
     for name, value in given.items():
         if not isinstance(value, dict):

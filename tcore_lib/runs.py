@@ -313,11 +313,9 @@ def _encoder_problem(key: str, value: str, params: Params, stages: Sequence[str]
     if value.partition("@")[0] == "run":
         trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
         remedy = (
-            "set pretrain.enabled: true or name another encoder"
-            if not params.pretrain.enabled
-            else "run notebook 01 too"
+            "run notebook 01 too" if params.pretrain.enabled else "set pretrain.enabled: true or name another encoder"
         )
-        return [] if trained else [f"{key} = run means this run's training, which has not been done; {remedy}."]
+        return [] if trained else [f"{key} = {value} is this run's training, which has not been done; {remedy}."]
     if value in ("random", "pixels", *fetch.CHECKPOINTS) or value.startswith("timm:") or resolve(value).exists():
         return []
     known = ", ".join(("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME"))
