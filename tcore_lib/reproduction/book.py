@@ -266,6 +266,6 @@ def _lighten(output: NotebookNode) -> None:
         kind, content = min(("image/png", png), ("image/jpeg", stream.getvalue()), key=lambda pair: len(pair[1]))
         data[kind] = base64.b64encode(content).decode()
     if "<script" in data.get("text/html", ""):
-        del data["text/html"]
+        output.data = nbformat.from_dict({"text/markdown": "*Interactive in the notebook, and in the book of a run.*"})
     elif "text/html" in data:
         data["text/html"] = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL)
