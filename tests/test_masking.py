@@ -44,14 +44,6 @@ def test_half_of_the_crops_are_masked_in_strata() -> None:
     assert short.max() <= 8
 
 
-def test_crops_draw_their_counts_independently_inside_their_strata() -> None:
-    """Two strata over 300 steps: 0.1..0.3 and 0.3..0.5 of 196, each filled evenly, not in step with each other."""
-    counts = np.sort([block_masks(0, step, 4, GRID, 0.5, (0.1, 0.5)).sum(1) for step in range(300)])[:, 2:]
-    assert abs(np.corrcoef(counts.T)[0, 1]) < 0.2  # 3.5 / sqrt(300)
-    middle = counts.mean(0)
-    assert np.abs(middle - [39.2, 78.4]).max() < 3  # 0.2 and 0.4 of 196; a uniform draw's error is 0.65
-
-
 @pytest.mark.parametrize(
     ("num_crops", "share", "masked"), [(10, 0.5, 5), (6, 0.9, 5), (8, 0.0, 0), (8, 1.0, 8), (0, 0.5, 0)]
 )
@@ -61,37 +53,11 @@ def test_share_of_masked_crops(num_crops: int, share: float, masked: int) -> Non
     assert masks.any(1).sum() == masked
 
 
-def test_masked_and_unmasked_crops_are_shuffled_over_the_batch() -> None:
-    """Where the masked crops stand, and where the heavily masked ones do, is uniform over steps."""
-    masks = np.stack([block_masks(0, step, 16, GRID, 0.5, (0.1, 0.5)) for step in range(400)])
-    masked = masks.any(-1).mean(0)
-    assert np.abs(masked - 0.5).max() < 0.11  # 4.4 standard deviations of 400 draws
-    assert np.abs(masks.mean((0, 2)) - 0.15).max() < 0.05  # half of the crops, 0.3 of the patches
-
-
 def test_a_function_of_seed_and_step() -> None:
     first = block_masks(7, 11, 64, GRID, 0.5, (0.1, 0.5))
     assert np.array_equal(first, block_masks(7, 11, 64, GRID, 0.5, (0.1, 0.5)))
     assert not np.array_equal(first, block_masks(7, 12, 64, GRID, 0.5, (0.1, 0.5)))
     assert not np.array_equal(first, block_masks(8, 11, 64, GRID, 0.5, (0.1, 0.5)))
-
-
-def test_a_single_block_has_area_and_aspect_in_range() -> None:
-    """Masks of 60 patches that happen to be one rectangle."""
-    masks = fill_with_blocks(np.full(4000, 60), GRID, np.random.default_rng(0))
-    shapes = []
-    for mask in masks:
-        rows, columns = mask.any(1).sum(), mask.any(0).sum()
-        if mask.sum() == rows * columns:
-            shapes.append((rows, columns))
-    heights, widths = np.array(shapes).T
-    assert len(shapes) > 50
-    assert max(heights.max(), widths.max()) <= 13  # smaller than the grid
-    assert (heights < widths).any()
-    assert (heights > widths).any()
-    # sides are rounded: the aspect of (h +- 0.5, w -+ 0.5) must be possible
-    assert ((heights - 0.5) / (widths + 0.5) < 1 / 0.3).all()
-    assert ((heights + 0.5) / (widths - 0.5) > 0.3).all()
 
 
 @pytest.mark.parametrize("count", [3, 20, 60, 98])
