@@ -253,7 +253,7 @@ def test_a_source_that_is_its_own_root(tmp_path: Path, here: None) -> None:
     copies(tmp_path / "walk", 3)
     assert prepare(tmp_path, tmp_path).done == 3
     again = prepare(tmp_path, tmp_path)
-    assert (again.done, again.skipped, again.videos) == (0, 3, 3)
+    assert (again.done, again.skipped, again.videos, again.left_out) == (0, 3, 3, 0)
     assert len(list((tmp_path / "walk").iterdir())) == 3
 
 

@@ -29,6 +29,9 @@ SPLITS = ("train", "val", "valid", "validate", "validation", "test", "annotation
 STRAY = re.compile(r"\..*|@.*|#.*|\$.*|__MACOSX|_?thumb(nail)?s?|lost\+found|System Volume Information", re.IGNORECASE)
 
 
+OURS = re.compile(r"bad_files\.csv|left_out\.csv|index-[\w-]+\.parquet")  # written by `prepare` into its root
+
+
 @dataclass(frozen=True)
 class Item:
     """One video, frame folder or image: `<class>/<name>` is its own in a source."""
@@ -149,7 +152,7 @@ def _walk(root: Path, ours: set[tuple[int, int]]) -> Iterator[tuple[str, list[st
         stray = sorted(name for name in inner if STRAY.fullmatch(name))
         inner[:] = sorted(set(inner) - set(stray))
         relative = os.path.relpath(folder, root)
-        yield "" if relative == "." else relative, stray, sorted(name for name in files if not name.startswith("."))
+        yield "" if relative == "." else relative, stray, sorted(n for n in files if n[0] != "." and not OURS.fullmatch(n))
 
 
 def _stray(root: Path, tree: Tree) -> list[str]:
