@@ -50,6 +50,8 @@ function patchOn(grid, other, row, column) {
   return Math.floor(((row + 0.5) * grid.h) / other.h) * grid.w + Math.floor(((column + 0.5) * grid.w) / other.w);
 }
 
+const cell = (patch, { w }) => [Math.floor(patch / w), patch % w]; // its row and column
+
 // Attention of the picked patch in one frame: a value per patch of `data.looks`, or null where the decoder has not looked.
 function attention(data, pick, frame, head) {
   const pair = data.attention.pairs.findIndex(([query, key]) => query === pick.frame && key === frame);
@@ -100,27 +102,31 @@ function paintCells(canvas, grid, colours) {
 // The box of a patch on a canvas: x, y, width, height.
 function cellBox(canvas, grid, patch) {
   const [width, height] = [canvas.width / grid.w, canvas.height / grid.h];
-  return [(patch % grid.w) * width, Math.floor(patch / grid.w) * height, width, height];
+  const [row, column] = cell(patch, grid);
+  return [column * width, row * height, width, height];
 }
 
-function outlineCell(canvas, grid, patch, line) {
-  const pen = canvas.getContext("2d");
-  for (const [lineWidth, strokeStyle] of [[line * 2.2, "rgba(15,18,24,.85)"], [line, "#fff"]]) {
+// White lines with a dark rim are seen on any picture.
+function strokeWithRim(pen, path, line) {
+  for (const [lineWidth, strokeStyle] of [[line * 2, "rgba(15,18,24,.9)"], [line, "#fff"]]) {
     Object.assign(pen, { lineWidth, strokeStyle });
-    pen.strokeRect(...cellBox(canvas, grid, patch));
+    pen.stroke(path);
   }
 }
 
+function outlineCell(canvas, grid, patch, line) {
+  const path = new Path2D();
+  path.rect(...cellBox(canvas, grid, patch));
+  strokeWithRim(canvas.getContext("2d"), path, line);
+}
+
 function markMatch(canvas, grid, patch, radius, fillStyle) {
-  const pen = canvas.getContext("2d");
   const [x, y, width, height] = cellBox(canvas, grid, patch);
-  pen.beginPath();
-  pen.arc(x + width / 2, y + height / 2, radius, 0, 2 * Math.PI);
-  Object.assign(pen, { lineWidth: radius * 0.75, strokeStyle: "rgba(15,18,24,.9)" });
-  pen.stroke();
-  Object.assign(pen, { lineWidth: radius * 0.4, strokeStyle: "#fff", fillStyle });
-  pen.fill();
-  pen.stroke();
+  const [pen, path] = [canvas.getContext("2d"), new Path2D()];
+  path.arc(x + width / 2, y + height / 2, radius, 0, 2 * Math.PI);
+  strokeWithRim(pen, path, radius * 0.4);
+  pen.fillStyle = fillStyle;
+  pen.fill(path);
 }
 
 // ---- the widget -----------------------------------------------------------------------------------------------------
@@ -129,7 +135,6 @@ function render({ model, el }) {
   const data = readPayload(model);
   const state = { head: 0, common: false, opacity: 0.85, images: null, maps: [] };
   const [pick, mode, target] = ["pick", "mode", "frame"].map((name) => () => model.get(name));
-  const cleanups = [];
   let saving = 0;
   const set = (name, value) => {
     model.set(name, value);
@@ -154,9 +159,8 @@ function render({ model, el }) {
 
   function matches() {
     const match = (e, frame) => {
-      const patch = state.best[e][frame];
-      const rounded = Math.round(1e4 * cosine(e, frame)) / 1e4;
-      return { frame, row: Math.floor(patch / data.w), column: patch % data.w, cosine: rounded };
+      const [row, column] = cell(state.best[e][frame], data);
+      return { frame, row, column, cosine: Math.round(1e4 * cosine(e, frame)) / 1e4 };
     };
     return Object.fromEntries(data.encoders.map(({ name }, e) => [name, others().map((frame) => match(e, frame))]));
   }
@@ -225,35 +229,23 @@ function render({ model, el }) {
   root.append(controls, panes, time, strip, foot, note);
   const { schedule, stop } = drawer(root, redraw);
 
-  function cellAt(canvas, event) {
-    const box = canvas.getBoundingClientRect();
-    const at = (value, size, cells) => clamp(Math.floor((value / size) * cells), 0, cells - 1);
-    return [at(event.clientY - box.top, box.height, data.h), at(event.clientX - box.left, box.width, data.w)];
-  }
-
   // A canvas on which pressing and dragging picks patches of `frameOf()` as it was when the press began.
   function pickable(properties, frameOf) {
     const canvas = element("canvas", properties);
     canvas.style.aspectRatio = `${data.frames.size[1]} / ${data.frames.size[0]}`;
     let held = -1;
-    canvas.addEventListener("pointerdown", (event) => {
-      held = frameOf();
-      canvas.setPointerCapture(event.pointerId);
-      choose(held, ...cellAt(canvas, event));
-    });
-    canvas.addEventListener("pointermove", (event) => held >= 0 && choose(held, ...cellAt(canvas, event)));
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => (held = -1));
+    const down = () => (held = frameOf());
+    const move = ([x, y]) => held >= 0 && choose(held, Math.floor(y * data.h), Math.floor(x * data.w));
+    onDrag(canvas, down, move, () => (held = -1));
     return canvas;
   }
-
-  const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Enter: [0, 0] };
 
   function pane(title, aria, frameOf, keys) {
     const canvas = pickable({ className: "tcx-canvas", tabIndex: 0, role: "application", "aria-label": aria }, frameOf);
     canvas.addEventListener("keydown", (event) => {
-      if (!(event.key in MOVES)) return;
+      if (!(event.key in MOVES) && event.key !== "Enter") return;
       event.preventDefault();
-      keys(...MOVES[event.key].map((step) => step * (event.shiftKey ? 4 : 1)), event.key === "Enter");
+      keys(...(MOVES[event.key] || [0, 0]).map((step) => step * (event.shiftKey ? 4 : 1)), event.key === "Enter");
     });
     const heading = element("div", { className: "tcx-title" }, element("b", { textContent: title }), element("span"));
     panes.append(element("div", { className: "tcx-pane" }, heading, canvas));
@@ -269,8 +261,7 @@ function render({ model, el }) {
       if (!enter) return set("frame", clamp(target() + Math.sign(down + right), 0, data.N - 1));
       const { grid, top } = view(target(), e, 1);
       if (!top) return;
-      const patch = patchOn(data, grid, Math.floor(top[0] / grid.w), top[0] % grid.w);
-      choose(target(), Math.floor(patch / data.w), patch % data.w);
+      choose(target(), ...cell(patchOn(data, grid, ...cell(top[0], grid)), data));
     });
   });
 
@@ -326,7 +317,7 @@ function render({ model, el }) {
   function describe(shown) {
     const { frame, row, column } = pick();
     const where = `${data.names[frame]}, row ${row}, column ${column}`;
-    const place = (patch, grid) => `row ${Math.floor(patch / grid.w)}, column ${patch % grid.w}`;
+    const place = (patch, grid) => ((at) => `row ${at[0]}, column ${at[1]}`)(cell(patch, grid));
     if (mode() === "labels") {
       const at = frame * data.P + row * data.w + column;
       return `${where}: ${data.labels.names[data.channel[at]]}, ${((100 * data.share[at]) / 255).toFixed(0)} %.`;
@@ -394,12 +385,9 @@ function render({ model, el }) {
     root.dataset.ready = "true";
   }
 
-  const changes = { pick: () => (compute(), schedule()) };
-  for (const name of ["pick", "frame", "mode", "encoder", "temperature", "top_k"]) {
-    const run = changes[name] || schedule;
-    model.on(`change:${name}`, run);
-    cleanups.push(() => model.off(`change:${name}`, run));
-  }
+  const changed = () => (compute(), schedule()); // computes only where the pick is another
+  const watched = ["pick", "frame", "mode", "encoder", "temperature", "top_k"].map((name) => `change:${name}`);
+  watched.forEach((event) => model.on(event, changed));
   compute();
   const files = splitBytes(asBytes(model.get("_frames")), data.frames.lengths);
   Promise.all(files.map((file) => toBitmap(file, "image/jpeg"))).then((images) => {
@@ -410,7 +398,7 @@ function render({ model, el }) {
     clock.stop();
     stop();
     clearTimeout(saving);
-    cleanups.forEach((run) => run());
+    watched.forEach((event) => model.off(event, changed));
   };
 }
 

@@ -6,8 +6,7 @@ for (const [name, value] of Object.entries(state))
   if (value?.base64 !== undefined) state[name] = new DataView(Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0)).buffer);
 const listeners = {};
 const tell = (event, ...what) => (listeners[event] || []).slice().forEach((run) => run(...what));
-el.sent = [];
-el.deliver = (content, buffers) => tell("msg:custom", content, buffers);
+Object.assign(el, { sent: [], deliver: (content, buffers) => tell("msg:custom", content, buffers) });
 el.model = {
   get: (name) => state[name],
   set: (name, value) => {

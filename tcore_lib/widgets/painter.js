@@ -129,39 +129,31 @@ function render({ model, el }) {
 
   // -- painting
 
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * W, ((event.clientY - box.top) / box.height) * H];
-  };
-  canvas.addEventListener("pointerdown", (event) => {
+  function start() {
     if (state.frame !== 0) return tell("Masks are painted on the first frame: move the slider to its start.");
-    canvas.setPointerCapture(event.pointerId);
     remember();
-    state.path = [at(event)];
-    if (state.tool !== "lasso") line(state.path[0], state.path[0]);
-    schedule();
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    state.cursor = at(event);
+    state.path = [];
+  }
+  function move([x, y]) {
+    state.cursor = [x * W, y * H];
     if (state.path) {
-      if (state.tool !== "lasso") line(state.path.at(-1), state.cursor);
+      if (state.tool !== "lasso") line(state.path.at(-1) || state.cursor, state.cursor);
       state.path.push(state.cursor);
     }
     schedule();
-  });
-  const finish = () => {
+  }
+  function finish() {
     if (!state.path) return;
     if (state.tool === "lasso") lasso(state.path);
     state.path = null;
     changed();
-  };
-  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, finish);
+  }
+  onDrag(canvas, start, move, finish);
   canvas.addEventListener("pointerleave", () => ((state.cursor = null), schedule()));
   canvas.addEventListener("keydown", (event) => {
-    const move = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
     const [x, y] = state.cursor || [W / 2, H / 2];
-    const step = state.radius * (event.shiftKey ? 2 : 0.5);
-    if (move) state.cursor = [clamp(x + move[0] * step, 0, W), clamp(y + move[1] * step, 0, H)];
+    const [down, right] = (MOVES[event.key] || []).map((step) => step * state.radius * (event.shiftKey ? 2 : 0.5));
+    if (event.key in MOVES) state.cursor = [clamp(x + right, 0, W), clamp(y + down, 0, H)];
     else if (event.key === " " && state.frame === 0) {
       remember();
       line([x, y], [x, y]);

@@ -52,10 +52,23 @@ function fit(canvas, [height, width]) {
   return ratio;
 }
 
-function swatch([r, g, b]) {
-  const node = element("i", { className: "tcx-swatch" });
-  node.style.background = `rgb(${r},${g},${b})`;
-  return node;
+const swatch = (rgb) => element("i", { className: "tcx-swatch", style: `background: rgb(${rgb})` });
+
+const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }; // rows, columns
+
+// Pressing, moving and releasing on a canvas; `move` gets the place as shares [x, y] of its size, pressed or not.
+function onDrag(canvas, down, move, up) {
+  const place = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    down(place(event));
+    move(place(event));
+  });
+  canvas.addEventListener("pointermove", (event) => move(place(event)));
+  for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, up);
 }
 
 // Controls that show what `read` says whenever `update` runs.
@@ -63,11 +76,8 @@ function controlPanel() {
   const updates = [];
   // Buttons of which one is pressed; options: [value, text, colour or nothing].
   function choice(name, options, read, write) {
-    const buttons = options.map(([value, text, colour]) => {
-      const node = button(text, () => write(value));
-      if (colour) node.prepend(swatch(colour));
-      return node;
-    });
+    const buttons = options.map(([value, text]) => button(text, () => write(value)));
+    options.forEach(([, , colour], i) => colour && buttons[i].prepend(swatch(colour)));
     updates.push(() => buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(options[i][0] === read()))));
     return element("div", { className: "tcx-segments", role: "group", "aria-label": name }, ...buttons);
   }
@@ -83,9 +93,16 @@ function controlPanel() {
 
 // A play button, a slider over the frames and the name of the one shown.
 function timeline(node, names, label, read, write) {
-  let playing = null;
-  const play = button("", () => (playing ? stop() : start()), { className: "tcx-play" });
-  const slider = element("input", { type: "range", min: 0, max: names.length - 1, step: 1, "aria-label": label });
+  let playing = 0;
+  const stop = () => (playing = clearInterval(playing));
+  const toggle = () => {
+    if (playing) stop();
+    else playing = setInterval(() => write((read() + 1) % names.length), 250);
+    update();
+  };
+  const play = button("", toggle, { className: "tcx-play" });
+  const range = { type: "range", min: 0, max: names.length - 1, step: 1, "aria-label": label };
+  const slider = element("input", { ...range, oninput: () => write(Number(slider.value)) });
   const text = element("output");
   node.append(play, slider, text);
   const update = () => {
@@ -93,16 +110,5 @@ function timeline(node, names, label, read, write) {
     play.textContent = playing ? "❚❚" : "▶";
     play.setAttribute("aria-label", playing ? "pause" : "play through the frames");
   };
-  const stop = () => {
-    clearInterval(playing);
-    playing = null;
-    update();
-  };
-  const start = () => {
-    playing = setInterval(() => write((read() + 1) % names.length), 250);
-    update();
-  };
-  slider.addEventListener("input", () => write(Number(slider.value)));
-  update();
   return { update, stop };
 }
