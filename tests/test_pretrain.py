@@ -352,6 +352,9 @@ def test_collapse_is_told_from_a_young_network_and_from_targets_that_say_little(
         return [{"step": first + 10 * i, **row, "information_cls_share": information / 6.9} for i in range(99)]
 
     assert not loop.check_collapse(rows(1, 6.9, 1e-4, 0.0), settings)  # the official start looks like this for long
+    short = tiny(head={"prototypes": 1000}, optimiser={"epochs": 50.0}).pretrain  # 200 steps: a warning, no stop
+    with pytest.warns(UserWarning, match="nearly uniform"):
+        assert loop.check_collapse(rows(1, 6.9, 1e-4, 0.0), short)
     with pytest.raises(loop.TrainingStopped, match=r"step 5980: it has collapsed, the targets are nearly uniform"):
         loop.check_collapse(rows(5000, 6.9, 1e-4, 0.0), settings)
     with pytest.warns(UserWarning, match=r"nearly uniform .*lower pretrain\.optimiser\.base_lr"):
@@ -392,6 +395,7 @@ def test_a_signal_leaves_a_checkpoint_and_a_sentence(tmp_path: Path, number: sig
 
 def _to_the_end(folder: str) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # it is warned that so few steps leave the targets uniform
     settings = tiny(optimiser={"epochs": 15.0}, loop={"checkpoint_every": 3})
     loop.pretrain(settings, Pictures(), folder, progress=False)
 

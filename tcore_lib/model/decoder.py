@@ -1,6 +1,6 @@
 """The auxiliary decoder: restores masked patches of the current frame from another frame (METHOD section 4).
 
-Letters: B crops, P patches, Q wanted patches of a crop, D width.
+Letters: B crops, P patches, D width.
 """
 
 import torch
@@ -22,25 +22,19 @@ class DecoderBlock(nn.Module):
         self.linear = nn.Linear(width, width)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, auxiliary: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, auxiliary: Tensor) -> Tensor:
         """One block.
 
         Args:
             x: (B, P, D) tokens of the masked current crop.
             auxiliary: (B, P, D) tokens of the clean auxiliary crop.
-            wanted: (B, Q) int64 indices of patches; only their result is computed. Every patch is still a key of the
-                self-attention, so the result is the same. None = all.
 
         Returns:
-            (B, Q, D), or (B, P, D).
+            (B, P, D).
         """
-        crossed = self.cross_attn(x, auxiliary, auxiliary, need_weights=False)[0]
-        x = self.norm1(self.attn_mul * crossed + x)
-        query = x
-        if wanted is not None:
-            query = x.gather(1, wanted[:, :, None].expand(-1, -1, x.shape[-1]))
-        query = self.norm2(self.self_attn(query, x, x, need_weights=False)[0] + query)
-        return self.norm3(self.linear(query) + query)
+        x = self.norm1(self.attn_mul * self.cross_attn(x, auxiliary, auxiliary, need_weights=False)[0] + x)
+        x = self.norm2(self.self_attn(x, x, x, need_weights=False)[0] + x)
+        return self.norm3(self.linear(x) + x)
 
 
 class AuxiliaryDecoder(nn.Module):
@@ -57,11 +51,11 @@ class AuxiliaryDecoder(nn.Module):
             DecoderBlock(width, settings.heads, settings.attn_mul) for _ in range(settings.num_blocks)
         )
 
-    def forward(self, x: Tensor, auxiliary: Tensor, wanted: Tensor | None = None) -> Tensor:
-        """(B, P, D), (B, P, D), optional (B, Q) -> (B, Q, D) or (B, P, D). See `DecoderBlock.forward`."""
-        for block in self.blocks[:-1]:
+    def forward(self, x: Tensor, auxiliary: Tensor) -> Tensor:
+        """(B, P, D), (B, P, D) -> (B, P, D). See `DecoderBlock.forward`."""
+        for block in self.blocks:
             x = block(x, auxiliary)
-        return self.blocks[-1](x, auxiliary, wanted)
+        return x
 
     @torch.no_grad()
     def cross_attention(self, x: Tensor, auxiliary: Tensor) -> Tensor:

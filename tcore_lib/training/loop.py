@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -106,12 +106,16 @@ def run_steps(
             row_due = save_due or step % loop.log_every == 0
             stop = signal_to_stop(noted, device, place, row_due)
             if row_due or stop:
-                means = averages(list(values), pending, step, settings) | diagnostics(trainer)
+                row = {
+                    "step": step,
+                    "samples": step * loop.batch_size,
+                    **averages(list(values), pending, step, settings),
+                }
+                row |= {name: float(value) for name, value in trainer.model.diagnostics().items()} | hyper.columns()
                 now = time.perf_counter()
-                speed = {"samples_per_second": len(pending) * loop.batch_size / max(now - clock, 1e-9)}
-                clock, pending = now, []
-                row = {"step": step, "samples": step * loop.batch_size, **means, **scheduled(hyper), **speed}
+                row["samples_per_second"] = len(pending) * loop.batch_size / max(now - clock, 1e-9)
                 row["peak_memory_gb"] = meter.peak() / 1e9
+                clock, pending = now, []
                 bar.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
                 if log is not None:
                     log.append(row)
@@ -314,18 +318,6 @@ def averages(names: Sequence[str], pending: Sequence[Tensor], step: int, setting
     return dict(zip(names, table.mean(0).tolist(), strict=True))
 
 
-def diagnostics(trainer: Trainer) -> Row:
-    """`TCoRe.diagnostics` as plain numbers."""
-    return {name: float(value) for name, value in trainer.model.diagnostics().items()}
-
-
-def scheduled(hyper: Any) -> Row:
-    """A step's schedule values, one number a column."""
-    values = asdict(hyper)
-    low, high = values.pop("mask_ratio")
-    return {**values, "mask_ratio_low": low, "mask_ratio_high": high}
-
-
 class Log:
     """`log.csv`, appended and flushed row by row, and the tracker that `loop.tracker` names.
 
@@ -406,6 +398,7 @@ def read_log(path: str | Path) -> pd.DataFrame:
 
 # ---- what stops a training ------------------------------------------------------------------------------------------
 
+SETTLING_STEPS = 2000
 ROWS = 20  # rows of the log that a judgement is made on
 SAME_FEATURES = 0.01  # feature_std; 1 = spread evenly over the sphere
 NO_INFORMATION = 0.05  # share of ln K
@@ -415,7 +408,8 @@ def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = Fal
     """Refuse a teacher that says the same of every image for long; warn, once, of targets that say nearly nothing.
 
     The official initialisation makes nearly equal CLS tokens, which looks like collapse until the network has learnt
-    something: nothing is judged before half of a short run, 2,000 steps of a long one, or the end of the warm-up.
+    something. So nothing is judged before the end of the warm-up; a run is stopped after 2,000 steps at the earliest, and
+    warned after half of a shorter one.
 
     Args:
         recent: the log's last rows; the last `ROWS` are looked at.
@@ -429,7 +423,7 @@ def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = Fal
         TrainingStopped: names step, figures and remedies.
     """
     warmup = int(settings.optimiser.warmup_epochs * settings.optimiser.iterations_per_epoch)
-    settled = max(warmup, min(2000, Schedules(settings).steps // 2))
+    settled = max(warmup, min(SETTLING_STEPS, Schedules(settings).steps // 2))
     rows = [row for row in recent if row["step"] > settled][-ROWS:]
     if len(rows) < ROWS or settings.loss.dino == 0:
         return warned
@@ -448,7 +442,7 @@ def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = Fal
         if uniform
         else "raise pretrain.optimiser.teacher_temperature, or lower pretrain.loss.centre_momentum or base_lr"
     )
-    if all(row["feature_std"] < SAME_FEATURES for row in rows):
+    if rows[0]["step"] > SETTLING_STEPS and all(row["feature_std"] < SAME_FEATURES for row in rows):
         raise TrainingStopped(f"Training stopped at step {last['step']:.0f}: it has collapsed, {said}; {remedy}.")
     if not warned:
         warnings.warn(f"Step {last['step']:.0f}: {said}; little is learnt from them: {remedy}.", stacklevel=2)

@@ -1,7 +1,7 @@
 """Every quantity that changes over training, as a function of the step (METHOD section 7)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tcore_lib.params import Pretrain
 
@@ -38,6 +38,12 @@ class Hyper:
     teacher_temperature: float
     mask_share: float
     mask_ratio: tuple[float, float]
+
+    def columns(self) -> dict[str, float]:
+        """One number a column, for the log."""
+        values = asdict(self)
+        low, high = values.pop("mask_ratio")
+        return {**values, "mask_ratio_low": low, "mask_ratio_high": high}
 
 
 class Schedules:
