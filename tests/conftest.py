@@ -7,6 +7,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import tcore_lib  # noqa: F401 (first: it sets how OpenMP waits, which is read when torch is loaded)
+
+# isort: split
 import nbformat
 import pytest
 import torch
@@ -14,7 +17,15 @@ import torch
 from tcore_lib.machine import compiled
 
 SHARED = Path(os.environ.get("TCORE_SHARED", Path(__file__).parents[2] / "shared"))  # real samples; tests skip without
-LONG = ("test_notebooks", "test_benchmarks", "test_lab", "test_evaluate", "test_reproduce", "test_pretrain", "test_study")
+LONG = (
+    "test_notebooks",
+    "test_benchmarks",
+    "test_lab",
+    "test_evaluate",
+    "test_reproduce",
+    "test_pretrain",
+    "test_study",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

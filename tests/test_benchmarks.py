@@ -133,3 +133,8 @@ def test_the_page_shows_the_figures_of_the_result_files(monkeypatch: pytest.Monk
     page = imported("page", monkeypatch)
     text = (BENCHMARKS / "README.md").read_text()
     assert page.filled(text) == text, "run: python benchmarks/page.py"
+
+
+def test_a_busy_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = imported("busy", monkeypatch)
+    assert busy.measured("passive", threads=1, steps=1) > 0
