@@ -99,18 +99,12 @@ def estimate(
 
 @dataclass(frozen=True)
 class FrameReport:
-    """What `doctor_frames` found.
+    """What `doctor_frames` found."""
 
-    Attributes:
-        root: the folder that was looked at.
-        videos: videos; frames: their frames.
-        problems: columns video, problem; one line per thing that is wrong. Empty = healthy.
-    """
-
-    root: Path
+    root: Path  # the folder that was looked at
     videos: int
     frames: int
-    problems: pd.DataFrame
+    problems: pd.DataFrame  # columns video, problem; one line per thing that is wrong
 
     @property
     def ok(self) -> bool:

@@ -48,23 +48,14 @@ class Item:
 
 @dataclass
 class Source:
-    """What `find` found.
+    """What `find` found."""
 
-    Attributes:
-        root: the folder that was looked through.
-        layout: what it holds.
-        items: what there is, sorted.
-        left_out: (file, folder or row of the annotations; why it is not used).
-        class_names: all classes that the annotations name, sorted; empty without annotations.
-        guessed: why `layout: auto` became this layout; empty where it was given.
-    """
-
-    root: Path
+    root: Path  # the folder that was looked through
     layout: Layout
-    items: list[Item] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)
-    guessed: str = ""
+    guessed: str = ""  # what `layout: auto` was guessed from; empty where the layout was given
+    items: list[Item] = field(default_factory=list)  # sorted
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, folder or row; why it is not used)
+    class_names: list[str] = field(default_factory=list)  # all that the annotations name, sorted
 
     def summary(self) -> str:
         """What is going to be used and what is not, in counts, for a person to check before anything is written."""
@@ -112,7 +103,7 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
     root = _step_into_split(root, cfg.split, inodes)
     tree = list(_walk(root, inodes))
     layout, why = (cfg.layout, "") if cfg.layout != "auto" else _guess(root, tree)
-    found = Source(root, layout, guessed=why)
+    found = Source(root, layout, why)
     found.left_out += [(str(root / folder), "stray folders of a disk or viewer") for folder in _stray(root, tree)]
     {"videos": _videos, "frames": _frames, "images": _images}[layout](found, tree)
     if cfg.annotations:
@@ -152,7 +143,11 @@ def _walk(root: Path, ours: set[tuple[int, int]]) -> Iterator[tuple[str, list[st
         stray = sorted(name for name in inner if STRAY.fullmatch(name))
         inner[:] = sorted(set(inner) - set(stray))
         relative = os.path.relpath(folder, root)
-        yield "" if relative == "." else relative, stray, sorted(n for n in files if n[0] != "." and not OURS.fullmatch(n))
+        yield (
+            "" if relative == "." else relative,
+            stray,
+            sorted(n for n in files if n[0] != "." and not OURS.fullmatch(n)),
+        )
 
 
 def _stray(root: Path, tree: Tree) -> list[str]:
