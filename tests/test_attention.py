@@ -15,8 +15,8 @@ from tcore_lib.model import attention
 from tcore_lib.model.attention import CrossAttention
 from tcore_lib.model.encoders import random_encoder
 from tcore_lib.model.features import to_input
-from tcore_lib.training.tcore import TCoRe
 from tcore_lib.reproduction import scene as correspondences
+from tcore_lib.training.tcore import TCoRe
 
 RUN = tiny()
 FRAMES = Pictures().read(0, [0, 5, 10, 15])  # 48 x 64
