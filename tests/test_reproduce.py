@@ -12,8 +12,9 @@ from filelock import FileLock
 
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.params import Params
-from tcore_lib.reproduction import reproduce
+from tcore_lib.params import Params, SyntheticData
+from tcore_lib.reproduction import profile, reproduce
+from tcore_lib.scenes import synthetic
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,3 +117,19 @@ def test_from_any_working_folder(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
     )
     assert done.stdout.splitlines() == [str(ROOT / "params" / "quick.yaml"), str(ROOT / "results")]
+
+
+def test_hours_of_an_evaluation_are_measured(tmp_path: Path) -> None:
+    """On clips of one's own folder; rendered ones need no estimate, and what is still to be trained cannot be tried."""
+    small = SyntheticData(davis_clips=1, eval_frames=3)
+    synthetic.write_davis(tmp_path / "davis", small, 0, progress=False)
+    encoders = {"pixels": "pixels", "later": "run"}
+    sections = {
+        "davis": {"root": str(tmp_path / "davis"), "input_size": [64, 96]},
+        "checkpoint": {"encoders": encoders},
+    }
+    hours = profile.evaluation_hours(Params.model_validate(sections), smallest=1)
+    row = hours.iloc[0]
+    assert (len(hours), row["encoder"], row["frames"]) == (1, "pixels", 3)
+    assert row["hours"] == pytest.approx(3 * row["seconds per frame"] / 3600)
+    assert len(profile.evaluation_hours(Params(), smallest=1)) == 0

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import davis, jhmdb
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import folder_name
+from tcore_lib.evaluation.evaluate import evaluate, folder_name
 from tcore_lib.machine import choose_device, place_of
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.params import Benchmark, Params, resolve
@@ -25,6 +27,8 @@ from tcore_lib.training.tcore import TCoRe
 
 SYNTHETIC = "synthetic"
 BENCHMARKS = ("davis", "jhmdb", "vip")
+WORTH_SAYING = 1000  # frames; below that, a trial costs more than it tells
+TRIAL = 12  # frames
 
 
 def device(params: Params) -> torch.device:
@@ -189,6 +193,47 @@ def trained_model(params: Params) -> TCoRe:
         return model.to(device(params))
     path = newest_checkpoint(params)
     return model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path)).to(device(params))
+
+
+def evaluation_hours(
+    params: Params, names: Sequence[str] = BENCHMARKS, *, smallest: int = WORTH_SAYING
+) -> pd.DataFrame:
+    """What a profile's evaluations on real clips will cost here: the first frames of one clip are evaluated, and timed.
+
+    Args:
+        params: the checked profile.
+        names: benchmarks; those that are disabled, rendered or small are left out.
+        smallest: frames of a benchmark from which on it is worth a trial.
+
+    Returns:
+        One row per benchmark and encoder: benchmark, encoder, frames, seconds per frame, hours. Without the encoders that this run
+        has still to train.
+
+    Raises:
+        InputError: a benchmark's data or an encoder cannot be had.
+    """
+    rows = []
+    for name in names:
+        settings = getattr(params, name)
+        if not settings.enabled or settings.root == SYNTHETIC:
+            continue
+        found = clips(params, name)
+        frames = sum(map(len, found))
+        sources = {key: value for key, value in params.checkpoint.encoders.items() if value.partition("@")[0] != "run"}
+        for key in sources if frames >= smallest else ():
+            typical = sorted(found, key=lambda clip: clip.size[1] / clip.size[0])[
+                len(found) // 2
+            ]  # input sizes differ by it
+            joints = None if typical.joints is None else typical.joints[:TRIAL]
+            trial = replace(
+                typical, frames=typical.frames[:TRIAL], annotations=typical.annotations[:TRIAL], joints=joints
+            )
+            began = time.perf_counter()
+            evaluate(encoder(params, key), [trial], settings, progress=False, device=str(device(params)))
+            seconds = (time.perf_counter() - began) / len(trial)
+            row = {"benchmark": name, "encoder": key, "frames": frames, "seconds per frame": seconds}
+            rows.append(row | {"hours": frames * seconds / 3600})
+    return pd.DataFrame(rows, columns=["benchmark", "encoder", "frames", "seconds per frame", "hours"])
 
 
 def predictions(output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray | None:

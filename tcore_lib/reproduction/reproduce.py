@@ -62,6 +62,7 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
     began = time.monotonic()
     print(f"run {params.run.name!r} into {folder}", flush=True)
     with _alone(folder), _kernel():
+        _say_hours(params, [stage for stage in stages if force or not runs.is_finished(stage, params)])
         for number, stage in enumerate(stages, 1):
             head = f"[{number}/{len(stages)}] {stage}"
             if not force and runs.is_finished(stage, params):
@@ -107,6 +108,18 @@ def stages_to_run(params: Params, only: str | None = None, start: str | None = N
     if not left:
         raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
     return left
+
+
+def _say_hours(params: Params, stages: list[str]) -> None:
+    """Print what evaluations on large real benchmarks will take, if any of them is about to run."""
+    ahead = [name for name in ("davis", "vip", "jhmdb") if any(name in stage for stage in stages)]
+    if any(getattr(params, name).root != "synthetic" for name in ahead):
+        from tcore_lib.reproduction import profile, table  # late: torch, which the driver of other runs does without
+
+        hours = profile.evaluation_hours(params, ahead)
+        if len(hours):
+            shown, total = table.plain(hours.round(3).astype(str)), hours["hours"].sum()
+            print(f"{shown}\nevaluation, measured on this machine just now: about {total:.1f} hours in all", flush=True)
 
 
 def run_notebook(stage: str, params: Params) -> str:
