@@ -112,7 +112,7 @@ def prepare(
             _check_recipe(cfg)
         with _only_one(state / f"{name}.lock"):
             scratch = state / f"unfinished-{name}"
-            shutil.rmtree(scratch, ignore_errors=True)  # of a killed call
+            _remove_unfinished(scratch)
             mine = found.items[shard[0] :: shard[1]]
             tasks: Iterator[Task]
             if found.layout == "videos":
@@ -122,7 +122,7 @@ def prepare(
                 todo = mine
                 tasks = ((item, examine, (item.path, found.layout, cfg.short_side)) for item in todo)
             results = dict(_run(tasks, len(todo), worker_count(cfg), progress))
-            shutil.rmtree(scratch, ignore_errors=True)
+            _remove_unfinished(scratch)
             reasons = {item: result for item, result in results.items() if isinstance(result, str)}
             noted = [(cfg.split, item.class_name, str(item.path), reason) for item, reason in reasons.items()]
             _write_csv(state / f"bad-{name}.csv", noted)
@@ -330,6 +330,14 @@ def _only_one(lock: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise InputError(f"Another process is preparing this shard ({lock}); wait for it.") from error
+
+
+def _remove_unfinished(scratch: Path) -> None:
+    """Remove what a killed call left; renamed first, so that a worker that outlives it cannot finish half a folder."""
+    if scratch.exists():
+        os.rename(scratch, scratch.with_name(f"{scratch.name}-{uuid.uuid4().hex}"))
+    for old in scratch.parent.glob(f"{scratch.name}-*"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _recipe(cfg: params.Data) -> dict[str, Any]:
