@@ -36,19 +36,14 @@ DIGEST = "tensors_sha256"  # the key of the checksum in safetensors files writte
 AGAIN = "fetch or save it again"
 ABSURD = 1e6  # no trained weight is this large; a flipped exponent bit makes one that is
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # what huggingface_hub folders name their weights
-# What a file that is no weight file begins with, from the given byte on
-OTHER_FILES = (
-    (
-        0,
-        b"version https://git-lfs",
-        "a git-lfs pointer, not the weights; run `git lfs pull` or download the file itself",
-    ),
-    (4, b"ftyp", "a video, not weights; give the encoder here and the video where one is asked for"),
-    (0, b"RIFF", "a video, not weights; give the encoder here and the video where one is asked for"),
-    (0, b"\x1aE\xdf\xa3", "a video, not weights; give the encoder here and the video where one is asked for"),
-    (0, b"\xff\xd8\xff", "a picture, not weights; give the encoder here"),
-    (0, b"\x89PNG", "a picture, not weights; give the encoder here"),
-)
+VIDEO = "a video, not weights; give the encoder here and the video where one is asked for"
+OTHER_FILES = {  # what the first bytes of a file say that is no weight file
+    rb"\s*<": "a web page, not weights; download the file itself (the link with /resolve/)",
+    rb"version https://git-lfs": "a git-lfs pointer, not the weights; run `git lfs pull` or download the file itself",
+    rb"....ftyp|RIFF|\x1aE\xdf\xa3": VIDEO,
+    rb"\xff\xd8\xff|\x89PNG": "a picture, not weights; give the encoder here",
+    rb"$": "empty; the download or copy did not finish, fetch it again",
+}
 _scalar = np.float64(0).__reduce__()[0]  # the function by which numpy's scalars are stored
 # Harmless classes that training scripts leave among their options. Everything else in a file is refused, not opened.
 SAFE = [
@@ -94,7 +89,9 @@ def read_weights(path: str | Path) -> WeightFile:
     path, config = _file_and_config(Path(path).expanduser())
     with reading(path, "check the path of the weights"), open(path, "rb") as stream:
         head = stream.read(64)
-    _refuse_other_files(path, head)
+    for pattern, what in OTHER_FILES.items():
+        if re.match(pattern, head, re.DOTALL):
+            raise InputError(f"{path} is {what}.")
     # a safetensors file begins with the length of its JSON header
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         tensors, metadata = _read_safetensors(path)
@@ -117,28 +114,14 @@ def _file_and_config(path: Path) -> tuple[Path, dict[str, Any]]:
     config = read_json(path / "config.json", "export the folder again") if (path / "config.json").is_file() else {}
     if not isinstance(config, dict):
         raise InputError(f"{path / 'config.json'} is not a JSON object; export the folder again.")
-    for name in FOLDER_FILES:
-        if (path / name).is_file():
-            return path / name, config
-    if list(path.glob("*.index.json")):
-        raise InputError(f"{path} holds weights in several shards; merge them into one model.safetensors.")
-    found = sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+    found = [path / name for name in FOLDER_FILES if (path / name).is_file()][:1]
+    found = found or sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin"))
     if len(found) != 1:
-        names = (
-            f"holds {len(found)} weight files ({_some(file.name for file in found)})" if found else "holds no weights"
+        shards = ", several shards of one: merge them" if list(path.glob("*.index.json")) else ""
+        raise InputError(
+            f"{path} holds {len(found)} weight files{shards}; give the path of one .safetensors or .pth file."
         )
-        raise InputError(f"{path} {names}; give the path of one .safetensors or .pth file.")
     return found[0], config
-
-
-def _refuse_other_files(path: Path, head: bytes) -> None:
-    if not head:
-        raise InputError(f"{path} is empty; the download or copy did not finish, fetch it again.")
-    if head.lstrip()[:1] == b"<":
-        raise InputError(f"{path} is a web page, not weights; download the file itself (the link with /resolve/).")
-    for start, magic, what in OTHER_FILES:
-        if head[start:].startswith(magic):
-            raise InputError(f"{path} is {what}.")
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -161,7 +144,9 @@ def _read_torch(path: Path, head: bytes) -> tuple[State, dict[str, Any]]:
     with reading(path, AGAIN), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused here
         if zipped:
-            check_zip(path)
+            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+                if damaged := archive.testzip():
+                    raise InputError(f"{path} is damaged: {damaged} does not match its checksum; {AGAIN}.")
         try:
             with torch.serialization.safe_globals(SAFE):
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -183,25 +168,6 @@ def _read_torch(path: Path, head: bytes) -> tuple[State, dict[str, Any]]:
         else:
             metadata[_plain(name)] = vars(leaf) if isinstance(leaf, argparse.Namespace) else leaf
     return tensors, metadata
-
-
-def check_zip(path: Path) -> None:
-    """Compare every record of a torch file with its stored checksum; torch itself does not.
-
-    Raises:
-        InputError: it is truncated or damaged, or holds something else.
-    """
-    with reading(path, AGAIN):
-        with zipfile.ZipFile(path) as archive:
-            names, damaged = archive.namelist(), archive.testzip()
-        if damaged is not None:
-            raise InputError(f"{path} is damaged: {damaged} does not match its checksum; {AGAIN}.")
-        if not any(name.endswith("data.pkl") for name in names):
-            raise InputError(
-                f"{path} is a zip archive but no torch file (it holds {_some(names, 3)}); give the weights."
-            )
-        if any(name.endswith("constants.pkl") for name in names):
-            raise InputError(f"{path} is a TorchScript program, not weights; save the model's state_dict() instead.")
 
 
 def _plain(name: str) -> str:
