@@ -158,11 +158,12 @@ def _read_torch(path: Path, head: bytes) -> tuple[State, dict[str, Any]]:
                 f"{path} wants to run code when it is opened{f' ({wanted[1]})' if wanted else ''} and was not opened; where "
                 "you trust it, load it and save what counts alone: torch.save(model.state_dict(), FILE)."
             ) from None
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict.")
+        if not isinstance(content, Mapping):
+            raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict.")
+        leaves = list(_walk(content, ""))
     tensors: State = {}
     metadata: dict[str, Any] = {}
-    for name, leaf in _walk(content, ""):
+    for name, leaf in leaves:
         if isinstance(leaf, Tensor):
             tensors[_plain(name)] = leaf
         else:
