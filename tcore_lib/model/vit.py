@@ -80,7 +80,7 @@ class ViT(nn.Module):
         self.compile_blocks = False
         self.layout = "official"
         self._scale: Tensor | None = None
-        gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if settings.mlp == "swiglu" else {}
+        gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if settings.mlp == "swiglu" else {}
         self.vit: Any = VisionTransformer(
             img_size=img_size,
             patch_size=settings.patch_size,

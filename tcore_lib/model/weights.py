@@ -46,7 +46,7 @@ OTHER_FILES = {  # what the first bytes of a file say that is no weight file
 }
 _scalar = np.float64(0).__reduce__()[0]  # the function by which numpy's scalars are stored
 # Harmless classes that training scripts leave among their options. Everything else in a file is refused, not opened.
-SAFE = [
+SAFE: list[Any] = [
     argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
     (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"),
     (pathlib.PurePosixPath, "pathlib.PosixPath"),
@@ -159,7 +159,9 @@ def _read_torch(path: Path, head: bytes) -> tuple[State, dict[str, Any]]:
                 "you trust it, load it and save what counts alone: torch.save(model.state_dict(), FILE)."
             ) from None
         if not isinstance(content, Mapping):
-            raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict.")
+            raise InputError(
+                f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict."
+            )
         leaves = list(_walk(content, ""))
     tensors: State = {}
     metadata: dict[str, Any] = {}
