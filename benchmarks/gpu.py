@@ -51,8 +51,9 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encode
 from tcore_lib.model.export import export
 from tcore_lib.model.weights import OURS, write_safetensors
 from tcore_lib.scenes import synthetic
+from tcore_lib.training.batches import loader, worker_count
 from tcore_lib.training.forecast import forecast
-from tcore_lib.training.loop import loader, pretrain, worker_count
+from tcore_lib.training.loop import pretrain
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 

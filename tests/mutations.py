@@ -24,7 +24,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, jhmdb
 from tcore_lib.files import write_json
 from tcore_lib.model import weights
-from tcore_lib.training import checkpoints, loop as training_log
+from tcore_lib.training import checkpoints, log as training_log
 
 LONGEST_SENTENCE = 700  # letters, paths included
 

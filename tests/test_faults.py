@@ -31,8 +31,8 @@ from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import read_json, write_json
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
-from tcore_lib.training import checkpoints, loop as pretrain, step as trainer
-from tcore_lib.training.loop import TrainingStopped, read_log
+from tcore_lib.training import batches, checkpoints, loop as pretrain, step as trainer
+from tcore_lib.training.log import TrainingStopped, read_log
 
 ROOT = Path(__file__).parents[1]
 DAVIS = {"input_size": (H, W), "radius": 4.0, "context": 3}
@@ -229,7 +229,7 @@ def test_an_error_of_the_loader_that_is_a_bug_keeps_its_traceback() -> None:
         yield
 
     with pytest.raises(RuntimeError, match="a bug"):
-        list(pretrain.micro_batches(broken()))  # type: ignore[arg-type]
+        list(batches.micro_batches(broken()))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------- two at once

@@ -13,8 +13,8 @@ from tiny_problem import Pictures, formula_weights, tiny
 from tcore_lib import params
 from tcore_lib.data.masking import block_masks
 from tcore_lib.machine import Place
+from tcore_lib.training.batches import loader, on_device
 from tcore_lib.training.draws import draw_keep
-from tcore_lib.training.loop import loader, on_device
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 from tcore_lib.training.tcore import TCoRe

@@ -25,9 +25,9 @@ from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.machine import Place
 from tcore_lib.model.encoders import load_encoder
-from tcore_lib.training import checkpoints, loop, step as steps
+from tcore_lib.training import batches, checkpoints, log, loop, step as steps
 from tcore_lib.training.checkpoints import read_model, write_model
-from tcore_lib.training.loop import read_log
+from tcore_lib.training.log import read_log
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -251,9 +251,9 @@ def test_two_ranks_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_workers_and_the_place_of_the_start_make_no_difference() -> None:
     """The batches of 0 and 2 loader processes, and of a start in the middle, are equal to the bit."""
-    alone = list(loop.loader(tiny(), Pictures(), Place(), CPU, 0, 4))
-    by_two = list(loop.loader(tiny(loop={"workers": 2}), Pictures(), Place(), CPU, 0, 4))
-    late = list(loop.loader(tiny(), Pictures(), Place(), CPU, 2, 4))
+    alone = list(batches.loader(tiny(), Pictures(), Place(), CPU, 0, 4))
+    by_two = list(batches.loader(tiny(loop={"workers": 2}), Pictures(), Place(), CPU, 0, 4))
+    late = list(batches.loader(tiny(), Pictures(), Place(), CPU, 2, 4))
     assert len(alone) == len(by_two) == 4
     for a, b in [*zip(alone, by_two, strict=True), *zip(alone[2:], late, strict=True)]:
         assert torch.equal(a.frames, b.frames)
@@ -267,13 +267,13 @@ def test_ranks_and_micro_batches_share_out_the_samples() -> None:
     settings = tiny(loop={"batch_size": 8, "accumulate": 2})
     seen = []
     for rank in range(2):
-        batches = list(loop.loader(settings, Pictures(), Place(rank, 2), CPU, 5, 6))
-        assert [len(batch.counters) for batch in batches] == [2, 2]
-        seen += [i for batch in batches for i in batch.counters.tolist()]
+        micro = list(batches.loader(settings, Pictures(), Place(rank, 2), CPU, 5, 6))
+        assert [len(batch.counters) for batch in micro] == [2, 2]
+        seen += [i for batch in micro for i in batch.counters.tolist()]
     assert sorted(seen) == list(range(40, 48))
     with pytest.raises(InputError, match=r"batch_size = 8"):
-        loop.loader(settings, Pictures(), Place(0, 3), CPU, 0, 1)
-    assert [loop.worker_count(wanted, CPU, Place()) for wanted in (3, None)] == [3, 0]
+        batches.loader(settings, Pictures(), Place(0, 3), CPU, 0, 1)
+    assert [batches.worker_count(wanted, CPU, Place()) for wanted in (3, None)] == [3, 0]
 
 
 # ---- the log -------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_nan_stops_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return {k: v * float("nan") for k, v in views.items()} if len(calls) == 3 else views
 
     monkeypatch.setattr(steps, "make_views", spoilt)
-    with pytest.raises(loop.TrainingStopped, match=r"step 3: total became nan.*base_lr"):
+    with pytest.raises(log.TrainingStopped, match=r"step 3: total became nan.*base_lr"):
         train(tmp_path, 8, loop={"log_every": 4, "checkpoint_every": 8})
     assert not checkpoints.steps_in(tmp_path / "checkpoints")  # what is spoilt is not saved
 
@@ -351,18 +351,18 @@ def test_collapse_is_told_from_a_young_network_and_from_targets_that_say_little(
         row = {"teacher_entropy": entropy, "feature_std": std, "information_cls": information}
         return [{"step": first + 10 * i, **row, "information_cls_share": information / 6.9} for i in range(99)]
 
-    assert not loop.check_collapse(rows(1, 6.9, 1e-4, 0.0), settings)  # the official start looks like this for long
+    assert not log.check_collapse(rows(1, 6.9, 1e-4, 0.0), settings)  # the official start looks like this for long
     short = tiny(head={"prototypes": 1000}, optimiser={"epochs": 50.0}).pretrain  # 200 steps: a warning, no stop
     with pytest.warns(UserWarning, match="nearly uniform"):
-        assert loop.check_collapse(rows(1, 6.9, 1e-4, 0.0), short)
-    with pytest.raises(loop.TrainingStopped, match=r"step 5980: it has collapsed, the targets are nearly uniform"):
-        loop.check_collapse(rows(5000, 6.9, 1e-4, 0.0), settings)
+        assert log.check_collapse(rows(1, 6.9, 1e-4, 0.0), short)
+    with pytest.raises(log.TrainingStopped, match=r"step 5980: it has collapsed, the targets are nearly uniform"):
+        log.check_collapse(rows(5000, 6.9, 1e-4, 0.0), settings)
     with pytest.warns(UserWarning, match=r"nearly uniform .*lower pretrain\.optimiser\.base_lr"):
-        assert loop.check_collapse(rows(5000, 6.8, 0.3, 0.1), settings)
+        assert log.check_collapse(rows(5000, 6.8, 0.3, 0.1), settings)
     with pytest.warns(UserWarning, match="one winning prototype"):
-        assert loop.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings)
-    assert loop.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings, warned=True)  # once is enough
-    assert not loop.check_collapse(rows(5000, 5.0, 0.3, 1.4), settings)
+        assert log.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings)
+    assert log.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings, warned=True)  # once is enough
+    assert not log.check_collapse(rows(5000, 5.0, 0.3, 1.4), settings)
 
 
 def _endless(folder: str) -> None:

@@ -19,7 +19,8 @@ from tcore_lib.data.sandwich import SandwichDataset, Videos, counters
 from tcore_lib.data.shards import open_index
 from tcore_lib.machine import Meter, Place, choose_device
 from tcore_lib.params import Params, load
-from tcore_lib.training.loop import Collate, in_one_sentence, on_device, worker_count
+from tcore_lib.training.batches import Collate, on_device, worker_count
+from tcore_lib.training.loop import in_one_sentence
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 

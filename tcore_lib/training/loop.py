@@ -5,21 +5,14 @@ torchrun --nproc-per-node=8 -m tcore_lib pretrain PROFILE    one machine, eight 
 srun torchrun --nnodes=4 --nproc-per-node=8 ... -m tcore_lib pretrain PROFILE    SLURM, any number of machines
 """
 
-import csv
-import importlib
-import io
-import math
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -29,26 +22,23 @@ import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from tcore_lib.data.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate, loader_settings
+from tcore_lib.data.sandwich import Videos
 from tcore_lib.data.shards import open_index
-from tcore_lib.data.views import ViewParams, draw_views
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading, reason, writable
-from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory_is_full, place_of, summed
+from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory_is_full, place_of
 from tcore_lib.params import Params, Pretrain, load, resolve
 from tcore_lib.runs import provenance, run_folder
 from tcore_lib.training import checkpoints
-from tcore_lib.training.draws import Draws, draw
+from tcore_lib.training.batches import loader, micro_batches, on_device
+from tcore_lib.training.log import LOG_NAME, ROWS, Log, Row, averages, check_collapse, read_log
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
 CHECKPOINTS = "checkpoints"  # folder in the run's folder
-LOG_NAME = "log.csv"
 PATIENCE = 30.0  # seconds a training waits for the processes of a killed one, which still write a checkpoint
-Row = dict[str, float]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,10 +47,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
-
-
-class TrainingStopped(InputError):
-    """The training cannot go on with these settings. The message says at which step, which term, and what to try."""
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -185,276 +171,11 @@ def pretrain(
     return read_log(output / LOG_NAME)
 
 
-# ---- data -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """B samples on the host. What the device needs is `frames` and `draws`; `views` steers how crops are cut there."""
-
-    frames: Tensor  # uint8 (B, 3, 3, H, W): roles past, current, future
-    views: ViewParams
-    draws: Draws
-    counters: Tensor  # (B,) int64
-
-    def pin_memory(self) -> "MicroBatch":
-        """The same in pinned memory; a DataLoader calls it."""
-        return MicroBatch(self.frames.pin_memory(), self.views, self.draws.pin_memory(), self.counters)
-
-
-class Collate:
-    """Stacks samples and draws their views, masks and stochastic depth; runs in the worker.
-
-    Args:
-        params: seed and settings.
-    """
-
-    def __init__(self, params: Params) -> None:
-        self.seed, self.settings = params.run.seed, params.pretrain
-        self.schedules = Schedules(params.pretrain)
-
-    def __call__(self, samples: Sequence[Sample]) -> MicroBatch:
-        """One micro-batch; all samples belong to one step."""
-        batch = collate(samples)
-        counters = batch["counter"].tolist()
-        step = counters[0] // self.settings.loop.batch_size
-        views = draw_views(self.seed, counters, batch["sizes"].numpy(), self.settings.views)
-        draws = draw(self.settings, self.seed, step, counters, self.schedules.at(step))
-        return MicroBatch(batch["frames"], views, draws, batch["counter"])
-
-
-def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
-    """Loader processes of this rank.
-
-    As asked; else none on a CPU, which they would only compete for, and on a GPU the machine's cores shared out among
-    its ranks, at most 16 each.
-    """
-    if wanted is not None:
-        return wanted
-    if device.type == "cpu":
-        return 0
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", torch.cuda.device_count() if place.world > 1 else 1))
-    return max(1, min(16, cores() // max(1, ranks) - 1))
-
-
-def loader(
-    params: Params, index: Videos, place: Place, device: torch.device, first_step: int, last_step: int
-) -> DataLoader:
-    """Micro-batches of this rank for steps first_step ... last_step - 1, in order.
-
-    Raises:
-        InputError: the batch does not divide among ranks and micro-batches.
-    """
-    loop = params.pretrain.loop
-    workers = worker_count(loop.workers, device, place)
-    settings: dict[str, Any] = loader_settings(workers) | {"collate_fn": Collate(params)}
-    if workers:
-        # Fork and threads do not go together. The server imports once what each worker would import for ten seconds.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        settings["multiprocessing_context"] = context
-    return DataLoader(
-        SandwichDataset(index, params.pretrain.sandwich, params.run.seed),
-        batch_sampler=CounterBatches(first_step, last_step, loop.batch_size, place.rank, place.world, loop.accumulate),
-        pin_memory=device.type == "cuda",
-        **settings,
-    )
-
-
-def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
-    """The loader's micro-batches; what goes wrong in a worker process is said in one sentence.
-
-    Raises:
-        InputError: a file cannot be read, in the reader's own words; or a worker process died.
-    """
-    try:
-        yield from source
-    except InputError as error:  # torch puts the worker's whole traceback into the message, the sentence last
-        sentence = str(error).strip().splitlines()[-1]
-        raise InputError(sentence.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            f"A process that loads data died ({reason(error)}), which mostly means that memory (or /dev/shm) ran out; lower "
-            "pretrain.loop.workers and run the same command again, which continues from the last checkpoint."
-        ) from error
-
-
-def on_device(trainer: Trainer, batch: MicroBatch) -> tuple[dict[str, Tensor], Draws]:
-    """The crops of a micro-batch, and its draws, where the model is."""
-    return trainer.views(batch.frames, batch.views, batch.draws.masks), batch.draws.to(trainer.device)
-
-
-# ---- log ------------------------------------------------------------------------------------------------------------
-
-
-def averages(names: Sequence[str], pending: Sequence[Tensor], step: int, settings: Pretrain) -> Row:
-    """Means over the steps since the last row, over all ranks; waits for the device.
-
-    Args:
-        names: of the values of one step.
-        pending: (names,) of each step.
-        step: the last of them, counted from 1.
-        settings: what the advice is about.
-
-    Raises:
-        TrainingStopped: a value is NaN or infinite; names the first step and term, and remedies.
-    """
-    table = torch.stack(list(pending))  # (steps, names)
-    shared = [i for i, name in enumerate(names) if not name.startswith("grad_norm")]
-    table[:, shared] = summed(table[:, shared].contiguous())
-    table = table.double().cpu()
-    for row, values in enumerate(table.tolist(), start=step - len(table) + 1):
-        for name, value in zip(names, values, strict=True):
-            skipped = settings.loop.precision == "fp16" and name.startswith("grad_norm")  # by the loss scaler
-            if not math.isfinite(value) and not skipped:
-                safer = "" if settings.loop.precision in ("fp32", "fp64") else ", or set pretrain.loop.precision: fp32"
-                clip = "" if settings.optimiser.clip_grad > 0 else ", or set pretrain.optimiser.clip_grad: 3.0"
-                raise TrainingStopped(
-                    f"Training stopped at step {row}: {name} became {value}; resume from an earlier checkpoint or start "
-                    f"anew, and lower pretrain.optimiser.base_lr or lengthen warmup_epochs{clip}{safer}."
-                )
-    return dict(zip(names, table.mean(0).tolist(), strict=True))
-
-
-class Log:
-    """`log.csv`, appended and flushed row by row, and the tracker that `loop.tracker` names.
-
-    Args:
-        output: the run's folder.
-        step: steps already made; rows after it are dropped, a resumed run makes them again.
-        params: the run's name and `loop.tracker`.
-
-    Raises:
-        InputError: the tracker is not installed; the CSV is no log of ours, or cannot be written.
-    """
-
-    def __init__(self, output: Path, step: int, params: Params) -> None:
-        self.path = output / LOG_NAME
-        log = read_log(self.path) if step else pd.DataFrame()
-        kept = int((log["step"] <= step).sum()) if len(log) else 0
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[: kept + 1] if kept else []
-        with writable(self.path):
-            output.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(lines), encoding="utf-8")
-        self.columns = lines[0].strip().split(",") if lines else []
-        self._track, self._close = tracker(params, output, step)
-
-    def append(self, row: Row) -> None:
-        """Add a row; the first one fixes the columns."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self.columns:
-            self.columns = list(row)
-            writer.writerow(self.columns)
-        writer.writerow(row[name] if isinstance(row[name], int) else f"{row[name]:.9g}" for name in self.columns)
-        with writable(self.path), open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(text.getvalue())
-        self._track(row)
-
-    def close(self) -> None:
-        """Finish the tracker's run; the CSV is complete at any time."""
-        self._close()
-
-
-def tracker(params: Params, output: Path, step: int) -> tuple[Callable[[Row], object], Callable[[], object]]:
-    """How a row reaches the tracker that `pretrain.loop.tracker` names, and how the tracker's run is closed.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    name = params.pretrain.loop.tracker
-    try:
-        if name == "tensorboard":
-            writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(output / name, purge_step=step)
-            return lambda row: [writer.add_scalar(key, value, row["step"]) for key, value in row.items()], writer.close
-        if name in ("trackio", "wandb"):  # one and the same interface
-            package = importlib.import_module(name)
-            package.init(project="tcore", name=params.run.name, config=params.model_dump(mode="json"))
-            return package.log, package.finish
-    except ImportError as error:
-        raise InputError(
-            f"pretrain.loop.tracker = {name} needs a package; run `pip install {name}`, or set it to none."
-        ) from error
-    return lambda row: None, lambda: None
-
-
-def read_log(path: str | Path) -> pd.DataFrame:
-    """The log as it stands now: one row per logged step, numbers only; empty where nothing has been logged yet.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    path = Path(path)
-    with reading(path, "it is no training log: move it out of the folder"):
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        complete = text[: text.rfind("\n") + 1]  # a last line cut off by a crash is left out
-        if not complete:
-            return pd.DataFrame()
-        log = pd.read_csv(io.StringIO(complete), dtype=float)
-        return log.astype({"step": int, "samples": int})
-
-
 # ---- what stops a training ------------------------------------------------------------------------------------------
-
-SETTLING_STEPS = 2000
-ROWS = 20  # rows of the log that a judgement is made on
-SAME_FEATURES = 0.01  # feature_std; 1 = spread evenly over the sphere
-NO_INFORMATION = 0.05  # share of ln K
-
-
-def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = False) -> bool:
-    """Refuse a teacher that says the same of every image for long; warn, once, of targets that say nearly nothing.
-
-    The official initialisation makes nearly equal CLS tokens, which looks like collapse until the network has learnt
-    something. So nothing is judged before the end of the warm-up; a run is stopped after 2,000 steps at the earliest, and
-    warned after half of a shorter one.
-
-    Args:
-        recent: the log's last rows; the last `ROWS` are looked at.
-        settings: for the number of prototypes, the schedules and the advice.
-        warned: whether it has been warned of before.
-
-    Returns:
-        Whether it has been warned of now.
-
-    Raises:
-        TrainingStopped: names step, figures and remedies.
-    """
-    warmup = int(settings.optimiser.warmup_epochs * settings.optimiser.iterations_per_epoch)
-    settled = max(warmup, min(SETTLING_STEPS, Schedules(settings).steps // 2))
-    rows = [row for row in recent if row["step"] > settled][-ROWS:]
-    if len(rows) < ROWS or settings.loss.dino == 0:
-        return warned
-    most, last = math.log(settings.head.prototypes), rows[-1]
-    if any(row["information_cls_share"] > NO_INFORMATION for row in rows):
-        return warned
-    uniform = last["teacher_entropy"] > most / 2
-    what = "uniform" if uniform else "those of one winning prototype"
-    said = (
-        f"the targets are nearly {what} (information_cls {last['information_cls']:.3f} and teacher_entropy "
-        f"{last['teacher_entropy']:.3f} of at most {most:.3f} nats, feature_std {last['feature_std']:.1e}, over {ROWS} rows of "
-        "the log)"
-    )
-    remedy = (
-        "lower pretrain.optimiser.base_lr, teacher_temperature or momentum, or raise pretrain.loss.koleo"
-        if uniform
-        else "raise pretrain.optimiser.teacher_temperature, or lower pretrain.loss.centre_momentum or base_lr"
-    )
-    if rows[0]["step"] > SETTLING_STEPS and all(row["feature_std"] < SAME_FEATURES for row in rows):
-        raise TrainingStopped(f"Training stopped at step {last['step']:.0f}: it has collapsed, {said}; {remedy}.")
-    if not warned:
-        warnings.warn(f"Step {last['step']:.0f}: {said}; little is learnt from them: {remedy}.", stacklevel=2)
-    return True
 
 
 def check_feasible(params: Params, world: int) -> None:
-    """Refuse what can be known to fail before anything starts.
-
-    Raises:
-        InputError: names the setting.
-    """
+    """Refuse what can be known to fail before anything starts."""
     loop = params.pretrain.loop
     own = loop.batch_size // (world * loop.accumulate)
     if own == 1 and params.pretrain.loss.koleo > 0:
@@ -515,11 +236,7 @@ def signal_to_stop(noted: Sequence[int], device: torch.device, place: Place, row
 
 @contextmanager
 def sole_owner(output: Path) -> Iterator[None]:
-    """Hold a run's folder against other trainings.
-
-    Raises:
-        InputError: another process holds it, or the folder cannot be written.
-    """
+    """Hold a run's folder against other trainings."""
     with writable(output):
         output.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output / ".training.lock")
