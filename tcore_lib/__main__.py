@@ -29,7 +29,7 @@ COMMANDS = {
     "publish": "tcore_lib.reproduction.readme:publish",
     "prepare": "tcore_lib.data.videos:prepare_command",
     "shard": "tcore_lib.data.shards:shard_command",
-    "fetch": "tcore_lib.fetch:fetch_command",
+    "fetch": "tcore_lib.fetch:fetch",
     "doctor": "tcore_lib.evaluation.commands:doctor_command",
     "pretrain": "tcore_lib.training.loop:pretrain_command",
     "forecast": "tcore_lib.training.forecast:forecast_command",

@@ -147,27 +147,33 @@ def datasets_table() -> "pd.DataFrame":
 # --- fetching ---------------------------------------------------------------------------------------------------------
 
 
-def fetch(name: str, root: Path = Path("data")) -> Path:
+def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
     """Download a data set or a published encoder, verify it and unpack it.
 
     What is there already is not fetched again. A broken download of an archive starts anew; one of an encoder goes on.
 
     Args:
-        name: kinetics400, imagenet1k, davis2017, jhmdb, vip, vits16_inet, vits16_k400 or vitb16_k400.
-        root: folder that gets the data set's own layout (encoders go to data/weights).
+        name: what to fetch; without one, what there is is listed.
+        root: folder that gets the data set's own layout; encoders go to data/weights.
 
     Returns:
-        `root`, or the encoder's file.
+        `root`, or the encoder's file, which is printed, too.
 
     Raises:
         InputError: unknown name; to be fetched by hand (with what to do); the download or an archive is bad.
     """
+    if name is None:
+        for key, item in DATASETS.items():
+            print(f"{key:12} {item.use}; {item.size}; {'by hand' if item.by_hand else 'fetched'}\n{'':13}{item.page}")
+        return None
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"{name!r} is no known data set; {hint}Known are {', '.join(DATASETS)}.")
     if name in CHECKPOINTS:
-        return weights(name)
+        path = weights(name)
+        print(path)
+        return path
     item, root = DATASETS[name], Path(root)
     if item.by_hand:
         raise InputError(
@@ -175,21 +181,8 @@ def fetch(name: str, root: Path = Path("data")) -> Path:
         )
     for archive in item.archives:
         _fetch_archive(archive, root)
+    print(root)
     return root
-
-
-def fetch_command(name: str | None = None, *, root: Path = Path("data")) -> None:
-    """Download a data set or a published encoder.
-
-    Args:
-        name: what to fetch; without one, the list of what there is.
-        root: folder that gets the data set's own layout; encoders go to data/weights.
-    """
-    if name is not None:
-        print(fetch(name, root))
-        return
-    for key, item in DATASETS.items():
-        print(f"{key:12} {item.use}; {item.size}; {'by hand' if item.by_hand else 'fetched'}\n{'':13}{item.page}")
 
 
 def _fetch_archive(archive: Archive, root: Path) -> None:

@@ -109,7 +109,7 @@ def test_interrupt_is_one_sentence(tmp_path: Path) -> None:
     code = (
         "import sys, time; from tcore_lib import __main__ as cli, fetch\n"
         "def wait(name=None): print('ready', flush=True); time.sleep(60)\n"
-        "fetch.fetch_command = wait; sys.exit(cli.main(['fetch']))"
+        "fetch.fetch = wait; sys.exit(cli.main(['fetch']))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
