@@ -1,4 +1,4 @@
-"""The auxiliary decoder: restores masked patches of the current frame from another frame (METHOD section 4).
+"""The auxiliary decoder: restores masked patches of the current frame from another frame.
 
 Letters: B crops, P patches, D width.
 """

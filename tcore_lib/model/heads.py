@@ -1,4 +1,4 @@
-"""The projection head onto prototypes (METHOD section 4)."""
+"""The projection head onto prototypes."""
 
 from itertools import pairwise
 
