@@ -1,6 +1,6 @@
 """How fast is the evaluation? Ours against the brute-force way of the protocol, on one clip, in one run.
 
-    python benchmarks/propagation.py                      # car-shadow of ../shared, or a rendered clip
+    python benchmarks/propagation.py                      # car-shadow where its files are, or a rendered clip
     python benchmarks/propagation.py --rounds 3           # medians; the two ways take turns
     python benchmarks/propagation.py --long 2000          # memory of a 2,000-frame clip beside that of 100 frames
     python benchmarks/propagation.py --set --device cuda  # 30 clips, 1,999 frames: the size of DAVIS-2017 val
