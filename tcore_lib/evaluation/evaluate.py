@@ -199,7 +199,10 @@ class _ClipRun:
             if frame in (0, len(self.clip) // 2, len(self.clip) - 1):
                 self.features.append(_sampled(features))
         for prediction in self.scorer.predict(torch.stack(soft)):
-            self.labels.update(np.ascontiguousarray(np.nan_to_num(prediction, nan=-1).round(3)).tobytes())
+            if prediction.dtype.kind == "f":  # joints: their last bits differ between machines
+                self.labels.update(np.nan_to_num(prediction, nan=-1).round(3).tobytes())
+            else:
+                self.labels.update(prediction.tobytes())
             self.results.append(self.pool.submit(self.scorer.score, len(self.results), prediction))
             if len(self.results) > WAITING:
                 self.results[-WAITING].result()
