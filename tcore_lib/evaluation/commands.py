@@ -18,7 +18,7 @@ from tcore_lib import params, runs
 from tcore_lib.data.checks import doctor_frames
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
-from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips
+from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips, name_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import Record, evaluate_clips, fingerprint, folder_name, plain, score_predictions
 from tcore_lib.evaluation.scores import summarise
@@ -108,7 +108,7 @@ def evaluate_command(
             write_overlay(clip, section, output / "predictions" / folder_name(name), target)
     print("\n".join([as_text(table, benchmark), doctor.without_score(section, found)]).rstrip(), flush=True)
     print(f"written to {output}: summary.json, {BENCHMARKS[benchmark].TABLE}.csv, clips.csv, predictions/", flush=True)
-    return exit_code(table, found)
+    return exit_code(table, benchmark, found)
 
 
 def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Path, clips: str | None = None) -> int:
@@ -139,7 +139,7 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     scored = summary_record(table, benchmark, section)
     write_json(output, {"benchmark": benchmark, "predictions": str(predictions), **scored, "rows": rows})
     print("\n".join([as_text(table, benchmark), doctor.without_score(section, found)]).rstrip(), flush=True)
-    return exit_code(table, found)
+    return exit_code(table, benchmark, found)
 
 
 # ---------------------------------------------------------------------------------------------- arguments
@@ -198,7 +198,7 @@ def write_tables(
     started: float,
 ) -> None:
     """summary.json (scores, settings, weights, provenance), the table of rows, and clips.csv with each clip's digests."""
-    name = type(section).__name__.lower()
+    name = name_of(section)
     headline = BENCHMARKS[name].HEADLINE
     clips = []
     for (encoder, clip), record in records.items():
@@ -248,10 +248,10 @@ def as_text(table: pd.DataFrame, benchmark: str) -> str:
     return "\n".join(lines)
 
 
-def exit_code(table: pd.DataFrame, clips: list[Clip]) -> int:
-    """1 where no row has a score, unless nothing can be scored here."""
-    scores = table[table.columns.intersection(["JF_mean", "PCK@0.1", "IoU"])]
-    return int(bool(scores.isna().all(axis=None)) and not doctor.for_a_server(clips))
+def exit_code(table: pd.DataFrame, benchmark: str, clips: list[Clip]) -> int:
+    """1 where there is no score at all, unless nothing can be scored here."""
+    nothing = bool(summarise(table, benchmark)["value"].isna().all())
+    return int(nothing and not doctor.for_a_server(clips))
 
 
 def _compare_variants(

@@ -21,7 +21,11 @@ from tcore_lib.figures import style
 from tcore_lib.params import Davis
 
 TITLE = "DAVIS-2017"
-OFFICIAL = ("val", 30, 1999)  # split, clips and frames that published figures are measured on
+OFFICIAL: tuple[str, int, int | None] = (
+    "val",
+    30,
+    1999,
+)  # split, clips and frames that published figures are measured on
 TABLE = "objects"  # a row of the table is an object
 SCORES = {  # official name -> column
     "J&F_m": "JF_mean", "J_m": "J_mean", "J_r": "J_recall", "J_d": "J_decay",

@@ -187,7 +187,7 @@ class _ClipRun:
     def feed(self, images: Tensor) -> None:
         """The next frames, normalised and resized: (B, 3, H, W)."""
         began = time.perf_counter()
-        soft = []
+        soft: list[Tensor] = []
         for features in encode(self.encoder, images, self.settings.precision):  # (h, w, D)
             frame = len(self.results) + len(soft)
             if self.propagator is None:

@@ -26,7 +26,11 @@ from tcore_lib.files import read_json, reading, write_json
 from tcore_lib.params import Jhmdb
 
 TITLE = "JHMDB"
-OFFICIAL = ("1", 268, None)  # split, clips and frames that published figures are measured on
+OFFICIAL: tuple[str, int, int | None] = (
+    "1",
+    268,
+    None,
+)  # split, clips and frames that published figures are measured on
 TABLE = "joints"  # a row of the table is a joint
 SCORES = {f"PCK@{threshold}": f"correct@{threshold}" for threshold in metrics.PCK_THRESHOLDS}
 HEADLINE = "PCK@0.1"

@@ -22,7 +22,11 @@ from tcore_lib.figures import style
 from tcore_lib.params import Vip
 
 TITLE = "VIP"
-OFFICIAL = ("val", 50, None)  # split, clips and frames that published figures are measured on
+OFFICIAL: tuple[str, int, int | None] = (
+    "val",
+    50,
+    None,
+)  # split, clips and frames that published figures are measured on
 TABLE = "parts"  # a row of the table is a class
 HEADLINE = "mIoU"
 STEP = 64  # pixels; the short side of the input is a multiple of it
