@@ -5,18 +5,18 @@
 // attention may have a coarser grid of its own; `data` and `data.looks` are both grids {h, w, P}.
 
 const DOTS = 12; // most matches that are marked in one frame
+const MODES = { similarity: "Similarity", attention: "Cross-attention", labels: "Propagated label" };
 
 // ---- the payload ----------------------------------------------------------------------------------------------------
 
 function readPayload(model) {
   const meta = model.get("_meta");
   const [h, w] = meta.grid;
-  const data = { ...meta, h, w, P: h * w, N: meta.frames.lengths.length };
+  const data = { ...meta, h, w, P: h * w, N: meta.names.length };
   const lengths = meta.encoders.map(({ dims }) => data.N * data.P * dims);
   const codes = splitBytes(asBytes(model.get("_features")), lengths);
-  data.encoders = meta.encoders.map((encoder, e) => {
-    const squares = encoder.scales.map((scale) => scale * scale);
-    return { ...encoder, squares, codes: new Int8Array(codes[e].buffer) };
+  data.encoders = meta.encoders.map(({ name, dims, scales }, e) => {
+    return { name, dims, squares: scales.map((scale) => scale * scale), codes: new Int8Array(codes[e].buffer) };
   });
   if (meta.attention) {
     const raw = asBytes(model.get("_attention"));
@@ -28,9 +28,9 @@ function readPayload(model) {
   }
   // Of every patch the label with the largest share, and that share of 255.
   if (meta.labels) [data.channel, data.share] = splitBytes(asBytes(model.get("_labels")), [data.N * data.P, data.N * data.P]);
-  const table = meta.colours.match(/../g).map((pair) => parseInt(pair, 16));
-  data.colour = (code) => table.slice(3 * code, 3 * code + 3); // of 0..255
-  return data;
+  // The more alike, the less is seen through the map; the root keeps the middle of the scale visible.
+  const colours = meta.colours.map((rgb, code) => packed(rgb, Math.sqrt(255 * code)));
+  return { ...data, colours: Uint32Array.from(colours) };
 }
 
 // Cosine of a patch (its index over all frames) with every patch: one Float32Array (P) per frame.
@@ -45,12 +45,13 @@ function cosines({ codes, squares, dims }, query, { N, P }) {
   return Array.from({ length: N }, (_, frame) => all.subarray(frame * P, (frame + 1) * P));
 }
 
+const cell = (patch, { w }) => [Math.floor(patch / w), patch % w]; // its row and column
+const place = (patch, grid) => `row ${cell(patch, grid)[0]}, column ${cell(patch, grid)[1]}`;
+
 // The patch of a grid that holds the middle of a patch (row, column) of another grid.
 function patchOn(grid, other, row, column) {
   return Math.floor(((row + 0.5) * grid.h) / other.h) * grid.w + Math.floor(((column + 0.5) * grid.w) / other.w);
 }
-
-const cell = (patch, { w }) => [Math.floor(patch / w), patch % w]; // its row and column
 
 // Attention of the picked patch in one frame: a value per patch of `data.looks`, or null where the decoder has not looked.
 function attention(data, pick, frame, head) {
@@ -77,9 +78,6 @@ function largest(values, count) {
 
 // ---- drawing --------------------------------------------------------------------------------------------------------
 
-// Red, green, blue and opacity 0..255 as one number in the order that ImageData has in memory.
-const packed = ([r, g, b], a) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
-
 // Take the colours out of a canvas, and some of the light: maps show better on grey.
 function fade(canvas) {
   const pen = canvas.getContext("2d");
@@ -90,149 +88,117 @@ function fade(canvas) {
 }
 
 // Paint one flat cell per patch over a whole canvas; `colours`: Uint32Array (P) of packed colours.
-function paintCells(canvas, grid, colours) {
-  const small = (grid.small ??= element("canvas", { width: grid.w, height: grid.h }));
-  small.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(colours.buffer), grid.w, grid.h), 0, 0);
+function paintCells(canvas, grid, colours, opacity) {
   const pen = canvas.getContext("2d");
-  pen.imageSmoothingEnabled = false;
-  pen.drawImage(small, 0, 0, canvas.width, canvas.height);
-  pen.imageSmoothingEnabled = true;
+  Object.assign(pen, { imageSmoothingEnabled: false, globalAlpha: opacity });
+  pen.drawImage(pixelCanvas(colours, grid.w, grid.h), 0, 0, canvas.width, canvas.height);
+  pen.globalAlpha = 1;
 }
 
-// The box of a patch on a canvas: x, y, width, height.
-function cellBox(canvas, grid, patch) {
+// A dot of a colour in the middle of a patch, or without a radius the patch's outline.
+function mark(canvas, grid, patch, line, radius, fillStyle) {
   const [width, height] = [canvas.width / grid.w, canvas.height / grid.h];
   const [row, column] = cell(patch, grid);
-  return [column * width, row * height, width, height];
-}
-
-// White lines with a dark rim are seen on any picture.
-function strokeWithRim(pen, path, line) {
-  for (const [lineWidth, strokeStyle] of [[line * 2, "rgba(15,18,24,.9)"], [line, "#fff"]]) {
-    Object.assign(pen, { lineWidth, strokeStyle });
-    pen.stroke(path);
-  }
-}
-
-function outlineCell(canvas, grid, patch, line) {
-  const path = new Path2D();
-  path.rect(...cellBox(canvas, grid, patch));
-  strokeWithRim(canvas.getContext("2d"), path, line);
-}
-
-function markMatch(canvas, grid, patch, radius, fillStyle) {
-  const [x, y, width, height] = cellBox(canvas, grid, patch);
   const [pen, path] = [canvas.getContext("2d"), new Path2D()];
-  path.arc(x + width / 2, y + height / 2, radius, 0, 2 * Math.PI);
-  strokeWithRim(pen, path, radius * 0.4);
+  if (radius) path.arc((column + 0.5) * width, (row + 0.5) * height, radius, 0, 2 * Math.PI);
+  else path.rect(column * width, row * height, width, height);
+  strokeWithRim(pen, path, line);
   pen.fillStyle = fillStyle;
-  pen.fill(path);
+  if (radius) pen.fill(path);
 }
 
 // ---- the widget -----------------------------------------------------------------------------------------------------
 
 function render({ model, el }) {
   const data = readPayload(model);
-  const state = { head: 0, common: false, opacity: 0.85, images: null, maps: [] };
+  const page = openWidget(model, el, "Correspondence explorer", redraw);
+  const state = { head: 0, opacity: 0.85, key: "", maps: [], best: [] };
+  const change = (name) => (value) => ((state[name] = value), page.schedule());
   const [pick, mode, target] = ["pick", "mode", "frame"].map((name) => () => model.get(name));
-  let saving = 0;
-  const set = (name, value) => {
+  function set(name, value) {
     model.set(name, value);
-    clearTimeout(saving); // a drag makes many changes; the kernel needs the last one
-    saving = setTimeout(() => model.save_changes(), 80);
-  };
+    model.save_changes();
+  }
 
   // -- computing: what every frame shows for the pick
 
+  const keyOf = ({ frame, row, column }) => [frame, row, column].join(",");
+  const cosine = (e, frame) => state.maps[e][frame][state.best[e][frame]]; // of the best match
+
   function compute() {
-    const { frame, row, column, matches: known } = pick();
-    const key = [frame, row, column].join(",");
-    if (key === state.key) return;
-    Object.assign(state, { key, started: performance.now() });
-    state.maps = data.encoders.map((encoder) => cosines(encoder, frame * data.P + row * data.w + column, data));
-    state.best = state.maps.map((maps) => maps.map((values) => largest(values, 1)[0]));
-    if (!known) set("pick", { frame, row, column, matches: matches() });
+    const { frame, row, column, matches } = pick();
+    if (keyOf(pick()) !== state.key) {
+      state.key = keyOf(pick());
+      state.maps = data.encoders.map((encoder) => cosines(encoder, frame * data.P + row * data.w + column, data));
+      state.best = state.maps.map((maps) => maps.map((values) => largest(values, 1)[0]));
+    }
+    if (!matches) set("pick", { frame, row, column, matches: bestMatches(frame) });
   }
 
-  const cosine = (e, frame) => state.maps[e][frame][state.best[e][frame]]; // of the best match
-  const others = () => data.names.map((_, frame) => frame).filter((frame) => data.N === 1 || frame !== pick().frame);
-
-  function matches() {
+  function bestMatches(query) {
+    const others = data.names.map((_, frame) => frame).filter((frame) => data.N === 1 || frame !== query);
     const match = (e, frame) => {
       const [row, column] = cell(state.best[e][frame], data);
       return { frame, row, column, cosine: Math.round(1e4 * cosine(e, frame)) / 1e4 };
     };
-    return Object.fromEntries(data.encoders.map(({ name }, e) => [name, others().map((frame) => match(e, frame))]));
+    return Object.fromEntries(data.encoders.map(({ name }, e) => [name, others.map((frame) => match(e, frame))]));
   }
 
   function choose(frame, row, column) {
     const old = pick();
     const next = { frame, row: clamp(row, 0, data.h - 1), column: clamp(column, 0, data.w - 1) };
-    if (old.frame === next.frame && old.row === next.row && old.column === next.column) return;
+    if (keyOf(old) === keyOf(next)) return;
     if (frame === target() && frame !== old.frame) set("frame", old.frame); // query and target change places
-    set("pick", next);
+    model.set("pick", next); // the kernel gets it with its matches, once before the next picture
   }
 
-  // What one frame shows: {grid, codes: (P) 0..255, top: patches, text}; no codes where there is nothing to show.
+  // What one frame shows: {grid, colours: (P) packed, top: patches, text}; no colours where there is nothing to show.
   function view(frame, e, count) {
+    if (mode() === "labels") {
+      const labels = Array.from({ length: data.P }, (_, patch) => [data.channel, data.share].map((all) => all[frame * data.P + patch]));
+      const colours = labels.map(([channel, share]) => channel && packed(data.labels.palette[channel], 0.85 * share));
+      return { grid: data, colours: Uint32Array.from(colours), top: [], text: "" };
+    }
     const looks = mode() === "attention";
     const values = looks ? attention(data, pick(), frame, state.head) : state.maps[e][frame];
-    if (!values) return { text: frame === pick().frame ? "query" : "not looked at" };
+    if (!values) return { top: [], text: frame === pick().frame ? "query" : "not looked at" };
     const top = largest(values, count);
-    const best = values[top[0]];
-    const ceiling = state.common ? Math.max(...others().map((other) => cosine(e, other))) : best;
-    const tau = model.get("temperature");
-    const codes = new Uint8Array(values.length); // a plain loop: this runs for every patch of every frame
-    for (let i = 0; i < values.length; i++)
-      codes[i] = 255 * (looks ? values[i] / (best || 1) : Math.min(1, Math.exp((values[i] - ceiling) / tau))) + 0.5;
+    const [best, tau] = [values[top[0]], model.get("temperature")];
+    const share = looks ? (value) => value / (best || 1) : (value) => Math.exp((value - best) / tau);
+    const colours = new Uint32Array(values.length); // a plain loop: this runs for every patch of every frame
+    for (let i = 0; i < values.length; i++) colours[i] = data.colours[Math.round(255 * share(values[i]))];
     const text = looks ? `most ${(100 * best).toFixed(1)} %` : `cosine ${best.toFixed(2)}`;
-    return { grid: looks ? data.looks : data, codes, top, text };
-  }
-
-  function drawLabels(canvas, frame) {
-    const cells = new Uint32Array(data.P);
-    for (let patch = 0; patch < data.P; patch++) {
-      const [channel, share] = [data.channel, data.share].map((values) => values[frame * data.P + patch]);
-      if (channel) cells[patch] = packed(data.labels.palette[channel], state.opacity * 0.85 * share);
-    }
-    paintCells(canvas, data, cells);
+    return { grid: looks ? data.looks : data, colours, top, text };
   }
 
   // Draw one frame as seen by encoder e; e < 0 draws the query's picture.
   function draw(canvas, frame, e, large) {
-    const ratio = fit(canvas, data.frames.size);
-    const isQuery = e < 0 || (frame === pick().frame && !large);
-    const looked = mode() === "labels" || isQuery ? {} : view(frame, e, large ? model.get("top_k") : 1);
-    canvas.getContext("2d").drawImage(state.images[frame], 0, 0, canvas.width, canvas.height);
-    if (mode() === "labels") drawLabels(canvas, frame);
-    if (looked.codes) {
-      fade(canvas);
-      paintCells(canvas, looked.grid, Uint32Array.from(looked.codes, (code) => state.table[code]));
-      const radius = (large ? 4.5 : 2.6) * ratio;
-      for (const patch of large ? looked.top.slice(1) : []) markMatch(canvas, looked.grid, patch, radius * 0.55, "#fff");
-      markMatch(canvas, looked.grid, looked.top[0], radius, "#E69F00");
+    const ratio = page.drawFrame(canvas, frame);
+    const plain = mode() !== "labels" && (e < 0 || (frame === pick().frame && !large));
+    const { grid, colours, top, text } = plain ? { top: [] } : view(frame, e, large ? model.get("top_k") : 1);
+    if (colours) {
+      if (mode() !== "labels") fade(canvas);
+      paintCells(canvas, grid, colours, state.opacity);
     }
-    const grid = mode() === "attention" ? data.looks : data;
-    if (frame === pick().frame) outlineCell(canvas, grid, patchOn(grid, data, pick().row, pick().column), (large ? 2 : 1.4) * ratio);
-    return looked.text || "";
+    const radius = (large ? 4.5 : 2.6) * ratio;
+    for (const patch of top.slice(1)) mark(canvas, grid, patch, radius * 0.22, radius * 0.55, "#fff");
+    for (const patch of top.slice(0, 1)) mark(canvas, grid, patch, radius * 0.4, radius, "#E69F00");
+    const own = mode() === "attention" ? data.looks : data;
+    if (frame === pick().frame) mark(canvas, own, patchOn(own, data, pick().row, pick().column), (large ? 2 : 1.4) * ratio);
+    return text;
   }
 
   // -- the page
 
-  const parts = ["head", "panes", "time", "strip", "foot", "note"];
-  const [controls, panes, time, strip, foot, note] = parts.map((name) => element("div", { className: `tcx-${name}` }));
+  const [controls, panes, strip, scale] = ["controls", "panes", "strip", "scale"].map((name) => box(`tcx-${name}`));
   const status = element("div", { className: "tcx-status", role: "status", "aria-live": "polite" });
-  const scale = element("div", { className: "tcx-scale" });
-  foot.append(scale, status);
-  note.textContent = data.note;
-  const root = frameOfWidget(el, "Correspondence explorer");
-  root.append(controls, panes, time, strip, foot, note);
-  const { schedule, stop } = drawer(root, redraw);
+  const panel = controlPanel(page.closing);
+  const time = panel.timeline(data.names, "time: frame compared with the query", target, (frame) => set("frame", frame));
+  page.root.append(controls, panes, time, strip, scale, status, element("div", { className: "tcx-note", textContent: data.note }));
 
   // A canvas on which pressing and dragging picks patches of `frameOf()` as it was when the press began.
   function pickable(properties, frameOf) {
-    const canvas = element("canvas", properties);
-    canvas.style.aspectRatio = `${data.frames.size[1]} / ${data.frames.size[0]}`;
+    const canvas = page.newCanvas(properties);
     let held = -1;
     const down = () => (held = frameOf());
     const move = ([x, y]) => held >= 0 && choose(held, Math.floor(y * data.h), Math.floor(x * data.w));
@@ -240,30 +206,34 @@ function render({ model, el }) {
     return canvas;
   }
 
-  function pane(title, aria, frameOf, keys) {
-    const canvas = pickable({ className: "tcx-canvas", tabIndex: 0, role: "application", "aria-label": aria }, frameOf);
-    canvas.addEventListener("keydown", (event) => {
-      if (!(event.key in MOVES) && event.key !== "Enter") return;
-      event.preventDefault();
-      keys(...(MOVES[event.key] || [0, 0]).map((step) => step * (event.shiftKey ? 4 : 1)), event.key === "Enter");
-    });
+  function pane(title, aria, frameOf, onKey) {
+    const onkeydown = (event) => onKey(event) && event.preventDefault();
+    const about = { className: "tcx-canvas", tabIndex: 0, role: "application", "aria-label": aria, onkeydown };
+    const canvas = pickable(about, frameOf);
     const heading = element("div", { className: "tcx-title" }, element("b", { textContent: title }), element("span"));
-    panes.append(element("div", { className: "tcx-pane" }, heading, canvas));
+    panes.append(box("tcx-pane", heading, canvas));
     return { canvas, heading };
   }
 
-  const queryPane = pane("query", "Query frame. Arrow keys move the patch, with shift by four.", () => pick().frame, (down, right) =>
-    choose(pick().frame, pick().row + down, pick().column + right),
+  function moveQuery({ key, shiftKey }) {
+    const { frame, row, column } = pick();
+    const [down, right] = MOVES[key] || [0, 0];
+    choose(frame, row + down * (shiftKey ? 4 : 1), column + right * (shiftKey ? 4 : 1));
+    return key in MOVES;
+  }
+
+  function takeMatch(e, key) {
+    const { grid, top: [best] } = view(target(), e, 1);
+    if (key !== "Enter" || best === undefined) return false;
+    choose(target(), ...cell(patchOn(data, grid, ...cell(best, grid)), data));
+    return true;
+  }
+
+  const hint = "Query frame. Arrow keys move the patch, with shift by four.";
+  const queryPane = pane("query", hint, () => pick().frame, moveQuery);
+  const targetPanes = data.encoders.map(({ name }, e) =>
+    pane(name, `Matches of ${name}. Enter takes the best match as the query.`, target, ({ key }) => takeMatch(e, key)),
   );
-  const targetPanes = data.encoders.map(({ name }, e) => {
-    const aria = `Matches of ${name}. Left and right arrow go through time, enter takes the best match as the query.`;
-    return pane(name, aria, target, (down, right, enter) => {
-      if (!enter) return set("frame", clamp(target() + Math.sign(down + right), 0, data.N - 1));
-      const { grid, top } = view(target(), e, 1);
-      if (!top) return;
-      choose(target(), ...cell(patchOn(data, grid, ...cell(top[0], grid)), data));
-    });
-  });
 
   const thumbs = data.encoders.map((encoder) => {
     const row = element("div", { className: "tcx-row", role: "list", "aria-label": `Frames, matches of ${encoder.name}` });
@@ -279,61 +249,47 @@ function render({ model, el }) {
 
   // -- controls
 
-  const panel = controlPanel();
-  const rows = [0, 1].map(() => element("div", { className: "tcx-controls" }));
-  controls.append(...rows);
-  const add = (row, modes, node) => {
+  function control(modes, node) {
     node.dataset.modes = modes;
-    rows[row].append(node);
-  };
-  const names = { similarity: "Similarity", attention: "Cross-attention", labels: "Propagated label" };
-  const modes = Object.entries(names).filter(([name]) => name === "similarity" || data[name]);
-  const everywhere = Object.keys(names).join(" ");
-  if (modes.length > 1) add(0, everywhere, panel.choice("What is shown", modes, mode, (value) => set("mode", value)));
+    controls.append(node);
+  }
+  const everywhere = Object.keys(MODES).join(" ");
+  const modes = Object.entries(MODES).filter(([name]) => name === "similarity" || data[name]);
+  if (modes.length > 1) control(everywhere, panel.choice("What is shown", modes, mode, (value) => set("mode", value)));
   if (data.encoders.length > 1) {
     const options = [...data.encoders.map(({ name }) => [name, name]), ["compare", "Compare"]];
-    add(0, "similarity", panel.choice("Encoder", options, () => model.get("encoder"), (value) => set("encoder", value)));
+    control("similarity", panel.choice("Encoder", options, () => model.get("encoder"), (value) => set("encoder", value)));
   }
   if (data.attention?.heads) {
-    const heads = ["mean", ...Array.from({ length: data.attention.heads }, (_, i) => `head ${i + 1}`)];
-    const change = () => ((state.head = select.selectedIndex), schedule());
-    const select = element("select", { "aria-label": "attention head", onchange: change });
-    select.append(...heads.map((name) => element("option", { textContent: name })));
-    add(0, "attention", element("label", { className: "tcx-check" }, "head ", select));
+    const heads = Array.from({ length: data.attention.heads + 1 }, (_, head) => [head, head ? `head ${head}` : "mean"]);
+    control("attention", panel.choice("attention head", heads, () => state.head, change("head")));
   }
   const temperature = () => [Math.log10(model.get("temperature")), model.get("temperature").toFixed(2)];
-  const logarithmic = { min: -2, max: 0, step: 0.02 };
   const setTemperature = (value) => set("temperature", Number((10 ** value).toPrecision(3)));
-  add(1, "similarity", panel.slider("temperature", "temperature", logarithmic, temperature, setTemperature));
+  control("similarity", panel.slider("temperature", "temperature", { min: -2, max: 0, step: 0.02 }, temperature, setTemperature));
   const topK = () => [model.get("top_k"), model.get("top_k")];
-  add(1, "similarity attention", panel.slider("top k", "top k", { min: 1, max: DOTS, step: 1 }, topK, (k) => set("top_k", k)));
+  const setTopK = (value) => set("top_k", value);
+  control("similarity attention", panel.slider("top k", "top k", { min: 1, max: DOTS, step: 1 }, topK, setTopK));
   const opacity = () => [state.opacity, `${Math.round(100 * state.opacity)} %`];
-  const setOpacity = (value) => ((state.opacity = value), schedule());
-  add(1, everywhere, panel.slider("overlay", "overlay", { min: 0, max: 1, step: 0.05 }, opacity, setOpacity));
-  const common = element("input", { type: "checkbox", onchange: () => ((state.common = common.checked), schedule()) });
-  add(1, "similarity", element("label", { className: "tcx-check" }, common, " one scale for all frames"));
-  const clock = timeline(time, data.names, "time: frame compared with the query", target, (frame) => set("frame", frame));
+  control(everywhere, panel.slider("overlay", "overlay", { min: 0, max: 1, step: 0.05 }, opacity, change("opacity")));
 
   function describe(shown) {
     const { frame, row, column } = pick();
-    const where = `${data.names[frame]}, row ${row}, column ${column}`;
-    const place = (patch, grid) => ((at) => `row ${at[0]}, column ${at[1]}`)(cell(patch, grid));
+    const [from, to] = [data.names[frame], data.names[target()]];
+    const patch = row * data.w + column;
     if (mode() === "labels") {
-      const at = frame * data.P + row * data.w + column;
-      return `${where}: ${data.labels.names[data.channel[at]]}, ${((100 * data.share[at]) / 255).toFixed(0)} %.`;
+      const [channel, share] = [data.channel, data.share].map((all) => all[frame * data.P + patch]);
+      return `${from}, ${place(patch, data)}: ${data.labels.names[channel]}, ${((100 * share) / 255).toFixed(0)} %.`;
     }
     if (mode() === "attention") {
-      const from = `${data.names[frame]}, ${place(patchOn(data.looks, data, row, column), data.looks)}`;
-      const values = attention(data, pick(), target(), state.head);
-      if (!values) return `${from}. The decoder did not look from here at ${data.names[target()]}.`;
-      const [top] = largest(values, 1);
-      return `${from}. Looks most at ${place(top, data.looks)} of ${data.names[target()]} (${(100 * values[top]).toFixed(1)} %).`;
+      const where = `${from}, ${place(patchOn(data.looks, data, row, column), data.looks)}`;
+      const { grid, top, text } = view(target(), 0, 1);
+      if (!grid) return `${where}. The decoder did not look from here at ${to}.`;
+      return `${where}. Looks most at ${place(top[0], grid)} of ${to} (${text.replace("most ", "")}).`;
     }
-    const found = shown.map((e) => {
-      const name = data.encoders.length > 1 ? `${data.encoders[e].name}: ` : "";
-      return `${name}${place(state.best[e][target()], data)}, cosine ${cosine(e, target()).toFixed(2)}`;
-    });
-    return `${where}. Best match in ${data.names[target()]}: ${found.join("; ")}.`;
+    const match = (e) => `${place(state.best[e][target()], data)}, cosine ${cosine(e, target()).toFixed(2)}`;
+    const found = shown.map((e) => (data.encoders.length > 1 ? `${data.encoders[e].name}: ${match(e)}` : match(e)));
+    return `${from}, ${place(patch, data)}. Best match in ${to}: ${found.join("; ")}.`;
   }
 
   function drawScale() {
@@ -341,21 +297,16 @@ function render({ model, el }) {
       const entry = (name, channel) => element("span", {}, swatch(data.labels.palette[channel]), name);
       return scale.replaceChildren(...data.labels.names.map(entry).slice(1)); // without the background
     }
-    const bar = element("i", { className: "tcx-bar" });
-    const stops = Array.from({ length: 9 }, (_, i) => `rgb(${data.colour(Math.round((255 * i) / 8)).join(" ")} / ${Math.sqrt(i / 8)})`);
-    bar.style.background = `linear-gradient(90deg, ${stops.join(",")})`;
+    const bar = pixelCanvas(data.colours, data.colours.length, 1);
+    bar.className = "tcx-bar";
     const ends = [`cosine ${(3 * model.get("temperature")).toFixed(2)} below`, "the best match"];
     const [low, high] = mode() === "attention" ? ["no attention", "most"] : ends;
     scale.replaceChildren(low, bar, high);
   }
 
   function redraw() {
-    if (!state.images) return;
-    const started = state.started || performance.now();
-    state.started = 0;
-    // The more alike, the less is seen through it; the root keeps the middle of the scale visible.
-    const cover = (code) => packed(data.colour(code), state.opacity * Math.sqrt(255 * code));
-    state.table = Uint32Array.from({ length: 256 }, (_, code) => cover(code));
+    const started = performance.now();
+    compute();
     const all = data.encoders.map((_, e) => e);
     const one = Math.max(0, data.encoders.findIndex(({ name }) => name === model.get("encoder")));
     const shown = mode() !== "similarity" ? [0] : model.get("encoder") === "compare" ? all : [one];
@@ -375,31 +326,17 @@ function render({ model, el }) {
       });
     }
     panel.update();
-    clock.update();
-    for (const node of controls.querySelectorAll("[data-modes]")) node.hidden = !node.dataset.modes.split(" ").includes(mode());
+    for (const node of controls.children) node.hidden = !node.dataset.modes.split(" ").includes(mode());
     drawScale();
     const text = describe(shown);
-    if (status.textContent !== text) status.textContent = text;
-    root.dataset.pick = [pick().frame, pick().row, pick().column].join(",");
-    root.dataset.milliseconds = (performance.now() - started).toFixed(1);
-    root.dataset.ready = "true";
+    if (status.textContent !== text) status.textContent = text; // read aloud only when it is another
+    page.root.dataset.pick = state.key;
+    page.root.dataset.milliseconds = (performance.now() - started).toFixed(1);
   }
 
-  const changed = () => (compute(), schedule()); // computes only where the pick is another
-  const watched = ["pick", "frame", "mode", "encoder", "temperature", "top_k"].map((name) => `change:${name}`);
-  watched.forEach((event) => model.on(event, changed));
-  compute();
-  const files = splitBytes(asBytes(model.get("_frames")), data.frames.lengths);
-  Promise.all(files.map((file) => toBitmap(file, "image/jpeg"))).then((images) => {
-    state.images = images;
-    schedule();
-  });
-  return () => {
-    clock.stop();
-    stop();
-    clearTimeout(saving);
-    watched.forEach((event) => model.off(event, changed));
-  };
+  page.listen("change:pick", () => keyOf(pick()) !== state.key && page.schedule());
+  for (const name of ["frame", "mode", "encoder", "temperature", "top_k"]) page.listen(`change:${name}`, page.schedule);
+  return page.close;
 }
 
 export default { render };

@@ -100,7 +100,7 @@ class Explorer(StandaloneWidget):
             "grid": list(grid),
             "names": list(names) if names is not None else [f"frame {i}" for i in range(count)],
             "encoders": [{"name": name} | about for name, (_, about) in packed.items()],
-            "colours": style.to_colours(np.linspace(0, 1, 256)).tobytes().hex(),  # six hex digits each
+            "colours": style.to_colours(np.linspace(0, 1, 256)).tolist(),
         }
         if len(meta["names"]) != count:
             raise InputError(f"names has {len(meta['names'])} entries for {count} frames; give one per frame.")

@@ -14,7 +14,7 @@ import torch
 import traitlets
 from PIL import Image
 
-from tcore_lib import files, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labels as labelmaps
 from tcore_lib.evaluation.evaluate import encode
@@ -123,7 +123,7 @@ class MaskPainter(StandaloneWidget):
         pngs: list[bytes] = []
         for labels in itertools.islice(self._propagate(mask), count + 1):
             found.append(style.enlarge(np.asarray(labels), self._shape).astype(np.uint8))
-            pngs.append(_transparent(found[-1]))
+            pngs.append(_grey_png(found[-1]))
             message = {"kind": "frame", "frame": len(found) - 1, "text": f"frame {len(found)} of {count}"}
             if len(found) <= count:
                 self.send(message, [pngs[-1]])
@@ -146,9 +146,6 @@ class MaskPainter(StandaloneWidget):
                     raise InputError(f"the browser sent {pixels.size} pixels of a mask; reload the page.")
                 self.mask = pixels.reshape(self._shape)
                 self.run()
-            elif kind == "load":
-                self.mask = _decoded(bytes(buffers[0]))
-                self.send({"kind": "mask", "text": "Mask loaded."}, [self._mask])
             elif kind == "save" and self._output is not None:
                 self.save_masks(self._output / "masks")
                 self.save_video(self._output / "masks.mp4")
@@ -182,22 +179,11 @@ class MaskPainter(StandaloneWidget):
         return Path(path)
 
 
-def _transparent(labels: np.ndarray) -> bytes:
-    """A label map as PNG for the browser: objects in their colours with opaque outlines, background clear."""
-    alpha = np.where(labels > 0, np.where(style.outline(labels), 255, 140), 0)
-    pixels = np.dstack([style.object_palette(256)[labels], alpha]).astype(np.uint8)
+def _grey_png(labels: np.ndarray) -> bytes:
+    """A label map for the browser, which colours it."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=3)
+    Image.fromarray(labels).save(stream, "PNG", compress_level=3)
     return stream.getvalue()
-
-
-def _decoded(data: bytes) -> np.ndarray:
-    """The ids of a PNG that somebody loads."""
-    reading = files.reading("this file", "choose a palette or grey PNG")
-    with reading, Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        if image.mode not in ("P", "L", "1"):
-            raise InputError("this PNG holds colours, not ids; load a palette or grey PNG with one id per pixel.")
-        return np.array(image).astype(np.uint8)
 
 
 def mask_propagator(

@@ -14,9 +14,12 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
+const box = (className, ...children) => element("div", { className }, ...children);
 const button = (text, onclick, more = {}) => element("button", { type: "button", textContent: text, onclick, ...more });
+const swatch = (rgb) => element("i", { className: "tcx-swatch", style: `background: rgb(${rgb})` });
 const asBytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const toBitmap = (bytes, type) => createImageBitmap(new Blob([bytes], { type }));
+const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }; // rows, columns
 
 // Files that lie one after the other.
 function splitBytes(bytes, lengths) {
@@ -24,47 +27,79 @@ function splitBytes(bytes, lengths) {
   return lengths.map((length) => bytes.slice(start, (start += length)));
 }
 
-// The widget's outermost element. The notebook's own keyboard shortcuts stay out of it.
-function frameOfWidget(el, name) {
-  const root = element("div", { className: "tcx", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": name });
-  root.addEventListener("keydown", (event) => event.stopPropagation());
-  el.replaceChildren(root);
-  return root;
+// Red, green, blue and opacity 0..255 as one number in the order that ImageData has in memory.
+const packed = ([r, g, b], a) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
+
+// A canvas of packed colours (Uint32Array), row by row.
+function pixelCanvas(colours, width, height) {
+  const canvas = element("canvas", { width, height });
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(colours.buffer), width, height), 0, 0);
+  return canvas;
 }
 
-// Runs `draw` once before the next picture, however often it is asked for, and when the element changes its size.
-function drawer(root, draw) {
+// White lines with a dark rim are seen on any picture.
+function strokeWithRim(pen, path, line) {
+  for (const [lineWidth, strokeStyle] of [[line * 2, "rgba(15,18,24,.9)"], [line, "#fff"]]) {
+    Object.assign(pen, { lineWidth, strokeStyle });
+    pen.stroke(path);
+  }
+}
+
+// A widget's page: its outermost element, the clip's pictures, and `draw`, which runs once before the next picture of the
+// screen, however often it is asked for, and when the size changes. `closing` holds what ends with the widget.
+function openWidget(model, el, name, draw) {
+  const attributes = { role: "group", "aria-label": name, "data-lm-suppress-shortcuts": "true" };
+  const root = element("div", { className: "tcx", ...attributes, onkeydown: (event) => event.stopPropagation() });
+  el.replaceChildren(root);
+  const { size: [height, width], lengths } = model.get("_meta").frames;
+  let images = null;
   let pending = 0;
-  const schedule = () => (pending ||= requestAnimationFrame(() => ((pending = 0), draw())));
+  function drawNow() {
+    pending = 0;
+    if (!images) return;
+    draw();
+    root.dataset.ready = "true";
+  }
+  const schedule = () => (pending ||= requestAnimationFrame(drawNow));
   const resized = new ResizeObserver(schedule);
   resized.observe(root);
-  const stop = () => (cancelAnimationFrame(pending), resized.disconnect());
-  return { schedule, stop };
+  const closing = [() => cancelAnimationFrame(pending), () => resized.disconnect()];
+  const jpegs = splitBytes(asBytes(model.get("_frames")), lengths);
+  Promise.all(jpegs.map((jpeg) => toBitmap(jpeg, "image/jpeg"))).then((loaded) => {
+    images = loaded;
+    schedule();
+  });
+  function listen(event, run) {
+    model.on(event, run);
+    closing.push(() => model.off(event, run));
+  }
+  function newCanvas(properties) {
+    const canvas = element("canvas", properties);
+    canvas.style.aspectRatio = `${width} / ${height}`;
+    return canvas;
+  }
+  // Draw a frame as sharp as the screen; returns the pixels of the screen per CSS pixel.
+  function drawFrame(canvas, frame) {
+    const ratio = Math.min(2, window.devicePixelRatio || 1);
+    canvas.width = Math.max(40, Math.round(canvas.clientWidth * ratio));
+    canvas.height = Math.round((canvas.width * height) / width);
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(images[frame], 0, 0, canvas.width, canvas.height);
+    return ratio;
+  }
+  return { root, schedule, listen, closing, newCanvas, drawFrame, close: () => closing.forEach((run) => run()) };
 }
-
-// A canvas as sharp as the screen for a picture of [height, width]; returns the pixels of the screen per CSS pixel.
-function fit(canvas, [height, width]) {
-  const ratio = Math.min(2, window.devicePixelRatio || 1);
-  const columns = Math.max(40, Math.round(canvas.clientWidth * ratio));
-  const rows = Math.round((columns * height) / width);
-  if (canvas.width !== columns || canvas.height !== rows) Object.assign(canvas, { width: columns, height: rows });
-  canvas.getContext("2d").imageSmoothingQuality = "high";
-  return ratio;
-}
-
-const swatch = (rgb) => element("i", { className: "tcx-swatch", style: `background: rgb(${rgb})` });
-
-const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }; // rows, columns
 
 // Pressing, moving and releasing on a canvas; `move` gets the place as shares [x, y] of its size, pressed or not.
 function onDrag(canvas, down, move, up) {
   const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    const area = canvas.getBoundingClientRect();
+    return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    down(place(event));
+    down();
     move(place(event));
   });
   canvas.addEventListener("pointermove", (event) => move(place(event)));
@@ -72,13 +107,16 @@ function onDrag(canvas, down, move, up) {
 }
 
 // Controls that show what `read` says whenever `update` runs.
-function controlPanel() {
+function controlPanel(closing) {
   const updates = [];
   // Buttons of which one is pressed; options: [value, text, colour or nothing].
   function choice(name, options, read, write) {
-    const buttons = options.map(([value, text]) => button(text, () => write(value)));
-    options.forEach(([, , colour], i) => colour && buttons[i].prepend(swatch(colour)));
-    updates.push(() => buttons.forEach((node, i) => node.setAttribute("aria-pressed", String(options[i][0] === read()))));
+    const buttons = options.map(([value, text, colour]) => {
+      const node = button(text, () => write(value));
+      if (colour) node.prepend(swatch(colour));
+      updates.push(() => node.setAttribute("aria-pressed", String(value === read())));
+      return node;
+    });
     return element("div", { className: "tcx-segments", role: "group", "aria-label": name }, ...buttons);
   }
   // `read` gives the slider's value and the text beside it.
@@ -86,29 +124,22 @@ function controlPanel() {
     const output = element("output");
     const input = element("input", { type: "range", ...range, "aria-label": label, oninput: () => write(Number(input.value)) });
     updates.push(() => ([input.value, output.textContent] = read()));
-    return element("label", { className: "tcx-slider" }, element("span", { textContent: text }), input, output);
+    return element("label", { className: "tcx-slider" }, text, input, output);
   }
-  return { choice, slider, update: () => updates.forEach((run) => run()) };
-}
-
-// A play button, a slider over the frames and the name of the one shown.
-function timeline(node, names, label, read, write) {
-  let playing = 0;
-  const stop = () => (playing = clearInterval(playing));
-  const toggle = () => {
-    if (playing) stop();
-    else playing = setInterval(() => write((read() + 1) % names.length), 250);
-    update();
-  };
-  const play = button("", toggle, { className: "tcx-play" });
-  const range = { type: "range", min: 0, max: names.length - 1, step: 1, "aria-label": label };
-  const slider = element("input", { ...range, oninput: () => write(Number(slider.value)) });
-  const text = element("output");
-  node.append(play, slider, text);
-  const update = () => {
-    [slider.value, text.textContent] = [read(), names[read()]];
-    play.textContent = playing ? "❚❚" : "▶";
-    play.setAttribute("aria-label", playing ? "pause" : "play through the frames");
-  };
-  return { update, stop };
+  // A play button and a slider over the frames.
+  function timeline(names, label, read, write) {
+    let playing = 0;
+    const stop = () => (playing = clearInterval(playing));
+    const next = () => write((read() + 1) % names.length);
+    const play = button("▶", () => (playing ? stop() : (playing = setInterval(next, 250)), update()));
+    updates.push(() => {
+      play.textContent = playing ? "❚❚" : "▶";
+      play.setAttribute("aria-label", playing ? "pause" : "play through the frames");
+    });
+    closing.push(stop);
+    const range = { min: 0, max: names.length - 1, step: 1 };
+    return box("tcx-time", play, slider("", label, range, () => [read(), names[read()]], write));
+  }
+  const update = () => updates.forEach((run) => run());
+  return { choice, slider, timeline, update };
 }
