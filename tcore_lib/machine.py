@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 
 def _own_cores() -> list[int]:
-    """Numbers of the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
@@ -219,10 +216,12 @@ class Meter:
         return psutil.Process().memory_info().rss
 
 
-def peak_resident() -> int:
-    """Most bytes that this process has held in memory (on Linux: since `Meter.reset_peak`)."""
-    with suppress(OSError):
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+def peak_resident(of_children: bool = False) -> int:
+    """Most bytes that this process (on Linux: since `Meter.reset_peak`), or one of its ended children, has held in memory."""
+    if not of_children:
+        with suppress(OSError):
+            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    who = resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF
     unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return unit * resource.getrusage(who).ru_maxrss

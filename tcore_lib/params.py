@@ -10,7 +10,6 @@ the same on every machine, and others absolute; `resolve` makes a path of them.
 """
 
 import ast
-import difflib
 import hashlib
 import json
 import os
@@ -20,20 +19,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
-from tcore_lib.errors import InputError
+from tcore_lib.errors import InputError, known_names
 from tcore_lib.files import read_text, reading, write_text
+
+
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError("the first value must not exceed the second")
+    return interval
+
 
 # Strict scalars: YAML reads `1e-4` as a string and `yes` as a boolean; neither may slip through as a number.
 Float = Annotated[float, Strict()]
 Int = Annotated[int, Strict()]
 Bool = Annotated[bool, Strict()]
 Positive = Annotated[Int, Field(ge=1)]
-Share = Annotated[Float, Field(ge=0.0, le=1.0)]
+Count = Annotated[Int, Field(ge=0)]
 NonNegative = Annotated[Float, Field(ge=0.0)]
 AboveZero = Annotated[Float, Field(gt=0.0)]
-Interval = tuple[Float, Float]
+Share = Annotated[Float, Field(ge=0.0, le=1.0)]
+BelowOne = Annotated[Float, Field(ge=0.0, lt=1.0)]
+Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]  # a range of shares
+Interval = Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ordered)]
+Size = tuple[Positive, Positive]  # pixels
+
+
+def setting(default: Any, description: str, **limits: Any) -> Any:
+    """A setting with its meaning, which notebooks show beside the value."""
+    return Field(default, description=description, **limits)
 
 
 class Section(BaseModel):
@@ -42,72 +57,57 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def _ordered(name: str, interval: Interval, low: float, high: float) -> None:
-    if not low <= interval[0] <= interval[1] <= high:
-        raise ValueError(f"{name} must satisfy {low:g} <= first <= second <= {high:g}")
-
-
 class Run(Section):
     """Which run this is, where it goes and what it runs on."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="folder name under `results`")
-    title: str = Field("", description="one line for the table: what this run is")
-    seed: Int = Field(0, ge=0, description="every random choice follows from it")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto = the first GPU, else the CPU")
-    results: str = Field("results", description="folder that holds the run folders")
-    threads: Positive | None = Field(
-        None, description="CPU threads of torch, shared by a training's processes; null = one per core"
-    )
+    name: str = setting("run", "folder name under `results`", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    title: str = setting("", "one line for the table: what this run is")
+    seed: Count = setting(0, "every random choice follows from it")
+    device: str = setting("auto", "auto = the first GPU, else the CPU", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    results: str = setting("results", "folder that holds the run folders")
+    threads: Positive | None = setting(None, "CPU threads of torch, shared by a training's processes; null = all cores")
 
 
 class SyntheticData(Section):
     """What the embedded renderer draws when `data.source` is `synthetic`. Sizes are (width, height) in pixels."""
 
-    videos: Positive = Field(48, description="mini Kinetics: number of .mp4 clips")
-    classes: Positive = Field(6, description="mini Kinetics: number of class folders (kinds of motion)")
-    video_size: tuple[Positive, Positive] = Field((340, 256), description="mini Kinetics: frame size")
-    video_seconds: AboveZero = Field(4.0, description="mini Kinetics: length of a clip")
-    fps: Positive = Field(15, description="frames per second of the .mp4 files")
-    davis_clips: Positive = Field(4, description="mini DAVIS: number of clips; every second one is not 854x480")
-    jhmdb_clips: Positive = Field(4, description="mini JHMDB: number of test clips, 320x240")
-    vip_clips: Positive = Field(3, description="mini VIP: number of clips")
-    eval_frames: Annotated[Int, Field(ge=3)] = Field(16, description="frames per benchmark clip")
-    seed: Annotated[Int, Field(ge=0)] | None = Field(None, description="of the pictures; null = run.seed")
+    videos: Positive = setting(48, "mini Kinetics: number of .mp4 clips")
+    classes: Positive = setting(6, "mini Kinetics: number of class folders (kinds of motion)")
+    video_size: Size = setting((340, 256), "mini Kinetics: frame size")
+    video_seconds: AboveZero = setting(4.0, "mini Kinetics: length of a clip")
+    fps: Positive = setting(15, "frames per second of the .mp4 files")
+    davis_clips: Positive = setting(4, "mini DAVIS: number of clips; every second one is not 854x480")
+    jhmdb_clips: Positive = setting(4, "mini JHMDB: number of test clips, 320x240")
+    vip_clips: Positive = setting(3, "mini VIP: number of clips")
+    eval_frames: Int = setting(16, "frames per benchmark clip", ge=3)
+    seed: Count | None = setting(None, "of the pictures; null = run.seed")
 
 
 class Data(Section):
     """From videos on disk to frame folders and an index."""
 
-    source: str = Field("synthetic", description="`synthetic`, or a folder of videos, frame folders or images")
-    layout: Literal["auto", "videos", "frames", "images"] = Field("auto", description="what `source` holds")
-    annotations: str | None = Field(None, description="official CSV (label, youtube_id, time_start, time_end, split)")
-    root: str = Field(
-        "data/run", description="folder the prepared frames, index and synthetic benchmarks are written to"
-    )
-    split: str = Field("train", pattern=r"^[A-Za-z0-9_-]+$", description="folder under `frames/`")
-    num_frames: Positive = Field(20, description="frames kept per video, spread evenly; ignored where `fps` is given")
-    fps: AboveZero | None = Field(None, description="frames kept per second of video, instead of a fixed number")
-    short_side: Positive = Field(
-        256, description="short side of kept frames in pixels; smaller videos stay as they are"
-    )
-    workers: Positive | None = Field(None, description="processes that decode; null = one per core")
-    shards: list[str] = Field(
-        [], description="folders of tar shards, all parts of one set in order; training reads them instead of frames"
-    )
+    source: str = setting("synthetic", "`synthetic`, or a folder of videos, frame folders or images")
+    layout: Literal["auto", "videos", "frames", "images"] = setting("auto", "what `source` holds")
+    annotations: str | None = setting(None, "official CSV (label, youtube_id, time_start, time_end, split)")
+    root: str = setting("data/run", "folder of the prepared frames, the index and the synthetic benchmarks")
+    split: str = setting("train", "folder under `frames/`", pattern=r"^[A-Za-z0-9_-]+$")
+    num_frames: Positive = setting(20, "frames kept per video, spread evenly; ignored where `fps` is given")
+    fps: AboveZero | None = setting(None, "frames kept per second of video, instead of a fixed number")
+    short_side: Positive = setting(256, "short side of kept frames in pixels; smaller videos stay as they are")
+    workers: Positive | None = setting(None, "processes that decode; null = one per core")
+    shards: list[str] = setting([], "folders of tar shards, all parts of one set in order, read instead of frames")
     synthetic: SyntheticData = SyntheticData()
 
 
 class Sandwich(Section):
     """Which three frames of a video make one sample. Ranges are shares of the number of frames."""
 
-    current_range: Interval = (0.3, 0.7)
-    past_offset_range: Interval = (0.15, 0.25)
-    future_offset_range: Interval = (0.15, 0.25)
+    current_range: Shares = (0.3, 0.7)
+    past_offset_range: Shares = (0.15, 0.25)
+    future_offset_range: Shares = (0.15, 0.25)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for name in ("current_range", "past_offset_range", "future_offset_range"):
-            _ordered(name, getattr(self, name), 0.0, 1.0)
         if self.current_range[0] - self.past_offset_range[1] < 0:
             raise ValueError("the past frame would lie before the clip: lower past_offset_range or raise current_range")
         if self.current_range[1] + self.future_offset_range[1] > 1:
@@ -120,32 +120,28 @@ class Views(Section):
 
     global_size: Positive = 224
     local_size: Positive = 96
-    num_local: Annotated[Int, Field(ge=0)] = 8
-    global_scale: Interval = (0.32, 1.0)
-    local_scale: Interval = (0.05, 0.32)
-    ratio: Interval = Field((0.75, 4 / 3), description="width / height of a crop's box")
-    local_flip: Share = Field(
-        0.5, description="probability of a horizontal flip of a local crop; global crops never flip"
-    )
-    jitter: Share = Field(0.8, description="probability of colour jitter")
+    num_local: Count = 8
+    global_scale: Shares = (0.32, 1.0)
+    local_scale: Shares = (0.05, 0.32)
+    ratio: Interval = setting((0.75, 4 / 3), "width / height of a crop's box")
+    local_flip: Share = setting(0.5, "probability of a horizontal flip of a local crop; global crops never flip")
+    jitter: Share = setting(0.8, "probability of colour jitter")
     brightness: NonNegative = 0.4
     contrast: NonNegative = 0.4
     saturation: NonNegative = 0.2
-    hue: Annotated[Float, Field(ge=0.0, le=0.5)] = 0.1
+    hue: Float = Field(0.1, ge=0.0, le=0.5)
     grayscale: Share = 0.2
-    blur_global_1: Share = Field(0.0, description="probability of blur as trained; the released code names it 1.0")
-    blur_global_2: Share = Field(0.9, description="probability of blur as trained; the released code names it 0.1")
+    blur_global_1: Share = setting(0.0, "probability of blur as trained; the released code names it 1.0")
+    blur_global_2: Share = setting(0.9, "probability of blur as trained; the released code names it 0.1")
     blur_local: Share = 0.5
     blur_sigma: Interval = (0.1, 2.0)
-    blur_kernel: Positive = Field(9, description="odd width of the Gaussian kernel in pixels")
+    blur_kernel: Positive = setting(9, "odd width of the Gaussian kernel in pixels")
     solarize_global_2: Share = 0.2
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        _ordered("global_scale", self.global_scale, 1e-6, 1.0)
-        _ordered("local_scale", self.local_scale, 1e-6, 1.0)
-        _ordered("ratio", self.ratio, 0.01, 100.0)
-        _ordered("blur_sigma", self.blur_sigma, 1e-6, 100.0)
+        if min(self.global_scale[0], self.local_scale[0]) <= 0:
+            raise ValueError("global_scale and local_scale must be above 0")
         if self.blur_kernel % 2 == 0:
             raise ValueError("blur_kernel must be odd")
         if self.blur_kernel // 2 >= min(self.global_size, self.local_size):
@@ -156,20 +152,11 @@ class Views(Section):
 class Masks(Section):
     """Block masks on the global crops of the current frame."""
 
-    share: Share = Field(0.5, description="share of the global crops that are masked")
-    ratio: Interval = Field((0.1, 0.5), description="range of the masked share of a masked crop's patches")
-    share_end: Share | None = Field(None, description="cosine schedule of `share` to this value; null = constant")
-    ratio_end: Interval | None = Field(None, description="cosine schedule of `ratio` to this value; null = constant")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        _ordered("ratio", self.ratio, 0.0, 1.0)
-        if self.ratio_end is not None:
-            _ordered("ratio_end", self.ratio_end, 0.0, 1.0)
-        return self
+    share: Share = setting(0.5, "share of the global crops that are masked")
+    ratio: Shares = setting((0.1, 0.5), "range of the masked share of a masked crop's patches")
 
 
-ARCHITECTURES = {
+ARCHITECTURES = {  # width, depth, heads
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
@@ -181,27 +168,27 @@ class Encoder(Section):
     """The vision transformer that is trained."""
 
     arch: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"] = "vit_small"
-    width: Positive | None = Field(None, description="token width; only with arch: custom")
-    depth: Positive | None = Field(None, description="number of blocks; only with arch: custom")
-    heads: Positive | None = Field(None, description="attention heads; only with arch: custom")
+    width: Positive | None = setting(None, "token width; only with arch: custom")
+    depth: Positive | None = setting(None, "number of blocks; only with arch: custom")
+    heads: Positive | None = setting(None, "attention heads; only with arch: custom")
     patch_size: Positive = 16
-    registers: Annotated[Int, Field(ge=0)] = 4
-    drop_path: Annotated[Float, Field(ge=0.0, lt=1.0)] = Field(0.1, description="stochastic depth, same in every block")
-    layer_scale: AboveZero | None = Field(1e-5, description="initial value of LayerScale; null = without")
-    mlp: Literal["gelu", "swiglu"] = Field("gelu", description="swiglu = gated, as in DINOv2's largest network")
-    mlp_ratio: AboveZero = Field(4.0, description="width of the MLP's first layer / token width")
+    registers: Count = 4
+    drop_path: BelowOne = setting(0.1, "stochastic depth, same in every block")
+    layer_scale: AboveZero | None = setting(1e-5, "initial value of LayerScale; null = without")
+    mlp: Literal["gelu", "swiglu"] = setting("gelu", "swiglu = gated, as in DINOv2's largest network")
+    mlp_ratio: AboveZero = setting(4.0, "width of the MLP's first layer / token width")
     qkv_bias: Bool = True
-    img_size: Positive | None = Field(
-        None, description="pixels: side of the image whose patches have a stored position; null = views.global_size"
+    img_size: Positive | None = setting(
+        None, "pixels: side of the image whose patches have a position; null = views.global_size"
     )
-    init_scheme: Literal["trunc_normal", "mimetic"] = Field(
+    init_scheme: Literal["trunc_normal", "mimetic"] = setting(
         "trunc_normal",
-        description="fresh weights: trunc_normal as DINOv2; mimetic = attention and positions that resemble a trained "
-        "network's (Trockman & Kolter, 2023), for small transformers and little data",
+        "fresh weights: trunc_normal as DINOv2; mimetic = attention and positions that resemble a trained network's "
+        "(Trockman & Kolter, 2023), for small transformers and little data",
     )
-    init: str | None = Field(
+    init: str | None = setting(
         None,
-        description="continue from this encoder: file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME; "
+        "continue from this encoder: file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME; "
         "the settings above must be its shape (an error says which ones are); null = fresh weights",
     )
 
@@ -231,21 +218,20 @@ class Encoder(Section):
 class Decoder(Section):
     """The auxiliary decoder that restores masked patches from past and future."""
 
-    enabled: Bool = Field(True, description="false = plain DINO + iBOT on the current frame")
-    branches: Literal["both", "past", "future"] = Field("both", description="which auxiliary frames are used")
+    enabled: Bool = setting(True, "false = plain DINO + iBOT on the current frame")
+    branches: Literal["both", "past", "future"] = setting("both", "which auxiliary frames are used")
     num_blocks: Positive = 1
     heads: Positive = 16
-    attn_mul: Float = Field(4.0, description="factor on the cross-attention before its residual")
+    attn_mul: Float = setting(4.0, "factor on the cross-attention before its residual")
 
 
 class Head(Section):
-    """Projection head onto prototypes."""
+    """Projection head onto prototypes, shared by CLS tokens and patches."""
 
     prototypes: Positive = 65536
     hidden: Positive = 2048
     bottleneck: Positive = 256
     layers: Positive = 3
-    separate_patch_head: Bool = Field(False, description="true = patches get a head of their own")
 
 
 class Loss(Section):
@@ -257,11 +243,11 @@ class Loss(Section):
     patch_future: NonNegative = 0.8
     agreement: NonNegative = 20.0
     student_temperature: AboveZero = 0.1
-    centre_momentum: Annotated[Float, Field(ge=0.0, lt=1.0)] = 0.9
-    centring: Literal["mean", "sinkhorn"] = Field(
-        "mean", description="of the targets: by running mean logits, or by Sinkhorn-Knopp on each batch (DINOv2)"
+    centre_momentum: BelowOne = 0.9
+    centring: Literal["mean", "sinkhorn"] = setting(
+        "mean", "of the targets: by running mean logits, or by Sinkhorn-Knopp on each batch (DINOv2)"
     )
-    patch: NonNegative = Field(0.8, description="weight of the iBOT term when the decoder is off")
+    patch: NonNegative = setting(0.8, "weight of the iBOT term when the decoder is off")
 
 
 class Optimiser(Section):
@@ -270,22 +256,20 @@ class Optimiser(Section):
     epochs: AboveZero = 400.0
     iterations_per_epoch: Positive = 936
     warmup_epochs: NonNegative = 20.0
-    base_lr: AboveZero = Field(0.002, description="peak lr = base_lr * sqrt(global batch / 1024)")
+    base_lr: AboveZero = setting(0.002, "peak lr = base_lr * sqrt(global batch / 1024)")
     min_lr: NonNegative = 1.0e-6
-    decoder_lr: AboveZero = Field(0.1, description="the decoder's lr as a multiple of the schedule's peak")
+    decoder_lr: AboveZero = setting(0.1, "the decoder's lr as a multiple of the schedule's peak")
     weight_decay: NonNegative = 0.04
     weight_decay_end: NonNegative = 0.4
-    betas: Interval = (0.9, 0.999)
-    clip_grad: NonNegative = Field(3.0, description="largest gradient norm of each module; 0 = no clipping")
-    layer_decay: Annotated[Float, Field(gt=0.0, le=1.0)] = 0.9
-    patch_embed_lr: AboveZero = Field(0.2, description="further lr multiplier of the patch embedding")
-    lr_multipliers: Bool = Field(True, description="false = one lr for all but the decoder (code before October 2025)")
-    encoder_lr: AboveZero = Field(1.0, description="the encoder's lr as a multiple of the schedule's")
-    hold_steps: Annotated[Int, Field(ge=0)] = Field(
-        0, description="steps in which the encoder is held (lr 0) while heads and decoder learn; for `encoder.init`"
-    )
-    freeze_last_layer_epochs: NonNegative = Field(1.0, description="prototypes get lr 0 that long")
-    momentum: Share = Field(0.992, description="EMA momentum of the teacher at the start")
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    clip_grad: NonNegative = setting(3.0, "largest gradient norm of each module; 0 = no clipping")
+    layer_decay: Float = Field(0.9, gt=0.0, le=1.0)
+    patch_embed_lr: AboveZero = setting(0.2, "further lr multiplier of the patch embedding")
+    lr_multipliers: Bool = setting(True, "false = one lr for all but the decoder (code before October 2025)")
+    encoder_lr: AboveZero = setting(1.0, "the encoder's lr as a multiple of the schedule's")
+    hold_steps: Count = setting(0, "steps with the encoder held (lr 0), heads and decoder learning; for `encoder.init`")
+    freeze_last_layer_epochs: NonNegative = setting(1.0, "prototypes get lr 0 that long")
+    momentum: Share = setting(0.992, "EMA momentum of the teacher at the start")
     momentum_end: Share = 1.0
     teacher_temperature: AboveZero = 0.04
     teacher_temperature_end: AboveZero = 0.07
@@ -295,39 +279,33 @@ class Optimiser(Section):
     def _possible(self) -> Self:
         if self.warmup_epochs > self.epochs:
             raise ValueError("warmup_epochs must not exceed epochs")
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError("betas must lie in 0 <= beta < 1")
         return self
 
 
 class Loop(Section):
     """How the training runs: batch, precision, checkpoints, logging."""
 
-    batch_size: Positive = Field(256, description="samples per optimiser step over all ranks and accumulation steps")
-    accumulate: Positive = Field(1, description="micro-batches per step and rank")
-    max_steps: Annotated[Int, Field(ge=0)] | None = Field(
-        None, description="stop after this many steps of the schedule; null = all of it"
-    )
-    devices: Positive = Field(1, description="processes (one per GPU) the notebook starts; torchrun sets its own")
-    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field(
-        "auto", description="auto = bf16 on GPUs, else fp32"
-    )
-    workers: Annotated[Int, Field(ge=0)] | None = Field(None, description="loader processes per rank; null = by cores")
-    checkpoint_every: Positive = Field(936, description="steps between checkpoints")
-    keep_last: Positive = Field(2, description="newest checkpoints kept; milestones stay besides")
-    milestone_every: Positive | None = Field(None, description="steps between checkpoints that are kept for good")
-    log_every: Positive = Field(10, description="steps between log lines; losses leave the device only then")
+    batch_size: Positive = setting(256, "samples per optimiser step over all ranks and accumulation steps")
+    accumulate: Positive = setting(1, "micro-batches per step and rank")
+    max_steps: Count | None = setting(None, "stop after this many steps of the schedule; null = all of it")
+    devices: Positive = setting(1, "processes (one per GPU) the notebook starts; torchrun sets its own")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = setting("auto", "auto = bf16 on GPUs, else fp32")
+    workers: Count | None = setting(None, "loader processes per rank; null = by cores")
+    checkpoint_every: Positive = setting(936, "steps between checkpoints")
+    keep_last: Positive = setting(2, "newest checkpoints kept; milestones stay besides")
+    milestone_every: Positive | None = setting(None, "steps between checkpoints that are kept for good")
+    log_every: Positive = setting(10, "steps between log lines; losses leave the device only then")
     activation_checkpointing: Bool = False
-    compile: Bool = Field(False, description="on a GPU: torch.compile for blocks, losses, views; needs a C compiler")
-    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
-        "none", description="where the log's rows go besides log.csv; needs the package of that name"
+    compile: Bool = setting(False, "on a GPU: torch.compile for blocks, losses, views; needs a C compiler")
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = setting(
+        "none", "where the log's rows go besides log.csv; needs the package of that name"
     )
 
 
 class Pretrain(Section):
     """Notebook 01."""
 
-    enabled: Bool = Field(True, description="false = this profile only evaluates")
+    enabled: Bool = setting(True, "false = this profile only evaluates")
     encoder: Encoder = Encoder()
     sandwich: Sandwich = Sandwich()
     views: Views = Views()
@@ -353,23 +331,17 @@ class Pretrain(Section):
 class Checkpoint(Section):
     """Notebook 02: which encoder is inspected, and which ones are evaluated."""
 
-    encoders: dict[str, str] = Field(
-        default_factory=lambda: {"pretrained": "run", "random": "random", "pixels": "pixels"},
-        description="name in the table -> run (this run's teacher; run@480: after that step) | random (its initialisation) | "
+    encoders: dict[str, str] = setting(
+        {"pretrained": "run", "random": "random", "pixels": "pixels"},
+        "name in the table -> run (this run's teacher; run@480: after that step) | random (its initialisation) | "
         "pixels (no network: what any encoder has to beat) | file or folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME",
+        min_length=1,
     )
-    model: str | None = Field(
-        None,
-        description="a model file (`export --format model`) whose decoder is looked at; null = this run's checkpoint",
-    )
-    paper_rows: dict[str, str] = Field(
-        default_factory=dict, description="name in the table -> released file in results/paper.csv it is compared with"
-    )
+    model: str | None = setting(None, "a model file whose decoder is looked at; null = this run's checkpoint")
+    paper_rows: dict[str, str] = setting({}, "name in the table -> file in results/paper.csv it is compared with")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if not self.encoders:
-            raise ValueError("encoders must name at least one encoder")
         unknown = sorted(set(self.paper_rows) - set(self.encoders))
         if unknown:
             raise ValueError(f"paper_rows names {unknown}, which encoders does not")
@@ -379,59 +351,56 @@ class Checkpoint(Section):
 class Benchmark(Section):
     """What the three benchmarks share."""
 
-    enabled: Bool = Field(True, description="false = shown as not run")
-    root: str = Field(
-        "synthetic", description="folder in the benchmark's own layout, or `synthetic` (drawn by notebook 00)"
-    )
-    clips: list[str] | None = Field(None, description="clip names; null = the whole split")
-    top_k: Positive = Field(7, description="most similar patches that vote")
-    temperature: AboveZero = Field(0.7, description="of the softmax over their similarities")
-    radius: AboveZero = Field(20.0, description="patches; a context patch counts if its distance is below it")
-    context: Positive = Field(20, description="preceding frames that vote, besides the first")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the encoder; the search is in float32")
-    save_predictions: Bool = Field(
-        True, description="write label PNGs or joint JSON; the notebooks show clips from them"
-    )
-    radius_inclusive: Bool = Field(False, description="variant: distance <= radius (DINO)")
-    restrict_first: Bool = Field(False, description="variant: the radius holds for the long memory, frame 0, too")
-    repeat_first: Bool = Field(True, description="false = variant: frame 0 does not stand in for missing frames")
+    enabled: Bool = setting(True, "false = shown as not run")
+    root: str = setting("synthetic", "folder in the benchmark's own layout, or `synthetic` (drawn by notebook 00)")
+    clips: list[str] | None = setting(None, "clip names; null = the whole split")
+    top_k: Positive = setting(7, "most similar patches that vote")
+    temperature: AboveZero = setting(0.7, "of the softmax over their similarities")
+    radius: AboveZero = setting(20.0, "patches; a context patch counts if its distance is below it")
+    context: Positive = setting(20, "preceding frames that vote, besides the first")
+    precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "of the encoder; the search is in float32")
+    save_predictions: Bool = setting(True, "write label PNGs or joint JSON; the notebooks show clips from them")
+    radius_inclusive: Bool = setting(False, "variant: distance <= radius (DINO)")
+    restrict_first: Bool = setting(False, "variant: the radius holds for the long memory, frame 0, too")
+    repeat_first: Bool = setting(True, "false = variant: frame 0 does not stand in for missing frames")
+
+
+Upsampling = Literal["linear", "nearest"]
 
 
 class Davis(Benchmark):
     """Notebook 03: DAVIS-2017 val, J&F."""
 
-    split: str = Field("val", description="ImageSets/2017/<split>.txt")
-    input_size: tuple[Positive, Positive] = Field((480, 880), description="(height, width) the frames are resized to")
-    upsampling: Literal["linear", "nearest"] = Field("linear", description="of soft maps; nearest = variant (DINOv3)")
-    score_size: Literal["native", "input"] = Field(
-        "native", description="size of the masks J and F are taken on; input = variant (CropMAE, RSP)"
+    split: str = setting("val", "ImageSets/2017/<split>.txt")
+    input_size: Size = setting((480, 880), "(height, width) the frames are resized to")
+    upsampling: Upsampling = setting("linear", "of soft maps; nearest = variant (DINOv3)")
+    score_size: Literal["native", "input"] = setting(
+        "native", "size of the masks J and F are taken on; input = variant (CropMAE, RSP)"
     )
 
 
 class Jhmdb(Benchmark):
     """Notebook 04: JHMDB test clips of split 1, PCK."""
 
-    split: Positive = Field(1, description="splits/*_test_split<n>.txt")
-    input_size: tuple[Positive, Positive] = Field((320, 320), description="(height, width) the frames are resized to")
+    split: Positive = setting(1, "splits/*_test_split<n>.txt")
+    input_size: Size = setting((320, 320), "(height, width) the frames are resized to")
 
 
 class Vip(Benchmark):
     """Notebook 05: VIP val, mean IoU."""
 
-    top_k: Positive = Field(10, description="most similar patches that vote")
-    split: str = Field("val", description="lists/<split>_videos.txt")
-    long_side: Positive = Field(
-        880, description="long side of the input; the short side is floored to a multiple of 64"
-    )
-    upsampling: Literal["linear", "nearest"] = Field("linear", description="of soft maps; nearest = variant (DINOv3)")
+    top_k: Positive = setting(10, "most similar patches that vote")
+    split: str = setting("val", "lists/<split>_videos.txt")
+    long_side: Positive = setting(880, "long side of the input; the short side is floored to a multiple of 64")
+    upsampling: Upsampling = setting("linear", "of soft maps; nearest = variant (DINOv3)")
 
 
 class Attention(Section):
     """Notebook 06: what is looked at."""
 
-    videos: Positive = Field(2, description="videos of the index whose attention is drawn")
-    patches: Positive = Field(3, description="query patches per video")
-    clip_frames: Annotated[Int, Field(ge=2)] = Field(8, description="frames in the correspondence explorer")
+    videos: Positive = setting(2, "videos of the index whose attention is drawn")
+    patches: Positive = setting(3, "query patches per video")
+    clip_frames: Int = setting(8, "frames in the correspondence explorer", ge=2)
 
 
 class Params(Section):
@@ -468,30 +437,25 @@ REMOVED = {
     "jhmdb.long_memory": "frame 0 always votes besides",
     "jhmdb.upsampling": "joints are scored on the grid: nothing is upsampled",
     "vip.long_memory": "frame 0 always votes besides",
-    "pretrain.loss.koleo_scope": "KoLeo looks for neighbours among a rank's samples",
+    "pretrain.head.separate_patch_head": "patches and CLS tokens share one head, as in the paper",
     "pretrain.loop.tensorboard": "pretrain.loop.tracker: tensorboard says it",
+    "pretrain.loss.koleo_scope": "KoLeo looks for neighbours among a rank's samples",
+    "pretrain.masks.ratio_end": "masks are the same in every step, as in the paper",
+    "pretrain.masks.share_end": "masks are the same in every step, as in the paper",
 }
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-CHECKOUT = (
-    Path(__file__).absolute().parents[1]
-)  # where this library's own notebooks are, unless it was installed without them
-
-
 def _project() -> Path | None:
-    """The checkout: the nearest folder upwards that holds `notebooks/` and `params/`, else the one this library lies in."""
     here = Path.cwd()
     folders = (here, *here.parents, Path(__file__).parents[1])
-    return next(
-        (folder for folder in folders if (folder / "notebooks").is_dir() and (folder / "params").is_dir()), None
-    )
+    return next((place for place in folders if (place / "notebooks").is_dir() and (place / "params").is_dir()), None)
 
 
 def project_root() -> Path:
-    """The checkout that the working folder is in, else the one this library lies in, else the working folder."""
+    """The nearest folder upwards with `notebooks/` and `params/`, else the one this library lies in, else the working folder."""
     return _project() or Path.cwd()
 
 
@@ -511,24 +475,30 @@ def find_profile(profile: str | Path) -> Path:
         path = project_root() / "params" / f"{profile}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in (project_root() / "params").glob("*.yaml"))
-        near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        names = f"{hint}The profiles here are: {', '.join(known)}." if known else "tcore init my.yaml writes one."
-        raise InputError(f"There is no parameter file {path}; {names}")
+        hint = known_names(path.stem, known) if known else "tcore init my.yaml writes one."
+        raise InputError(f"There is no parameter file {path}; {hint}")
     return path
 
 
-def _with_paths(sections: dict[str, Any], change: Callable[[str, bool], str]) -> dict[str, Any]:
-    """A copy with every one of `PATHS` replaced by `change(value, whether it can be a path only)`."""
+def _is_path(name: str, value: str, folder: Path) -> bool:
+    """Whether the value of a setting of `PATHS` means a file or folder: an encoder may also be a name."""
+    if name not in ("pretrain.encoder.init", "checkpoint.encoders.*"):
+        return value != "synthetic"
+    return not value.startswith("timm:") and ("/" in value or value.startswith("~") or (folder / value).exists())
+
+
+def _with_paths(sections: dict[str, Any], folder: Path, change: Callable[[str], str]) -> dict[str, Any]:
+    """A copy with every path replaced; `folder`: where its relative ones start."""
     sections = deepcopy(sections)
     for name in PATHS:
         *above, last = name.split(".")
         place: Any = sections
         for part in above:
             place = place.get(part) if isinstance(place, dict) else None
-        for key in (list(place) if last == "*" else [last]) if isinstance(place, dict) else []:
-            if isinstance(place.get(key), str):
-                place[key] = change(place[key], last not in ("*", "init"))
+        if isinstance(place, dict):
+            for key in list(place) if last == "*" else [last]:
+                if isinstance(place.get(key), str) and _is_path(name, place[key], folder):
+                    place[key] = change(place[key])
     return sections
 
 
@@ -536,20 +506,11 @@ def _placed(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Sections with their paths, so far relative to `folder`, as `Params` holds them."""
     root = _project()
 
-    def place(value: str, free: bool) -> str:
-        if not _is_path(value, folder, free):
-            return value
+    def place(value: str) -> str:
         path = Path(os.path.normpath(folder.absolute() / Path(value).expanduser()))
         return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
 
-    return _with_paths(sections, place)
-
-
-def _is_path(value: str, folder: Path, free: bool) -> bool:
-    """Whether a setting means a file or folder; `free` = any word does but `synthetic`, else it may be an encoder's name."""
-    if free or value.startswith("timm:"):
-        return free and value != "synthetic"
-    return "/" in value or value.startswith("~") or (folder / value).exists()
+    return _with_paths(sections, folder, place)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -614,57 +575,51 @@ def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
 
 
 def parse(sections: dict[str, Any], origin: str) -> Params:
-    """Check sections, whose paths are as `Params` holds them, against the schema.
-
-    Args:
-        sections: nested plain values.
-        origin: what the error message names, e.g. the file's path.
-
-    Raises:
-        InputError: everything that is wrong, each in one sentence.
-    """
+    """Sections, whose paths are as `Params` holds them, checked against the schema; see `checked`."""
     return checked(Params, sections, origin)
 
 
-def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
-    """Check plain values against any schema made of `Section`s; see `parse`."""
-    found, wrong = sifted(schema, content)
-    if wrong:
-        raise InputError(sentence(origin, wrong))
-    assert found is not None
-    return found
+def checked(
+    schema: type[S], content: dict[str, Any], origin: str, more: Callable[[S], Sequence[str]] = lambda _: ()
+) -> S:
+    """Plain values checked against a schema made of `Section`s.
 
+    Args:
+        schema: what they are read as.
+        content: nested plain values.
+        origin: what error messages begin with, such as the file's path.
+        more: further problems, one sentence each, of what is left without the wrong values.
 
-def sifted(schema: type[S], content: dict[str, Any]) -> tuple[S | None, list[str]]:
-    """Values that fit a schema, and a sentence about each one that does not.
-
-    Returns:
-        What is left without the wrong ones (None where that is not possible either), and the sentences.
+    Raises:
+        InputError: everything that is wrong: one sentence, or a list under a line that counts them.
     """
-    content = deepcopy(content)
+    content, found = deepcopy(content), None
     wrong: list[str] = []
     for _ in range(5):  # without the wrong values, validators of whole sections run, which may find more
         try:
-            return schema.model_validate(content), wrong
+            found = schema.model_validate(content)
+            break
         except ValidationError as error:
-            report = sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden")
-            wrong += [_sentence(item, schema) for item in report]
-            for item in report:
-                place, key, below = None, "", content
-                for part in item["loc"]:  # the innermost key of a mapping on the way to the wrong value
-                    if not isinstance(below, dict) or part not in below:
-                        break
-                    place, key, below = below, part, below[part]
-                if place is not None:
-                    place.pop(key, None)
-    return None, wrong
+            for item in sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"):
+                wrong.append(_sentence(item, schema))
+                _remove(content, item["loc"])
+    if found is not None:
+        wrong += more(found)
+    if len(wrong) > 1:
+        raise InputError(f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong))
+    if wrong or found is None:
+        raise InputError(f"{origin}: {''.join(wrong)}")
+    return found
 
 
-def sentence(origin: str, wrong: Sequence[str]) -> str:
-    """One problem as one sentence, several as a list under a line that counts them."""
-    if len(wrong) == 1:
-        return f"{origin}: {wrong[0]}"
-    return f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong)
+def _remove(content: dict[str, Any], path: Sequence[int | str]) -> None:
+    """Remove a wrong value: the innermost key of a mapping on the way to it."""
+    place, key, below = content, path[0] if path else "", content
+    for part in path:
+        if not isinstance(below, dict) or part not in below:
+            break
+        place, key, below = below, str(part), below[part]
+    place.pop(str(key), None)
 
 
 def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -683,10 +638,8 @@ def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         *above, key = name.split(".")
         if not (equals and above and all(above) and key):
             raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
-        try:
+        with reading(f"--set {_shown(change)}", "write its value as YAML"):
             value = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise InputError(f"--set {name}: {_shown(text)!r} is not YAML; correct the value.") from error
         for part in reversed([*above, key]):  # the change alone, as sections
             value = {part: value}
         value, place = _placed(value, Path.cwd()), sections
@@ -718,6 +671,21 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for key, below in value.items() for name, leaf in dotted(below, f"{start}{key}").items()}
 
 
+def init(target: Path) -> None:
+    """Write a commented parameter file for data of your own, to be edited.
+
+    Args:
+        target: the new file, such as my.yaml.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another name.")
+    write_text(target, Path(__file__).with_name("template.yaml").read_text(encoding="utf-8"))
+    print(f"{target}: edit the lines marked with <--, then: tcore reproduce {target}")
+
+
+# --- notebooks --------------------------------------------------------------------------------------------------------
+
+
 def from_notebook(namespace: Mapping[str, Any]) -> Params:
     """The parameters of a running notebook, from its global names: only those of sections and `profile` are looked at.
 
@@ -734,14 +702,13 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     for name in names:
         if name not in SECTIONS and name != "profile":
             holders = [key for key, section in Params().__dict__.items() if name in type(section).model_fields]
-            meant = f'; write -y "{holders[0]}: {{{name}: ...}}".' if holders else _meant(name, SECTIONS)
-            raise InputError(f"The parameter {name!r} is no section of a parameter file{meant}")
+            hint = f'write -y "{holders[0]}: {{{name}: ...}}".' if holders else known_names(name, SECTIONS)
+            raise InputError(f"The parameter {name!r} is no section of a parameter file; {hint}")
     given = {name: namespace[name] for name in SECTIONS if namespace.get(name) is not None}
     for name, value in given.items():
         if not isinstance(value, dict):
-            raise InputError(
-                f"{name} = {_shown(repr(value))} is no section; write {name} = {{...}} or run its cell again."
-            )
+            shown = _shown(repr(value))
+            raise InputError(f"{name} = {shown} is no section; write {name} = {{...}} or run its cell again.")
     given = _placed(given, project_root() / "params")
     if len(given) > 1 and "profile" not in names and "run" in names and "name" in given["run"]:
         return parse(given, "the notebook's parameters")
@@ -753,19 +720,6 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     return parse(merged(sections, given), f"{origin} with the notebook's parameters")
 
 
-def injected(params: Params) -> dict[str, Any]:
-    """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
-    root = project_root()
-
-    def write(value: str, free: bool) -> str:
-        return os.path.relpath(root / value, root / "params") if _is_path(value, root, free) else value
-
-    stated = _with_paths(params.model_dump(mode="json", exclude_unset=True), write)
-    sections: dict[str, Any] = {name: stated.get(name, {}) for name in SECTIONS}
-    sections["run"]["name"] = params.run.name
-    return sections
-
-
 def _papermill_names(cells: Sequence[str]) -> list[str]:
     """The names that papermill's cell assigns; of a kernel's executed cells it is the last one under that comment."""
     found = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), "")
@@ -773,24 +727,17 @@ def _papermill_names(cells: Sequence[str]) -> list[str]:
     return [str(getattr(node.targets[0], "id", "")) for node in statements if isinstance(node, ast.Assign)]
 
 
-def init(target: Path) -> None:
-    """Write a commented parameter file for data of your own, to be edited.
-
-    Args:
-        target: the new file, such as my.yaml.
-    """
-    if target.exists():
-        raise InputError(f"{target} exists already; choose another name.")
-    write_text(target, Path(__file__).with_name("template.yaml").read_text(encoding="utf-8"))
-    print(f"{target}: edit the lines marked with <--, then: tcore reproduce {target}")
+def injected(params: Params) -> dict[str, Any]:
+    """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
+    root = project_root()
+    stated = params.model_dump(mode="json", exclude_unset=True)
+    stated = _with_paths(stated, root, lambda value: os.path.relpath(root / value, root / "params"))
+    sections: dict[str, Any] = {name: stated.get(name, {}) for name in SECTIONS}
+    sections["run"]["name"] = params.run.name
+    return sections
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------
-
-
-def _meant(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}."
 
 
 def _shown(text: str) -> str:
@@ -817,8 +764,8 @@ def _sentence(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden" and key in REMOVED:
         return f"the key {key} (value {value}) was removed, because {REMOVED[key]}; delete that line."
     if item["type"] == "extra_forbidden":
-        known = _keys_at(schema, item["loc"][:-1])
-        return f"the key {key} (value {value}) does not exist{_meant(str(item['loc'][-1]), known)}"
+        hint = known_names(str(item["loc"][-1]), _keys_at(schema, item["loc"][:-1]))
+        return f"the key {key} (value {value}) does not exist; {hint}"
     if item["type"] == "float_type" and isinstance(item["input"], str):
         return f"{key} is the text {value}, not a number; YAML wants a dot and a sign, like 1.0e-4."
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")

@@ -16,24 +16,24 @@ import json
 import operator
 import os
 import platform
-import resource
 import shlex
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tcore_lib import fetch
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, reading, writable, write_json, write_text
 from tcore_lib.machine import peak_resident
-from tcore_lib.params import Params, project_root, read_profile, resolve, sentence, sifted
+from tcore_lib.params import Params, checked, project_root, read_profile, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,47 +41,38 @@ if TYPE_CHECKING:
 # --- the eight notebooks ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One notebook of the line.
 
     Attributes:
-        name: of its file.
-        reads: the parameter sections, and single keys of others (`section.key`), that its result depends on.
+        sections: the parameter sections that its result depends on.
         needs: the stages it builds on; `needs` leaves out those that a profile makes unnecessary.
         section: its own section; a stage whose section says `enabled: false` is not run.
+        keys: single settings of other sections (`section.key`) that its result depends on.
     """
 
-    name: str
-    reads: tuple[str, ...]
+    sections: tuple[str, ...]
     needs: tuple[str, ...] = ()
     section: str = ""
-
-    @property
-    def sections(self) -> tuple[str, ...]:
-        """The whole sections among what it reads."""
-        return tuple(name for name in self.reads if "." not in name)
+    keys: tuple[str, ...] = ()
 
 
 BENCHMARKS = ("davis", "jhmdb", "vip")
 _PREP, _TRAIN = "00_data_prep", "01_pretraining"
-_EVALUATIONS = ("03_davis_evaluation", "04_jhmdb_evaluation", "05_vip_evaluation")
+_EVALUATIONS = {
+    "03_davis_evaluation": "davis",
+    "04_jhmdb_evaluation": "jhmdb",
+    "05_vip_evaluation": "vip",
+}
 STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(_PREP, ("data", *(f"{name}.{key}" for name in BENCHMARKS for key in ("root", "enabled")))),
-        Stage(_TRAIN, ("data", "pretrain"), (_PREP,), "pretrain"),
-        Stage("02_checkpoint_inspection", ("data", "checkpoint"), (_PREP, _TRAIN)),
-        *(
-            Stage(stage, ("checkpoint", name), (_PREP, _TRAIN), name)
-            for stage, name in zip(_EVALUATIONS, BENCHMARKS, strict=True)
-        ),
-        # a clip of a benchmark is looked at, too
-        Stage(
-            "06_attention_visualization", ("data", "pretrain", "checkpoint", *BENCHMARKS, "attention"), (_PREP, _TRAIN)
-        ),
-        Stage("07_paper_table", ("checkpoint", *BENCHMARKS), (_TRAIN, *_EVALUATIONS)),
-    )
+    _PREP: Stage(("data",), keys=tuple(f"{name}.{key}" for name in BENCHMARKS for key in ("root", "enabled"))),
+    _TRAIN: Stage(("data", "pretrain"), (_PREP,), "pretrain"),
+    "02_checkpoint_inspection": Stage(("data", "checkpoint"), (_PREP, _TRAIN)),
+    **{stage: Stage(("checkpoint", name), (_PREP, _TRAIN), name) for stage, name in _EVALUATIONS.items()},
+    "06_attention_visualization": Stage(
+        ("data", "pretrain", "checkpoint", *BENCHMARKS, "attention"), (_PREP, _TRAIN)
+    ),  # a clip of a benchmark is looked at, too
+    "07_paper_table": Stage(("checkpoint", *BENCHMARKS), (_TRAIN, *_EVALUATIONS)),
 }
 
 
@@ -92,7 +83,7 @@ def needs(stage: str, params: Params) -> list[str]:
     """
     needed = [need for need in STAGES[stage].needs if is_enabled(need, params)]
     if stage in _EVALUATIONS:
-        if getattr(params, STAGES[stage].section).root != "synthetic":
+        if getattr(params, _EVALUATIONS[stage]).root != "synthetic":
             needed = [need for need in needed if need != _PREP]
         if not any(source.partition("@")[0] == "run" for source in params.checkpoint.encoders.values()):
             needed = [need for need in needed if need != _TRAIN]
@@ -119,6 +110,19 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+def _marker_path(stage: str, params: Params) -> Path:
+    return run_folder(params) / ".finished" / stage
+
+
+def _marker(stage: str, params: Params) -> dict[str, Any]:
+    """What the stage's marker says; empty where there is none, or a damaged one: the stage is not finished."""
+    try:
+        marker = json.loads(_marker_path(stage, params).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
 def stage_key(stage: str, params: Params) -> str:
     """What the result of a stage depends on, as a hex SHA-256.
 
@@ -129,7 +133,7 @@ def stage_key(stage: str, params: Params) -> str:
         "cells": ["".join(cell["source"]) for cell in notebook["cells"]],
         "library": code_digest(),
         "params": params.digest("run", *STAGES[stage].sections),
-        "keys": {key: operator.attrgetter(key)(params) for key in STAGES[stage].reads if "." in key},
+        "keys": {key: operator.attrgetter(key)(params) for key in STAGES[stage].keys},
         "needs": {need: _marker(need, params).get("id") for need in needs(stage, params)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -150,21 +154,6 @@ def has_marker(stage: str, params: Params) -> bool:
 def forget(stage: str, params: Params) -> None:
     """Remove a stage's marker: from now on it counts as not finished."""
     _marker_path(stage, params).unlink(missing_ok=True)
-
-
-def _marker_path(stage: str, params: Params) -> Path:
-    return run_folder(params) / ".finished" / stage
-
-
-def _marker(stage: str, params: Params) -> dict[str, Any]:
-    path = _marker_path(stage, params)
-    if not path.is_file():
-        return {}
-    try:
-        marker = read_json(path)
-    except InputError:  # damaged on disk: the stage is simply not finished
-        return {}
-    return marker if isinstance(marker, dict) else {}
 
 
 @dataclass
@@ -206,24 +195,19 @@ class StageRun:
                 table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         path = self.folder / f"{self.stage}.json"
         settings = self.params.model_dump(mode="json", include={"run", *STAGES[self.stage].sections})
-        record = {"stage": self.stage, "result": dict(result), "settings": settings}
         origin = provenance(self.params, self.started) | {"data_sha256": dict(data or {})}
-        write_json(path, record | {"provenance": origin | self._cost_before(path, settings, origin)})
+        # A second run finds training and predictions done and would record seconds for hours: the larger cost counts.
+        with suppress(InputError, KeyError, TypeError):  # nothing there, or not ours
+            before = read_json(path)
+            same = ("library_sha256", "device", "processor")
+            if before["settings"] == settings and all(before["provenance"][name] == origin[name] for name in same):
+                origin |= {
+                    name: max(before["provenance"][name], origin[name]) for name in ("seconds", "peak_memory_gb")
+                }
+        write_json(path, {"stage": self.stage, "result": dict(result), "settings": settings, "provenance": origin})
         marker = {"key": self.key, "id": uuid.uuid4().hex, "outputs": [str(Path(file).absolute()) for file in outputs]}
         write_text(_marker_path(self.stage, self.params), json.dumps(marker))
         return path
-
-    def _cost_before(self, path: Path, settings: Any, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """What the same work had cost: a second run finds training and predictions done, and would record seconds for hours."""
-        try:
-            before = read_json(path)
-            same = before["settings"] == settings and all(
-                before["provenance"][name] == origin[name] for name in ("library_sha256", "device", "processor")
-            )
-            cost = {name: max(before["provenance"][name], origin[name]) for name in ("seconds", "peak_memory_gb")}
-        except (InputError, KeyError, TypeError):  # nothing there, or not ours
-            return {}
-        return cost if same else {}
 
 
 def open_stage(stage: str, params: Params) -> StageRun:
@@ -269,7 +253,7 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
             f"data.source = {resolve(source)} is not there; put the training videos there or name their folder "
             "(Kinetics-400: tcore fetch kinetics400 says how)."
         )
-    for stage, name in zip(_EVALUATIONS, BENCHMARKS, strict=True):
+    for stage, name in _EVALUATIONS.items():
         section = getattr(params, name)
         if stage not in stages or not section.enabled or section.root == "synthetic":
             continue
@@ -280,8 +264,15 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
                 f"--root {shlex.quote(str(root))}, or set {name}.root, or {name}.enabled: false."
             )
     if any(stage in stages for stage in ("02_checkpoint_inspection", *_EVALUATIONS)):
+        trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
+        known = ("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME")
         for name, value in params.checkpoint.encoders.items():
-            found += _encoder_problem(f"checkpoint.encoders.{name}", value, params, stages)
+            key = f"checkpoint.encoders.{name} = {value}"
+            if value.partition("@")[0] == "run" and not trained:
+                remedy = "run notebook 01 too" if params.pretrain.enabled else "set pretrain.enabled: true or another"
+                found.append(f"{key} is this run's training, which has not been done; {remedy}.")
+            elif not (value.partition("@")[0] in known or value.startswith("timm:") or resolve(value).exists()):
+                found.append(f"{key} is no file or folder; correct the path, or take one of {', '.join(known)}.")
     model = params.checkpoint.model
     if model is not None and not resolve(model).exists():
         found.append(f"checkpoint.model = {resolve(model)} is not there; correct the path.")
@@ -299,27 +290,12 @@ def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[
     Raises:
         InputError: a list of everything that has to be mended.
     """
+
+    def missing(params: Params) -> list[str]:
+        return problems(params, [stage for stage in plan(params) if not is_finished(stage, params)])
+
     sections, origin = read_profile(profile, changes)
-    found, wrong = sifted(Params, sections)
-    if found is not None:
-        stages = plan(found)
-        wrong += problems(found, [stage for stage in stages if wrong or not is_finished(stage, found)])
-    if wrong or found is None:
-        raise InputError(sentence(origin, wrong))
-    return found
-
-
-def _encoder_problem(key: str, value: str, params: Params, stages: Sequence[str]) -> list[str]:
-    if value.partition("@")[0] == "run":
-        trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
-        remedy = (
-            "run notebook 01 too" if params.pretrain.enabled else "set pretrain.enabled: true or name another encoder"
-        )
-        return [] if trained else [f"{key} = {value} is this run's training, which has not been done; {remedy}."]
-    if value in ("random", "pixels", *fetch.CHECKPOINTS) or value.startswith("timm:") or resolve(value).exists():
-        return []
-    known = ", ".join(("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME"))
-    return [f"{key} = {value} is no file or folder; correct the path, or take one of {known}."]
+    return checked(Params, sections, origin, missing)
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
@@ -335,18 +311,13 @@ def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record = read_json(path)
-    parts = ("result", "settings", "provenance")
-    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
+    if not isinstance(record, dict) or not {"result", "settings", "provenance"} <= record.keys():
         raise InputError(f"{path} is no result of a stage; rerun notebooks/{stage}.ipynb, which writes it.")
     return record
 
 
 def read_results(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Stage -> its record (`read_result`), of the stages that were run.
-
-    Raises:
-        InputError: a file is damaged.
-    """
+    """Stage -> its record (`read_result`), of the stages that were run."""
     found = {stage: read_result(folder, stage) for stage in STAGES}
     return {stage: record for stage, record in found.items() if record is not None}
 
@@ -367,11 +338,7 @@ def commit(origin: Mapping[str, Any], changed: str = " + changes") -> str:
 
 
 def read_table(folder: str | Path, stage: str, table: str) -> "pd.DataFrame":
-    """A table a stage wrote.
-
-    Raises:
-        InputError: it is missing or no CSV.
-    """
+    """A table a stage wrote."""
     import pandas as pd
 
     path = Path(folder) / f"{stage}.{table}.csv"
@@ -385,7 +352,7 @@ def list_runs(results: str | Path) -> list[Path]:
     return sorted(folder for folder in root.glob("*/") if any((folder / f"{stage}.json").is_file() for stage in STAGES))
 
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "scipy", "av", "papermill")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "scipy", "av")
 
 
 def provenance(params: Params, started: float) -> dict[str, Any]:
@@ -407,34 +374,23 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
         "command": " ".join(sys.argv) if "ipykernel" not in sys.argv[0] else "notebook",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_gb": round(max(peak_resident(), _children()) / 1e9, 2),
+        "peak_memory_gb": round(max(peak_resident(), peak_resident(of_children=True)) / 1e9, 2),
         "device": torch.cuda.get_device_name() if has_gpu else "cpu",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
-def _children() -> int:
-    """Most bytes that one of the ended child processes held, such as a training's."""
-    return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _processor() -> str:
-    try:
+    with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
+        )
+    return platform.processor() or platform.machine()
 
 
 def _git() -> tuple[str | None, bool | None]:

@@ -52,7 +52,7 @@ CASES = {
         "vip.root = 3",
     ),
     "pretrain: {head: {prototypes: 0}}": ("pretrain.head.prototypes", "greater than or equal to 1"),
-    "pretrain: {masks: {ratio: [0.1, 1.5]}}": ("pretrain.masks", "ratio must satisfy"),
+    "pretrain: {masks: {ratio: [0.1, 1.5]}}": ("pretrain.masks.", "ratio.1 = 1.5"),
     "pretrain: {sandwich: {past_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "before the clip"),
     "pretrain: {sandwich: {future_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "after the clip"),
     "pretrain: {views: {global_size: 200}}": ("pretrain", "multiple of encoder.patch_size (16)"),
@@ -60,7 +60,7 @@ CASES = {
     "pretrain: {decoder: {heads: 7}}": ("pretrain", "decoder.heads must divide"),
     "pretrain: {loop: {accumulate: 3}}": ("pretrain", "multiple of loop.accumulate"),
     "pretrain: {optimiser: {epochs: .inf}}": ("pretrain.optimiser.epochs", "finite"),
-    "checkpoint: {encoders: {}}": ("checkpoint", "at least one"),
+    "checkpoint: {encoders: {}}": ("checkpoint.encoders", "at least 1 item"),
     "run: {name: ../elsewhere}": ("run.name", "pattern"),
     "run: {seed: 1, seed: 2}": ("'seed' stands twice", "correct"),
     "run: &a {seed: 1}\ndata: *a": ("alias", "correct"),
@@ -86,7 +86,7 @@ def test_bad_file_is_one_sentence(text: str, tmp_path: Path) -> None:
 
 
 def test_missing_file_names_the_nearest_profile_first() -> None:
-    with pytest.raises(InputError, match=r"did you mean 'quick'\? The profiles here are: "):
+    with pytest.raises(InputError, match=r"did you mean 'quick'\? Known are "):
         parameters.load("quik")
 
 
@@ -184,7 +184,7 @@ def test_set_replaces_single_settings() -> None:
         ("run.seed", "write section.key=value"),
         ("seed=1", "write section.key=value"),
         ("run.name.first=1", "name is a value"),
-        ("run.seed=[1", "is not YAML"),
+        ("run.seed=[1", "write its value as YAML"),
         ("run.sed=1", "did you mean 'seed'"),
         ("run.seed=1e-4", "--set run.seed=1e-4"),
     ],
@@ -217,7 +217,7 @@ def test_a_hostile_value_of_set_is_one_sentence(value: str) -> None:
     with pytest.raises(InputError) as caught:
         parameters.load("quick", [f"run.seed={value}"])
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 500
 
 
 def test_nested_settings_as_dotted_keys() -> None:

@@ -70,17 +70,6 @@ def test_shapes_of_the_curves() -> None:
     assert linear(0, 2.0, 4.0, 0) == 4.0
 
 
-def test_mask_schedules() -> None:
-    """Off by default; on, they go from the first value to the last along half a cosine."""
-    constant = schedules()
-    assert {(constant.at(i).mask_share, constant.at(i).mask_ratio) for i in (0, 200000, 374400)} == {(0.5, (0.1, 0.5))}
-    moving = schedules(masks={"share_end": 0.9, "ratio_end": [0.3, 0.7]})
-    middle = moving.at(moving.total // 2)
-    assert middle.mask_share == pytest.approx(0.7)  # (0.5 + 0.9) / 2
-    assert middle.mask_ratio == pytest.approx((0.2, 0.6))
-    assert moving.at(moving.total).mask_share == 0.9
-
-
 def test_max_steps_cuts_the_run_not_the_schedule() -> None:
     cut = schedules(loop={"max_steps": 5})
     assert (cut.steps, cut.total) == (5, 374400)

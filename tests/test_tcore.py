@@ -206,8 +206,6 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "auxiliary off": ({"decoder": {"enabled": False}}, OFF),
     "past only": ({"decoder": {"branches": "past"}}, FULL - {"patch_future", "agreement"}),
     "future only": ({"decoder": {"branches": "future"}}, FULL - {"patch_past", "agreement"}),
-    "separate patch head": ({"head": {"separate_patch_head": True}}, FULL),
-    "separate, auxiliary off": ({"head": {"separate_patch_head": True}, "decoder": {"enabled": False}}, OFF),
     "sinkhorn": ({"loss": {"centring": "sinkhorn"}}, FULL),
     "no KoLeo": ({"loss": {"koleo": 0.0}}, FULL - {"koleo"}),
     "no DINO": ({"loss": {"dino": 0.0}}, FULL - {"dino_global", "dino_local"}),
@@ -340,19 +338,17 @@ def test_logits_of_one_feature_are_those_of_the_prototypes() -> None:
 
 
 def test_official_weights_round_trip() -> None:
-    changes: dict[str, Any] = {"head": {"separate_patch_head": True}, "decoder": {"num_blocks": 2}}
+    changes: dict[str, Any] = {"decoder": {"num_blocks": 2}}
     a, b = wide_trainer(**changes).model, wide_trainer(**changes).model
     for parameter in b.parameters():
         parameter.data.add_(1.0)
     weights = official_weights(a)
-    assert {name.split(".")[0] for name in weights["teacher"]} == {"backbone", "dino_head", "ibot_head"}
+    assert {name.split(".")[0] for name in weights["teacher"]} == {"backbone", "dino_head"}
     assert "auxiliary_decoder.decoder.1.auxiliary_cross_attn.in_proj_weight" in weights["auxiliary"]
     load_official_weights(b, weights, "test")
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    with pytest.raises(InputError, match=r"student does not fit .8 unexpected: ibot_head"):
-        load_official_weights(wide_trainer(decoder={"num_blocks": 2}).model, weights, "test")
     with pytest.raises(InputError, match="auxiliary does not fit"):
-        load_official_weights(wide_trainer(head={"separate_patch_head": True}).model, weights, "test")
+        load_official_weights(wide_trainer().model, weights, "test")
 
 
 def test_parameter_groups_of_the_small_vit() -> None:

@@ -149,15 +149,13 @@ def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
     """All weights of a model as released checkpoints hold them. Tensors share memory with it except `pos_embed`.
 
     Returns:
-        `student` and `teacher`, each `backbone.*`, `dino_head.*` and, for a separate patch head, `ibot_head.*`; and
-        `auxiliary`: `auxiliary_decoder.*`, empty without a decoder.
+        `student` and `teacher`, each `backbone.*` and `dino_head.*`; and `auxiliary`: `auxiliary_decoder.*`, empty without
+        a decoder.
     """
     weights: dict[str, dict[str, Tensor]] = {}
     for role, networks in (("student", model.student), ("teacher", model.teacher)):
         weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks.encoder).items()}
-        for prefix, head in (("dino_head", networks.head), ("ibot_head", networks.patch_head)):
-            if head is not None:
-                weights[role] |= {f"{prefix}.{k}": v.detach() for k, v in head.state_dict().items()}
+        weights[role] |= {f"dino_head.{k}": v.detach() for k, v in networks.head.state_dict().items()}
     weights["auxiliary"] = {}
     if model.decoder is not None:
         weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in model.decoder.state_dict().items()}

@@ -75,9 +75,6 @@ class Schedules:
         lr = cosine(step, self.peak_lr, optimiser.min_lr, self.total, self._warmup)
         decoder_peak = self.peak_lr * optimiser.decoder_lr
         decoder_lr = cosine(step, decoder_peak, optimiser.min_lr, self.total, self._warmup)
-        share_end = masks.share if masks.share_end is None else masks.share_end
-        ratio_end = masks.ratio if masks.ratio_end is None else masks.ratio_end
-        low, high = (cosine(step, a, b, self.total) for a, b in zip(masks.ratio, ratio_end, strict=True))
         return Hyper(
             lr=lr,
             encoder_lr=0.0 if step < optimiser.hold_steps else lr * optimiser.encoder_lr,
@@ -88,6 +85,6 @@ class Schedules:
             teacher_temperature=linear(
                 step, optimiser.teacher_temperature, optimiser.teacher_temperature_end, self._tempering
             ),
-            mask_share=cosine(step, masks.share, share_end, self.total),
-            mask_ratio=(low, high),
+            mask_share=masks.share,
+            mask_ratio=masks.ratio,
         )

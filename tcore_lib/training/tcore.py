@@ -54,13 +54,6 @@ class Networks(nn.Module):
         self.encoder.activation_checkpointing = settings.loop.activation_checkpointing
         with seeded(seed, 1):
             self.head = ProjectionHead(self.encoder.width, settings.head)
-            separate = settings.head.separate_patch_head
-            self.patch_head = ProjectionHead(self.encoder.width, settings.head) if separate else None
-
-    @property
-    def head_of_patches(self) -> ProjectionHead:
-        """The patches' own head, or the one they share with the CLS tokens."""
-        return self.patch_head or self.head
 
 
 class TCoRe(nn.Module):
@@ -134,8 +127,8 @@ class TCoRe(nn.Module):
 
     def trained(self) -> dict[str, nn.Module]:
         """The modules the optimiser steps; gradients are clipped for each of them."""
-        modules = {"encoder": self.student.encoder, "head": self.student.head, "patch_head": self.student.patch_head}
-        return {name: module for name, module in {**modules, "decoder": self.decoder}.items() if module is not None}
+        modules = {"encoder": self.student.encoder, "head": self.student.head, "decoder": self.decoder}
+        return {name: module for name, module in modules.items() if module is not None}
 
     # ---- the loss, from top to bottom as METHOD section 5 has it ------------------------------------------------------
 
@@ -162,7 +155,7 @@ class TCoRe(nn.Module):
         with torch.no_grad():
             cls, patches = teacher.encoder(views["current"])  # (2B, D), (2B, P, D)
             masked = _select(patches[draws.crops], draws.patches)  # (M, D)
-            cls_target, patch_target = teacher.head(cls), teacher.head_of_patches(masked)  # (2B, d), (M, d)
+            cls_target, patch_target = teacher.head(cls), teacher.head(masked)  # (2B, d), (M, d)
             if self.settings.loss.centring == "sinkhorn":
                 self._balance(cls_target, patch_target, teacher_temperature)
             self._record(cls, cls_target, patch_target)
@@ -191,7 +184,7 @@ class TCoRe(nn.Module):
             features = _in_one_pass(student.head, tokens)  # (2B, d), (L * B, d)
             terms |= self._dino(features, cls_target, draws, temperatures)
         if with_patches:
-            features = _in_one_pass(student.head_of_patches, restored)  # (M, d) each
+            features = _in_one_pass(student.head, restored)  # (M, d) each
             terms |= self._patch(features, patch_target, draws, temperatures)
         if "koleo" in self.weights:
             terms["koleo"] = sum(koleo(view) for view in cls.chunk(2)) / draws.samples
@@ -243,7 +236,7 @@ class TCoRe(nn.Module):
         self, features: list[Tensor], target: Tensor, draws: Draws, temperatures: Temperatures
     ) -> dict[str, Tensor]:
         """Restored patches (M, d) of each frame against the teacher's (M, d), and against each other."""
-        prototypes, theirs = self.student.head_of_patches.last_layer(), self.teacher.head_of_patches.last_layer()
+        prototypes, theirs = self.student.head.last_layer(), self.teacher.head.last_layer()
         names = [f"patch_{frame}" for frame in self.auxiliary_frames] or ["patch"]
         counted = {name: x for name, x in zip(names, features, strict=True) if name in self.weights}
         terms = {}
@@ -266,17 +259,14 @@ class TCoRe(nn.Module):
 
     def _balance(self, cls_target: Tensor, patch_target: Tensor, temperature: float) -> None:
         """Set both centres to this micro-batch's Sinkhorn-Knopp factors; every rank takes part, with patches or without."""
-        heads = (self.teacher.head, self.teacher.head_of_patches)
-        for centre, features, head in zip(
-            (self.cls_centre, self.patch_centre), (cls_target, patch_target), heads, strict=True
-        ):
-            centre.copy_(sinkhorn_centre(features, head.last_layer(), temperature))
+        for centre, features in ((self.cls_centre, cls_target), (self.patch_centre, patch_target)):
+            centre.copy_(sinkhorn_centre(features, self.teacher.head.last_layer(), temperature))
 
     def _untouched(self, with_cls: bool, with_patches: bool) -> Tensor | float:
         """0, as a function of every parameter that this pass left out: DistributedDataParallel waits for all gradients."""
         used = {"encoder"} if with_cls or with_patches or "koleo" in self.weights else set()
         if with_patches:
-            used |= {"decoder", "head" if self.student.patch_head is None else "patch_head"}
+            used |= {"decoder", "head"}
         if with_cls:
             used |= {"head"}
         unused = [module for name, module in self.trained().items() if name not in used]
@@ -341,10 +331,9 @@ class TCoRe(nn.Module):
         if self.settings.loss.centring == "sinkhorn":
             return
         centres, counts = (self.cls_centre, self.patch_centre), (2 * samples, masked)
-        heads = (self.teacher.head, self.teacher.head_of_patches)
-        for centre, head, total, count in zip(centres, heads, sums, counts, strict=True):
+        for centre, total, count in zip(centres, sums, counts, strict=True):
             if count > 0:
-                mean = head.last_layer.logits(total / count)
+                mean = self.teacher.head.last_layer.logits(total / count)
                 centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
 
     def update_teacher(self, momentum: float) -> None:
