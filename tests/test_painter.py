@@ -181,7 +181,7 @@ def drag(page: Any, *points: tuple[float, float]) -> None:
 
 
 @pytest.mark.browser
-def test_brush_eraser_undo_and_keys_write_the_mask(page: Any) -> None:
+def test_brush_eraser_and_undo_write_the_mask(page: Any) -> None:
     page.get_by_role("button", name="Clear").click()
     page.get_by_label("brush radius").fill("4")
     drag(page, (20, 30), (60, 30))
@@ -198,23 +198,18 @@ def test_brush_eraser_undo_and_keys_write_the_mask(page: Any) -> None:
     assert (mask_in(page)[:, 46:54] == 0).all()
     page.get_by_role("button", name="Take back").click()
     np.testing.assert_array_equal(mask_in(page), two)
-    assert "2 objects painted" in page.locator(".tcx-status").inner_text()
-    page.get_by_role("button", name="Clear").click()
-    page.get_by_role("button", name="Brush").click()
-    page.mouse.move(5, 5)
-    for key in ("ArrowUp", "Space"):
-        page.locator(".tcx-canvas").press(key)
-    assert abs(np.argwhere(mask_in(page)).mean(0) - (H / 2 - 2 - 0.5, W / 2 - 0.5)).max() < 1  # half a radius upward
+    assert page.locator(".tcx-status").inner_text().startswith("Objects: 2.")
 
 
 @pytest.mark.browser
 def test_the_button_sends_the_mask_and_shows_what_comes_back(page: Any) -> None:
     page.get_by_role("button", name="Clear").click()
-    page.get_by_role("button", name="Brush").click()
     page.get_by_role("button", name="1", exact=True).click()
     drag(page, (30, 30), (50, 30))
     page.get_by_role("button", name="Propagate").click()
-    assert page.locator(".tcx-status").inner_text() == "Asking the kernel ..."
+    assert (
+        page.locator(".tcx-status").inner_text() == "Asked the kernel. If nothing follows, it is busy or does not run."
+    )
     sent = page.evaluate("[...new Uint8Array(document.getElementById('explorer').sent.at(-1).buffers[0])]")
     np.testing.assert_array_equal(np.array(sent, np.uint8).reshape(H, W), mask_in(page))
     messages: list[dict[str, Any]] = []
@@ -235,12 +230,3 @@ def test_the_button_sends_the_mask_and_shows_what_comes_back(page: Any) -> None:
     left, painted = page.locator(".tcx-canvas").evaluate(script)
     assert left[2] == left[0]
     assert painted[2] > painted[0] + 50  # painted 30 to 50, in frame 2 ten further right
-
-
-@pytest.mark.browser
-def test_without_a_kernel_it_says_so(page: Any) -> None:
-    page.get_by_label("time: frame shown").press("Home")
-    page.get_by_role("button", name="Propagate").click()
-    page.wait_for_function(
-        "document.querySelector('.tcx-status').textContent.startsWith('No answer yet')", timeout=6000
-    )

@@ -5,6 +5,7 @@
 // attention may have a coarser grid of its own; `data` and `data.looks` are both grids {h, w, P}.
 
 const DOTS = 12; // most matches that are marked in one frame
+const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }; // rows, columns
 const MODES = { similarity: "Similarity", attention: "Cross-attention", labels: "Propagated label" };
 
 // ---- the payload ----------------------------------------------------------------------------------------------------
@@ -29,8 +30,8 @@ function readPayload(model) {
   // Of every patch the label with the largest share, and that share of 255.
   if (meta.labels) [data.channel, data.share] = splitBytes(asBytes(model.get("_labels")), [data.N * data.P, data.N * data.P]);
   // The more alike, the less is seen through the map; the root keeps the middle of the scale visible.
-  const colours = meta.colours.map((rgb, code) => packed(rgb, Math.sqrt(255 * code)));
-  return { ...data, colours: Uint32Array.from(colours) };
+  data.colours = Uint32Array.from(meta.colours, (rgb, code) => packed(rgb, Math.sqrt(255 * code)));
+  return data;
 }
 
 // Cosine of a patch (its index over all frames) with every patch: one Float32Array (P) per frame.
@@ -87,14 +88,6 @@ function fade(canvas) {
   }
 }
 
-// Paint one flat cell per patch over a whole canvas; `colours`: Uint32Array (P) of packed colours.
-function paintCells(canvas, grid, colours, opacity) {
-  const pen = canvas.getContext("2d");
-  Object.assign(pen, { imageSmoothingEnabled: false, globalAlpha: opacity });
-  pen.drawImage(pixelCanvas(colours, grid.w, grid.h), 0, 0, canvas.width, canvas.height);
-  pen.globalAlpha = 1;
-}
-
 // A dot of a colour in the middle of a patch, or without a radius the patch's outline.
 function mark(canvas, grid, patch, line, radius, fillStyle) {
   const [width, height] = [canvas.width / grid.w, canvas.height / grid.h];
@@ -112,8 +105,9 @@ function mark(canvas, grid, patch, line, radius, fillStyle) {
 function render({ model, el }) {
   const data = readPayload(model);
   const page = openWidget(model, el, "Correspondence explorer", redraw);
-  const state = { head: 0, opacity: 0.85, key: "", maps: [], best: [] };
+  const state = { head: 0, opacity: 0.85, key: "", maps: [] };
   const change = (name) => (value) => ((state[name] = value), page.schedule());
+  const grid = () => (mode() === "attention" ? data.looks : data); // the one that is shown
   const [pick, mode, target] = ["pick", "mode", "frame"].map((name) => () => model.get(name));
   function set(name, value) {
     model.set(name, value);
@@ -123,14 +117,12 @@ function render({ model, el }) {
   // -- computing: what every frame shows for the pick
 
   const keyOf = ({ frame, row, column }) => [frame, row, column].join(",");
-  const cosine = (e, frame) => state.maps[e][frame][state.best[e][frame]]; // of the best match
 
   function compute() {
     const { frame, row, column, matches } = pick();
     if (keyOf(pick()) !== state.key) {
       state.key = keyOf(pick());
       state.maps = data.encoders.map((encoder) => cosines(encoder, frame * data.P + row * data.w + column, data));
-      state.best = state.maps.map((maps) => maps.map((values) => largest(values, 1)[0]));
     }
     if (!matches) set("pick", { frame, row, column, matches: bestMatches(frame) });
   }
@@ -138,8 +130,10 @@ function render({ model, el }) {
   function bestMatches(query) {
     const others = data.names.map((_, frame) => frame).filter((frame) => data.N === 1 || frame !== query);
     const match = (e, frame) => {
-      const [row, column] = cell(state.best[e][frame], data);
-      return { frame, row, column, cosine: Math.round(1e4 * cosine(e, frame)) / 1e4 };
+      const values = state.maps[e][frame];
+      const [best] = largest(values, 1);
+      const [row, column] = cell(best, data);
+      return { frame, row, column, cosine: Math.round(1e4 * values[best]) / 1e4 };
     };
     return Object.fromEntries(data.encoders.map(({ name }, e) => [name, others.map((frame) => match(e, frame))]));
   }
@@ -152,12 +146,12 @@ function render({ model, el }) {
     model.set("pick", next); // the kernel gets it with its matches, once before the next picture
   }
 
-  // What one frame shows: {grid, colours: (P) packed, top: patches, text}; no colours where there is nothing to show.
+  // What one frame shows: {colours: (P) packed, top: patches, text}; no colours where there is nothing to show.
   function view(frame, e, count) {
     if (mode() === "labels") {
       const labels = Array.from({ length: data.P }, (_, patch) => [data.channel, data.share].map((all) => all[frame * data.P + patch]));
       const colours = labels.map(([channel, share]) => channel && packed(data.labels.palette[channel], 0.85 * share));
-      return { grid: data, colours: Uint32Array.from(colours), top: [], text: "" };
+      return { colours: Uint32Array.from(colours), top: [], text: "" };
     }
     const looks = mode() === "attention";
     const values = looks ? attention(data, pick(), frame, state.head) : state.maps[e][frame];
@@ -167,24 +161,25 @@ function render({ model, el }) {
     const share = looks ? (value) => value / (best || 1) : (value) => Math.exp((value - best) / tau);
     const colours = new Uint32Array(values.length); // a plain loop: this runs for every patch of every frame
     for (let i = 0; i < values.length; i++) colours[i] = data.colours[Math.round(255 * share(values[i]))];
-    const text = looks ? `most ${(100 * best).toFixed(1)} %` : `cosine ${best.toFixed(2)}`;
-    return { grid: looks ? data.looks : data, colours, top, text };
+    const text = looks ? `attention ${(100 * best).toFixed(1)} %` : `cosine ${best.toFixed(2)}`;
+    return { colours, top, text };
   }
 
   // Draw one frame as seen by encoder e; e < 0 draws the query's picture.
   function draw(canvas, frame, e, large) {
     const ratio = page.drawFrame(canvas, frame);
     const plain = mode() !== "labels" && (e < 0 || (frame === pick().frame && !large));
-    const { grid, colours, top, text } = plain ? { top: [] } : view(frame, e, large ? model.get("top_k") : 1);
+    const { colours, top, text } = plain ? { top: [] } : view(frame, e, large ? model.get("top_k") : 1);
+    if (colours && mode() !== "labels") fade(canvas);
     if (colours) {
-      if (mode() !== "labels") fade(canvas);
-      paintCells(canvas, grid, colours, state.opacity);
+      const pen = Object.assign(canvas.getContext("2d"), { imageSmoothingEnabled: false, globalAlpha: state.opacity });
+      pen.drawImage(pixelCanvas(colours, grid().w, grid().h), 0, 0, canvas.width, canvas.height); // one flat cell per patch
+      pen.globalAlpha = 1;
     }
     const radius = (large ? 4.5 : 2.6) * ratio;
-    for (const patch of top.slice(1)) mark(canvas, grid, patch, radius * 0.22, radius * 0.55, "#fff");
-    for (const patch of top.slice(0, 1)) mark(canvas, grid, patch, radius * 0.4, radius, "#E69F00");
-    const own = mode() === "attention" ? data.looks : data;
-    if (frame === pick().frame) mark(canvas, own, patchOn(own, data, pick().row, pick().column), (large ? 2 : 1.4) * ratio);
+    for (const patch of top.slice(1)) mark(canvas, grid(), patch, radius * 0.22, radius * 0.55, "#fff");
+    for (const patch of top.slice(0, 1)) mark(canvas, grid(), patch, radius * 0.4, radius, "#E69F00");
+    if (frame === pick().frame) mark(canvas, grid(), patchOn(grid(), data, pick().row, pick().column), (large ? 2 : 1.4) * ratio);
     return text;
   }
 
@@ -198,7 +193,7 @@ function render({ model, el }) {
 
   // A canvas on which pressing and dragging picks patches of `frameOf()` as it was when the press began.
   function pickable(properties, frameOf) {
-    const canvas = page.newCanvas(properties);
+    const canvas = element("canvas", properties);
     let held = -1;
     const down = () => (held = frameOf());
     const move = ([x, y]) => held >= 0 && choose(held, Math.floor(y * data.h), Math.floor(x * data.w));
@@ -206,34 +201,21 @@ function render({ model, el }) {
     return canvas;
   }
 
-  function pane(title, aria, frameOf, onKey) {
-    const onkeydown = (event) => onKey(event) && event.preventDefault();
-    const about = { className: "tcx-canvas", tabIndex: 0, role: "application", "aria-label": aria, onkeydown };
-    const canvas = pickable(about, frameOf);
+  function pane(title, frameOf) {
+    const label = `${title}. Arrow keys move the patch, with shift by four.`;
+    const canvas = pickable({ className: "tcx-canvas", tabIndex: 0, role: "application", "aria-label": label }, frameOf);
+    canvas.addEventListener("keydown", (event) => {
+      if (!(event.key in MOVES)) return;
+      const [down, right] = MOVES[event.key].map((step) => step * (event.shiftKey ? 4 : 1));
+      choose(frameOf(), pick().row + down, pick().column + right);
+      event.preventDefault();
+    });
     const heading = element("div", { className: "tcx-title" }, element("b", { textContent: title }), element("span"));
     panes.append(box("tcx-pane", heading, canvas));
     return { canvas, heading };
   }
-
-  function moveQuery({ key, shiftKey }) {
-    const { frame, row, column } = pick();
-    const [down, right] = MOVES[key] || [0, 0];
-    choose(frame, row + down * (shiftKey ? 4 : 1), column + right * (shiftKey ? 4 : 1));
-    return key in MOVES;
-  }
-
-  function takeMatch(e, key) {
-    const { grid, top: [best] } = view(target(), e, 1);
-    if (key !== "Enter" || best === undefined) return false;
-    choose(target(), ...cell(patchOn(data, grid, ...cell(best, grid)), data));
-    return true;
-  }
-
-  const hint = "Query frame. Arrow keys move the patch, with shift by four.";
-  const queryPane = pane("query", hint, () => pick().frame, moveQuery);
-  const targetPanes = data.encoders.map(({ name }, e) =>
-    pane(name, `Matches of ${name}. Enter takes the best match as the query.`, target, ({ key }) => takeMatch(e, key)),
-  );
+  const queryPane = pane("query", () => pick().frame);
+  const targetPanes = data.encoders.map(({ name }) => pane(name, target));
 
   const thumbs = data.encoders.map((encoder) => {
     const row = element("div", { className: "tcx-row", role: "list", "aria-label": `Frames, matches of ${encoder.name}` });
@@ -275,21 +257,17 @@ function render({ model, el }) {
 
   function describe(shown) {
     const { frame, row, column } = pick();
-    const [from, to] = [data.names[frame], data.names[target()]];
-    const patch = row * data.w + column;
+    const where = `${data.names[frame]}, ${place(patchOn(grid(), data, row, column), grid())}`;
     if (mode() === "labels") {
-      const [channel, share] = [data.channel, data.share].map((all) => all[frame * data.P + patch]);
-      return `${from}, ${place(patch, data)}: ${data.labels.names[channel]}, ${((100 * share) / 255).toFixed(0)} %.`;
+      const [channel, share] = [data.channel, data.share].map((all) => all[frame * data.P + row * data.w + column]);
+      return `${where}: ${data.labels.names[channel]}, ${((100 * share) / 255).toFixed(0)} %.`;
     }
-    if (mode() === "attention") {
-      const where = `${from}, ${place(patchOn(data.looks, data, row, column), data.looks)}`;
-      const { grid, top, text } = view(target(), 0, 1);
-      if (!grid) return `${where}. The decoder did not look from here at ${to}.`;
-      return `${where}. Looks most at ${place(top[0], grid)} of ${to} (${text.replace("most ", "")}).`;
-    }
-    const match = (e) => `${place(state.best[e][target()], data)}, cosine ${cosine(e, target()).toFixed(2)}`;
-    const found = shown.map((e) => (data.encoders.length > 1 ? `${data.encoders[e].name}: ${match(e)}` : match(e)));
-    return `${from}, ${place(patch, data)}. Best match in ${to}: ${found.join("; ")}.`;
+    const found = shown.map((e) => {
+      const { top, text } = view(target(), e, 1);
+      const match = top.length ? `${place(top[0], grid())}, ${text}` : text;
+      return shown.length > 1 ? `${data.encoders[e].name}: ${match}` : match;
+    });
+    return `${where}. Best match in ${data.names[target()]}: ${found.join("; ")}.`;
   }
 
   function drawScale() {

@@ -19,7 +19,6 @@ const button = (text, onclick, more = {}) => element("button", { type: "button",
 const swatch = (rgb) => element("i", { className: "tcx-swatch", style: `background: rgb(${rgb})` });
 const asBytes = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 const toBitmap = (bytes, type) => createImageBitmap(new Blob([bytes], { type }));
-const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }; // rows, columns
 
 // Files that lie one after the other.
 function splitBytes(bytes, lengths) {
@@ -52,6 +51,7 @@ function openWidget(model, el, name, draw) {
   const root = element("div", { className: "tcx", ...attributes, onkeydown: (event) => event.stopPropagation() });
   el.replaceChildren(root);
   const { size: [height, width], lengths } = model.get("_meta").frames;
+  root.style.setProperty("--shape", `${width} / ${height}`); // of every frame's canvas
   let images = null;
   let pending = 0;
   function drawNow() {
@@ -73,11 +73,6 @@ function openWidget(model, el, name, draw) {
     model.on(event, run);
     closing.push(() => model.off(event, run));
   }
-  function newCanvas(properties) {
-    const canvas = element("canvas", properties);
-    canvas.style.aspectRatio = `${width} / ${height}`;
-    return canvas;
-  }
   // Draw a frame as sharp as the screen; returns the pixels of the screen per CSS pixel.
   function drawFrame(canvas, frame) {
     const ratio = Math.min(2, window.devicePixelRatio || 1);
@@ -88,10 +83,10 @@ function openWidget(model, el, name, draw) {
     pen.drawImage(images[frame], 0, 0, canvas.width, canvas.height);
     return ratio;
   }
-  return { root, schedule, listen, closing, newCanvas, drawFrame, close: () => closing.forEach((run) => run()) };
+  return { root, schedule, listen, closing, drawFrame, close: () => closing.forEach((run) => run()) };
 }
 
-// Pressing, moving and releasing on a canvas; `move` gets the place as shares [x, y] of its size, pressed or not.
+// Pressing, moving and releasing on a canvas; `down` and `move` get the place as shares [x, y] of its size.
 function onDrag(canvas, down, move, up) {
   const place = (event) => {
     const area = canvas.getBoundingClientRect();
@@ -99,7 +94,7 @@ function onDrag(canvas, down, move, up) {
   };
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
-    down();
+    down(place(event));
     move(place(event));
   });
   canvas.addEventListener("pointermove", (event) => move(place(event)));
@@ -131,15 +126,15 @@ function controlPanel(closing) {
     let playing = 0;
     const stop = () => (playing = clearInterval(playing));
     const next = () => write((read() + 1) % names.length);
-    const play = button("▶", () => (playing ? stop() : (playing = setInterval(next, 250)), update()));
-    updates.push(() => {
+    const play = button("", () => (playing ? stop() : (playing = setInterval(next, 250)), update()));
+    const update = () => {
       play.textContent = playing ? "❚❚" : "▶";
       play.setAttribute("aria-label", playing ? "pause" : "play through the frames");
-    });
+    };
+    update();
     closing.push(stop);
     const range = { min: 0, max: names.length - 1, step: 1 };
     return box("tcx-time", play, slider("", label, range, () => [read(), names[read()]], write));
   }
-  const update = () => updates.forEach((run) => run());
-  return { choice, slider, timeline, update };
+  return { choice, slider, timeline, update: () => updates.forEach((run) => run()) };
 }
