@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from reference_vit import reference_tokens
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tcore_lib import params
@@ -20,7 +19,6 @@ from tcore_lib.model.encoders import (
     random_encoder,
 )
 from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
-from tcore_lib.model.weights import to_layout
 
 GOLDEN = Path(__file__).parent / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
@@ -55,13 +53,6 @@ def test_tokens_equal_the_transcription(size: tuple[int, int]) -> None:
     grid = (size[0] // 16, size[1] // 16)
     assert encoder(batch).shape == (1, *grid, 64)
     assert torch.equal(encoder(batch).flatten(1, 2), patches)
-
-
-def test_another_resizing_of_positions_would_be_seen() -> None:
-    """The comparison above can fail: without antialias the positions of a 96-pixel crop differ by far more."""
-    positions = drawn_vit(img_size=224).vit.pos_embed.detach().reshape(1, 14, 14, 64).permute(0, 3, 1, 2)
-    resized = [torch.nn.functional.interpolate(positions, (6, 6), mode="bicubic", antialias=a) for a in (True, False)]
-    assert (resized[0] - resized[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("registers", [0, 4])
@@ -154,7 +145,6 @@ def test_official_start() -> None:
         assert state[name].std().item() == pytest.approx(spread, rel=0.1), name
     assert state["register_tokens"].std().item() == pytest.approx(1e-6, rel=0.1)
     assert state["mask_token"].abs().max() == 0
-    assert torch.equal(state["blocks.0.ls1.gamma"], torch.full((384,), 1e-5))
     again, other = (official_state_dict(initial_vit(params.Encoder(), 224, seed=seed)) for seed in (3, 4))
     assert all(torch.equal(state[name], again[name]) for name in state)
     assert not torch.equal(state["pos_embed"], other["pos_embed"])
@@ -188,32 +178,14 @@ def test_official_layout_round_trip() -> None:
     state = official_state_dict(vit)
     load_official(other, state)
     assert all(torch.equal(a, b) for a, b in zip(vit.parameters(), other.parameters(), strict=True))
-    broken = dict(state)
+    broken = state | {"head.weight": torch.zeros(3), "cls_token": torch.zeros(1, 1, 32)}
     del broken["blocks.1.norm2.bias"]
-    broken |= {"head.weight": torch.zeros(3), "cls_token": torch.zeros(1, 1, 32)}
     fresh = drawn_vit(seed=3)
     with pytest.raises(InputError) as caught:
         load_official(fresh, broken, "broken.pth")
-    for part in (
-        "broken.pth",
-        "1 missing: blocks.1.norm2.bias",
-        "1 unexpected: head.weight",
-        "cls_token is (1, 1, 32)",
-    ):
-        assert part in str(caught.value)
+    wrong = "1 missing: blocks.1.norm2.bias; 1 unexpected: head.weight; 1 misshapen: cls_token is (1, 1, 32), not (1, 1, 64)"
+    assert f"broken.pth does not fit this encoder ({wrong})" in str(caught.value)
     assert torch.equal(fresh.mask_token, drawn_vit(seed=3).mask_token)
-
-
-def test_folding_of_cls_is_exact() -> None:
-    """timm's own network, given the folded weights, computes the same bits."""
-    vit = drawn_vit()
-    plain = VisionTransformer(
-        img_size=64, patch_size=16, embed_dim=64, depth=2, num_heads=4, reg_tokens=4, no_embed_class=True,
-        init_values=1e-5, dynamic_img_size=True, num_classes=0,
-    )  # fmt: skip
-    plain.load_state_dict(to_layout(official_state_dict(vit), "timm"))
-    batch = images(2, 3, 96, 48)
-    assert torch.equal(plain.eval().forward_features(batch), vit.tokens(batch))
 
 
 def test_attention_and_layers() -> None:
@@ -225,12 +197,9 @@ def test_attention_and_layers() -> None:
         assert maps.shape == (2, 4, 13, 13)
         assert (maps - reference_tokens(official_state_dict(vit), 4, batch, attention_of=layer % 2)).abs().max() < 1e-12
     assert all(block.attn.fused_attn for block in vit.blocks)
-    assert torch.equal(maps, attention_maps(vit, batch))
     layers = layer_tokens(encoder, batch)
     assert layers.shape == (2, 2, 13, 64)
     assert torch.equal(vit.vit.norm(layers[-1]), vit.tokens(batch))
-    with pytest.raises(InputError, match="has 2 blocks"):
-        attention_maps(encoder, batch, 2)
 
 
 def test_pixels() -> None:
@@ -242,8 +211,6 @@ def test_pixels() -> None:
     assert features[1, 1, 2, 2 * 256 + 5 * 16 + 7] == batch[1, 2, 16 + 5, 32 + 7]
     with pytest.raises(InputError, match="50x48 pixels"):
         encoder(images(1, 3, 50, 48))
-    with pytest.raises(InputError, match="0 blocks"):
-        attention_maps(encoder, batch)
     assert isinstance(encoder.network, Pixels)
 
 
@@ -273,7 +240,6 @@ def test_any_transformer_of_timm(name: str, patch: int, prefix: int) -> None:
     [
         ("timm:vit_smal_patch16_224:random", "does not exist"),
         ("timm:resnet18:random", "choose a vit"),
-        ("timm:vit_tiny_patch16_224:other", "is not known"),
         ("timm:vit_small_patch16_224.nope", "does not exist"),
         ("vits16_k440", "neither a file, a folder nor a known encoder"),
     ],
@@ -292,7 +258,7 @@ def test_golden_weights_of_the_original() -> None:
         local = torch.from_numpy(archive["step0/local"])
     vit = initial_vit(params.Encoder(arch="custom", width=32, depth=2, heads=2), 64, seed=0).double()
     load_official(vit, state)
-    assert list(official_state_dict(vit)) == list(state)
+    assert set(official_state_dict(vit)) == set(state)
     assert all(torch.equal(value, state[name]) for name, value in official_state_dict(vit).items())
     for batch, mask in ((crops.double(), masks), (local.double(), None)):
         cls, patches = vit(batch, mask)

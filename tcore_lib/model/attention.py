@@ -47,19 +47,10 @@ class CrossAttention:
         return {role: maps[:, row, column] for role, maps in self.maps.items()}
 
 
-# ---------------------------------------------------------------------------------------------- crops
-
-
 def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tensor:
-    """The auxiliary crop's geometry without photometry, for all three frames.
+    """The auxiliary crop's geometry (`views.ratio`) without photometry, for every frame.
 
-    Args:
-        frames: uint8 (H, W, 3), of one size.
-        size: side S in pixels.
-        views: section `pretrain.views`; `ratio` is read.
-
-    Returns:
-        float32 (n, 3, S, S), ImageNet-normalised.
+    n frames, uint8 (H, W, 3) of one size -> float32 (n, 3, size, size), ImageNet-normalised.
     """
     stacked = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, 3, H, W)
     n = len(stacked)
@@ -67,12 +58,6 @@ def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tenso
     crops = resize_batch(stacked, boxes, np.zeros(n, bool), size)
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (crops - mean) / std
-
-
-def shown_crops(frames: Sequence[np.ndarray], views: Views) -> np.ndarray:
-    """`centre_crops` for pictures: uint8 (n, S', S', 3), S' the multiple of the global size S nearest to `SHOWN`."""
-    size = views.global_size * max(1, round(SHOWN / views.global_size))
-    return denormalise(centre_crops(frames, size, views))
 
 
 # ---------------------------------------------------------------------------------------------- cross-attention
@@ -102,7 +87,8 @@ def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) 
         for role, tokens in (("past", past), ("future", future)):
             weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
             maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
-    return CrossAttention(shown_crops(frames, views), mask, maps)
+    shown = views.global_size * max(1, round(SHOWN / views.global_size))
+    return CrossAttention(denormalise(centre_crops(frames, shown, views)), mask, maps)
 
 
 @torch.no_grad()
@@ -163,7 +149,7 @@ def _evaluating(model: Any) -> Iterator[tuple[ViT, torch.device]]:
 
 def sharpest(sample: CrossAttention, count: int) -> list[tuple[int, int]]:
     """The `count` masked patches whose mean attention has the highest peak, as (row, column); what is worth drawing."""
-    peaks = sum(maps.mean(0).reshape(*sample.mask.shape, -1).max(-1) for maps in sample.maps.values())
+    peaks = sum(maps.mean(0).max((-2, -1)) for maps in sample.maps.values())  # (h, w)
     order = np.argsort(np.where(sample.mask, peaks, -1).ravel())[::-1][: min(count, int(sample.mask.sum()))]
     return [(int(index) // sample.mask.shape[1], int(index) % sample.mask.shape[1]) for index in order]
 
@@ -175,17 +161,16 @@ def statistics(samples: Sequence[CrossAttention]) -> dict[str, float]:
         `sharpness`: share of the most attended patch; `entropy`: nats; `reach`: distance in patches from the query's own
         place to the most attended one.
     """
-    peaks, entropies, reaches = [], [], []
+    found: dict[str, list[np.ndarray]] = {"sharpness": [], "entropy": [], "reach": []}
     for sample in samples:
         queries = np.argwhere(sample.mask)  # (M, 2)
         for maps in sample.maps.values():
             mean = maps.mean(0)[sample.mask].reshape(len(queries), -1).astype(np.float64)  # (M, P)
             best = np.stack(np.unravel_index(mean.argmax(1), sample.mask.shape), axis=1)
-            peaks.append(mean.max(1))
-            entropies.append(-(mean * np.log(np.maximum(mean, 1e-30))).sum(1))
-            reaches.append(np.linalg.norm(best - queries, axis=1))
-    names = ("sharpness", "entropy", "reach")
-    return {k: float(np.concatenate(v).mean()) for k, v in zip(names, (peaks, entropies, reaches), strict=True)}
+            found["sharpness"].append(mean.max(1))
+            found["entropy"].append(-(mean * np.log(np.maximum(mean, 1e-30))).sum(1))
+            found["reach"].append(np.linalg.norm(best - queries, axis=1))
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 
 
 def uniform_statistics(grid: tuple[int, int]) -> dict[str, float]:
@@ -197,14 +182,9 @@ def uniform_statistics(grid: tuple[int, int]) -> dict[str, float]:
 
 @torch.no_grad()
 def cls_attention(encoder: FeatureEncoder, image: Tensor) -> np.ndarray:
-    """Self-attention of the CLS token to the patches, in the last block.
+    """Self-attention of CLS to the patches in the last block: (3, S, S), ImageNet-normalised -> float32 (heads, h, w).
 
-    Args:
-        encoder: a transformer with a CLS token.
-        image: (3, S, S), ImageNet-normalised.
-
-    Returns:
-        float32 (heads, h, w); each head's map sums to what it leaves to the patches (the rest goes to CLS and registers).
+    Each head's map sums to what it leaves to the patches; the rest goes to CLS and registers.
     """
     weights = attention_maps(encoder, image[None].to(encoder.device))[0, :, 0, encoder.prefix :]  # (heads, P)
     return weights.unflatten(1, encoder.grid(*image.shape[1:])).float().cpu().numpy()

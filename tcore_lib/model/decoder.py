@@ -3,6 +3,8 @@
 Letters: B crops, P patches, D width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,27 +25,14 @@ class DecoderBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, auxiliary: Tensor) -> Tensor:
-        """One block.
-
-        Args:
-            x: (B, P, D) tokens of the masked current crop.
-            auxiliary: (B, P, D) tokens of the clean auxiliary crop.
-
-        Returns:
-            (B, P, D).
-        """
+        """(B, P, D) tokens of the masked current crop, (B, P, D) of the clean auxiliary crop -> (B, P, D)."""
         x = self.norm1(self.attn_mul * self.cross_attn(x, auxiliary, auxiliary, need_weights=False)[0] + x)
         x = self.norm2(self.self_attn(x, x, x, need_weights=False)[0] + x)
         return self.norm3(self.linear(x) + x)
 
 
 class AuxiliaryDecoder(nn.Module):
-    """`num_blocks` blocks; each one attends to the same auxiliary tokens again. One decoder serves past and future.
-
-    Args:
-        width: of the encoder's tokens.
-        settings: section `pretrain.decoder`.
-    """
+    """`num_blocks` blocks; each one attends to the same auxiliary tokens again. One decoder serves past and future."""
 
     def __init__(self, width: int, settings: Decoder) -> None:
         super().__init__()
@@ -59,11 +48,6 @@ class AuxiliaryDecoder(nn.Module):
 
     @torch.no_grad()
     def cross_attention(self, x: Tensor, auxiliary: Tensor) -> Tensor:
-        """Where each patch looks in the auxiliary frame, in the first block.
-
-        Returns:
-            (B, heads, P, P): query patch, key patch; rows sum to 1.
-        """
-        first = self.blocks[0]
-        assert isinstance(first, DecoderBlock)
-        return first.cross_attn(x, auxiliary, auxiliary, need_weights=True, average_attn_weights=False)[1]
+        """Where patches look in the auxiliary frame, in the first block: (B, heads, P, P), query, key; rows sum to 1."""
+        attention: Any = self.blocks[0].cross_attn
+        return attention(x, auxiliary, auxiliary, average_attn_weights=False)[1]

@@ -7,7 +7,7 @@ Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R regist
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +21,38 @@ from torch import Tensor, nn
 from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
 from tcore_lib.files import reason
-from tcore_lib.model.vit import ViT, initial_vit, load_official, mismatch, official_state_dict
+from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
 from tcore_lib.model.weights import (
     OURS,
     State,
-    WeightFile,
     architecture,
-    check_values,
     find_encoder,
     known_heads,
     layout_of,
     read_weights,
+    refuse_misfits,
     to_official,
 )
+
+# ---------------------------------------------------------------------------------------------- networks
 
 
 class TimmNetwork(nn.Module):
     """Any transformer of timm whose images may have any size: DINO, DINOv2/v3, MAE, CLIP, ...
 
-    Raises:
-        InputError: the model is no plain transformer.
+    Images come ImageNet-normalised; a model trained otherwise (CLIP, SigLIP) gets its own normalisation.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: Any, name: str) -> None:  # timm models share no base class
+    def __init__(self, model: Any) -> None:  # timm models share no base class
         super().__init__()
-        needed = ("blocks", "patch_embed", "num_prefix_tokens", "embed_dim", "forward_features")
-        if not all(hasattr(model, attribute) for attribute in needed):
-            raise InputError(f"timm's {name} is no vision transformer with patch tokens; choose a vit_* or eva* model.")
         self.model: Any = model
-        self.architecture = name
         self.patch_size, self.width = model.patch_embed.patch_size[0], model.embed_dim
         self.prefix = model.num_prefix_tokens
         mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
         own_mean, own_std = torch.tensor(model.pretrained_cfg["mean"]), torch.tensor(model.pretrained_cfg["std"])
-        # images come ImageNet-normalised; a model trained otherwise (CLIP, SigLIP) gets its own normalisation
         self.register_buffer("scale", (std / own_std)[:, None, None], persistent=False)
         self.register_buffer("shift", ((mean - own_mean) / own_std)[:, None, None], persistent=False)
 
@@ -134,19 +129,11 @@ class FeatureEncoder(nn.Module):
         return self.network.tokens(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Patch features.
+        """(B, 3, H, W) normalised images -> (B, h, w, D) patch tokens after the final norm, without gradient."""
+        return self.tokens(images)[:, self.prefix :].unflatten(1, self.grid(*images.shape[2:]))
 
-        Args:
-            images: (B, 3, H, W), ImageNet-normalised.
 
-        Returns:
-            (B, h, w, D), patch tokens after the final norm; no gradient is recorded.
-
-        Raises:
-            InputError: H or W is not a multiple of the patch size.
-        """
-        h, w = self.grid(*images.shape[2:])
-        return self.tokens(images)[:, self.prefix :].unflatten(1, (h, w))
+# ---------------------------------------------------------------------------------------------- loading
 
 
 def random_encoder(settings: params.Encoder, img_size: int, seed: int) -> FeatureEncoder:
@@ -156,9 +143,6 @@ def random_encoder(settings: params.Encoder, img_size: int, seed: int) -> Featur
 
 def _frozen(encoder: FeatureEncoder) -> FeatureEncoder:
     return encoder.requires_grad_(False).eval()
-
-
-# ---------------------------------------------------------------------------------------------- loading
 
 
 def load_encoder(
@@ -181,91 +165,64 @@ def load_encoder(
     Raises:
         InputError: the source cannot be had, read or trusted, or its tensors are not those of one whole encoder.
     """
-    text = str(source)
-    if text == "pixels":
-        encoder = FeatureEncoder(Pixels(), "pixels")
-    elif text.startswith("timm:"):
-        encoder = _timm(text.removeprefix("timm:"))
+    name = str(source)
+    network: ViT | TimmNetwork | Pixels
+    metadata: dict[str, Any] = {}
+    if name == "pixels":
+        network = Pixels()
+    elif name.startswith("timm:"):
+        model, _, start = name.removeprefix("timm:").partition(":")
+        network = _timm(model, pretrained=start != "random")
     else:
-        path = fetch.weights(text) if text in fetch.CHECKPOINTS else Path(text.removeprefix("local-dir:")).expanduser()
+        path = fetch.weights(name) if name in fetch.CHECKPOINTS else Path(name.removeprefix("local-dir:")).expanduser()
         if not path.exists():
             known = ", ".join((*fetch.CHECKPOINTS, "timm:NAME", "pixels"))
-            raise InputError(f"{text} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
+            raise InputError(f"{name} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
         file = read_weights(path)
-        foreign = "architecture" in file.config and OURS not in file.config
-        encoder = _timm_folder(file) if foreign else _plain_vit(file, which, heads)
-        encoder.name = text
-    return _frozen(encoder).to(device)
+        metadata = file.metadata
+        if "architecture" in file.config and OURS not in file.config:  # a folder that timm's own export wrote
+            network = _timm_folder(file.config, file.tensors, path)
+        else:
+            network = _plain_vit(find_encoder(file, which), heads or known_heads(metadata), path)
+            network.layout = metadata.get("layout", network.layout)  # how a continued encoder once came in
+    return _frozen(FeatureEncoder(network, name, metadata)).to(device)
 
 
-def _plain_vit(file: WeightFile, which: str, heads: int | None) -> FeatureEncoder:
-    found = find_encoder(file.tensors, which, file.path)
-    vit = _vit_of(found, heads or known_heads(file.facts), str(file.path))
-    vit.layout = file.facts.get("layout", vit.layout)  # a checkpoint or a folder knows how its encoder once came in
-    return FeatureEncoder(vit, str(file.path), file.facts)
-
-
-def _vit_of(state: State, heads: int | None, origin: str) -> ViT:
+def _plain_vit(state: State, heads: int | None, origin: str | Path) -> ViT:
     """The `ViT` that a state dict of one encoder, in any layout, belongs to."""
     official = to_official(state)
     settings = architecture(official, heads, origin)
     vit = initial_vit(settings, settings.img_size or 0, seed=0)
-    wrong = mismatch(official_state_dict(vit), official)
-    if wrong:
-        raise InputError(f"{origin} is no whole plain ViT ({wrong}); give a complete encoder, alone if need be.")
-    check_values(official, origin)
     load_official(vit, official, origin)
     vit.layout = layout_of(state)
     return vit
 
 
-def _timm(name: str) -> FeatureEncoder:
-    """`NAME` with its published weights, or `NAME:random`."""
-    model, _, start = name.partition(":")
-    if start not in ("", "random"):
-        raise InputError(f"timm:{name} is not known; write timm:{model} or timm:{model}:random.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = timm_model(model, pretrained=not start)
-    return FeatureEncoder(TimmNetwork(network, model), f"timm:{name}")
+def _timm_folder(config: Mapping[str, Any], tensors: State, origin: Path) -> TimmNetwork:
+    """The network that a `config.json` of timm describes, with these weights."""
+    overlay, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
+    network = _timm(config["architecture"], pretrained=False, pretrained_cfg_overlay=overlay, **arguments)
+    state = {name: value for name, value in tensors.items() if not name.startswith("head.")}
+    refuse_misfits(network.model.state_dict(), state, origin)
+    network.model.load_state_dict(state)
+    return network
 
 
-def _timm_folder(file: WeightFile) -> FeatureEncoder:
-    """A folder that timm's own export wrote (config.json names the architecture)."""
-    name, arguments = file.config["architecture"], file.config.get("model_args") or {}
-    model = timm_model(name, pretrained=False, arguments=arguments)
-    state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
-    wrong = mismatch(model.state_dict(), state)
-    if wrong:
-        raise InputError(f"{file.path} does not fit timm's {name} ({wrong}); export the folder again.")
-    check_values(state, file.path)
-    model.load_state_dict(state)
-    model.pretrained_cfg.update(file.config.get("pretrained_cfg") or {})
-    return FeatureEncoder(TimmNetwork(model, name), str(file.path.parent), file.metadata)
-
-
-def timm_model(name: str, *, pretrained: bool, arguments: Mapping[str, Any] | None = None) -> Any:
-    """A timm transformer without classifier, for images of any size.
-
-    Args:
-        name: as timm knows it, e.g. `vit_small_patch16_224.dino`.
-        pretrained: with its published weights; else as the caller's torch seed draws it.
-        arguments: further arguments of the model.
-
-    Raises:
-        InputError: timm has no such model, it takes no images of any size, or its weights cannot be had.
-    """
+def _timm(name: str, *, pretrained: bool, **options: Any) -> TimmNetwork:
+    """A timm transformer without classifier; random weights are always the same ones."""
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:4])
         raise InputError(f"timm:{name} does not exist; {f'near it are {near}' if near else 'see timm.list_models()'}.")
-    options = {**(arguments or {}), "num_classes": 0, "dynamic_img_size": True}
+    options |= {"num_classes": 0, "dynamic_img_size": True}
     try:
         if pretrained:
             options["pretrained_cfg_overlay"] = _cached_or_reachable(timm.get_pretrained_cfg(name))
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except TypeError as error:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return TimmNetwork(timm.create_model(name, pretrained=pretrained, **options))
+    except (TypeError, AttributeError) as error:
         raise InputError(
-            f"timm:{name} takes no images of any size ({reason(error)}); choose a vit_* or eva* model."
+            f"timm:{name} is no transformer for images of any size ({reason(error)}); choose a vit_* or eva* model."
         ) from error
     except Exception as error:  # the HTTP client's own classes, or timm's RuntimeError for a tag it does not know
         hub = f", or download https://huggingface.co/timm/{name} and give the folder's path" if pretrained else ""
@@ -277,8 +234,7 @@ def _cached_or_reachable(config: Any) -> dict[str, str]:
     if not config.hf_hub_id:
         return {}
     for file in ("model.safetensors", "pytorch_model.bin"):
-        cached = try_to_load_from_cache(config.hf_hub_id, file)
-        if isinstance(cached, str):
+        if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, file), str):
             return {"file": cached}
     get_session().head(hf_hub_url(config.hf_hub_id, "config.json"), timeout=5.0)
     return {}
@@ -286,15 +242,12 @@ def _cached_or_reachable(config: Any) -> dict[str, str]:
 
 # ---------------------------------------------------------------------------------------------- continuing from one
 
-SHAPE = ("arch", "width", "depth", "heads", "patch_size", "registers", "mlp", "mlp_ratio", "qkv_bias", "img_size")
-
 
 def start_from(vit: ViT, source: str | Path, which: str = "teacher") -> None:
     """Give a network that is to be trained the weights of an encoder from anywhere (`pretrain.encoder.init`).
 
-    Its features are then the encoder's, at every image size: positions keep the grid they came with. A timm model that
-    expects another normalisation of its images gets it folded into the patch embedding. `vit.layout` says how the
-    encoder came in; `export` writes it that way again.
+    Its features are then the encoder's, at every image size: positions keep the grid they came with. `vit.layout` says
+    how the encoder came in; `export` writes it that way again.
 
     Args:
         vit: of the same shape; `encoder_settings(source)` tells it.
@@ -306,17 +259,17 @@ def start_from(vit: ViT, source: str | Path, which: str = "teacher") -> None:
         InputError: the source cannot be had, is no plain ViT, or has another shape (then the sentence says what to set).
     """
     given = plain_vit(load_encoder(source, which=which))
-    ours = {**vit.settings.model_dump(), "img_size": vit.img_size}
-    theirs = given.settings.model_dump()
-    wrong = {name: theirs[name] for name in SHAPE if ours[name] != theirs[name]}
-    if (ours["layer_scale"] is None) != (theirs["layer_scale"] is None):
-        wrong["layer_scale"] = theirs["layer_scale"]
+    ours, theirs = vit.settings.model_dump() | {"img_size": vit.img_size}, given.settings.model_dump()
+    free = {"drop_path", "init", "init_scheme"} | (
+        {"layer_scale"} if ours["layer_scale"] and theirs["layer_scale"] else set()
+    )
+    wrong = {name: value for name, value in theirs.items() if name not in free and value != ours[name]}
     if wrong:
         lines = ", ".join(f"{name}: {json.dumps(value)}" for name, value in wrong.items())
         raise InputError(
             f"pretrain.encoder.init = {source} is a network of another shape; set pretrain.encoder: {{{lines}}}."
         )
-    load_official(vit, official_state_dict(given), str(source))
+    load_official(vit, official_state_dict(given), source)
     vit.layout = given.layout
 
 
@@ -336,19 +289,18 @@ def plain_vit(encoder: FeatureEncoder) -> ViT:
     if isinstance(network, ViT):
         return network
     refusal = (
-        f"{encoder.name} is no plain ViT with a CLS token, which training continues from; choose a vit_* model of timm"
+        f"{encoder.name} is no plain ViT with a CLS token, as training and export need; choose a vit_* model of timm"
     )
-    if not isinstance(network, TimmNetwork):
+    if isinstance(network, Pixels):
         raise InputError(f"{refusal}.")
     heads = getattr(network.blocks[0].attn, "num_heads", None)
-    vit = _vit_of(dict(network.model.state_dict()), heads, encoder.name)
+    vit = _plain_vit(network.model.state_dict(), heads, encoder.name)
     patch = vit.vit.patch_embed.proj
-    with torch.no_grad():  # W (scale x + shift) + b = (W scale) x + (b + sum of W shift)
+    with torch.no_grad():  # its own normalisation: W (scale x + shift) + b = (W scale) x + (b + sum of W shift)
         patch.bias += (patch.weight * network.shift).sum((1, 2, 3))
         patch.weight *= network.scale
         # The same tensors can belong to another computation (activation, norm): its features tell.
-        side = 2 * vit.patch_size
-        images = torch.linspace(-2, 2, 3 * side**2).view(1, 3, side, side)
+        images = torch.linspace(-2, 2, 12 * vit.patch_size**2).view(1, 3, 2 * vit.patch_size, -1)
         ours, theirs = vit.tokens(images), network.tokens(images)
     if (ours - theirs).norm() > 1e-3 * theirs.norm():
         raise InputError(f"{refusal}: its features are not those of one with these weights.")
@@ -359,29 +311,28 @@ def plain_vit(encoder: FeatureEncoder) -> ViT:
 
 
 @torch.no_grad()
-def layer_tokens(encoder: FeatureEncoder | ViT, images: Tensor) -> Tensor:
-    """All tokens after every block, before the final norm.
-
-    Args:
-        encoder: a transformer.
-        images: (B, 3, H, W), ImageNet-normalised.
-
-    Returns:
-        (depth, B, T, D); the first `encoder.prefix` tokens are CLS and registers. Pixels have depth 0.
-    """
-    network = encoder.network if isinstance(encoder, FeatureEncoder) else encoder
+def _outputs(encoder: FeatureEncoder, modules: Iterable[nn.Module], images: Tensor) -> list[Tensor]:
+    """What these modules inside the encoder's network give out during one pass over images (B, 3, H, W)."""
     collected: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda *call: collected.append(call[-1])) for block in network.blocks]
+    hooks = [module.register_forward_hook(lambda *call: collected.append(call[-1])) for module in modules]
     try:
-        network.tokens(images)
+        encoder.tokens(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack(collected) if collected else images.new_empty(0)
+    return collected
 
 
-@torch.no_grad()
-def attention_maps(encoder: FeatureEncoder | ViT, images: Tensor, layer: int = -1) -> Tensor:
+def layer_tokens(encoder: FeatureEncoder, images: Tensor) -> Tensor:
+    """All tokens of a transformer after every block, before the final norm.
+
+    Returns:
+        (depth, B, T, D) for images (B, 3, H, W), ImageNet-normalised; the first `encoder.prefix` tokens are CLS and registers.
+    """
+    return torch.stack(_outputs(encoder, encoder.network.blocks, images))
+
+
+def attention_maps(encoder: FeatureEncoder, images: Tensor, layer: int = -1) -> Tensor:
     """Self-attention weights of one block. Only this block leaves the fused kernel, and only for this call.
 
     Args:
@@ -391,20 +342,10 @@ def attention_maps(encoder: FeatureEncoder | ViT, images: Tensor, layer: int = -
 
     Returns:
         (B, heads, T, T): each row (a query) sums to 1; tokens are CLS, registers, patches row by row.
-
-    Raises:
-        InputError: the encoder has no such layer.
     """
-    network = encoder.network if isinstance(encoder, FeatureEncoder) else encoder
-    if not -len(network.blocks) <= layer < len(network.blocks):
-        raise InputError(f"layer = {layer} is not possible: the encoder has {len(network.blocks)} blocks; choose one.")
-    attention: Any = network.blocks[layer].attn
-    collected: list[Tensor] = []
-    hook = attention.attn_drop.register_forward_hook(lambda *call: collected.append(call[-1]))
+    attention: Any = encoder.network.blocks[layer].attn
     fused, attention.fused_attn = attention.fused_attn, False
     try:
-        network.tokens(images)
+        return _outputs(encoder, [attention.attn_drop], images)[0]
     finally:
         attention.fused_attn = fused
-        hook.remove()
-    return collected[0]

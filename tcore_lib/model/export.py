@@ -19,11 +19,7 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder, plain_vit
 from tcore_lib.model.vit import ViT, official_state_dict
 from tcore_lib.model.weights import OURS, to_layout, write_safetensors, write_torch
 
-FORMATS = {
-    "safetensors": ".safetensors",
-    "official": ".pth",
-    "timm": "",
-}  # format -> ending of its file; timm's is a folder
+FORMATS = {"safetensors": ".safetensors", "official": ".pth", "timm": ""}  # format -> ending; timm's is a folder
 
 
 def export(
@@ -34,7 +30,7 @@ def export(
     *,
     which: str = "teacher",
 ) -> Path:
-    """Write an encoder for use elsewhere, under the names it came in with (`ViT.layout`).
+    """Write an encoder for use elsewhere, under the names it came in with (`ViT.layout`), and return the target.
 
     Args:
         source: an encoder, or anything `load_encoder` takes.
@@ -43,9 +39,6 @@ def export(
             authors' evaluation code reads); timm (`save_for_hf`).
         metadata: what shall be known about the weights (run, commit, scores, ...), values that JSON can hold.
         which: "teacher" or "student", where the source holds both.
-
-    Returns:
-        the target.
 
     Raises:
         InputError: the source cannot be read or has no weights of a plain ViT, or the target does not fit the format.
@@ -57,7 +50,7 @@ def export(
         return save_for_hf(source, target, metadata=metadata, which=which)
     if target.suffix != FORMATS[format] or target.is_dir():
         raise InputError(f"{target} cannot hold the format {format}; give a file that ends in {FORMATS[format]}.")
-    vit, about = _network_and_facts(source, metadata or {}, which)
+    vit, about = _network_and_facts(source, metadata, which)
     state = to_layout(official_state_dict(vit), vit.layout)
     if format == "safetensors":
         write_safetensors(target, state, about)
@@ -84,7 +77,7 @@ def save_for_hf(
 
     Args:
         source: an encoder, or anything `load_encoder` takes.
-        folder: made if need be.
+        folder: made if need be, and returned.
         metadata: as for `export`.
         scores: rows for the card, e.g. benchmark, metric, value, low, high, clips; the bounds of intervals beside values.
         data: what the encoder was trained on, in words.
@@ -97,34 +90,13 @@ def save_for_hf(
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, but the format timm is a folder; give another target.")
-    vit, about = _network_and_facts(source, metadata or {}, which)
-    settings, side = vit.settings, vit.img_size
-    gated = settings.mlp == "swiglu"
-    # The function that builds it; all it decides stands in the arguments.
-    builder = "vit_giant_patch14_dinov2" if gated else "vit_small_patch16_224"
-    model = timm.create_model(
-        builder,
-        num_classes=0,
-        global_pool="token",
-        img_size=side,
-        patch_size=vit.patch_size,
-        embed_dim=vit.width,
-        depth=vit.depth,
-        num_heads=vit.heads,
-        mlp_ratio=settings.mlp_ratio,
-        qkv_bias=settings.qkv_bias,
-        reg_tokens=settings.registers,
-        init_values=settings.layer_scale,
-        no_embed_class=True,
-        dynamic_img_size=True,
-    )
+    vit, about = _network_and_facts(source, metadata, which)
+    # The function of timm that builds it; all it decides stands in the arguments, but for the MLP.
+    builder = "vit_giant_patch14_dinov2" if vit.settings.mlp == "swiglu" else "vit_small_patch16_224"
+    model = timm.create_model(builder, num_classes=0, global_pool="token", **vit.timm_arguments())
     model.load_state_dict(to_layout(official_state_dict(vit), "timm"))
-    images = {
-        "input_size": (3, side, side),
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "crop_pct": 1.0,
-    }
+    images = {"input_size": (3, vit.img_size, vit.img_size), "crop_pct": 1.0}
+    images |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     timm.models.save_for_hf(model, str(folder), model_config={OURS: about}, safe_serialization=True, data_config=images)
     write_text(folder / "README.md", model_card(folder.name, about, scores, data, licence))
     return folder
@@ -194,25 +166,18 @@ tokens = model.forward_features(images)[:, model.num_prefix_tokens :]  # (B, P, 
 
 
 def _network_and_facts(
-    source: FeatureEncoder | str | Path, given: Mapping[str, Any], which: str
+    source: FeatureEncoder | str | Path, given: Mapping[str, Any] | None, which: str
 ) -> tuple[ViT, dict[str, Any]]:
     """The network, and what goes into the file: its shape, what is known of its training, and what the caller adds."""
     encoder = source if isinstance(source, FeatureEncoder) else load_encoder(source, which=which)
     vit = plain_vit(encoder)
     known: dict[str, Any] = {key: encoder.metadata[key] for key in ("step", "params") if key in encoder.metadata}
-    if "params" in known:
-        with suppress(ValidationError):  # written under an older schema: the parameters themselves are kept
-            known["params_sha256"] = params.Params.model_validate(known["params"]).digest()
-    shape = {
-        "arch": vit.settings.arch,
-        "width": vit.width,
-        "depth": vit.depth,
-        "heads": vit.heads,
-        "patch_size": vit.patch_size,
-        "registers": vit.settings.registers,
-        "img_size": vit.img_size,
-    }
-    facts = {**encoder.metadata.get(OURS, {}), **known, **given, "layout": vit.layout, "encoder": shape}
+    with suppress(KeyError, ValidationError):  # no parameters, or of an older schema: those are kept as they are
+        known["params_sha256"] = params.Params.model_validate(known["params"]).digest()
+    width, depth, heads = vit.settings.shape
+    shape = {"arch": vit.settings.arch, "width": width, "depth": depth, "heads": heads, "patch_size": vit.patch_size}
+    shape |= {"registers": vit.settings.registers, "img_size": vit.img_size}
+    facts = {**encoder.metadata.get(OURS, {}), **known, **(given or {}), "layout": vit.layout, "encoder": shape}
     try:
         return vit, json.loads(json.dumps(facts, allow_nan=False))
     except (TypeError, ValueError) as error:

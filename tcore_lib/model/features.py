@@ -87,16 +87,6 @@ def features(
 # ---------------------------------------------------------------------------------------------- matches
 
 
-def _array(features: Any) -> Tensor:
-    """(h, w, D) features of any kind -> float32 (P, D) of length 1."""
-    return F.normalize(torch.as_tensor(features).float().cpu().flatten(0, 1), dim=-1)
-
-
-def _places(shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Row and column of every patch of a grid, (P,) each."""
-    return torch.arange(shape[0]).repeat_interleave(shape[1]), torch.arange(shape[1]).repeat(shape[0])
-
-
 def matches(
     first: Any, second: Any, encoder: FeatureEncoder | str | Path | None = None, *, count: int = 12
 ) -> pd.DataFrame:
@@ -125,11 +115,12 @@ def matches(
         raise InputError(
             f"matches needs two (h, w, D) of one encoder, not {tuple(first.shape)}, {tuple(second.shape)}."
         )
-    similar = _array(first) @ _array(second).T  # (P, P')
+    p, q = (F.normalize(torch.as_tensor(one).float().cpu().flatten(0, 1), dim=-1) for one in (first, second))
+    similar = p @ q.T  # (P, P')
     similarity, partner = similar.max(1)
     mutual = similar.argmax(0)[partner] == torch.arange(len(similar))
-    row, column = _places(first.shape)
-    place_row, place_column = _places(second.shape)
+    row, column = torch.from_numpy(np.indices(first.shape[:2]).reshape(2, -1))  # (P,) each
+    place_row, place_column = torch.from_numpy(np.indices(second.shape[:2]).reshape(2, -1))  # (P',) each
     to_row, to_column = place_row[partner], place_column[partner]
     beside = (place_row - to_row[:, None]).abs().le(1) & (place_column - to_column[:, None]).abs().le(1)  # (P, P')
     clarity = similarity - similar.masked_fill(beside, -1).max(1).values
@@ -141,20 +132,18 @@ def matches(
     )  # fmt: skip
     table = table[mutual.numpy()].sort_values("clarity", ascending=False, kind="stable")
     table = table.head(max(count, len(table) // 2))  # the unclear half only where too few are left
-    return _spread(table, count, first.shape[0] * first.shape[1])
+    return _spread(table, count, np.sqrt(len(similar) / max(count, 1)))
 
 
-def _spread(table: pd.DataFrame, count: int, patches: int) -> pd.DataFrame:
-    """The first `count` rows that keep a distance, as large as leaves enough of them."""
+def _spread(table: pd.DataFrame, count: int, distance: float) -> pd.DataFrame:
+    """The first `count` rows that keep a distance, which shrinks until it leaves enough of them."""
     places = table[["row", "column"]].to_numpy(float)
-    distance = np.sqrt(patches / max(count, 1))
     chosen: list[int] = []
     while len(chosen) < min(count, len(table)):
         for i, place in enumerate(places):
-            if len(chosen) < count and i not in chosen:
-                apart = np.linalg.norm(places[chosen] - place, axis=1)
-                if not len(chosen) or apart.min() >= distance:
-                    chosen.append(i)
+            apart = np.linalg.norm(places[chosen] - place, axis=1)
+            if len(chosen) < count and i not in chosen and apart.min(initial=np.inf) >= distance:
+                chosen.append(i)
         distance = distance * 0.7 if distance > 0.5 else 0.0
     return table.iloc[sorted(chosen)].reset_index(drop=True)
 
@@ -164,12 +153,9 @@ def _spread(table: pd.DataFrame, count: int, patches: int) -> pd.DataFrame:
 
 def _by_depth(values: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
     """(quantity, encoder) -> a value per block, as a table: index `block`, columns of two levels, NaN past an end."""
-    if not values:
-        return pd.DataFrame(index=pd.RangeIndex(0, name="block"))
-    table = pd.DataFrame({key: pd.Series(list(column), dtype=float) for key, column in values.items()})
-    table.columns = pd.MultiIndex.from_tuples(list(values), names=["quantity", "encoder"])
-    table = table.dropna(axis="columns", how="all").rename_axis("block")
-    return table.sort_index(axis="columns", level="quantity", sort_remaining=False)
+    columns = pd.MultiIndex.from_tuples(sorted(values, key=lambda key: key[0]), names=["quantity", "encoder"])
+    series = {key: pd.Series(values[key], dtype=float) for key in columns}
+    return pd.DataFrame(series, columns=columns).rename_axis("block")
 
 
 def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
@@ -182,23 +168,24 @@ def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
         index `block`; columns (quantity, encoder) with the quantities `attention` (its matrices together), `mlp`, and
         `layer_scale` where the network has it.
     """
-    kinds = {"attention": ("attn.", 2), "mlp": ("mlp.", 2), "layer_scale": ("ls", 1)}
     values: dict[tuple[str, str], list[float]] = {}
-    for quantity, (start, ndim) in kinds.items():
+    for quantity, start, ndim in (("attention", "attn.", 2), ("mlp", "mlp.", 2), ("layer_scale", "ls", 1)):
         for name, encoder in encoders.items():
             for block in encoder.network.blocks:
+                named = block.named_parameters()
                 weights = [
-                    p.double() for key, p in block.named_parameters() if key.startswith(start) and p.ndim == ndim
+                    p.detach().double().flatten() for key, p in named if key.startswith(start) and p.ndim == ndim
                 ]
-                norm = torch.cat([weight.detach().flatten() for weight in weights]).norm().item() if weights else np.nan
-                values.setdefault((quantity, name), []).append(norm)
+                if weights:
+                    values.setdefault((quantity, name), []).append(torch.cat(weights).norm().item())
     return _by_depth(values)
 
 
-def _images(encoder: FeatureEncoder, frames: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
-    """Frames as the encoder takes them, (n, 3, H, W) on its device; `size` is rounded to multiples of its patch."""
+def _layers(encoder: FeatureEncoder, frames: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
+    """Tokens (depth, n, T, D) of frames that are resized to `size`, in whole patches; for pixels, themselves."""
     stacked = torch.from_numpy(np.stack(frames)).to(encoder.device)
-    return to_input(stacked, whole_patches(size, encoder.patch_size))
+    images = to_input(stacked, whole_patches(size, encoder.patch_size))
+    return layer_tokens(encoder, images) if len(encoder.network.blocks) else encoder.tokens(images)[None]
 
 
 def token_norms(
@@ -216,36 +203,20 @@ def token_norms(
     """
     values: dict[tuple[str, str], list[float]] = {}
     for name, encoder in encoders.items():
-        if not len(encoder.network.blocks):
-            continue
-        norms = layer_tokens(encoder, _images(encoder, [frame], size))[:, 0].norm(dim=-1)  # (depth, T)
-        parts = {"CLS": norms[:, :1], "registers": norms[:, 1 : encoder.prefix], "patches": norms[:, encoder.prefix :]}
-        if encoder.prefix == 0:
-            parts = {"patches": norms}
-        for quantity, part in parts.items():
-            if part.shape[1]:
-                values[quantity, name] = part.mean(1).tolist()
+        if len(encoder.network.blocks):
+            norms, prefix = _layers(encoder, [frame], size)[:, 0].norm(dim=-1), encoder.prefix  # (depth, T)
+            parts = {"CLS": norms[:, : min(1, prefix)], "registers": norms[:, 1:prefix], "patches": norms[:, prefix:]}
+            values |= {(key, name): part.mean(1).tolist() for key, part in parts.items() if part.shape[1]}
     return _by_depth(values)
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:
-    """Linear centred kernel alignment of two descriptions of the same n things, 0..1 (Kornblith et al., 2019).
+    """Linear centred kernel alignment of two descriptions (n, D), (n, D') of the same n things (Kornblith et al., 2019).
 
-    1 = the same up to rotation and one scale.
-
-    Args:
-        first: (n, D).
-        second: (n, D').
+    0..1; 1 = the same up to rotation and one scale.
     """
     x, y = (value.double() - value.double().mean(0) for value in (first, second))
     return ((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())).item()
-
-
-def _patch_layers(encoder: FeatureEncoder, images: Tensor) -> list[Tensor]:
-    """Patch tokens (n, D, h, w) after every block; for pixels, the pixels."""
-    grid = encoder.grid(*images.shape[2:])
-    layers = layer_tokens(encoder, images) if len(encoder.network.blocks) else encoder.tokens(images)[None]
-    return [layer[:, encoder.prefix :].transpose(1, 2).unflatten(2, grid).cpu() for layer in layers]
 
 
 def similarity_by_layer(
@@ -267,16 +238,20 @@ def similarity_by_layer(
     Returns:
         index `block`, a column per other encoder, 0..1.
     """
-    own = _patch_layers(encoder, _images(encoder, frames, size))
-    grid = tuple(own[0].shape[2:])
+
+    def patches(one: FeatureEncoder) -> list[Tensor]:
+        """After every block (n, D, h, w)."""
+        grid = one.grid(*whole_patches(size, one.patch_size))
+        return [layer[:, one.prefix :].mT.unflatten(2, grid).cpu() for layer in _layers(one, frames, size)]
+
+    own = patches(encoder)
     columns: dict[str, list[float]] = {}
     for name, other in others.items():
-        theirs = _patch_layers(other, _images(other, frames, size))
-        columns[name] = []
+        theirs, columns[name] = patches(other), []
         for i, layer in enumerate(own):
             same = theirs[round(i * (len(theirs) - 1) / max(len(own) - 1, 1))]
-            if tuple(same.shape[2:]) != grid:
-                same = F.interpolate(same, grid, mode="bilinear", align_corners=False)
+            if same.shape[2:] != layer.shape[2:]:
+                same = F.interpolate(same, layer.shape[2:], mode="bilinear", align_corners=False)
             rows = [tokens.transpose(0, 1).flatten(1).T for tokens in (layer, same)]  # (n * P, D)
             columns[name].append(linear_cka(*rows))
     return pd.DataFrame(columns, index=pd.RangeIndex(len(own), name="block"))

@@ -6,9 +6,9 @@ from outside, two ways to initialise it, and the official names of its weights.
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,24 +19,23 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tcore_lib import params
-from tcore_lib.errors import InputError
 from tcore_lib.machine import compiled
+from tcore_lib.model.weights import official_names, refuse_misfits
 from tcore_lib.randomness import generator
 
 GROUP = 3  # blocks compiled together: each call costs the host a millisecond
-MIMETIC = {"attention": (0.7, 0.7), "values": (0.4, 0.4)}  # alpha, beta of Trockman & Kolter (2023), section 4
 
 # ---------------------------------------------------------------------------------------------- the forward pass
 
 
 def run_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor:
-    """Blocks one after the other: on a GPU compiled as one piece, which serves every such group of every encoder.
+    """Timm `Block`s one after the other: on a GPU compiled as one piece, which serves every such group of every encoder.
 
     The weights of the branches are an argument, not a state of the block: activation checkpointing runs this function a
     second time, after other forward passes have been made.
 
     Args:
-        blocks: timm `Block`s.
+        blocks: a group of them.
         x: (B, T, D).
         scale: (blocks, 2, B), 0 or 1 / (1 - p), of each sample's attention and MLP branch; None = 1 everywhere.
     """
@@ -52,9 +51,7 @@ def run_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor
 
 
 class ViT(nn.Module):
-    """CLS + R registers + patches, pre-norm blocks, final LayerNorm.
-
-    The draws of the initial weights come from torch's global generator; `initial_vit` seeds it.
+    """CLS + R registers + patches, pre-norm blocks, final LayerNorm. Initial weights come from torch's own generator.
 
     Args:
         settings: section `pretrain.encoder`: shape and initialisation.
@@ -66,9 +63,8 @@ class ViT(nn.Module):
         cls_pos: (1, 1, D), the position of CLS. A parameter of its own because it is stepped and decayed on its own;
             the official layout stores it as the first row of `pos_embed`.
         activation_checkpointing: recompute each group of blocks in the backward pass instead of storing it.
-        layout: how the weights came in and shall go out: "official", "plain" or "timm" (`weights.layout_of`).
-        compile_blocks: generate code (torch.compile) for `GROUP` blocks at a time: one piece for all groups of all
-            encoders, so that it takes seconds.
+        layout: how the weights came in and shall go out (`weights.layout_of`).
+        compile_blocks: run groups of `GROUP` blocks through torch.compile.
     """
 
     def __init__(self, settings: params.Encoder, img_size: int) -> None:
@@ -82,21 +78,7 @@ class ViT(nn.Module):
         self._scale: Tensor | None = None
         gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if settings.mlp == "swiglu" else {}
         self.vit: Any = VisionTransformer(
-            img_size=img_size,
-            patch_size=settings.patch_size,
-            embed_dim=width,
-            depth=depth,
-            num_heads=heads,
-            mlp_ratio=settings.mlp_ratio,
-            qkv_bias=settings.qkv_bias,
-            reg_tokens=settings.registers,
-            init_values=settings.layer_scale,
-            no_embed_class=True,
-            dynamic_img_size=True,
-            num_classes=0,
-            global_pool="",
-            weight_init="skip",
-            **gated,
+            **self.timm_arguments(), num_classes=0, global_pool="", weight_init="skip", **gated
         )
         self.prefix = self.vit.num_prefix_tokens  # CLS and registers
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
@@ -104,6 +86,22 @@ class ViT(nn.Module):
         _truncated_normal(self)
         if settings.init_scheme == "mimetic":
             _mimetic(self)
+
+    def timm_arguments(self) -> dict[str, Any]:
+        """What timm has to know to build the same network."""
+        return {
+            "img_size": self.img_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.width,
+            "depth": self.depth,
+            "num_heads": self.heads,
+            "mlp_ratio": self.settings.mlp_ratio,
+            "qkv_bias": self.settings.qkv_bias,
+            "reg_tokens": self.settings.registers,
+            "init_values": self.settings.layer_scale,
+            "no_embed_class": True,
+            "dynamic_img_size": True,
+        }
 
     @property
     def blocks(self) -> nn.Sequential:
@@ -183,11 +181,7 @@ class ViT(nn.Module):
 
 
 def _truncated_normal(vit: ViT) -> None:
-    """As DINOv2 starts.
-
-    Linear weights and positions are truncated normal with 0.02, CLS and registers normal with 1e-6, mask token and biases
-    0; the patch embedding is initialised as torch does it for a convolution.
-    """
+    """As DINOv2 starts; the patch embedding as torch initialises a convolution, mask token and biases 0."""
     nn.init.trunc_normal_(vit.vit.pos_embed, std=0.02)
     nn.init.trunc_normal_(vit.cls_pos, std=0.02)
     nn.init.normal_(vit.vit.cls_token, std=1e-6)
@@ -202,26 +196,24 @@ def _truncated_normal(vit: ViT) -> None:
 
 @torch.no_grad()
 def _mimetic(vit: ViT) -> None:
-    """Attention that starts like a trained network's, for small transformers and little data (Trockman & Kolter, 2023).
+    """Attention that starts like a trained network's (Trockman & Kolter, 2023, section 4).
 
-    In trained transformers the product of query and key weights resembles the identity, that of value and projection
-    weights its negative. With Z normal of variance 1 / D, each head's `W_q^T W_k` becomes the best approximation of
-    `alpha Z + beta I` of the head's rank, and `W_v^T W_proj^T` becomes `alpha Z - beta I`. Positions start as the
-    two-dimensional sines and cosines of MAE (He et al., 2022) and stay trainable; CLS starts without a position.
+    With Z normal of variance 1 / D, each head's `W_q^T W_k` becomes the best approximation of 0.7 Z + 0.7 I of the head's
+    rank, and `W_v^T W_proj^T` becomes 0.4 Z - 0.4 I. Positions start as the sines and cosines of MAE (He et al., 2022) and
+    stay trainable; CLS starts without a position.
     """
     width, heads = vit.width, vit.heads
     identity = torch.eye(width)
     for block in vit.blocks:
         attention: Any = block.attn
         query, key, value = attention.qkv.weight.view(3, heads, width // heads, width)  # (heads, D / heads, D) each
-        (alpha, beta), (alpha_v, beta_v) = MIMETIC["attention"], MIMETIC["values"]
         for head in range(heads):
-            left, right = _factors(alpha * torch.randn(width, width) / width**0.5 + beta * identity, width // heads)
+            left, right = _factors(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * identity, width // heads)
             query[head], key[head] = left.T, right
-        left, right = _factors(alpha_v * torch.randn(width, width) / width**0.5 - beta_v * identity, width)
+        left, right = _factors(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * identity, width)
         value.copy_(left.T.view_as(value))
         attention.proj.weight.copy_(right.T)
-    vit.vit.pos_embed.copy_(sine_positions(vit.vit.patch_embed.grid_size, width))
+    vit.vit.pos_embed.copy_(_sine_positions(vit.vit.patch_embed.grid_size, width))
     vit.cls_pos.zero_()
 
 
@@ -232,11 +224,8 @@ def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return u[:, :rank] * root, root[:, None] * vh[:rank]
 
 
-def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Sines and cosines of column and row, a quarter of the width (a multiple of 4) each: (1, h * w, width).
-
-    Wavelengths go from 2 pi to 2 pi 10^4 patches.
-    """
+def _sine_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """(1, h * w, D): sines and cosines of column, then of row, wavelengths from 2 pi to 2 pi 10^4 patches."""
     frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
     angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]  # (h * w, width / 4) each
@@ -254,10 +243,7 @@ def seeded(seed: int, *part: int) -> Iterator[None]:
 def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
     """The encoder that a run with this seed starts from, before `settings.init` is looked at.
 
-    Args:
-        settings: section `pretrain.encoder`; its own `img_size`, if given, counts.
-        img_size: pixels, side of a global crop.
-        seed: of the run. torch's own generator is left as it was.
+    `img_size` is the side of a global crop in pixels; the settings' own, if given, counts instead.
     """
     with seeded(seed):
         return ViT(settings, settings.img_size or img_size)
@@ -265,64 +251,23 @@ def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
 
 # ---------------------------------------------------------------------------------------------- official names
 
-_GATED = {"fc1": "w12", "fc2": "w3"}  # timm's names in a SwiGLU -> the official ones
-
 
 def official_state_dict(vit: ViT) -> dict[str, Tensor]:
-    """The encoder's weights under the official names.
-
-    `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens` (1, R, D),
-    `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`. All but `pos_embed` share the parameters' memory.
-    """
-    state = {_official_name(name, vit): value.detach() for name, value in vit.vit.state_dict().items()}
+    """The encoder's weights in the official layout (`weights`). All but `pos_embed` share the parameters' memory."""
+    state = {name: value.detach() for name, value in official_names(vit.vit.state_dict()).items()}
     state["pos_embed"] = torch.cat([vit.cls_pos.detach(), state["pos_embed"]], dim=1)
-    state["mask_token"] = vit.mask_token.detach()
-    first = [name for name in ("cls_token", "pos_embed", "register_tokens", "mask_token") if name in state]
-    return {name: state[name] for name in (*first, *(name for name in state if name not in first))}
+    return {**state, "mask_token": vit.mask_token.detach()}
 
 
-def _official_name(name: str, vit: ViT) -> str:
-    if vit.settings.mlp == "swiglu":
-        name = re.sub(r"\.mlp\.(fc1|fc2)\.", lambda found: f".mlp.{_GATED[found[1]]}.", name)
-    return "register_tokens" if name == "reg_token" else name
-
-
-def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
-    """What is missing, unexpected or misshapen in a state dict, as one clause; empty if nothing is."""
-    missing = sorted(set(expected) - set(given))
-    unexpected = sorted(set(given) - set(expected))
-    misshapen = [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in given and given[name].shape != expected[name].shape
-    ]
-    found = []
-    for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen)):
-        if names:
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            found.append(f"{len(names)} {kind}: {', '.join(names[:8])}{more}")
-    return "; ".join(found)
-
-
-def load_official(vit: ViT, state: Mapping[str, Tensor], origin: str = "the weights") -> None:
-    """Copy official weights into `vit`, exactly.
-
-    Args:
-        vit: of the same shape.
-        state: as `official_state_dict` returns them.
-        origin: what an error names, e.g. the file.
+@torch.no_grad()
+def load_official(vit: ViT, state: Mapping[str, Tensor], origin: str | Path = "the weights") -> None:
+    """Copy weights in the official layout into `vit`, exactly; an error names `origin`.
 
     Raises:
-        InputError: lists every tensor that is missing, unexpected or misshapen; nothing is copied then.
+        InputError: they do not fit, or hold what no training leaves behind; nothing is copied then.
     """
-    wrong = mismatch(official_state_dict(vit), state)
-    if wrong:
-        raise InputError(
-            f"{origin} do not fit this encoder ({wrong}); load them into the architecture they were made for."
-        )
-    own = {_official_name(name, vit): parameter for name, parameter in vit.vit.state_dict().items()}
-    own |= {"mask_token": vit.mask_token, "cls_pos": vit.cls_pos}
-    cls_pos, pos_embed = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
-    with torch.no_grad():
-        for name, value in {**state, "cls_pos": cls_pos, "pos_embed": pos_embed}.items():
-            own[name].copy_(value)
+    refuse_misfits(official_state_dict(vit), state, origin)
+    own = {**official_names(vit.vit.state_dict()), "mask_token": vit.mask_token}
+    vit.cls_pos.copy_(state["pos_embed"][:, :1])
+    for name, value in state.items():
+        own[name].copy_(value[:, 1:] if name == "pos_embed" else value)

@@ -1,8 +1,12 @@
 """A weight file from anywhere -> the tensors of one encoder under the official names; and tensors -> a file.
 
-Nothing in a file is ever executed: torch files are read with `weights_only`, safetensors cannot hold code. The official
-layout is the one in the middle: `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens`
-(1, R, D), `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`.
+Nothing in a file is ever executed: torch files are read with `weights_only`, safetensors cannot hold code.
+
+The layouts of a ViT, P patches of width D and R registers:
+    official: `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens` (1, R, D),
+        `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`;
+    plain: the same without mask token (DINO, MAE, DeiT);
+    timm: `pos_embed` (1, P, D), the position of CLS added to `cls_token`, `reg_token`; other names in a SwiGLU.
 """
 
 import argparse
@@ -14,7 +18,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,21 +35,19 @@ from tcore_lib.files import atomic_path, read_json, reading
 
 State = dict[str, Tensor]
 
-OURS = "tcore_lib"  # the key under which files written here keep their metadata
+OURS = "tcore_lib"  # the key under which files written here keep what is known about the weights
 DIGEST = "tensors_sha256"  # the key of the checksum in safetensors files written here
 AGAIN = "fetch or save it again"
 ABSURD = 1e6  # no trained weight is this large; a flipped exponent bit makes one that is
-FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # what huggingface_hub folders name their weights
-VIDEO = "a video, not weights; give the encoder here and the video where one is asked for"
 OTHER_FILES = {  # what the first bytes of a file say that is no weight file
     rb"\s*<": "a web page, not weights; download the file itself (the link with /resolve/)",
     rb"version https://git-lfs": "a git-lfs pointer, not the weights; run `git lfs pull` or download the file itself",
-    rb"....ftyp|RIFF|\x1aE\xdf\xa3": VIDEO,
+    rb"....ftyp|RIFF|\x1aE\xdf\xa3": "a video, not weights; give the encoder here and the video where one is asked for",
     rb"\xff\xd8\xff|\x89PNG": "a picture, not weights; give the encoder here",
     rb"$": "empty; the download or copy did not finish, fetch it again",
 }
 _scalar = np.float64(0).__reduce__()[0]  # the function by which numpy's scalars are stored
-# Harmless classes that training scripts leave among their options. Everything else in a file is refused, not opened.
+# Harmless classes that training scripts leave among their options. A file with any other is refused, not opened.
 SAFE: list[Any] = [
     argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?bhilqBHILQefd"),
     (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"),
@@ -62,7 +64,7 @@ class WeightFile:
     Attributes:
         path: the file.
         tensors: by dotted name, e.g. `teacher.backbone.norm.weight`; wrapper names of FSDP, DDP and compile removed.
-        metadata: whatever else the file holds (step, params, ...), by dotted name.
+        metadata: whatever else it holds (step, params, ...); what our own files keep under `OURS` at the top level, too.
         config: the `config.json` beside it, where the source was a folder.
     """
 
@@ -71,17 +73,9 @@ class WeightFile:
     metadata: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Metadata, with what our own files keep under `OURS` laid over it."""
-        ours = {**self.metadata.get(OURS, {}), **self.config.get(OURS, {})}
-        return {**self.metadata, OURS: ours, **ours}
-
 
 def read_weights(path: str | Path) -> WeightFile:
     """Read a .pth/.pt/.bin file, a .safetensors file, or a folder that holds one (Hugging Face layout).
-
-    Every tensor of a torch file is memory-mapped, not read.
 
     Raises:
         InputError: the file is missing, damaged, not a weight file, or wants to run code.
@@ -92,85 +86,87 @@ def read_weights(path: str | Path) -> WeightFile:
     for pattern, what in OTHER_FILES.items():
         if re.match(pattern, head, re.DOTALL):
             raise InputError(f"{path} is {what}.")
-    # a safetensors file begins with the length of its JSON header
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        tensors, metadata = _read_safetensors(path)
-    else:
-        tensors, metadata = _read_torch(path, head)
+    with reading(path, AGAIN):
+        if path.suffix == ".safetensors" or head[8:9] == b"{":  # after the length of its JSON header
+            tensors, metadata = _read_safetensors(path)
+        elif head.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or torch's older format, a pickle
+            tensors, metadata = _read_torch(path)
+        else:
+            raise InputError(
+                f"{path} is no weight file (it begins with {head[:12]!r}); give a .pth, .pt or .safetensors."
+            )
+        ours = {**metadata.get(OURS, {}), **config.get(OURS, {})}
     if not tensors:
         raise InputError(f"{path} holds no tensors (its keys: {_some(metadata)}); give a weight file.")
-    if not isinstance(metadata.get(OURS, {}), dict):
-        raise InputError(f"{path} is damaged: its metadata {OURS!r} is not a dictionary; save it again.")
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise InputError(f"{path} is not an ordinary weight file: {name} claims more values than the file holds.")
-    return WeightFile(path, tensors, metadata, config)
+    tensors = {_plain(name): tensor for name, tensor in tensors.items()}
+    return WeightFile(path, tensors, {**metadata, **ours, OURS: ours}, config)
 
 
 def _file_and_config(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The weight file of a folder (the Hugging Face names, else the only weight file there), and its config.json."""
+    """The only weight file of a folder (or the one with the Hugging Face name), and its config.json."""
     if not path.is_dir():
         return path, {}
     config = read_json(path / "config.json", "export the folder again") if (path / "config.json").is_file() else {}
-    if not isinstance(config, dict):
-        raise InputError(f"{path / 'config.json'} is not a JSON object; export the folder again.")
-    found = [path / name for name in FOLDER_FILES if (path / name).is_file()][:1]
-    found = found or sorted(file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+    found = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()][:1]
+    found = found or [file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")]
     if len(found) != 1:
-        shards = ", several shards of one: merge them" if list(path.glob("*.index.json")) else ""
-        raise InputError(
-            f"{path} holds {len(found)} weight files{shards}; give the path of one .safetensors or .pth file."
-        )
+        raise InputError(f"{path} holds {len(found)} weight files; give the path of one .safetensors or .pth file.")
     return found[0], config
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
-    with reading(path, AGAIN):
-        with safe_open(path, framework="pt") as archive:
-            metadata: dict[str, Any] = dict(archive.metadata() or {})
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dictionary)
-        digest = metadata.pop(DIGEST, None)
-        if digest is not None and digest != tensors_sha256(tensors):
-            raise InputError(f"{path} is damaged: its tensors do not match its checksum; {AGAIN}.")
-        if OURS in metadata:
-            metadata[OURS] = json.loads(metadata[OURS])
-    return {_plain(name): value for name, value in tensors.items()}, metadata
+    with safe_open(path, framework="pt") as archive:
+        metadata: dict[str, Any] = dict(archive.metadata() or {})
+        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dictionary)
+    if metadata.pop(DIGEST, None) not in (None, tensors_sha256(tensors)):
+        raise InputError(f"{path} is damaged: its tensors do not match its checksum; {AGAIN}.")
+    if OURS in metadata:
+        metadata[OURS] = json.loads(metadata[OURS])
+    return tensors, metadata
 
 
-def _read_torch(path: Path, head: bytes) -> tuple[State, dict[str, Any]]:
-    zipped = head.startswith(b"PK\x03\x04")
-    if not zipped and not head.startswith(b"\x80"):  # the first byte of a pickle, torch's older format
-        raise InputError(f"{path} is no weight file (it begins with {head[:12]!r}); give a .pth, .pt or .safetensors.")
-    with reading(path, AGAIN), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused here
-        if zipped:
-            with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-                if damaged := archive.testzip():
-                    raise InputError(f"{path} is damaged: {damaged} does not match its checksum; {AGAIN}.")
-        try:
-            with torch.serialization.safe_globals(SAFE):
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        except pickle.UnpicklingError as error:
-            wanted = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+\.\w+)", str(error))
-            if wanted is None and "Unsupported operand" not in str(error):
-                raise
-            raise InputError(
-                f"{path} wants to run code when it is opened{f' ({wanted[1]})' if wanted else ''} and was not opened; where "
-                "you trust it, load it and save what counts alone: torch.save(model.state_dict(), FILE)."
-            ) from None
-        if not isinstance(content, Mapping):
-            raise InputError(
-                f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict."
-            )
-        leaves = list(_walk(content, ""))
+def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if damaged := archive.testzip():
+                raise InputError(f"{path} is damaged: {damaged} does not match its checksum; {AGAIN}.")
+    try:
+        with torch.serialization.safe_globals(SAFE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused here
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+\.\w+)", str(error))
+        if wanted is None and "Unsupported operand" not in str(error):
+            raise
+        raise InputError(
+            f"{path} wants to run code when it is opened{f' ({wanted[1]})' if wanted else ''} and was not opened; where "
+            "you trust it, load it and save what counts alone: torch.save(model.state_dict(), FILE)."
+        ) from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict.")
     tensors: State = {}
     metadata: dict[str, Any] = {}
-    for name, leaf in leaves:
-        if isinstance(leaf, Tensor):
-            tensors[_plain(name)] = leaf
-        else:
-            metadata[_plain(name)] = vars(leaf) if isinstance(leaf, argparse.Namespace) else leaf
+    for key, value in content.items():
+        found = {name: leaf for name, leaf in _leaves(value, str(key)) if isinstance(leaf, Tensor)}
+        tensors |= found
+        if not found:
+            metadata[str(key)] = vars(value) if isinstance(value, argparse.Namespace) else value
     return tensors, metadata
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Leaves of nested dictionaries and lists as (dotted name, leaf)."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, child in value.items():
+        yield from _leaves(child, f"{name}.{key}")
 
 
 def _plain(name: str) -> str:
@@ -178,23 +174,8 @@ def _plain(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("_fsdp_wrapped_module", "module", "_orig_mod"))
 
 
-def _walk(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Leaves of nested dictionaries and lists as (dotted name, leaf); a branch without tensors stays one leaf."""
-    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
-    if children is None or not _has_tensors(value):
-        yield name, value
-        return
-    for key, child in children:
-        yield from _walk(child, f"{name}.{key}" if name else str(key))
-
-
-def _has_tensors(value: Any) -> bool:
-    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return isinstance(value, Tensor) or any(_has_tensors(child) for child in children)
-
-
-def _some(names: Any, limit: int = 6) -> str:
-    names = [str(name) for name in names]
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
@@ -207,192 +188,149 @@ ROLES = {  # which network of a checkpoint is meant: its averaged copy, or the o
 }
 # What may stand beside an encoder: classifiers, MAE's decoder, projection and prediction heads. Patch tokens ignore it.
 BESIDE = re.compile(r"^(head|decoder|proj|predict|classif|fc\.|last_layer|dino_|ibot_|masked_embed)")
-TRANSFORMERS = "embeddings.patch_embeddings.projection.weight"
-_DINOV2 = {384: "small", 768: "base", 1024: "large", 1536: "giant"}  # width -> size in timm's names
 
 
-def find_encoder(tensors: Mapping[str, Tensor], which: str, origin: str | Path) -> State:
+def find_encoder(file: WeightFile, which: str) -> State:
     """The tensors of one encoder inside a checkpoint, without their common prefix and without what stands beside it.
 
     Args:
-        tensors: by dotted name, e.g. `teacher.backbone.cls_token`, `model.student.backbone.cls_token`, `cls_token`.
+        file: names as `teacher.backbone.cls_token`, `model.student.backbone.cls_token`, `cls_token`.
         which: "teacher" (also: averaged or momentum encoder) or "student", where the checkpoint holds both.
-        origin: what an error names.
 
     Raises:
         InputError: there is no encoder, not the one asked for, several, or one that timm has to load.
     """
-    if which not in ROLES:
-        raise InputError(f"which = {which!r} is not possible; ask for the teacher or the student.")
-    prefixes = sorted(name.removesuffix(ANCHOR) for name in tensors if re.search(rf"(^|\.){re.escape(ANCHOR)}$", name))
+    origin, tensors = file.path, file.tensors
+    prefixes = sorted(name.removesuffix(ANCHOR) for name in tensors if f".{name}".endswith(f".{ANCHOR}"))
     if not prefixes:
-        raise InputError(_why_no_encoder(tensors, origin))
-    role = {}
+        if any(name.endswith("patch_embeddings.projection.weight") for name in tensors):
+            raise InputError(
+                f"{origin} has the names of the package transformers, which are not read; timm has these networks: "
+                "timm:vit_small_patch14_dinov2.lvd142m, timm:vit_base_patch16_224.mae and others."
+            )
+        raise InputError(f"{origin} holds no vision transformer (no {ANCHOR}; its tensors: {_some(tensors, 3)}).")
+    roles = {}
     for prefix in prefixes:
-        parts = set(prefix.split("."))
-        role[prefix] = next((name for name, words in ROLES.items() if parts & words), "")
-    found = [prefix for prefix in prefixes if role[prefix] == which]
-    if not found:  # the only network of a file is what is meant; beside an averaged copy it is the student
-        unnamed = [prefix for prefix in prefixes if not role[prefix]]
-        found = unnamed if (which == "teacher") == (unnamed == prefixes) else []
+        roles[prefix] = next((role for role, words in ROLES.items() if words & set(prefix.split("."))), "")
+    found = [prefix for prefix in prefixes if roles[prefix] == which]
+    unnamed = [prefix for prefix in prefixes if not roles[prefix]]
+    # the only network of a file is what is meant; beside an averaged copy it is the student
+    if not found and which == ("teacher" if unnamed == prefixes else "student"):
+        found = unnamed
     if not found:
-        held = " and ".join(sorted({name for name in role.values() if name})) or "only one encoder without a role"
+        held = " and ".join(sorted({role for role in roles.values() if role})) or "only one encoder without a role"
         raise InputError(f"{origin} holds no {which}, but {held}; ask for that one.")
     if len(found) > 1:
         raise InputError(f"{origin} holds several encoders ({', '.join(found)}); save the one you mean on its own.")
     state = {name.removeprefix(found[0]): value for name, value in tensors.items() if name.startswith(found[0])}
-    kept = {name: value for name, value in state.items() if not BESIDE.match(name)}
-    mask, patch = kept.get("mask_token"), kept[ANCHOR]
-    if mask is not None and (any(name.startswith("decoder") for name in state) or mask.numel() != len(patch)):
-        del kept["mask_token"]  # a decoder's, as in MAE
-    _refuse_other_networks(kept, origin)
-    return kept
-
-
-def _why_no_encoder(tensors: Mapping[str, Tensor], origin: str | Path) -> str:
-    theirs = next((value for name, value in tensors.items() if name.endswith(TRANSFORMERS)), None)
-    if theirs is not None:
-        registers = "_reg4" if any("register_tokens" in name for name in tensors) else ""
-        size, patch = _DINOV2.get(len(theirs), "base"), theirs.shape[-1]
-        same = "timm:vit_base_patch16_224.dino, .mae, .augreg_in21k and others"
-        if any("layer_scale" in name for name in tensors):
-            same = f"timm:vit_{size}_patch{patch}{registers}_dinov2.lvd142m"
-        return (
-            f"{origin} has the names of the package transformers, which are not read; timm has these networks: {same}."
-        )
-    if any("flat_param" in name for name in tensors):
-        return f"{origin} holds flattened shards of FSDP, no encoder; save a full state dict."
-    return (
-        f"{origin} holds no vision transformer (no {ANCHOR}; its tensors: {_some(tensors, 3)}); give an encoder's file."
-    )
-
-
-def _refuse_other_networks(state: State, origin: str | Path) -> None:
-    """Networks with a patch embedding that are no plain ViT: say what they are and what reads them."""
-    patch = state[ANCHOR]
+    patch, mask, foreign = state[ANCHOR], state.get("mask_token"), any(name.startswith("decoder") for name in state)
+    if mask is not None and (foreign or mask.numel() != len(patch)):
+        del state["mask_token"]  # a decoder's, as in MAE
     if patch.ndim == 5:
         raise InputError(
             f"{origin} is a video model whose patches span {patch.shape[2]} frames; frames are read one by one here, so give "
             "an image encoder, e.g. timm:vit_small_patch16_224.dino."
         )
     if "pos_embed" not in state and any("rope" in name for name in state):
-        size = _DINOV2.get(len(patch), "small")
+        size = {768: "base", 1024: "large"}.get(len(patch), "small")
         raise InputError(
             f"{origin} has rotary positions (DINOv3) under its authors' names; timm reads the same network: "
             f"timm:vit_{size}_patch{patch.shape[-1]}_dinov3.lvd1689m."
         )
+    return {name: value for name, value in state.items() if not BESIDE.match(name)}
 
 
-# ---------------------------------------------------------------------------------------------- official names
+# ---------------------------------------------------------------------------------------------- layouts
+
+GATED = {"fc1": "w12", "fc2": "w3"}  # timm's names in a SwiGLU -> the official ones
 
 
-def to_official(state: State) -> State:
-    """Bring timm's and chunked official names to the official ones. Other names stay.
+def official_names(state: Mapping[str, Tensor]) -> State:
+    """Timm's names, and those of official files in chunks (`blocks.0.3.norm1.bias`), as official ones."""
+    first, second = (state.get(f"blocks.0.mlp.{name}.weight") for name in GATED)
+    gated = first is not None and second is not None and len(first) == 2 * second.shape[-1]  # two halves: a SwiGLU
+    renamed = {}
+    for name, tensor in state.items():
+        name = re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name).replace("reg_token", "register_tokens")
+        if gated:
+            name = re.sub(r"(?<=\.mlp\.)fc\d", lambda found: GATED[found[0]], name)
+        renamed[name] = tensor
+    return renamed
 
-    What a network does without is filled with what changes nothing: positions without CLS get 0 for it (timm folds it into
-    CLS). DeiT's distillation token becomes a register: it is one, with a position of its own.
+
+def to_official(state: Mapping[str, Tensor]) -> State:
+    """A state dict in any layout as an official one. Names that belong to no layout stay.
+
+    What a network does without is filled with what changes nothing: positions without CLS get 0 for it, a mask token is
+    0. DeiT's distillation token becomes a register: it is one, with a position of its own.
     """
-    state = {re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name): value for name, value in state.items()}
-    if "reg_token" in state:
-        state["register_tokens"] = state.pop("reg_token")
+    state = official_names(state)
     positions = state.get("pos_embed")
     if positions is not None and positions.ndim == 3:
         if "dist_token" in state:
             state["register_tokens"] = state.pop("dist_token") + positions[:, 1:2]
             state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
-        elif math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:  # a square number: patches only, as in timm
+        elif _is_square(positions.shape[1]):
             state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-    if "mask_token" in state:
-        state["mask_token"] = state["mask_token"].reshape(1, -1)
-    elif "cls_token" in state:
-        state["mask_token"] = torch.zeros_like(state["cls_token"]).reshape(1, -1)
-    if _is_gated(state):
-        gated = {".mlp.fc1.": ".mlp.w12.", ".mlp.fc2.": ".mlp.w3."}
-        state = {re.sub(r"\.mlp\.fc[12]\.", lambda found: gated[found[0]], name): x for name, x in state.items()}
-    return state
+    token = state.get("mask_token", torch.zeros_like(state[ANCHOR][:, 0, 0, 0]))
+    return {**state, "mask_token": token.reshape(1, -1)}
 
 
-def _is_gated(state: Mapping[str, Tensor]) -> bool:
-    """Whether timm's fc1 makes two halves, of which fc2 sees the product: a SwiGLU."""
-    first, second = (state.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
-    return first is not None and second is not None and len(first) == 2 * second.shape[-1]
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number
 
 
 def layout_of(state: Mapping[str, Tensor]) -> str:
-    """How an encoder came in, and shall go out again: "official", "plain" (no mask token) or "timm" (CLS folded)."""
-    positions = state.get("pos_embed")
-    square = positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]
-    return "timm" if square or "reg_token" in state else "official" if "mask_token" in state else "plain"
+    """How an encoder came in, and shall go out again: "official", "plain" or "timm"."""
+    if "reg_token" in state or ("dist_token" not in state and _is_square(state["pos_embed"].shape[1])):
+        return "timm"
+    return "official" if "mask_token" in state else "plain"
 
 
 def to_layout(state: State, layout: str) -> State:
-    """Official tensors as `layout_of` found them.
-
-    In timm's layout the position of CLS is added to CLS, which is the very sum a forward pass makes.
-    """
+    """Official tensors as `layout_of` found them. The sum that timm stores for CLS is the one a forward pass makes."""
     if layout == "official":
         return state
     state = {name: value for name, value in state.items() if name != "mask_token"}
-    if layout == "timm":
-        gated = {".mlp.w12.": ".mlp.fc1.", ".mlp.w3.": ".mlp.fc2."}
-        state = {re.sub(r"\.mlp\.w\d+\.", lambda found: gated[found[0]], name): x for name, x in state.items()}
-        if "register_tokens" in state:
-            state["reg_token"] = state.pop("register_tokens")
-        state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
-        state["pos_embed"] = state["pos_embed"][:, 1:]
+    if layout == "plain":
+        return state
+    cls_position, state["pos_embed"] = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
+    state["cls_token"] = state["cls_token"] + cls_position
+    names = {"register_tokens": "reg_token", **{f".mlp.{ours}.": f".mlp.{timm}." for timm, ours in GATED.items()}}
+    for official, timm in names.items():
+        state = {name.replace(official, timm): value for name, value in state.items()}
     return state
 
 
 def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | Path) -> params.Encoder:
     """Recognise the network from the shapes of its official tensors.
 
-    Args:
-        state: official layout.
-        heads: attention heads, which no shape tells; None = width / 64, as every published ViT has it.
-        origin: what an error names.
+    Heads are what no shape tells; None = width / 64, as every published ViT has it.
 
     Raises:
         InputError: the shapes are those of no such network.
     """
-    needed = ("cls_token", "pos_embed", ANCHOR, "blocks.0.attn.qkv.weight")
-    missing = [name for name in needed if name not in state]
-    if missing:
-        raise InputError(f"{origin} is no whole vision transformer with a CLS token: {', '.join(missing)} is missing.")
-    patch, positions = tuple(state[ANCHOR].shape), tuple(state["pos_embed"].shape)
-    grid = math.isqrt(max(positions[1] - 1, 0)) if len(positions) == 3 else 0
-    if len(patch) != 4 or patch[1] != 3 or patch[2] != patch[3] or not grid or grid**2 != positions[1] - 1:
-        raise InputError(
-            f"{origin} is no ViT on square RGB patches with square positions: its patch embedding is {patch}, its positions "
-            f"{positions}; give another encoder."
+    with reading(origin, "give a whole plain ViT with a CLS token"):
+        width, _, _, patch_size = state[ANCHOR].shape
+        if heads is None and width % 64:
+            raise InputError(
+                f"{origin} has width {width}, which does not tell its number of attention heads; give heads."
+            )
+        depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+        shape = (width, depth, heads or width // 64)
+        arch = next((name for name, known in params.ARCHITECTURES.items() if known == shape), "custom")
+        gated = "blocks.0.mlp.w12.weight" in state
+        return params.Encoder(
+            arch=arch,
+            **(dict(zip(("width", "depth", "heads"), shape, strict=True)) if arch == "custom" else {}),
+            patch_size=patch_size,
+            registers=state["register_tokens"].shape[1] if "register_tokens" in state else 0,
+            layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
+            mlp="swiglu" if gated else "gelu",
+            mlp_ratio=len(state[f"blocks.0.mlp.{'w12' if gated else 'fc1'}.weight"]) / width,
+            qkv_bias="blocks.0.attn.qkv.bias" in state,
+            img_size=math.isqrt(state["pos_embed"].shape[1] - 1) * patch_size,
         )
-    width, depth = patch[0], len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    if heads is None and width % 64:
-        raise InputError(
-            f"{origin} has width {width}, from which its number of attention heads cannot be told; give heads."
-        )
-    shape = (width, depth, heads or width // 64)
-    if not 1 <= shape[2] <= width or width % shape[2] or depth > 1000:
-        raise InputError(f"{origin} has width {width}, {depth} blocks and {shape[2]} heads, which is no transformer.")
-    tokens, first = state.get("register_tokens"), state.get("blocks.0.mlp.w12.weight")
-    names = {known: name for name, known in params.ARCHITECTURES.items()}
-    found = (
-        {"arch": names[shape]}
-        if shape in names
-        else {"arch": "custom", "width": width, "depth": depth, "heads": shape[2]}
-    )
-    hidden = len(state.get("blocks.0.mlp.fc1.weight", ())) if first is None else len(first)
-    return params.Encoder.model_validate(
-        {
-            **found,
-            "patch_size": patch[2],
-            "registers": tokens.shape[1] if tokens is not None and tokens.ndim == 3 else 0,
-            "layer_scale": 1e-5 if "blocks.0.ls1.gamma" in state else None,
-            "mlp": "gelu" if first is None else "swiglu",
-            "mlp_ratio": hidden / width or 4.0,
-            "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-            "img_size": grid * patch[2],
-        }
-    )
 
 
 def known_heads(metadata: Mapping[str, Any]) -> int | None:
@@ -400,25 +338,40 @@ def known_heads(metadata: Mapping[str, Any]) -> int | None:
     try:
         if "encoder" in metadata:  # an exported encoder
             return int(metadata["encoder"]["heads"])
-        return params.Encoder.model_validate(metadata["params"]["pretrain"]["encoder"]).shape[
-            2
-        ]  # a training checkpoint
+        settings = metadata["params"]["pretrain"]["encoder"]  # a training checkpoint
+        return params.Encoder.model_validate(settings).shape[2]
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def check_values(tensors: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Refuse weights that no training leaves behind.
+def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str | Path) -> None:
+    """Refuse weights that do not fit a network exactly, or that no training leaves behind.
 
     Raises:
-        InputError: a tensor holds NaN, infinity or a value above `ABSURD`.
+        InputError: a tensor is missing, unexpected, misshapen (all of them are listed), no float, not finite or absurd.
     """
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+    if wrong := mismatch(expected, given):
+        raise InputError(f"{origin} does not fit this encoder ({wrong}); give one whole encoder of its architecture.")
+    for name, tensor in given.items():
+        if not tensor.is_floating_point():
             raise InputError(f"{origin} cannot be used: {name} holds {tensor.dtype}; save it as float32.")
-        largest = tensor.abs().max().item() if tensor.numel() else 0.0  # NaN wins every maximum
+        largest = tensor.abs().max().item()  # NaN wins every maximum
         if not largest <= ABSURD:
             raise InputError(f"{origin} is damaged: {name} holds the value {largest:g}; {AGAIN}.")
+
+
+def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
+    """What is missing, unexpected or misshapen in a state dict, as one clause; empty if nothing is."""
+    wrong = {
+        "missing": sorted(set(expected) - set(given)),
+        "unexpected": sorted(set(given) - set(expected)),
+        "misshapen": [
+            f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in given and given[name].shape != tensor.shape
+        ],
+    }
+    return "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in wrong.items() if names)
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -435,13 +388,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_safetensors(target: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors atomically, with a checksum that `read_weights` compares.
-
-    Args:
-        target: the file.
-        tensors: by name.
-        metadata: values that JSON can hold.
-    """
+    """Write tensors atomically, with metadata that JSON can hold and a checksum that `read_weights` compares."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = {"format": "pt", OURS: json.dumps(metadata), DIGEST: tensors_sha256(plain)}
     with atomic_path(target) as temporary:
@@ -449,11 +396,7 @@ def write_safetensors(target: str | Path, tensors: Mapping[str, Tensor], metadat
 
 
 def write_torch(target: str | Path, content: Mapping[str, Any]) -> None:
-    """Write nested dictionaries of tensors and plain values atomically, in torch's format.
-
-    Raises:
-        InputError: the disk is full, or cannot be written.
-    """
+    """Write nested dictionaries of tensors and plain values atomically, in torch's format."""
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
         try:
             torch.save(content, stream)

@@ -18,8 +18,8 @@ from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading
 from tcore_lib.model.export import export
-from tcore_lib.model.vit import load_official, mismatch, official_state_dict
-from tcore_lib.model.weights import OURS, read_weights, write_safetensors, write_torch
+from tcore_lib.model.vit import load_official, official_state_dict
+from tcore_lib.model.weights import mismatch, read_weights, write_safetensors, write_torch
 from tcore_lib.params import Params, dotted
 from tcore_lib.training.tcore import TCoRe
 
@@ -230,10 +230,9 @@ def read_model(path: str | Path) -> TCoRe:
         InputError: it is damaged or no such file, or its parameters belong to another version.
     """
     file = read_weights(path)
-    known = file.metadata.get(OURS, file.metadata)
-    if not isinstance(known.get("params"), dict):
+    if not isinstance(file.metadata.get("params"), dict):
         raise InputError(f"{path} says nothing of the model it belongs to; write it with export --format model.")
-    network = {name: known["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
+    network = {name: file.metadata["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
     settings = params.parse({"pretrain": network}, f"{path}, its parameters").pretrain
     weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
     for name, tensor in file.tensors.items():
