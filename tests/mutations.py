@@ -23,7 +23,8 @@ from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, jhmdb
 from tcore_lib.files import write_json
-from tcore_lib.model import weights
+from tcore_lib.model.encoders import load_encoder, random_encoder
+from tcore_lib.model.export import export
 from tcore_lib.training import checkpoints, log as training_log
 
 LONGEST_SENTENCE = 700  # letters, paths included
@@ -165,13 +166,8 @@ def _make_checkpoint(folder: Path) -> Path:
 
 
 def _make_weights(folder: Path, suffix: str) -> Path:
-    tensors = {f"blocks.{i}.weight": torch.arange(400.0).reshape(20, 20) for i in range(4)}
-    path = folder / f"weights{suffix}"
-    if suffix == ".safetensors":
-        weights.write_safetensors(path, tensors, {"step": 1})
-    else:
-        weights.write_torch(path, {"teacher": tensors, "step": 1})
-    return path
+    encoder = random_encoder(params.Encoder(arch="custom", width=64, depth=1, heads=1), 32, seed=0)
+    return export(encoder, folder / f"weights{suffix}", "safetensors" if suffix == ".safetensors" else "official")
 
 
 def _make_result(folder: Path) -> Path:
@@ -193,7 +189,7 @@ def _make_table(folder: Path) -> Path:
 
 def _make_log(folder: Path) -> Path:
     path = folder / "log.csv"
-    path.write_text("step,total,lr\n" + "".join(f"{i},{1 / i:.6f},0.001\n" for i in range(1, 60)))
+    path.write_text("step,samples,total\n" + "".join(f"{i},{8 * i},{1 / i:.6f}\n" for i in range(1, 60)))
     return path
 
 
@@ -222,8 +218,8 @@ READERS = (
     Reader("VIP label (.png)", lambda f: _make_ids(f, "vip", [0, 2, 13]), _did(clips.read_ids)),
     Reader("joints (.mat)", _make_mat, _did(jhmdb.read_joints)),
     Reader("training checkpoint", _make_checkpoint, _did(checkpoints.load)),
-    Reader("weights (.pth)", lambda f: _make_weights(f, ".pth"), _did(weights.read_weights)),
-    Reader("weights (.safetensors)", lambda f: _make_weights(f, ".safetensors"), _did(weights.read_weights)),
+    Reader("weights (.pth)", lambda f: _make_weights(f, ".pth"), _did(load_encoder)),
+    Reader("weights (.safetensors)", lambda f: _make_weights(f, ".safetensors"), _did(load_encoder)),
     Reader("result (.json)", _make_result, _did(lambda p: runs.read_result(p.parent, "03_davis_evaluation"))),
     Reader("table (.csv)", _make_table, _did(lambda p: runs.read_table(p.parent, "03_davis_evaluation", "objects"))),
     Reader("training log (.csv)", _make_log, _did(training_log.read_log)),
@@ -243,8 +239,9 @@ def outcome(reader: Reader, path: Path) -> str:
     except InputError as error:
         message = str(error)
         assert message.strip(), reader.name
-        assert "\n" not in message, f"{reader.name}: {message!r}"
-        assert len(message) < LONGEST_SENTENCE, f"{reader.name}: {message!r}"
+        for line in message.split("\n  - "):  # a parameter file's mistakes are a list
+            assert "\n" not in line, f"{reader.name}: {message!r}"
+            assert len(line) < LONGEST_SENTENCE, f"{reader.name}: {message!r}"
         return "refused"
 
 

@@ -91,25 +91,13 @@ def test_a_mask_follows_its_square(clip: np.ndarray, video: Path, tmp_path: Path
 def test_readme_example(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """README's ten lines, run as they stand beside a video and an encoder: they end in a picture."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    snippet = next((block for block in blocks if "from tcore_lib import" in block and "matches(" in block), SNIPPET)
+    snippet = next(block for block in blocks if "from tcore_lib import" in block and "matches(" in block)
     assert len(snippet.strip().splitlines()) <= 10
     matplotlib.use("Agg")
     monkeypatch.chdir(ROOT)
     exec(snippet.replace("my_video.mp4", str(video)).replace("matches.png", str(tmp_path / "matches.png")), {})
     with Image.open(tmp_path / "matches.png") as picture:
         assert picture.size[0] > 300
-
-
-SNIPPET = """\
-from tcore_lib import features, load_encoder, matches, read_video
-from tcore_lib.figures import match_links
-
-encoder = load_encoder("results/encoders/evening.safetensors")  # or "vits16_k400", "timm:vit_small_patch16_224.dino", a file
-video = read_video("my_video.mp4")  # uint8 (T, H, W, 3)
-first, last = features(encoder, video[[0, -1]])  # (h, w, D) each, length 1
-found = matches(first, last)  # patches that find each other
-match_links(video[0], video[-1], found, first.shape[:2]).savefig("matches.png")
-"""
 
 
 def test_import_brings_no_torch() -> None:

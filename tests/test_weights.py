@@ -163,7 +163,7 @@ def test_continuing_says_what_to_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         start_from(initial_vit(params.Encoder(), 224, 0), other)
     for source in ("pixels", "timm:vit_base_patch32_clip_quickgelu_224:random", "timm:vit_small_patch16_dinov3:random"):
-        with pytest.raises(InputError, match="plain ViT|norm_pre"):
+        with pytest.raises(InputError, match=r"plain ViT|norm_pre"):
             encoder_settings(source)
 
 
@@ -307,33 +307,13 @@ def test_what_is_no_encoder_is_named_in_one_sentence(tmp_path: Path, kind: bytes
     assert len(message) < 400 + len(message.split(": ")[0])
 
 
-@pytest.mark.parametrize("file", ["vit.pth", "old.pth", "ours.safetensors", "theirs.safetensors"])
-def test_damage_is_one_sentence_or_no_damage(tmp_path: Path, file: str) -> None:
-    """Cut anywhere, or one bit flipped anywhere: refused, or (where a format has no checksum) read as something harmless."""
-    state, path = state_of(), tmp_path / file
-    if file.endswith(".pth"):
-        torch.save(state, path, _use_new_zipfile_serialization=file != "old.pth")
-    elif file.startswith("ours"):
-        export(FeatureEncoder(drawn_vit(NARROW), "x"), path)
-    else:
-        save_file(state, path)
-    whole, draw = path.read_bytes(), np.random.default_rng(0)
-    damages = [whole[: int(share * len(whole))] for share in (0.001, 0.3, 0.99)] + [whole[:-1]]
-    for at in draw.integers(0, len(whole), 6):
-        flipped = bytearray(whole)
-        flipped[at] ^= 1 << int(draw.integers(8))
-        damages.append(bytes(flipped))
-    for damaged in damages:
-        path.write_bytes(damaged)
-        message = ""
-        try:
-            load_encoder(path)
-        except InputError as error:
-            message = str(error)
-        assert "\n" not in message
-        assert "delete" not in message
-        # what passes is whole, or one flipped value of a format without a checksum, or a bit between a zip archive's records
-        assert message or (len(damaged) == len(whole) and file != "ours.safetensors")
+def test_a_flipped_bit_is_seen_by_the_checksum(tmp_path: Path) -> None:
+    path = export(FeatureEncoder(drawn_vit(NARROW), "x"), tmp_path / "out.safetensors")
+    damaged = bytearray(path.read_bytes())
+    damaged[-1000] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match="do not match its checksum"):
+        load_encoder(path)
 
 
 # ------------------------------------------------------------------------------------------------ fetched

@@ -210,7 +210,7 @@ def _timm_folder(config: Mapping[str, Any], tensors: State, origin: Path) -> Tim
 
 def _timm(name: str, *, pretrained: bool, **options: Any) -> TimmNetwork:
     """A timm transformer without classifier; random weights are always the same ones."""
-    if not timm.is_model(name):
+    if not (timm.models.is_model_pretrained(name) if pretrained else timm.is_model(name)):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:4])
         raise InputError(f"timm:{name} does not exist; {f'near it are {near}' if near else 'see timm.list_models()'}.")
     options |= {"num_classes": 0, "dynamic_img_size": True}
@@ -224,7 +224,7 @@ def _timm(name: str, *, pretrained: bool, **options: Any) -> TimmNetwork:
         raise InputError(
             f"timm:{name} is no transformer for images of any size ({reason(error)}); choose a vit_* or eva* model."
         ) from error
-    except Exception as error:  # the HTTP client's own classes, or timm's RuntimeError for a tag it does not know
+    except Exception as error:  # the HTTP client's own classes
         hub = f", or download https://huggingface.co/timm/{name} and give the folder's path" if pretrained else ""
         raise InputError(f"timm:{name} cannot be had ({reason(error)}); fetch it while online{hub}.") from error
 
