@@ -280,7 +280,7 @@ def media_outcomes(folder: Path, count: int, seed: int) -> dict[str, int]:
         report = videos.prepare(params.parse({"data": given | {"workers": 1}}, "test").data, progress=False)
         assert report.complete
         assert report.videos + report.bad == count // 2
-        for _, _, file, reason in videos._read_csv(folder / f"{layout}-out" / "bad_files.csv")[1:]:
+        for _, _, file, reason in videos.read_bad(folder / f"{layout}-out" / "bad_files.csv"):
             assert "\n" not in reason, (file, reason)
             assert len(reason) < LONGEST_SENTENCE, (file, reason)
         counts["read"] += report.videos

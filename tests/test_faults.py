@@ -140,7 +140,7 @@ def test_a_missing_data_root_says_what_to_run(tmp_path: Path, capsys: pytest.Cap
     profile.write_text(json.dumps({"data": {"root": str(tmp_path / "none")}, "run": {"results": str(tmp_path)}}))
     assert main(["pretrain", str(profile)]) == 2
     said = capsys.readouterr().err
-    assert re.fullmatch(r"tcore_lib: .*index-train\.parquet does not exist; prepare the data first.*\n", said), said
+    assert re.fullmatch(r"tcore_lib: .*index-train\.parquet cannot be read .*; prepare the data .*\n", said), said
     for command in (
         ["evaluate", "davis", "--root", str(tmp_path / "none"), "--encoder", "pixels", "--output", str(tmp_path / "o")],
         ["prepare", str(tmp_path / "none"), str(tmp_path / "out")],

@@ -4,6 +4,7 @@ Each kind was a report of somebody who does this job. The right outcome is the r
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_a_folder_holds_one_sequence_or_is_reported(tmp_path: Path, kind: str) -
     report = videos.prepare(data(tmp_path / "in", layout="frames"), progress=False)
     assert FrameIndex.load(report.index).paths.tolist() == ["walk/good"]
     said = (tmp_path / "in-out/bad_files.csv").read_text()
-    assert any(words in said for words in ("several sequences", "the same number", "without a number"))
+    assert "several sequences" in said or "none with a number" in said
     assert "different sizes (32x24, 64x48)" in said
 
 
@@ -181,13 +182,13 @@ def test_what_may_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
     """cat/0001.jpg ... may be a video or photos: nothing is written before somebody says which."""
     for name in ("cat", "dog"):
         frames(tmp_path / "in" / name, [f"{i:04d}.jpg" for i in range(1, 21)])
-    with pytest.raises(InputError, match=r"frames for 2 videos, or images for 40 photos in 2 classes"):
+    with pytest.raises(InputError, match=r"say data\.layout .* frames for 2 videos, or images for 40 photos"):
         prepared(tmp_path / "in")
     assert not (tmp_path / "in-out").exists()
     assert prepared(tmp_path / "in", layout="images").num_frames.tolist() == [1] * 40
     assert prepared(tmp_path / "in", layout="frames").num_frames.tolist() == [20] * 2
     write_video(tmp_path / "in/cat/a.mp4", frames=2)  # one film among forty photos
-    with pytest.raises(InputError, match=r"say data\.layout"):
+    with pytest.raises(InputError, match="videos, frames for 2 videos, or images"):
         prepared(tmp_path / "in")
 
 
@@ -202,12 +203,6 @@ def test_what_may_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
 def test_photos_by_class_are_images(tmp_path: Path, names: list[str]) -> None:
     frames(tmp_path / "in/a", names)
     frames(tmp_path / "in/b", names)
-    assert prepared(tmp_path / "in").kind == "images"
-
-
-def test_photos_of_many_sizes_are_images(tmp_path: Path) -> None:
-    for i in range(1, 9):
-        frames(tmp_path / "in/a", [f"{j:04d}.jpg" for j in (i,)], (40 + i, 40))
     assert prepared(tmp_path / "in").kind == "images"
 
 
@@ -236,7 +231,7 @@ def test_left_out_files_are_counted_and_named(tmp_path: Path) -> None:
     assert [item.name for item in found.items] == ["a", "b", "c"]
     assert "left out: 2 files of type '.xyz', such as" in found.summary()
     assert left_out(tmp_path / "in")["f.tar"] == "files of type '.tar'"
-    assert left_out(tmp_path / "in")["g.jpg"] == "pictures beside the videos"
+    assert left_out(tmp_path / "in")["g.jpg"] == "files of type '.jpg'"
 
 
 # ---------------------------------------------------------------------------------------------- annotations
@@ -277,25 +272,20 @@ def test_classes_by_whole_name_else_by_id(tmp_path: Path) -> None:
     assert [item.target for item in found.items] == ["surfing/ValClipAAAA_000003_000013"]
 
 
-@pytest.mark.parametrize("saved", ["plain", "excel", "semicolon", "tabs", "id first", "utf-16"])
-def test_a_list_as_a_spreadsheet_saves_it(tmp_path: Path, saved: str) -> None:
-    text = (
-        "label,youtube_id,time_start,time_end,split\nabseiling,AAAAAAAAAAA,10,20,train\nzumba,BBBBBBBBBBB,1,11,train\n"
-    )
-    swapped = (
-        "youtube_id,time_start,time_end,split,label\nAAAAAAAAAAA,10,20,train,abseiling\nBBBBBBBBBBB,1,11,train,zumba\n"
-    )
-    content = {
-        "plain": text.encode(),
-        "excel": text.replace("\n", "\r\n").encode("utf-8-sig"),
-        "semicolon": text.replace(",", ";").encode("utf-8-sig"),
-        "tabs": text.replace(",", "\t").encode(),
-        "id first": swapped.encode("utf-8-sig"),
-        "utf-16": text.encode("utf-16"),
-    }[saved]
-    (tmp_path / "k.csv").write_bytes(content)
-    for name in ("AAAAAAAAAAA_000010_000020", "BBBBBBBBBBB_000001_000011"):
-        (tmp_path / "in").mkdir(exist_ok=True)
+@pytest.mark.parametrize(
+    ("saved", "encoding"),
+    [
+        (lambda text: text, "utf-8"),
+        (lambda text: text.replace("\n", "\r\n"), "utf-8-sig"),
+        (lambda text: text.replace(",", ";"), "utf-8-sig"),
+        (lambda text: text.replace(",", "\t"), "utf-16"),
+    ],
+)
+def test_a_list_as_a_spreadsheet_saves_it(tmp_path: Path, saved: Callable[[str], str], encoding: str) -> None:
+    lines = ("youtube_id,label,time_start,time_end,split", "AAAA,abseiling,10,20,train", "BBBB,zumba,1,11,train", "")
+    (tmp_path / "k.csv").write_bytes(saved("\n".join(lines)).encode(encoding))
+    (tmp_path / "in").mkdir()
+    for name in ("AAAA_000010_000020", "BBBB_000001_000011"):
         (tmp_path / f"in/{name}.mp4").touch()
     found = sources.find(data(tmp_path / "in", annotations=str(tmp_path / "k.csv")))
     assert [item.class_name for item in found.items] == ["abseiling", "zumba"]

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from tcore_lib.data.sandwich import (
     collate,
     counters,
     epoch_order,
-    loader_settings,
     sandwich_indices,
     video_of,
 )
@@ -84,13 +84,9 @@ def test_ranges_by_hand(num_frames: int, current: tuple[int, int], offsets: tupl
 
 
 def test_every_length_stays_inside_the_clip_and_in_order() -> None:
-    shares = [(0.3, 0.7), (0.25, 0.75), (0.5, 0.6)]
-    for current, num_frames in itertools.product(shares, range(1, 200)):
+    for current, num_frames in itertools.product([(0.3, 0.7), (0.25, 0.75), (0.5, 0.6)], range(1, 200)):
         past, now, future = draws(num_frames, 20, Sandwich(current_range=current)).T
-        assert (past >= 0).all()
-        assert (past <= now).all()
-        assert (now <= future).all()
-        assert (future < num_frames).all()
+        assert ((past >= 0) & (past <= now) & (now <= future) & (future < num_frames)).all()
 
 
 def test_an_epoch_shows_each_video_once_and_the_next_in_another_order() -> None:
@@ -118,10 +114,7 @@ def test_sample_holds_the_frames_it_drew() -> None:
         assert index.reads[-1] == (video, sorted(set(roles)))  # a lone frame is read once
 
 
-def test_bad_indexes_are_refused() -> None:
-    with pytest.raises(InputError, match="no videos"):
-        SandwichDataset(Coded([], [(2, 2)]), DEFAULT, seed=0)
-
+def test_frames_of_different_sizes_are_refused() -> None:
     class Uneven(Coded):
         def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
             return [np.zeros((2 + k, 2, 3), np.uint8) for k in range(len(frame_indices))]
@@ -140,16 +133,14 @@ def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
         assert (frames[:, 0, :h, :w] == video).all()
         assert (frames[:, 2, :h, :w] == 7).all()
         assert frames[..., h:, :].sum() == frames[..., w:].sum() == 0
-    even = collate([SandwichDataset(Coded([20] * 3, [(4, 6)]), DEFAULT, seed=0)[counter] for counter in range(3)])
-    assert (even["frames"][:, :, 0] == even["video"][:, None, None, None]).all()
-    assert (even["frames"][:, :, 2] == 7).all()
 
 
 def test_workers_change_nothing() -> None:
     dataset = SandwichDataset(Coded([20, 9, 1, 33, 20], [(4, 6), (6, 4)]), DEFAULT, seed=5)
     batches = CounterBatches(2, 6, batch_size=4, rank=0, world=1, accumulate=2)
-    alone = list(DataLoader(dataset, batch_sampler=batches, **loader_settings(0)))
-    shared = list(DataLoader(dataset, batch_sampler=batches, multiprocessing_context=START, **loader_settings(2)))
+    alone = list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate))
+    workers: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": START}
+    shared = list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **workers))
     assert len(alone) == len(shared) == len(batches) == 8
     assert [b["counter"].tolist() for b in alone[:2]] == [[8, 9], [10, 11]]
     for a, b in zip(alone, shared, strict=True):
@@ -168,6 +159,4 @@ def test_ranks_and_micro_batches_partition_the_step(world: int, accumulate: int)
 
 def test_an_impossible_split_is_refused() -> None:
     with pytest.raises(InputError, match="10 is not a multiple"):
-        counters(0, 10, 0, 4, 1)
-    with pytest.raises(InputError, match="multiple"):
-        CounterBatches(0, 1, 2, 0, 4, 1)
+        CounterBatches(0, 1, 10, 0, 4, 1)

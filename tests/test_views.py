@@ -19,7 +19,6 @@ import tcore_lib.data.views
 from tcore_lib.data import photometry, resample
 from tcore_lib.data.photometry import JITTER_OPS, Photometry
 from tcore_lib.data.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
-from tcore_lib.errors import InputError
 from tcore_lib.params import Views
 
 LEVEL = 1 / 255
@@ -340,18 +339,6 @@ def test_describe_names_every_crop() -> None:
     assert rows["past_1"]["blur"] == 0.0
     jittered = [row["jitter"] for row in rows.values() if row["jitter"]]
     assert all(sorted(step.split()[0] for step in text.split(", ")) == sorted(JITTER_OPS) for text in jittered)
-
-
-def test_bad_input_is_named() -> None:
-    views = draw_views(0, [0, 1], [(60, 80)] * 2, SMALL)
-    with pytest.raises(InputError, match=r"one positive \(height, width\) per sample"):
-        draw_views(0, [0, 1], [(60, 80)], SMALL)
-    with pytest.raises(InputError, match=r"must be uint8 \(2, 3, 3, H, W\), not torch.float32"):
-        make_views(torch.zeros(2, 3, 3, 60, 80), views, SMALL)
-    with pytest.raises(InputError, match="exceeds the frames of"):
-        make_views(torch.zeros(2, 3, 3, 60, 40, dtype=torch.uint8), views, SMALL)
-    with pytest.raises(InputError, match="num_local is 3, but the views hold 14 crops"):
-        make_views(torch.zeros(2, 3, 3, 60, 80, dtype=torch.uint8), views, Views(num_local=3))
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -4,19 +4,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from tcore_lib import params, randomness
-from tcore_lib.data import images
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sources import find
-from tcore_lib.data.videos import examine, extract, worker_count
+from tcore_lib.data.videos import BAD_COLUMNS, examine, extract, read_bad, worker_count
 from tcore_lib.errors import InputError
 
 
@@ -29,23 +27,19 @@ def class_counts(index: FrameIndex) -> pd.Series:
 
 def size_counts(index: FrameIndex) -> pd.DataFrame:
     """Videos per frame size: columns width, height (pixels), videos; the most frequent first."""
-    sizes, counts = np.unique(np.stack([index.widths, index.heights], axis=1), axis=0, return_counts=True)
-    table = pd.DataFrame({"width": sizes[:, 0], "height": sizes[:, 1], "videos": counts})
-    return table.sort_values("videos", ascending=False, kind="stable", ignore_index=True)
+    sizes = pd.DataFrame({"width": index.widths, "height": index.heights})
+    return sizes.value_counts().rename("videos").reset_index()
 
 
 def bad_files(root: str | Path) -> pd.DataFrame:
     """bad_files.csv of a prepared root: columns split, class, file, reason. Empty where nothing was bad."""
-    path = Path(root) / "bad_files.csv"
-    if not path.exists():
-        return pd.DataFrame(columns=["split", "class", "file", "reason"])
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return pd.DataFrame(read_bad(Path(root) / "bad_files.csv"), columns=BAD_COLUMNS)
 
 
 def bad_share(index: FrameIndex, root: str | Path, split: str = "train") -> float:
     """Bad files as a share (0..1) of all files of a split."""
     bad = int((bad_files(root)["split"] == split).sum())
-    return bad / (bad + len(index)) if bad + len(index) else 0.0
+    return bad / (bad + len(index))
 
 
 def estimate(
@@ -68,11 +62,12 @@ def estimate(
         InputError: nothing usable in the source.
     """
     found = find(cfg, Path(source) if source is not None else None)
-    chosen = randomness.generator(seed, "order").permutation(len(found.items))[:sample]
+    total, workers = len(found.items), worker_count(cfg)
+    chosen = sorted(randomness.generator(seed, "order").permutation(total)[:sample])
     bad = size = 0
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        for k in tqdm(sorted(chosen), desc="estimate", unit="clip", file=sys.stdout, disable=not progress):
+        for k in tqdm(chosen, desc="estimate", unit="clip", file=sys.stdout, disable=not progress):
             path = found.items[k].path
             try:
                 if found.layout == "videos":
@@ -81,49 +76,47 @@ def estimate(
                     examine(path, found.layout, cfg.short_side)
             except InputError:
                 bad += 1
-    each, total, workers = (time.perf_counter() - started) / len(chosen), len(found.items), worker_count(cfg)
-    minutes = total * each / workers / 60
-    root = params.resolve(cfg.root)
-    disk = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    each, bytes_each = (time.perf_counter() - started) / len(chosen), size / len(chosen)
+    root = params.resolve(cfg.root).absolute()
+    disk = next(folder for folder in (root, *root.parents) if folder.exists())
     rows = {
         "videos found": f"{total:,}",
         "tried": f"{len(chosen)}, {bad} of them bad",
-        "one video takes": f"{each:.2f} s of one core, {size / len(chosen) / 1e3:,.0f} kB of frames",
-        "all videos take": f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} h",
-        "disk needed": f"{total * size / len(chosen) / 1e9:,.2f} GB",
+        "one video takes": f"{each:.2f} s of one core, {bytes_each / 1e3:,.0f} kB of frames",
+        "all videos take": f"{total * each / workers / 3600:.2f} h with {workers} process{'es' * (workers > 1)}",
+        "disk needed": f"{total * bytes_each / 1e9:,.2f} GB",
         "disk free": f"{shutil.disk_usage(disk).free / 1e9:,.0f} GB",
     }
-    rows["all videos take"] += f" with {workers} process{'es' * (workers > 1)}"
     return pd.Series(rows, name="estimate", dtype=object).to_frame()
 
 
-@dataclass(frozen=True)
-class FrameReport:
+class FrameReport(NamedTuple):
     """What `doctor_frames` found."""
 
     root: Path  # the folder that was looked at
     videos: int
     frames: int
-    problems: pd.DataFrame  # columns video, problem; one line per thing that is wrong
+    problems: list[tuple[str, str]]  # (video, what is wrong with it)
 
     @property
     def ok(self) -> bool:
         """Nothing is wrong."""
-        return self.problems.empty
+        return not self.problems
 
     def __str__(self) -> str:
         """The report as lines of text; of many problems the first 20."""
         lines = [f"frames in {self.root}", f"  videos      {self.videos}", f"  frames      {self.frames}"]
-        lines += [f"  problem     {row.video}: {row.problem}" for row in self.problems.head(20).itertuples()]
-        lines += [f"  problem     and {len(self.problems) - 20} more"] * (len(self.problems) > 20)
+        lines += [f"  problem     {video}: {problem}" for video, problem in self.problems[:20]]
+        if len(self.problems) > 20:
+            lines.append(f"  problem     and {len(self.problems) - 20} more")
         return "\n".join([*lines, "  fit for training" if self.ok else "  NOT fit for training"])
 
 
 def doctor_frames(root: str | Path, *, split: str = "train", progress: bool = True) -> FrameReport:
     """Decode every frame of an index and compare with what it recorded.
 
-    Found are: missing, empty, cut and undecodable files, frames of different sizes, folders with more or fewer frames
-    than recorded or of another size in bytes, and videos with another number of frames than nearly all.
+    Found are, one of each video: missing, empty, cut and undecodable files, frames of another size than recorded, and
+    folders whose files have another size in bytes.
 
     Args:
         root: a prepared root, with `index-<split>.parquet`.
@@ -136,26 +129,18 @@ def doctor_frames(root: str | Path, *, split: str = "train", progress: bool = Tr
     index = FrameIndex.load(Path(root) / f"index-{split}.parquet")
     problems: list[tuple[str, str]] = []
     for i in tqdm(range(len(index)), desc="doctor", unit="clip", file=sys.stdout, disable=not progress):
-        name, total = str(index.paths[i]), int(index.num_frames[i])
-        sizes: Counter[tuple[int, int]] = Counter()
-        files = 0
-        for j in range(total):
-            try:
-                path = index.frame_path(i, j)
-                height, width, _ = images.read_rgb(path, index.remedy(i)).shape
-                sizes[width, height] += 1
-                files += path.stat().st_size
-            except InputError as error:
-                problems.append((name, str(error)))
-        if len(sizes) > 1:
-            shown = ", ".join(f"{width}x{height}" for width, height in sizes)
-            problems.append((name, f"frames of different sizes ({shown}); {index.remedy(i)}"))
-        if sizes.total() == total and index.bytes[i] and files != index.bytes[i]:
-            problems.append((name, f"{files} bytes, where {index.bytes[i]} were prepared; {index.remedy(i)}"))
-    lengths = Counter(index.num_frames.tolist())
-    usual, count = lengths.most_common(1)[0] if lengths else (0, 0)
-    if count >= 0.9 * len(index):  # else lengths simply vary
-        odd = np.flatnonzero(index.num_frames != usual).tolist()
-        problems += [(str(index.paths[i]), f"has {index.num_frames[i]} frames, the others {usual}") for i in odd]
-    table = pd.DataFrame(problems, columns=["video", "problem"])
-    return FrameReport(Path(root), len(index), int(index.num_frames.sum()), table)
+        video, frames = str(index.paths[i]), range(index.num_frames[i])
+        sizes = set()
+        try:
+            for j in frames:
+                height, width, _ = index.read(i, [j])[0].shape
+                sizes.add(f"{width}x{height}")
+            files = sum(index.frame_path(i, j).stat().st_size for j in frames)
+        except InputError as error:
+            problems.append((video, str(error)))
+            continue
+        if sizes != {f"{index.widths[i]}x{index.heights[i]}"}:
+            problems.append((video, f"frames of different sizes ({', '.join(sorted(sizes))}); {index.remedy(i)}"))
+        elif index.bytes[i] and files != index.bytes[i]:
+            problems.append((video, f"{files} bytes, where {index.bytes[i]} were prepared; {index.remedy(i)}"))
+    return FrameReport(Path(root), len(index), int(index.num_frames.sum()), problems)

@@ -119,21 +119,19 @@ def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """A video file at the stream a player would show. No network address is ever followed. Errors are plain ones."""
+    """A video file at the stream a player would show. No network address is ever followed."""
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
-        cover = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        kinds = av.stream.Disposition
+        streams = [stream for stream in container.streams.video if not stream.disposition & kinds.attached_pic]
         if not streams:
             raise ValueError("audio only" if container.streams.audio else "no video stream")
-        stream = next((one for one in streams if one.disposition & av.stream.Disposition.default), streams[0])
-        context = stream.codec_context
-        if context is None:
+        stream = next((one for one in streams if one.disposition & kinds.default), streams[0])
+        if stream.codec_context is None:
             raise ValueError("unknown video codec")
-        if context.width * context.height > images.MOST_PIXELS:
-            raise ValueError(f"{context.width}x{context.height} pixels, which no training video has")
-        context.thread_count = 1  # one process per core does better than threads
+        images.refuse_huge(stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.thread_count = 1  # one process per core does better than threads
         yield container, stream
 
 

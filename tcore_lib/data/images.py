@@ -39,18 +39,18 @@ def read_rgb(source: Path | bytes, remedy: str = "replace it with a whole image"
     """
     shown = "an image" if isinstance(source, bytes) else source
     with reading(shown, remedy), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
-        _refuse_huge(opened)
+        refuse_huge(*opened.size)
         opened.load()
         image: Image.Image = opened
         with suppress(Exception):  # a damaged EXIF block says nothing about the picture
             ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "F":
             grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)  # (H, W)
-            grey = grey * 255 if grey.max() <= 1 else grey
-            return np.repeat(np.rint(grey.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=-1)
+            grey = np.rint(grey * 255 if grey.max() <= 1 else grey)
+            image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
         if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip instead of scale
-            grey = (np.asarray(image, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)  # (H, W)
-            return np.repeat(grey[..., None], 3, axis=-1)
+            grey = np.asarray(image, dtype=np.uint32) >> 8  # (H, W)
+            image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return np.asarray(image.convert("RGB"))
@@ -67,8 +67,8 @@ def size_of(path: Path, remedy: str = "replace it with a whole image") -> tuple[
         if not data:
             raise ValueError("the file is empty")
         with Image.open(io.BytesIO(data)) as image:
-            _refuse_huge(image)
             width, height = image.size
+            refuse_huge(width, height)
             with suppress(Exception):
                 if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
                     width, height = height, width
@@ -79,9 +79,10 @@ def size_of(path: Path, remedy: str = "replace it with a whole image") -> tuple[
     return width, height
 
 
-def _refuse_huge(image: Image.Image) -> None:
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels, which no frame has")
+def refuse_huge(width: int, height: int) -> None:
+    """Raises: ValueError: more than `MOST_PIXELS`."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{width}x{height} pixels, which no frame has")
 
 
 def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -118,9 +119,7 @@ def in_order(names: Iterable[Name]) -> list[Name]:
         names: file names or paths; of a path the last part counts.
     """
     chosen = list(names)
-    keys = _keys(chosen)
-    order = sorted(range(len(chosen)), key=lambda k: (keys[k], str(chosen[k])))
-    return [chosen[k] for k in order]
+    return [name for _, _, name in sorted(zip(_keys(chosen), map(str, chosen), chosen, strict=True))]
 
 
 def _keys(names: Sequence[str | Path]) -> list[tuple[object, ...]]:
@@ -149,12 +148,11 @@ def frame_names(folder: Path) -> list[str]:
     Raises:
         InputError: it holds no picture, or pictures that are not one sequence.
     """
-    with os.scandir(folder) as entries:
-        return sequence([entry.name for entry in entries if is_image(entry.name)], folder)[0]
+    return sequence(list(filter(is_image, os.listdir(folder))), folder)[0]
 
 
 def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
-    """Split the pictures of a folder into one sequence of frames and what lies beside it.
+    """Split the pictures of a folder into one sequence of frames, `in_order`, and what lies beside it.
 
     The frames of a sequence are named alike but for their numbers. A picture without any number (cover.jpg,
     thumbnail.jpg) beside them is no frame.
@@ -163,28 +161,21 @@ def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
         names: the names of the pictures.
         folder: for the message.
 
-    Returns:
-        (frames `in_order`, other pictures).
-
     Raises:
         InputError: no picture; pictures without numbers, which have no order; or several sequences.
     """
-    numbered = [name for name in names if re.search(r"\d", _stem(name))]
-    if not names:
-        raise InputError(f"{folder} holds no pictures; leave it out, or put its frames there.")
     if len(names) == 1:
         return names, []
+    numbered = [name for name in names if re.search(r"\d", _stem(name))]
     if not numbered:
-        raise InputError(f"{folder} holds {len(names)} pictures without a number in their names; number them.")
-    groups = Counter(re.sub(r"\d+", "#", _stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
+        raise InputError(f"{folder} holds {len(names)} pictures, none with a number in its name; number them.")
     keys = _keys(numbered)
-    counts = Counter(keys)
-    again = next((name for name, key in zip(numbered, keys, strict=True) if counts[key] > 1), None)
-    if len(groups) == 1 and again is not None:
-        raise InputError(f"{folder} holds {again} and another picture with the same number; keep one of each.")
-    if len(groups) > 1 or _restarts(keys):
-        shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in groups.most_common(3))
-        raise InputError(f"{folder} holds several sequences ({shown}); give each a folder of its own.")
+    patterns = Counter(re.sub(r"\d+", "#", _stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
+    if len(patterns) > 1 or len(set(keys)) < len(keys) or _restarts(keys):
+        shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in patterns.most_common(3))
+        raise InputError(
+            f"{folder} holds several sequences or a number twice ({shown}); give each sequence a folder of its own."
+        )
     return in_order(numbered), sorted(set(names) - set(numbered))
 
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,9 @@ from tcore_lib.data import images
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, reading
 
-Kind = Literal["frames", "images"]
-_META = b"tcore_index"
+META = b"tcore_index"
 # column of the file -> attribute, type
-_COLUMNS: dict[str, tuple[str, Any]] = {
+COLUMNS: dict[str, tuple[str, Any]] = {
     "path": ("paths", np.dtypes.StringDType()),
     "class_id": ("class_ids", np.int32),
     "num_frames": ("num_frames", np.int32),
@@ -51,9 +50,6 @@ class FrameIndex:
         kind: "frames" = folders of frames, "images" = single images (clips of one frame).
         short_side: frames whose short side is larger are reduced to it when read; None = never.
         settings: what made the index. "layout": "videos" there says that the frames are ours, made by `prepare`.
-
-    Raises:
-        InputError: the columns do not belong together.
     """
 
     root: Path
@@ -65,30 +61,20 @@ class FrameIndex:
     heights: np.ndarray
     bytes: np.ndarray = field(default_factory=lambda: np.zeros(0))
     numbered: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    kind: Kind = "frames"
+    kind: Literal["frames", "images"] = "frames"
     short_side: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Give every column its type and check that they belong together."""
-        self.root = Path(self.root)
-        n = len(self.paths)
-        self.bytes = self.bytes if len(self.bytes) else np.zeros(n)
-        self.numbered = self.numbered if len(self.numbered) else np.ones(n)
-        for name, kind in _COLUMNS.values():
+        self.bytes = self.bytes if len(self.bytes) else np.zeros(len(self))
+        self.numbered = self.numbered if len(self.numbered) else np.ones(len(self))
+        for name, kind in COLUMNS.values():
             column = np.asarray(getattr(self, name), dtype=kind)
-            if column.shape != (n,):
-                self._refuse(f"{name} has shape {column.shape}, paths {(n,)}")
+            assert column.shape == (len(self),), f"{name} has shape {column.shape}, paths {(len(self),)}"
             setattr(self, name, column)
-        if self.kind not in get_args(Kind):
-            self._refuse(f"unknown kind {self.kind!r}")
-        if n and self.num_frames.min() < 1:
-            self._refuse("a video without frames")
-        if n and not 0 <= self.class_ids.min() <= self.class_ids.max() < len(self.class_names):
-            self._refuse("a class without a name")
-
-    def _refuse(self, problem: str) -> None:
-        raise InputError(f"The index of {self.root} is inconsistent ({problem}); run `tcore prepare` again.")
+        assert (self.num_frames > 0).all(), "a video without frames"
+        assert ((self.class_ids >= 0) & (self.class_ids < len(self.class_names))).all(), "a class without a name"
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -110,19 +96,14 @@ class FrameIndex:
         """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
 
         Raises:
-            InputError: an index is out of range; a file is missing or damaged; with what repairs it.
+            InputError: a file is missing or damaged; with what repairs it.
         """
-        remedy = self.remedy(i)
-        return [
-            images.reduce_short_side(images.read_rgb(file, remedy), self.short_side)
-            for file in self._files(i, frame_indices)
-        ]
+        frames = [images.read_rgb(file, self.remedy(i)) for file in self._files(i, frame_indices)]
+        return [images.reduce_short_side(frame, self.short_side) for frame in frames]
 
     def _files(self, i: int, frame_indices: Sequence[int]) -> list[Path]:
         folder, total = self.path(i), int(self.num_frames[i])
-        outside = [j for j in frame_indices if not 0 <= j < total]
-        if outside:
-            raise InputError(f"{folder} has frames 0 to {total - 1}; there is no frame {outside[0]}.")
+        assert all(0 <= j < total for j in frame_indices), f"{folder} has frames 0 to {total - 1}"
         if self.kind == "images":
             return [folder] * len(frame_indices)
         if self.numbered[i]:
@@ -141,10 +122,8 @@ class FrameIndex:
 
     def subset(self, rows: npt.ArrayLike) -> "FrameIndex":
         """An index of some of the videos, in that order; class ids stay as they are."""
-        chosen = np.asarray(rows, dtype=np.int64)
-        columns = {name: getattr(self, name)[chosen] for name, _ in _COLUMNS.values()}
-        shared = {name: getattr(self, name) for name in ("root", "class_names", "kind", "short_side", "settings")}
-        return FrameIndex(**columns, **shared)
+        columns = {name: getattr(self, name)[np.asarray(rows, dtype=np.int64)] for name, _ in COLUMNS.values()}
+        return FrameIndex(**vars(self) | columns)
 
     def save(self, path: str | Path) -> None:
         """Write the index as parquet, atomically. A root below the file's folder is kept relative: both may move."""
@@ -156,31 +135,25 @@ class FrameIndex:
             "short_side": self.short_side,
             "settings": self.settings,
         }
-        columns = {}
-        for name, (attribute, kind) in _COLUMNS.items():
-            values = getattr(self, attribute)
-            is_text = kind == np.dtypes.StringDType()
-            columns[name] = pa.array(values.tolist(), pa.string()) if is_text else pa.array(values)
-        table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
+        columns = {name: getattr(self, attribute) for name, (attribute, _) in COLUMNS.items()}
+        columns["path"] = self.paths.tolist()
+        table = pa.table(columns).replace_schema_metadata({META: json.dumps(meta).encode()})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @classmethod
-    def load(cls, path: str | Path) -> "FrameIndex":
+    def load(cls, path: str | Path, remedy: str = "prepare the data (notebook 00, or `tcore prepare`)") -> "FrameIndex":
         """Read an index file.
 
         Raises:
-            InputError: the file is missing or is no index.
+            InputError: the file is missing or is no index; with the remedy.
         """
         path = Path(path).absolute()
-        if not path.exists():
-            raise InputError(f"{path} does not exist; prepare the data first (notebook 00, or `tcore prepare`).")
-        with reading(path, "run `tcore prepare` again, which writes it anew"):
+        with reading(path, remedy):
             table = pq.ParquetFile(path, page_checksum_verification=True).read()
-            meta = json.loads(table.schema.metadata[_META])
-            columns = {attribute: _values(table.column(name)) for name, (attribute, _) in _COLUMNS.items()}
-            shared = {name: meta[name] for name in ("class_names", "kind", "short_side", "settings")}
-            return cls(root=path.parent / meta["root"], **columns, **shared)
+            meta = json.loads(table.schema.metadata[META])
+            columns = {attribute: _values(table.column(name)) for name, (attribute, _) in COLUMNS.items()}
+            return cls(**meta | {"root": path.parent / meta["root"]}, **columns)
 
 
 def _values(column: pa.ChunkedArray) -> Any:

@@ -96,24 +96,19 @@ def to_grayscale(x: Tensor) -> None:
 
 def gaussian_blur(x: Tensor, sigma: Tensor, width: int, fused: bool = False) -> None:
     """Gaussian blur with a `width` x `width` kernel (odd) and mirrored borders; sigma (n, 1, 1, 1) in pixels."""
-    half = width // 2
-    taps = torch.arange(-half, half + 1, device=x.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (taps / sigma).square())
-    kernel = kernel / kernel.sum(-1, keepdim=True)  # (n, 1, 1, width)
-    (compiled(_convolve, dynamic=True) if fused else _convolve)(x, kernel)
+    taps = torch.arange(width, device=x.device, dtype=torch.float32) - width // 2
+    kernel = torch.exp(-0.5 * (taps / sigma).square())  # (n, 1, 1, width)
+    (compiled(_convolve, dynamic=True) if fused else _convolve)(x, kernel / kernel.sum(-1, keepdim=True))
 
 
 def _convolve(x: Tensor, kernel: Tensor) -> None:
-    """Along both axes with mirrored borders, each crop with its own kernel (n, 1, 1, width)."""
-    width = kernel.shape[-1]
-    half = width // 2
-    for dim in (2, 3):
-        size = x.shape[dim]
-        pad = (0, 0, half, half) if dim == 2 else (half, half, 0, 0)
+    """Along both axes, each crop with its own kernel (n, 1, 1, width)."""
+    half = kernel.shape[-1] // 2
+    for dim, pad in ((2, (0, 0, half, half)), (3, (half, half, 0, 0))):
         padded = F.pad(x, pad, mode="reflect")
-        torch.mul(padded.narrow(dim, 0, size), kernel[..., :1], out=x)
-        for i in range(1, width):
-            x.addcmul_(padded.narrow(dim, i, size), kernel[..., i : i + 1])
+        torch.mul(padded.narrow(dim, 0, x.shape[dim]), kernel[..., :1], out=x)
+        for i in range(1, kernel.shape[-1]):
+            x.addcmul_(padded.narrow(dim, i, x.shape[dim]), kernel[..., i : i + 1])
 
 
 def solarize(x: Tensor) -> None:
@@ -152,7 +147,7 @@ def apply_photometry(x: Tensor, draws: Photometry, blur_kernel: int, fused: bool
         return compiled(operation, dynamic=True) if fused else operation
 
     for step in draws.order.T:  # (n,), which operation each crop does now
-        for i in sorted(set(step[draws.jitter].tolist())):
+        for i in range(len(_JITTER)):
             _edit(x, draws.jitter & (step == i), ready(_JITTER[i]), draws.factors[:, i])
     _edit(x, draws.grayscale, ready(to_grayscale))
     _edit(x, draws.sigma > 0, partial(gaussian_blur, width=blur_kernel, fused=fused), draws.sigma)

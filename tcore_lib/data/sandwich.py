@@ -6,7 +6,7 @@ current, future.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from tcore_lib.errors import InputError
 
 
 class Videos(Protocol):
-    """What the dataset needs of an index; `videos.FrameIndex` is one."""
+    """What the dataset needs of an index (`FrameIndex`, `ShardIndex`)."""
 
     num_frames: np.ndarray  # (n,) frames of each video
 
@@ -25,7 +25,6 @@ class Videos(Protocol):
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB."""
-        ...
 
 
 class Sample(TypedDict):
@@ -102,15 +101,11 @@ class SandwichDataset(Dataset[Sample]):
         seed: the run's seed.
 
     Raises:
-        InputError: the index is empty; when reading: a frame is missing, undecodable or of another size than its clip.
+        InputError: when reading: a frame is missing, undecodable or of another size than its clip.
     """
 
     def __init__(self, index: Videos, ranges: params.Sandwich, seed: int) -> None:
-        if len(index) == 0:
-            raise InputError("The index holds no videos; prepare the data first (notebook 00).")
-        self.index = index
-        self.ranges = ranges
-        self.seed = seed
+        self.index, self.ranges, self.seed = index, ranges, seed
 
     def __len__(self) -> int:
         """Videos of one epoch; counters go on beyond it."""
@@ -144,9 +139,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """
     sizes = torch.tensor([sample["frames"].shape[-2:] for sample in samples], dtype=torch.int64)  # (B, 2)
     height, width = sizes.amax(dim=0).tolist()
-    same = bool((sizes == sizes[0]).all())
-    make = torch.empty if same else torch.zeros  # nothing to pad
-    frames = make((len(samples), 3, height, width, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+    frames = torch.zeros((len(samples), 3, height, width, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
     for target, sample, (h, w) in zip(frames, samples, sizes.tolist(), strict=True):
         target[..., :h, :w] = sample["frames"]
     return {
@@ -188,9 +181,9 @@ class CounterBatches:
     def __init__(
         self, first_step: int, last_step: int, batch_size: int, rank: int, world: int, accumulate: int
     ) -> None:
-        counters(first_step, batch_size, rank, world, accumulate)  # refuse an impossible split now, not in the loop
         self.steps = range(first_step, last_step)
         self.split = (batch_size, rank, world, accumulate)
+        counters(first_step, *self.split)  # refuse an impossible split now, not in the loop
 
     def __len__(self) -> int:
         """Number of micro-batches."""
@@ -200,14 +193,3 @@ class CounterBatches:
         """Yield the counters of one micro-batch after the other."""
         for step in self.steps:
             yield from counters(step, *self.split)
-
-
-def worker_init(worker: int) -> None:
-    """For a DataLoader's `worker_init_fn`: one torch thread per worker, so that workers do not compete for cores."""
-    torch.set_num_threads(1)
-
-
-def loader_settings(workers: int) -> dict[str, Any]:
-    """Arguments of a DataLoader over this dataset with that many worker processes."""
-    settings: dict[str, Any] = {"collate_fn": collate, "num_workers": workers, "worker_init_fn": worker_init}
-    return settings | ({"persistent_workers": True, "prefetch_factor": 4} if workers else {})

@@ -1,7 +1,7 @@
 """Training frames in tar files, for file systems that do not like millions of small ones.
 
-A folder of shards is complete in itself: `shard-000000.tar`, ... in WebDataset's naming, and `index.parquet`, which is
-written last and says where every frame lies. Inside, the members of video number 41:
+A folder of shards is complete in itself: `shard-000000.tar`, ... in WebDataset's naming; `places.npy`, where every frame
+lies; and `index.parquet`, the `FrameIndex` of its videos, which is written last. The members of video number 41:
 
     000000041.json                              {"path", "class", "num_frames", "width", "height"}
     000000041.00000.jpg  000000041.00001.jpg    the frame files, byte for byte
@@ -17,11 +17,8 @@ import sys
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from tcore_lib import params
@@ -31,15 +28,14 @@ from tcore_lib.data.videos import index_path, parse_part
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, reading
 
-INDEX = "index.parquet"
+INDEX, PLACES = "index.parquet", "places.npy"
 BLOCK = 512  # bytes of a tar header; a member's content follows it
-_META = b"tcore_shards"
-_AGAIN = "write the shards again (`tcore shard`)"
+AGAIN = "write the shards again (`tcore shard`)"
 
 
 def write_shards(
     index: FrameIndex,
-    folder: str | Path,
+    folder: Path,
     *,
     part: tuple[int, int] = (0, 1),
     videos_per_shard: int = 3000,
@@ -60,7 +56,7 @@ def write_shards(
     Raises:
         InputError: a part that does not exist or is empty; a frame is missing; the folder holds other shards.
     """
-    folder, (i, n) = Path(folder), part
+    i, n = part
     rows = range(len(index) * i // n, len(index) * (i + 1) // n) if 0 <= i < n else range(0)
     if not rows:
         raise InputError(f"part = {i}/{n} of {len(index)} videos is empty; parts of n are numbered 0 to n - 1.")
@@ -69,35 +65,30 @@ def write_shards(
     if strange:
         raise InputError(f"{strange[0]} does not belong to these shards; choose another folder.")
     (folder / INDEX).unlink(missing_ok=True)  # it says that all shards are there
-    places: list[list[tuple[int, int]]] = []  # of each video: (offset, size) of each frame
-    bar = tqdm(total=len(rows), unit="video", desc="shards", file=sys.stdout, disable=not progress)
-    for k, path in enumerate(paths):
-        with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for row in rows[k * videos_per_shard : (k + 1) * videos_per_shard]:
-                places.append(_write_video(tar, index, row))
-                bar.update()
-    bar.close()
+    places: list[tuple[int, int]] = []  # (offset, size) of each frame's content
+    with tqdm(total=len(rows), unit="video", desc="shards", file=sys.stdout, disable=not progress) as bar:
+        for k, path in enumerate(paths):
+            with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for row in rows[k * videos_per_shard : (k + 1) * videos_per_shard]:
+                    places += _write_video(tar, index, row)
+                    bar.update()
+    with atomic_path(folder / PLACES) as temporary:
+        np.save(temporary, np.array(places))
     chosen = index.subset(rows)
-    columns = {name: getattr(chosen, name) for name in ("class_ids", "num_frames", "widths", "heights")}
-    columns["paths"] = pa.array(chosen.paths.tolist(), pa.string())
-    columns["shard"] = np.arange(len(rows)) // videos_per_shard
-    columns["offsets"] = pa.array([[offset for offset, _ in video] for video in places], pa.large_list(pa.int64()))
-    columns["sizes"] = pa.array([[size for _, size in video] for video in places], pa.large_list(pa.int64()))
-    meta = {"class_names": index.class_names, "first": rows.start, "short_side": index.short_side}
-    table = pa.table(columns).replace_schema_metadata({_META: json.dumps(meta).encode()})
-    with atomic_path(folder / INDEX) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    chosen.settings = index.settings | {"first": rows.start, "videos_per_shard": videos_per_shard}
+    chosen.save(folder / INDEX)
     return paths
 
 
 def _write_video(tar: tarfile.TarFile, index: FrameIndex, i: int) -> list[tuple[int, int]]:
     """Add the members of one video. Returns (offset, size) of each frame's content."""
-    facts: dict[str, Any] = {
+    facts = {
+        "path": str(index.paths[i]),
+        "class": index.class_name(i),
         "num_frames": int(index.num_frames[i]),
         "width": int(index.widths[i]),
         "height": int(index.heights[i]),
     }
-    facts |= {"path": str(index.paths[i]), "class": index.class_name(i)}
     _add(tar, f"{i:09d}.json", json.dumps(facts).encode())
     places = []
     for j in range(index.num_frames[i]):
@@ -124,66 +115,55 @@ class ShardIndex:
 
     Attributes:
         paths: (n,) str, where each video came from.
-        class_ids, class_names, num_frames, widths, heights: as in `FrameIndex`.
+        num_frames: (n,) int32.
 
     Raises:
         InputError: a folder has no index, or they do not belong together.
     """
 
-    def __init__(self, folders: Sequence[str | Path]) -> None:
-        if not folders:
-            raise InputError("data.shards names no folder; name those that `tcore shard` wrote.")
-        tables: list[pa.Table] = []
+    def __init__(self, folders: Sequence[Path]) -> None:
         self._shards: list[Path] = []  # (n,), the tar of each video
-        for folder in map(Path, folders):
-            with reading(folder / INDEX, f"it is written last; {_AGAIN}"):
-                table = pq.ParquetFile(folder / INDEX, page_checksum_verification=True).read()
-                meta: dict[str, Any] = json.loads(table.schema.metadata[_META])
-            if meta["first"] != len(self._shards):
+        places, indexes = [], []
+        for folder in folders:
+            index = FrameIndex.load(folder / INDEX, AGAIN)
+            with reading(folder / PLACES, AGAIN):
+                places.append(np.load(folder / PLACES))
+                first, per_shard = index.settings["first"], index.settings["videos_per_shard"]
+            if first != len(self._shards):
                 raise InputError(
-                    f"{folder} begins with video {meta['first']} where {len(self._shards)} comes next; list the folders "
-                    "of all parts of one set in their order in data.shards."
+                    f"{folder} begins with video {first} where {len(self._shards)} comes next; list the folders of all "
+                    "parts of one set in their order in data.shards."
                 )
-            self.class_names, self.short_side = list(meta["class_names"]), meta["short_side"]
-            self._shards += [folder / f"shard-{k:06d}.tar" for k in table.column("shard").to_pylist()]
-            tables.append(table.replace_schema_metadata(None))
-        table = pa.concat_tables(tables)
-        self.paths = np.array(table.column("paths").to_pylist(), dtype=np.dtypes.StringDType())
-        names = ("class_ids", "num_frames", "widths", "heights")
-        self.class_ids, self.num_frames, self.widths, self.heights = (table.column(name).to_numpy() for name in names)
-        self._starts = np.concatenate([[0], np.cumsum(self.num_frames, dtype=np.int64)])  # (n + 1,) into the next two
-        self._offsets, self._sizes = (
-            table.column(name).combine_chunks().flatten().to_numpy() for name in ("offsets", "sizes")
-        )
+            shards = [folder / f"shard-{k:06d}.tar" for k in range(-(-len(index) // per_shard))]
+            self._shards += [shards[row // per_shard] for row in range(len(index))]
+            indexes.append(index)
+        self.short_side = indexes[0].short_side
+        self.paths = np.concatenate([index.paths for index in indexes])
+        self.num_frames = np.concatenate([index.num_frames for index in indexes])
+        self._places = np.concatenate(places)  # (all frames, 2) int64
+        self._starts = np.cumsum(self.num_frames, dtype=np.int64) - self.num_frames  # (n,), each video's first place
 
     def __len__(self) -> int:
         """Number of videos."""
         return len(self.paths)
 
-    def class_name(self, i: int) -> str:
-        """Class of video i."""
-        return self.class_names[self.class_ids[i]]
-
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
 
         Raises:
-            InputError: an index is out of range; a shard is missing, has changed or holds a damaged frame.
+            InputError: a shard is missing, has changed or holds a damaged frame.
         """
-        shard, total = self._shards[i], int(self.num_frames[i])
-        outside = [j for j in frame_indices if not 0 <= j < total]
-        if outside:
-            raise InputError(f"{self.paths[i]} in {shard} has frames 0 to {total - 1}; there is no frame {outside[0]}.")
-        with reading(shard, _AGAIN), open(shard, "rb") as stream:
-            found = []
+        assert all(0 <= j < self.num_frames[i] for j in frame_indices)
+        shard, found = self._shards[i], []
+        with reading(shard, AGAIN), open(shard, "rb") as stream:
             for j in frame_indices:
-                offset, size = (int(column[self._starts[i] + j]) for column in (self._offsets, self._sizes))
+                offset, size = self._places[self._starts[i] + j].tolist()
                 stream.seek(offset - BLOCK)
                 data = stream.read(BLOCK + size)
                 # the member's header stands before its content, and its name says whether this is the frame
                 if len(data) != BLOCK + size or f".{j:05d}." not in data[:100].decode("ascii", "replace"):
                     raise ValueError("it has changed since it was indexed")
-                image = images.read_rgb(data[BLOCK:], f"{shard} holds it as frame {j} of {self.paths[i]}; {_AGAIN}")
+                image = images.read_rgb(data[BLOCK:], f"{shard} holds it as frame {j} of {self.paths[i]}; {AGAIN}")
                 found.append(images.reduce_short_side(image, self.short_side))
         return found
 

@@ -1,4 +1,4 @@
-"""What lies on disk: a folder of videos, of frame folders, or of images -> items, in the same order every time.
+"""What lies on disk: a folder of videos, of frame folders or of images -> items, in the same order every time.
 
 Nothing is dropped in silence: whatever is not used stands in `Source.left_out` with its reason.
 """
@@ -8,11 +8,11 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -23,18 +23,18 @@ from tcore_lib.errors import InputError
 from tcore_lib.files import reading
 
 UNLABELLED = "unlabelled"
-Layout = Literal["videos", "frames", "images"]
-SPLITS = ("train", "val", "valid", "validate", "validation", "test", "annotations")
+SPLITS = {"train", "val", "valid", "validate", "validation", "test", "annotations"}
 # Folders that network disks, operating systems and viewers put between a person's own.
 STRAY = re.compile(r"\..*|@.*|#.*|\$.*|__MACOSX|_?thumb(nail)?s?|lost\+found|System Volume Information", re.IGNORECASE)
-
-
 OURS = re.compile(r"bad_files\.csv|left_out\.csv|index-[\w-]+\.parquet")  # written by `prepare` into its root
 
+Layout = Literal["videos", "frames", "images"]
+LeftOut = list[tuple[str, str]]  # (file, folder or row; why it is not used)
+Tree = dict[str, list[str]]  # folder relative to the root -> its files; each folder before those inside it
 
-@dataclass(frozen=True)
-class Item:
-    """One video, frame folder or image: `<class>/<name>` is its own in a source."""
+
+class Item(NamedTuple):
+    """One video, frame folder or image."""
 
     class_name: str
     name: str
@@ -42,7 +42,7 @@ class Item:
 
     @property
     def target(self) -> str:
-        """`<class>/<name>`."""
+        """`<class>/<name>`, which no other item of a source has."""
         return f"{self.class_name}/{self.name}"
 
 
@@ -52,9 +52,9 @@ class Source:
 
     root: Path  # the folder that was looked through
     layout: Layout
-    guessed: str = ""  # what `layout: auto` was guessed from; empty where the layout was given
-    items: list[Item] = field(default_factory=list)  # sorted
-    left_out: list[tuple[str, str]] = field(default_factory=list)  # (file, folder or row; why it is not used)
+    guessed: str  # what `layout: auto` was guessed from; empty where the layout was given
+    items: list[Item] = field(default_factory=list)  # sorted by target
+    left_out: LeftOut = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)  # all that the annotations name, sorted
 
     def summary(self) -> str:
@@ -64,20 +64,10 @@ class Source:
         lines = [f"{self.root}: {len(self.items)} {what[self.layout]} in {classes} class{'es' * (classes != 1)}"]
         if self.guessed:
             lines.append(f"  guessed from {self.guessed}; data.layout (--layout) says it for certain")
+        examples = {reason: name for name, reason in reversed(self.left_out)}
         for reason, count in Counter(reason for _, reason in self.left_out).most_common():
-            example = next(name for name, why in self.left_out if why == reason)
-            lines.append(f"  left out: {count} {reason}, such as {example}")
+            lines.append(f"  left out: {count} {reason}, such as {examples[reason]}")
         return "\n".join(lines).encode(errors="backslashreplace").decode()
-
-
-def frames_folder(cfg: params.Data) -> Path:
-    """Where `prepare` puts the frames of videos: `<root>/frames/<split>/<class>/<video>/00000.jpg`."""
-    return params.resolve(cfg.root) / "frames" / cfg.split
-
-
-def recipe_file(cfg: params.Data) -> Path:
-    """What `prepare` made the frames with; where it is missing, the frames are somebody else's."""
-    return params.resolve(cfg.root) / f".prepare-{cfg.split}" / "settings.json"
 
 
 def find(cfg: params.Data, source: Path | None = None) -> Source:
@@ -94,66 +84,56 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
         raise InputError(
             "data.source is synthetic: these videos are drawn by notebook 00, which then says where they lie."
         )
-    root = Path(source) if source is not None else params.resolve(cfg.source)
+    root = params.resolve(cfg.source) if source is None else Path(source)
     if not root.is_dir():
         raise InputError(f"data.source = {root} is not a folder; give a folder of videos, frame folders or images.")
-    made = params.resolve(cfg.root).glob(".prepare-*/settings.json")
-    ours = {params.resolve(cfg.root) / "frames" / path.parent.name.removeprefix(".prepare-") for path in made}
-    inodes = {_identity(folder) for folder in ours if folder.exists()}
-    root = _step_into_split(root, cfg.split, inodes)
-    tree = list(_walk(root, inodes))
-    layout, why = (cfg.layout, "") if cfg.layout != "auto" else _guess(root, tree)
-    found = Source(root, layout, why)
-    found.left_out += [(str(root / folder), "stray folders of a disk or viewer") for folder in _stray(root, tree)]
-    {"videos": _videos, "frames": _frames, "images": _images}[layout](found, tree)
+    prepared = params.resolve(cfg.root)
+    splits = [path.parent.name.removeprefix(".prepare-") for path in prepared.glob(".prepare-*/settings.json")]
+    ours = {os.path.realpath(prepared / "frames" / split) for split in splits}
+    root = _step_into_split(root, cfg.split, ours)
+    left_out: LeftOut = []
+    tree = _walk(root, ours, left_out)
+    layout, guessed = _guess(root, tree) if cfg.layout == "auto" else (cfg.layout, "")
+    if layout == "frames":
+        items = _frame_folders(root, tree, left_out)
+    else:
+        items = _single_files(root, tree, _is_video if layout == "videos" else images.is_image, left_out)
+    found = Source(root, layout, guessed, items, left_out)
     if cfg.annotations:
         _label(found, params.resolve(cfg.annotations), cfg.split)
-    _one_target_each(found)
+    found.items = sorted(_distinct(found), key=lambda item: item.target)
     if not found.items:
         raise InputError(f"No {layout} to use (data.layout = {cfg.layout}). {found.summary()}; check data.source.")
-    found.items.sort(key=lambda item: item.target)
     return found
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _step_into_split(root: Path, split: str, ours: set[tuple[int, int]]) -> Path:
+def _step_into_split(root: Path, split: str, ours: set[str]) -> Path:
     """Into frames/train (the released layout) or into train beside val, but not beside classes, nor into our own."""
     released = root / "frames" / split
-    if released.is_dir() and _identity(released) not in ours:
+    if released.is_dir() and os.path.realpath(released) not in ours:
         return released
-    inner = [entry.name for entry in os.scandir(root) if entry.is_dir() and not STRAY.fullmatch(entry.name)]
-    return root / split if split in inner and set(inner) <= {split, *SPLITS} else root
+    inner = {entry.name for entry in os.scandir(root) if entry.is_dir() and not STRAY.fullmatch(entry.name)}
+    return root / split if split in inner and inner <= {split, *SPLITS} else root
 
 
-Tree = list[tuple[str, list[str], list[str]]]  # (folder relative to the root, stray folders in it, files), sorted
-
-
-def _walk(root: Path, ours: set[tuple[int, int]]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Every folder below root. Links to folders are followed, each folder is entered once; hidden files do not count."""
+def _walk(root: Path, ours: set[str], left_out: LeftOut) -> Tree:
+    """The files below root. Links to folders are followed, each folder is entered once; hidden files do not count."""
+    tree: Tree = {}
     entered = set(ours)
     for folder, inner, files in os.walk(root, followlinks=True):
-        if _identity(Path(folder)) in entered:
+        real = os.path.realpath(folder)
+        if real in entered:
             inner.clear()
             continue
-        entered.add(_identity(Path(folder)))
+        entered.add(real)
         stray = sorted(name for name in inner if STRAY.fullmatch(name))
         inner[:] = sorted(set(inner) - set(stray))
+        left_out += [(f"{folder}/{name}", "stray folders of a disk or viewer") for name in stray if name[0] != "."]
         relative = os.path.relpath(folder, root)
-        yield (
-            "" if relative == "." else relative,
-            stray,
-            sorted(n for n in files if n[0] != "." and not OURS.fullmatch(n)),
+        tree["" if relative == "." else relative] = sorted(
+            name for name in files if name[0] != "." and not OURS.fullmatch(name)
         )
-
-
-def _stray(root: Path, tree: Tree) -> list[str]:
-    """Stray folders that hold something; hidden ones (.git, .ipynb_checkpoints) are nobody's data."""
-    named = [os.path.join(folder, name) for folder, stray, _ in tree for name in stray if not name.startswith(".")]
-    return [name for name in named if any((root / name).iterdir())]
+    return tree
 
 
 def _is_video(name: str) -> bool:
@@ -169,34 +149,29 @@ def _guess(root: Path, tree: Tree) -> tuple[Layout, str]:
     Raises:
         InputError: nothing there, or it may be read in two ways; a wrong guess would train on stills without a word.
     """
-    videos = sum(_is_video(name) for _, _, files in tree for name in files)
-    folders = {folder: [name for name in files if images.is_image(name)] for folder, _, files in tree}
-    pictures = sum(map(len, folders.values()))
-    sequences = {folder: names for folder, names in folders.items() if _is_sequence(names, root / folder)}
+    files = [name for names in tree.values() for name in names]
+    videos, pictures = sum(map(_is_video, files)), sum(map(images.is_image, files))
+    if not videos and not pictures:
+        kinds = Counter(os.path.splitext(name)[1].lower() or name for name in files)
+        held = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"
+        raise InputError(f"{root} holds no videos, frame folders or images, but {held}; check data.source.")
+    by_folder = {folder: list(filter(images.is_image, names)) for folder, names in tree.items()}
+    sequences = {folder: names for folder, names in by_folder.items() if _is_sequence(names, root / folder)}
     frames = sum(map(len, sequences.values()))
     counts = (
         f"{videos} video files, {len(sequences)} folders of numbered pictures ({frames}), {pictures} pictures in all"
     )
-    ask = f"{root} holds {counts}, which may be read in two ways; say data.layout (--layout)"
-    if not videos and not pictures:
-        kinds = Counter(os.path.splitext(name)[1].lower() or name for _, _, files in tree for name in files)
-        held = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"
-        raise InputError(f"{root} holds no videos, frame folders or images, but {held}; check data.source.")
-    if videos:
-        if pictures > 4 * videos:
-            raise InputError(f"{ask} videos, frames or images.")
+    if videos and pictures <= 4 * videos:
         return "videos", counts
-    if frames < 0.1 * pictures:
+    if not videos and frames < 0.1 * pictures:
         return "images", counts
-    if frames < 0.9 * pictures:
-        raise InputError(f"{ask} frames or images.")
-    if _sizes_differ(root, sequences):
-        return "images", f"{counts}, of different sizes in one folder"
-    deep = all(os.sep in folder for folder in sequences)  # <class>/<video>/<frame>
-    if deep or all(_named_as_frames(folder, names[0]) for folder, names in sequences.items()):
+    # <class>/<video>/<frame>, or frames by name; <folder>/0001.jpg may as well be a class of photos
+    certain = all(os.sep in folder or _named_as_frames(folder, names[0]) for folder, names in sequences.items())
+    if not videos and frames >= 0.9 * pictures and certain:
         return "frames", counts
     raise InputError(
-        f"{ask} frames for {len(sequences)} videos, or images for {frames} photos in {len(sequences)} classes."
+        f"{root} holds {counts}, which may be read in several ways; say data.layout (--layout) {'videos, ' * bool(videos)}"
+        f"frames for {len(sequences)} videos, or images for {pictures} photos."
     )
 
 
@@ -208,113 +183,76 @@ def _named_as_frames(folder: str, first: str) -> bool:
 
 def _is_sequence(names: list[str], folder: Path) -> bool:
     """Whether a number in the names of pictures grows in steps that are the same nine times of ten."""
-    try:
+    ordered: list[str] = []
+    with suppress(InputError):
         ordered, _ = images.sequence(names, folder)
-    except InputError:
-        return False
     numbers = [re.findall(r"\d+(?:\.\d+)?", os.path.splitext(name)[0]) for name in ordered]
     for column in zip(*numbers, strict=False) if len(ordered) > 1 else ():
-        steps = np.diff([float(number) for number in column]).round(6)
-        values, counts = np.unique(steps, return_counts=True)
-        if values[counts.argmax()] > 0 and counts.max() >= 0.9 * len(steps):
+        values, counts = np.unique(np.diff(np.array(column, dtype=float)).round(6), return_counts=True)
+        if values[counts.argmax()] > 0 and counts.max() >= 0.9 * counts.sum():
             return True
     return False
 
 
-def _sizes_differ(root: Path, sequences: dict[str, list[str]]) -> bool:
-    """Whether a folder holds pictures of several sizes, by the first pictures of three folders."""
-    for folder, names in list(sequences.items())[:3]:
-        sizes = set()
-        for name in names[:8]:
-            with suppress(InputError):
-                sizes.add(images.size_of(root / folder / name))
-        if len(sizes) > 1:
-            return True
-    return False
+# ---------------------------------------------------------------------------------------------- the items
 
 
-# ---------------------------------------------------------------------------------------------- three layouts
-
-
-def _named(folder: str, name: str, path: Path) -> Item:
+def _item(folder: str, name: str, path: Path) -> Item:
     """The item of a file or folder below `folder`: the first folder is the class, deeper ones go before the name."""
     first, *deeper = folder.split(os.sep) if folder else [UNLABELLED]
-    return Item(first, "".join(f"{part}_" for part in deeper) + name, path)
+    return Item(first, "_".join([*deeper, name]), path)
 
 
-def _videos(found: Source, tree: Tree) -> None:
-    for folder, _, files in tree:
+def _single_files(root: Path, tree: Tree, wanted: Callable[[str], bool], left_out: LeftOut) -> list[Item]:
+    """A video or an image each. A video goes by its name without the suffix."""
+    items = []
+    for folder, files in tree.items():
         for name in files:
             stem, suffix = os.path.splitext(name)
-            if _is_video(name):
-                found.items.append(_named(folder, stem, found.root / folder / name))
+            if wanted(name):
+                items.append(_item(folder, stem if _is_video(name) else name, root / folder / name))
             else:
-                kind = (
-                    "pictures beside the videos"
-                    if images.is_image(name)
-                    else f"files of type {suffix.lower() or name!r}"
-                )
-                found.left_out.append((str(found.root / folder / name), kind))
+                left_out.append((str(root / folder / name), f"files of type {suffix.lower() or name!r}"))
+    return items
 
 
-def _frames(found: Source, tree: Tree) -> None:
+def _frame_folders(root: Path, tree: Tree, left_out: LeftOut) -> list[Item]:
     """Folders of frames, wherever they lie. What lies inside a folder of frames is no video of its own."""
-    counts = {folder: sum(map(images.is_image, files)) for folder, _, files in tree}
-    below: Counter[str] = Counter()  # pictures in the folders below a folder
-    for folder, count in counts.items():
-        while folder:
-            folder = os.path.dirname(folder)
-            below[folder] += count
-    inside: str | None = None  # the folder of frames we are in
-    for folder, _, files in tree:
-        path, pictures = found.root / folder, [name for name in files if images.is_image(name)]
-        found.left_out += [(str(path / name), "files that are no pictures") for name in files if name not in pictures]
+    items: list[Item] = []
+    below: Counter[Path] = Counter()  # pictures in the folders below a folder
+    for folder, files in tree.items():
+        below.update(dict.fromkeys((root / folder).parents, sum(map(images.is_image, files))))
+    for folder, files in tree.items():
+        path, pictures = root / folder, list(filter(images.is_image, files))
+        left_out += [(str(path / name), "files that are no pictures") for name in files if name not in pictures]
         if not pictures:
             continue
-        if inside is not None and folder.startswith(os.path.join(inside, "")):
-            found.left_out.append((str(path), "folders inside a video's folder"))
-            continue
-        if below[folder] > 5 * len(pictures) or (below[folder] and not _is_sequence(pictures, path)):
-            found.left_out += [(str(path / name), "pictures outside a video's folder") for name in pictures]
-            continue
-        inside = folder
-        found.items.append(_named(os.path.dirname(folder), os.path.basename(folder) or found.root.name, path))
-        with suppress(InputError):  # no sequence: said when the folder is examined
-            _, others = images.sequence(pictures, path)
-            found.left_out += [(str(path / name), "pictures without a number among frames") for name in others]
+        if items and items[-1].path in path.parents:
+            left_out.append((str(path), "folders inside a video's folder"))
+        elif below[path] > 5 * len(pictures) or (below[path] and not _is_sequence(pictures, path)):
+            left_out += [(str(path / name), "pictures outside a video's folder") for name in pictures]
+        else:
+            items.append(_item(os.path.dirname(folder), os.path.basename(folder) or root.name, path))
+            with suppress(InputError):  # no sequence: said when the folder is examined
+                others = images.sequence(pictures, path)[1]
+                left_out += [(str(path / name), "pictures without a number among frames") for name in others]
+    return items
 
 
-def _images(found: Source, tree: Tree) -> None:
-    for folder, _, files in tree:
-        for name in files:
-            if images.is_image(name):
-                found.items.append(_named(folder, name, found.root / folder / name))
-            else:
-                found.left_out.append((str(found.root / folder / name), "files that are no pictures"))
-
-
-def _one_target_each(found: Source) -> None:
+def _distinct(found: Source) -> list[Item]:
     """a.mp4 beside a.avi: the second one keeps its suffix. A name that no index can hold is left out."""
-    taken: set[str] = set()
-    items, found.items = found.items, []
-    for item in items:
-        if item.target in taken:
-            item = Item(item.class_name, f"{item.name}{item.path.suffix}", item.path)
-        if item.target in taken or not _is_text(str(item.path)):
-            why = (
-                "files whose name another one has"
-                if item.target in taken
-                else "files whose name is no text; rename them"
-            )
-            found.left_out.append((ascii(str(item.path))[1:-1], why))
-            continue
-        taken.add(item.target)
-        found.items.append(item)
-
-
-def _is_text(name: str) -> bool:
-    """False for bytes that are no UTF-8, which no index can hold."""
-    return not any(0xD800 <= ord(letter) < 0xE000 for letter in name)
+    items: dict[str, Item] = {}
+    for item in found.items:
+        if item.target in items:
+            item = item._replace(name=f"{item.name}{item.path.suffix}")
+        path = str(item.path)
+        if item.target in items:
+            found.left_out.append((path, "files whose name another one has"))
+        elif path.encode(errors="replace").decode() != path:
+            found.left_out.append((ascii(path), "files whose name is no text; rename them"))
+        else:
+            items[item.target] = item
+    return list(items.values())
 
 
 # ---------------------------------------------------------------------------------------------- classes
@@ -329,7 +267,7 @@ def _label(found: Source, path: Path, split: str) -> None:
     labels: dict[tuple[str, ...], str] = {}  # (id, start, end), and (id,) alone
     with reading(path, "data.annotations takes the official CSV (label, youtube_id, time_start, time_end, split)"):
         for row in _csv_rows(path):
-            if _split(row.get("split") or split) == _split(split):
+            if (row.get("split") or split)[:3] == split[:3]:  # val, validate
                 whole = (row["youtube_id"], *(str(int(float(row[key]))) for key in ("time_start", "time_end")))
                 for key in (whole, whole[:1]):
                     labels.setdefault(key, class_folder(row.get("label") or UNLABELLED))
@@ -340,13 +278,13 @@ def _label(found: Source, path: Path, split: str) -> None:
     for item in items:
         stem = item.path.name if found.layout == "frames" else item.path.stem
         parts = re.fullmatch(r"(.+)_(\d+)_(\d+)", stem)
-        clip: tuple[str, ...] = (parts[1], str(int(parts[2])), str(int(parts[3]))) if parts else (stem,)
+        clip = (parts[1], str(int(parts[2])), str(int(parts[3]))) if parts else (stem,)
         key = clip if clip in labels else clip[:1]
-        if key not in labels:
+        if key in labels:
+            used.add(key)
+            found.items.append(Item(labels[key], item.path.name if found.layout == "images" else stem, item.path))
+        else:
             found.left_out.append((str(item.path), "files that the annotations do not name"))
-            continue
-        used.add(key)
-        found.items.append(Item(labels[key], item.path.name if found.layout == "images" else stem, item.path))
     missing = [key for key in labels if len(key) == 3 and key not in used and key[:1] not in used]
     found.left_out += [("_".join(key), "rows of the annotations without a file") for key in missing]
     found.class_names = sorted(set(labels.values()))
@@ -358,10 +296,6 @@ def _csv_rows(path: Path) -> "csv.DictReader[str]":
     text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     header = text.partition("\n")[0]
     return csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-
-
-def _split(split: str) -> str:
-    return "val" if split.startswith("val") else split
 
 
 def class_folder(label: str) -> str:

@@ -7,17 +7,13 @@ single images are indexed where they lie.
 
 import csv
 import io
-import itertools
 import multiprocessing
 import os
 import shutil
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,28 +26,28 @@ from tqdm import tqdm
 from tcore_lib import params
 from tcore_lib.data import decode, images
 from tcore_lib.data.index import FrameIndex
-from tcore_lib.data.sources import Item, Source, find, frames_folder, recipe_file
+from tcore_lib.data.sources import Item, Source, find
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, writable, write_json
 from tcore_lib.machine import cores
 
 JPEG_QUALITY = 95
 PATIENCE_S = 300  # that a worker may take for a file, and a second more for every 200 kB of it
-BAD_COLUMNS = ("split", "class", "file", "reason")
+BAD_COLUMNS = ("split", "class", "file", "reason")  # of bad_files.csv
+Line = tuple[str, ...]  # of a CSV
 
 
 class Row(NamedTuple):
     """What the index says of one video; see `FrameIndex`."""
 
     num_frames: int
-    width: int
-    height: int
+    widths: int
+    heights: int
     bytes: int
     numbered: bool
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """What a call of `prepare` did."""
 
     index: Path  # the index file; it covers what all shards have finished so far
@@ -61,7 +57,6 @@ class Prepared:
     bad: int  # files of this split in bad_files.csv
     left_out: int  # lines of left_out.csv
     complete: bool  # everything in the source is in the index or in bad_files.csv
-    seconds: float  # this call took
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -96,56 +91,54 @@ def prepare(
         InputError: nothing usable in the source; `root` holds frames that were made otherwise; the disk is full (what is
             finished is kept).
     """
-    started = time.monotonic()
-    shard = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    if not 0 <= shard[0] < shard[1]:
-        raise InputError(f"shard = {shard[0]}/{shard[1]} is not possible; shards of n are numbered 0 to n - 1.")
+    part, parts = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    if not 0 <= part < parts:
+        raise InputError(f"shard = {part}/{parts} is not possible; shards of n are numbered 0 to n - 1.")
     found = find(cfg, Path(source) if source is not None else None)
-    if found.layout != "videos" and shard != (0, 1):
+    if found.layout != "videos" and parts > 1:
         raise InputError(f"Folders of {found.layout} are indexed by one process; --shard is for videos.")
     if progress:
         print(found.summary(), flush=True)
-    root, state = params.resolve(cfg.root), recipe_file(cfg).parent
-    name, frames = f"{shard[0]}-of-{shard[1]}", frames_folder(cfg)
+    root = params.resolve(cfg.root)
+    state, frames, name = root / f".prepare-{cfg.split}", root / "frames" / cfg.split, f"{part}-of-{parts}"
+    mine = found.items[part::parts]
     with writable(root):
-        if found.layout == "videos":
-            _check_recipe(cfg)
-        with _only_one(state / f"{name}.lock"):
-            scratch = state / f"unfinished-{name}"
-            _remove_unfinished(scratch)
-            mine = found.items[shard[0] :: shard[1]]
-            tasks: Iterator[Task]
-            if found.layout == "videos":
-                todo = [item for item in mine if not (frames / item.target).is_dir()]
-                tasks = ((item, extract, (item.path, frames / item.target, scratch, cfg)) for item in todo)
-            else:
-                todo = mine
-                tasks = ((item, examine, (item.path, found.layout, cfg.short_side)) for item in todo)
-            results = dict(_run(tasks, len(todo), worker_count(cfg), progress))
-            _remove_unfinished(scratch)
-            reasons = {item: result for item, result in results.items() if isinstance(result, str)}
-            noted = [(cfg.split, item.class_name, str(item.path), reason) for item, reason in reasons.items()]
-            _write_csv(state / f"bad-{name}.csv", noted)
+        state.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(state / f"{name}.lock", timeout=0):
+                if found.layout == "videos":
+                    _check_recipe(cfg, state / "settings.json", frames)
+                    results = _extract_all(mine, frames, state / f"unfinished-{name}", cfg, progress)
+                else:
+                    calls = {item: (examine, (item.path, found.layout, cfg.short_side)) for item in mine}
+                    results = _run(calls, worker_count(cfg), progress)
+                reasons = {item: result for item, result in results.items() if isinstance(result, str)}
+                lines = [(cfg.split, item.class_name, str(item.path), reason) for item, reason in reasons.items()]
+                _write_csv(state / f"bad-{name}.csv", lines)
+        except Timeout as error:
+            raise InputError(f"Another process is preparing this shard ({state / name}); wait for it.") from error
         rows = {item.target: result for item, result in results.items() if isinstance(result, Row)}
-        rows |= _finished(frames, state / "bad-folders.csv", cfg.split) if found.layout == "videos" else {}
-        bad = _bad_files(root, cfg.split, found, rows)
-        _write_csv(root / "bad_files.csv", [BAD_COLUMNS, *bad])
+        bad: list[Line] = []
+        if found.layout == "videos":
+            rows, bad = _finished(frames, cfg.split)
+        waiting = {str(item.path) for item in found.items if item.target not in rows}
+        noted = [line for path in sorted(state.glob("bad-*.csv")) for line in read_bad(path) if line[2] in waiting]
+        bad = sorted({line[2]: line for line in noted + bad}.values())
+        other_splits = [line for line in read_bad(root / "bad_files.csv") if line[0] != cfg.split]
+        _write_csv(root / "bad_files.csv", [BAD_COLUMNS, *sorted(other_splits + bad)])
         _write_csv(root / "left_out.csv", [("what", "reason"), *found.left_out])
-        bad = [line for line in bad if line[0] == cfg.split]
         if not rows:
             first = f"; {bad[0][3]}" if bad else ""
             raise InputError(f"None of the files in {found.root} can be used{first} See {root / 'bad_files.csv'}.")
-        _index(cfg, found, rows).save(index_path(cfg))
-    unusable = {line[2] for line in bad}
+        _index(cfg, found, rows, frames).save(index_path(cfg))
     return Prepared(
         index=index_path(cfg),
         videos=len(rows),
         done=len(results) - len(reasons),
-        skipped=len(mine) - len(todo),
+        skipped=len(mine) - len(results),
         bad=len(bad),
         left_out=len(found.left_out),
-        complete=all(item.target in rows or str(item.path) in unusable for item in found.items),
-        seconds=time.monotonic() - started,
+        complete=waiting <= {line[2] for line in bad},
     )
 
 
@@ -242,11 +235,11 @@ def finished_row(folder: Path) -> Row:
         InputError: it is empty or holds an empty file, as after a power cut.
     """
     with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries}
+        sizes = [entry.stat().st_size for entry in entries]
     remedy = f"remove {folder}, which `tcore prepare` wrote, and run it again: it makes that video anew"
-    if not sizes or not all(sizes.values()):
+    if not sizes or not all(sizes):
         raise InputError(f"{folder} holds an empty file or none; {remedy}.")
-    return Row(len(sizes), *images.size_of(folder / "00000.jpg", remedy), sum(sizes.values()), True)
+    return Row(len(sizes), *images.size_of(folder / "00000.jpg", remedy), sum(sizes), True)
 
 
 def examine(path: Path, layout: str, short_side: int) -> Row:
@@ -268,37 +261,56 @@ def examine(path: Path, layout: str, short_side: int) -> Row:
 # ---------------------------------------------------------------------------------------------- all of them
 
 
-Task = tuple[Item, Callable[..., Row], tuple[Any, ...]]
+def worker_count(cfg: params.Data) -> int:
+    """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
+    return cfg.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def _run(tasks: Iterable[Task], total: int, workers: int, progress: bool) -> Iterator[tuple[Item, Row | str]]:
-    """Work through the tasks in processes; yields each item with its row, or with the reason why it has none.
+def _extract_all(
+    items: list[Item], frames: Path, scratch: Path, cfg: params.Data, progress: bool
+) -> dict[Item, Row | str]:
+    """Extract what has no folder yet. Unfinished folders of this call and of one that was killed are removed."""
+    todo = [item for item in items if not (frames / item.target).is_dir()]
+    calls = {item: (extract, (item.path, frames / item.target, scratch, cfg)) for item in todo}
+    _remove_unfinished(scratch)
+    results = _run(calls, worker_count(cfg), progress)
+    _remove_unfinished(scratch)
+    return results
 
-    A decoder that dies or hangs costs the file it was given. A few tasks per worker are under way at a time.
+
+def _remove_unfinished(scratch: Path) -> None:
+    """Rename first, so that a worker that outlives its killed call cannot finish half a folder."""
+    if scratch.exists():
+        os.rename(scratch, scratch.with_name(f"{scratch.name}-{uuid.uuid4().hex}"))
+    for old in scratch.parent.glob(f"{scratch.name}-*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _run(
+    calls: dict[Item, tuple[Callable[..., Row], tuple[Any, ...]]], workers: int, progress: bool
+) -> dict[Item, Row | str]:
+    """Make the calls in processes; each item with its row, or with the reason why it has none.
+
+    A decoder that dies or hangs costs the file it was given.
     """
-    pending: dict[Future[Row], Item] = {}
-    bad = 0
     # Forking a process that has threads (Jupyter, torch) may deadlock.
     pool = ProcessPool(max_workers=workers, context=multiprocessing.get_context("spawn"))
-    bar = tqdm(total=total, unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not total)
+    bar = tqdm(total=len(calls), unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not calls)
+    results = {}
     try:
-        for task in itertools.chain(tasks, [None]):
-            while pending and (task is None or len(pending) >= 4 * workers):
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    item = pending.pop(future)
-                    result = _result(future, item.path)
-                    bad += isinstance(result, str)
-                    bar.set_postfix(bad=bad, refresh=False)
-                    bar.update()
-                    yield item, result
-            if task is not None:
-                item, function, arguments = task
-                pending[pool.schedule(function, args=arguments, timeout=_patience(item.path))] = item
+        futures = {
+            item: pool.schedule(function, args=arguments, timeout=_patience(item.path))
+            for item, (function, arguments) in calls.items()
+        }
+        for item, future in futures.items():
+            results[item] = _result(future, item.path)
+            bar.update()
         pool.close()
     finally:
         bar.close()
         pool.stop()
         pool.join()
+    return results
 
 
 def _result(future: "Future[Row]", path: Path) -> Row | str:
@@ -316,38 +328,13 @@ def _patience(path: Path) -> float:
     return PATIENCE_S + (path.stat().st_size / 200_000 if path.exists() else 0)
 
 
-def worker_count(cfg: params.Data) -> int:
-    """Processes that decode: as set, else one per core, shared with the other ranks on this machine."""
-    return cfg.workers or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """One process for each shard."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout as error:
-        raise InputError(f"Another process is preparing this shard ({lock}); wait for it.") from error
-
-
-def _remove_unfinished(scratch: Path) -> None:
-    """Remove what a killed call left; renamed first, so that a worker that outlives it cannot finish half a folder."""
-    if scratch.exists():
-        os.rename(scratch, scratch.with_name(f"{scratch.name}-{uuid.uuid4().hex}"))
-    for old in scratch.parent.glob(f"{scratch.name}-*"):
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def _recipe(cfg: params.Data) -> dict[str, Any]:
     """What the frames of videos depend on."""
-    return {name: getattr(cfg, name) for name in ("num_frames", "fps", "short_side")} | {"layout": "videos"}
+    return {"num_frames": cfg.num_frames, "fps": cfg.fps, "short_side": cfg.short_side, "layout": "videos"}
 
 
-def _check_recipe(cfg: params.Data) -> None:
+def _check_recipe(cfg: params.Data, known: Path, frames: Path) -> None:
     """Frames made with other settings, or by somebody else, are never mixed with ours."""
-    known, frames = recipe_file(cfg), frames_folder(cfg)
     if not known.exists():
         if frames.is_dir() and any(frames.iterdir()):
             raise InputError(
@@ -357,72 +344,63 @@ def _check_recipe(cfg: params.Data) -> None:
         write_json(known, _recipe(cfg))
     earlier = read_json(known, "choose another data.root")
     for key, value in _recipe(cfg).items():
-        before = earlier.get(key) if isinstance(earlier, dict) else None
-        if before != value:
+        if earlier.get(key) != value:
             raise InputError(
-                f"{frames} was prepared with data.{key} = {before!r}, not {value!r}; choose another data.root, or that value."
+                f"{frames} was prepared with data.{key} = {earlier.get(key)!r}, not {value!r}; choose another data.root, "
+                "or that value."
             )
 
 
-def _finished(frames: Path, damaged: Path, split: str) -> dict[str, Row]:
-    """Rows of every finished folder, whichever shard or call made it; the `damaged` ones are listed in that file."""
+def _finished(frames: Path, split: str) -> tuple[dict[str, Row], list[Line]]:
+    """Rows of every finished folder, whichever shard or call made it; and lines for bad_files.csv of the damaged ones."""
     rows: dict[str, Row] = {}
-    bad: list[tuple[str, ...]] = []
-    for group in sorted(frames.iterdir()) if frames.is_dir() else ():
-        for folder in sorted(group.iterdir()) if group.is_dir() else ():
-            try:
-                rows[f"{group.name}/{folder.name}"] = finished_row(folder)
-            except (InputError, NotADirectoryError) as error:
-                bad.append((split, group.name, str(folder), str(error)))
-    _write_csv(damaged, bad)
-    return rows
+    bad: list[Line] = []
+    for folder in sorted(frames.glob("*/*/")):
+        try:
+            rows[f"{folder.parent.name}/{folder.name}"] = finished_row(folder)
+        except InputError as error:
+            bad.append((split, folder.parent.name, str(folder), str(error)))
+    return rows, bad
 
 
-def _bad_files(root: Path, split: str, found: Source, rows: dict[str, Row]) -> list[tuple[str, ...]]:
-    """What the shards of all splits noted, without what is finished or gone by now."""
-    unfinished = {str(item.path) for item in found.items if item.target not in rows}
-    bad: dict[str, tuple[str, ...]] = {}
-    for path in sorted(root.glob(".prepare-*/bad-*.csv"), key=lambda path: path.stat().st_mtime):
-        for line in _read_csv(path):
-            if len(line) == 4 and (line[0] != split or line[2] in unfinished or path.stem == "bad-folders"):
-                bad[line[2]] = tuple(line)
-    return sorted(bad.values())
-
-
-def _index(cfg: params.Data, found: Source, rows: dict[str, Row]) -> FrameIndex:
+def _index(cfg: params.Data, found: Source, rows: dict[str, Row], frames: Path) -> FrameIndex:
     targets = sorted(rows)
     class_of = [target.split("/")[0] for target in targets]
     class_names = found.class_names + sorted(set(class_of) - set(found.class_names))
-    number = {name: k for k, name in enumerate(class_names)}
-    num_frames, widths, heights, sizes, numbered = map(
-        np.array, zip(*(rows[target] for target in targets), strict=True)
+    numbers = {name: number for number, name in enumerate(class_names)}
+    columns = dict(
+        zip(Row._fields, map(np.array, zip(*(rows[target] for target in targets), strict=True)), strict=True)
     )
-    extracted = found.layout == "videos"
-    paths = {item.target: os.path.relpath(item.path, found.root) for item in found.items}
+    if found.layout == "videos":
+        paths, settings = targets, _recipe(cfg)
+    else:
+        relative = {item.target: os.path.relpath(item.path, found.root) for item in found.items}
+        paths = [relative[target] for target in targets]
+        settings = {"layout": found.layout, "source": str(found.root.absolute())}
     return FrameIndex(
-        root=frames_folder(cfg) if extracted else found.root,
-        paths=np.array([t if extracted else paths[t] for t in targets], dtype=np.dtypes.StringDType()),
-        class_ids=np.array([number[name] for name in class_of]),
+        root=frames if found.layout == "videos" else found.root,
+        paths=paths,
+        class_ids=[numbers[name] for name in class_of],
         class_names=class_names,
-        num_frames=num_frames,
-        widths=widths,
-        heights=heights,
-        bytes=sizes,
-        numbered=numbered,
         kind="images" if found.layout == "images" else "frames",
         short_side=cfg.short_side,
-        settings=_recipe(cfg) if extracted else {"layout": found.layout, "source": str(found.root.absolute())},
+        settings=settings,
+        **columns,
     )
 
 
-def _read_csv(path: Path) -> list[list[str]]:
-    with open(path, encoding="utf-8-sig", newline="", errors="replace") as stream:
-        return list(csv.reader(stream))
+def read_bad(path: Path) -> list[Line]:
+    """The lines of a file like bad_files.csv, without their header; none where it is missing."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", errors="replace", newline="") as stream:
+        lines = [tuple(line) for line in csv.reader(stream)]
+    return [line for line in lines if len(line) == len(BAD_COLUMNS) and line != BAD_COLUMNS]
 
 
-def _write_csv(path: Path, rows: Iterable[tuple[str, ...]]) -> None:
+def _write_csv(path: Path, lines: Iterable[Line]) -> None:
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
     ):
-        csv.writer(stream).writerows(rows)
+        csv.writer(stream).writerows(lines)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from tcore_lib.data.photometry import JITTER_OPS, Photometry, apply_photometry
 from tcore_lib.data.resample import resize_batch, resize_one, to_device
-from tcore_lib.errors import InputError
 from tcore_lib.params import Views
 from tcore_lib.randomness import generator
 
@@ -31,7 +30,7 @@ DEVICE_PIXELS = 256 * 256 * 1360  # pixels of the frames under the crops that a 
 
 
 class Uniforms:
-    """The columns of a crop's uniform numbers in [0, 1). Their order is part of every run's identity: append, never reorder."""
+    """Columns of a crop's uniform numbers in [0, 1). Their order is part of every run's identity: append, never reorder."""
 
     AREA = slice(0, TRIES)
     RATIO = slice(TRIES, 2 * TRIES)
@@ -139,13 +138,9 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views)
         counters: B global sample counters.
         sizes: (B, 2) true (H, W) of the frames in pixels; the three frames of a sample share it.
         cfg: section `pretrain.views`.
-
-    Raises:
-        InputError: a size is missing or not positive.
     """
     sizes = np.asarray(sizes)
-    if sizes.shape != (len(counters), 2) or (sizes < 1).any():
-        raise InputError(f"sizes must hold one positive (height, width) per sample, not {sizes.tolist()}.")
+    assert sizes.shape == (len(counters), 2)
     shape = (len(LARGE) + cfg.num_local, Uniforms.COUNT)
     uniform = np.stack([generator(seed, "views", int(counter)).random(shape) for counter in counters])
     scale = np.array([cfg.global_scale] * len(LARGE) + [cfg.local_scale] * cfg.num_local)
@@ -158,48 +153,20 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views)
 
 # ---------------------------------------------------------------------------------------------- making, on the device
 
-
-@dataclass(frozen=True)
-class Crops:
-    """n crops of one size that are to be made, sample by sample; host arrays."""
-
-    images: np.ndarray  # (n,) int64: the frame each is cut from, among the 3 * B of the batch
-    boxes: np.ndarray  # (n, 4) int64
-    flips: np.ndarray  # (n,) bool
-    photometry: Photometry  # arrays (n, ...)
-    places: np.ndarray  # (n,) int64: where each stands in the result, which is crop-major
-
-    @classmethod
-    def of(cls, views: ViewParams, roles: Sequence[int], wanted: np.ndarray) -> "Crops":
-        """Those of C crops per sample that are wanted.
-
-        Args:
-            views: the draws of these C crops, arrays (B, C, ...).
-            roles: (C,), the frame of a sample that each is cut from.
-            wanted: (C, B) bool.
-        """
-        images = np.array(roles, dtype=np.int64) + 3 * np.arange(len(views))[:, None]  # (B, C)
-        places = np.cumsum(wanted).reshape(wanted.shape) - 1  # (C, B)
-        keep = wanted.T  # (B, C): the draws are sample-major, the result is crop-major
-        return cls(images[keep], views.boxes[keep], views.flips[keep], views.photometry[keep], places.T[keep])
-
-    def __len__(self) -> int:
-        return len(self.images)
+# Both functions resize n crops of one size, each a row (frame, top, left, height, width, flip) of `geometry`, and yield
+# them as float32 (n', 3, S, S) in 0..1 with the slice of rows they belong to.
 
 
-def _one_by_one(frames: Tensor, crops: Crops, size: int) -> Iterator[tuple[slice, Tensor]]:
-    """Resized crops one at a time, so that a crop stays in the core's cache; the past's two crops are resized once."""
-    geometry = np.concatenate([crops.images[:, None], crops.boxes, crops.flips[:, None]], axis=-1)  # (n, 6)
-    picture, before = torch.empty(0), None
-    for i, row in enumerate(geometry):
-        if before is None or (row != before).any():
-            picture, before = resize_one(frames[row[0]], row[1:5], bool(row[5]), size), row
+def _one_by_one(frames: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """One at a time, so that a crop stays in the core's cache; the past's two crops are resized once."""
+    for i, (frame, *box, flip) in enumerate(geometry):
+        if i == 0 or (geometry[i] != geometry[i - 1]).any():
+            picture = resize_one(frames[frame], np.array(box), bool(flip), size)
         yield slice(i, i + 1), picture.clone()
 
 
-def _batched(frames: Tensor, crops: Crops, size: int) -> Iterator[tuple[slice, Tensor]]:
-    """Resized crops by the hundred, for a GPU; crops that share frame and box are resized once."""
-    geometry = np.concatenate([crops.images[:, None], crops.boxes, crops.flips[:, None]], axis=-1)  # (n, 6)
+def _batched(frames: Tensor, geometry: np.ndarray, size: int) -> Iterator[tuple[slice, Tensor]]:
+    """By the hundred, for a GPU; crops that share frame and box are resized once."""
     chunk = max(1, DEVICE_PIXELS // (frames.shape[-2] * frames.shape[-1]))
     for start in range(0, len(geometry), chunk):
         part = slice(start, start + chunk)
@@ -237,39 +204,36 @@ def make_views(
         `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet
         mean and standard deviation; crop-major: all first crops, then all second. With `auxiliary`, `past` and `future`
         hold the wanted crops only.
-
-    Raises:
-        InputError: frames and views do not belong together.
     """
     batch, drawn = views.flips.shape
-    if frames.dtype != torch.uint8 or frames.ndim != 5 or frames.shape[:3] != (batch, 3, 3):
-        raise InputError(f"frames must be uint8 ({batch}, 3, 3, H, W), not {frames.dtype} {tuple(frames.shape)}.")
-    if drawn != len(LARGE) + cfg.num_local:
-        raise InputError(f"num_local is {cfg.num_local}, but the views hold {drawn} crops; draw them again.")
-    if (views.boxes[..., :2] + views.boxes[..., 2:] > frames.shape[-2:]).any():
-        raise InputError(
-            f"a box exceeds the frames of {tuple(frames.shape[-2:])} pixels; draw the views with their sizes."
-        )
-    images = frames.flatten(0, 1)  # (3B, 3, H, W)
-    resized = _batched if (frames.device.type != "cpu" if batched is None else batched) else _one_by_one
-    mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), frames.device).view(3, 1, 1)
-    inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), frames.device).view(3, 1, 1)
+    assert (frames.dtype, frames.shape[:3]) == (torch.uint8, (batch, 3, 3)), "frames are uint8 (B, 3, 3, H, W)"
+    assert drawn == len(LARGE) + cfg.num_local, "the views were drawn with another num_local"
+    assert (views.boxes[..., :2] + views.boxes[..., 2:] <= frames.shape[-2:]).all(), "a box exceeds its frame"
+    device, images = frames.device, frames.flatten(0, 1)  # (3B, 3, H, W)
+    resized = _batched if (device.type != "cpu" if batched is None else batched) else _one_by_one
+    mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), device).view(3, 1, 1)
+    inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), device).view(3, 1, 1)
 
-    def made(crops: Crops, size: int) -> Tensor:
-        out = torch.empty(len(crops), 3, size, size, dtype=dtype, device=frames.device)
-        for part, x in resized(images, crops, size):  # (n', 3, S, S), float32 in 0..1
-            apply_photometry(x, crops.photometry[part], cfg.blur_kernel, fused)
-            out.index_copy_(0, to_device(crops.places[part], x.device), x.sub_(mean).mul_(inverse_std).to(dtype))
+    def made(views: ViewParams, roles: Sequence[int], wanted: np.ndarray, size: int) -> Tensor:
+        """The wanted (C, B) of the C crops per sample of `views`, crop c cut from the frame in role `roles[c]`."""
+        image = np.array(roles) + 3 * np.arange(batch)[:, None]  # (B, C)
+        keep = wanted.T  # (B, C): crops are made sample by sample, the result is crop-major
+        places = (np.cumsum(wanted).reshape(wanted.shape) - 1).T[keep]  # (n,) in the result
+        geometry = np.concatenate([image[..., None], views.boxes, views.flips[..., None]], axis=-1)[keep]  # (n, 6)
+        photometry = views.photometry[keep]
+        out = torch.empty(len(places), 3, size, size, dtype=dtype, device=device)
+        for part, x in resized(images, geometry, size):
+            apply_photometry(x, photometry[part], cfg.blur_kernel, fused)
+            out.index_copy_(0, to_device(places[part], device), x.sub_(mean).mul_(inverse_std).to(dtype))
         return out
 
     every = np.ones((2, batch), dtype=bool)
-    wanted = {name: every if auxiliary is None else auxiliary[name].reshape(2, batch) for name in ("past", "future")}
-    large = np.concatenate([every, wanted["past"], wanted["future"]])  # (6, B), in the order of `LARGE`
+    past, future = (every if auxiliary is None else auxiliary[name].reshape(2, batch) for name in ("past", "future"))
+    large = made(views[:, : len(LARGE)], LARGE_ROLES, np.concatenate([every, past, future]), cfg.global_size)
     local = np.ones((cfg.num_local, batch), dtype=bool)
-    first = made(Crops.of(views[:, : len(LARGE)], LARGE_ROLES, large), cfg.global_size)
-    small = made(Crops.of(views[:, len(LARGE) :], [1] * cfg.num_local, local), cfg.local_size)
-    current, past, future = first.split([2 * batch, int(wanted["past"].sum()), int(wanted["future"].sum())])
-    return {"current": current, "local": small, "past": past, "future": future}
+    small = made(views[:, len(LARGE) :], [1] * cfg.num_local, local, cfg.local_size)
+    parts = large.split([2 * batch, int(past.sum()), int(future.sum())])
+    return dict(zip(("current", "past", "future"), parts, strict=True)) | {"local": small}
 
 
 def describe(views: ViewParams, i: int) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tcore_lib.data.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate, loader_settings
+from tcore_lib.data.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate
 from tcore_lib.data.views import ViewParams, draw_views
 from tcore_lib.errors import InputError
 from tcore_lib.files import reason
@@ -76,8 +76,9 @@ def loader(
     """
     loop = params.pretrain.loop
     workers = worker_count(loop.workers, device, place)
-    settings: dict[str, Any] = loader_settings(workers) | {"collate_fn": Collate(params)}
+    settings: dict[str, Any] = {}
     if workers:
+        settings |= {"num_workers": workers, "persistent_workers": True, "prefetch_factor": 4}
         # Fork and threads do not go together. The server imports once what each worker would import for ten seconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
@@ -85,6 +86,7 @@ def loader(
     return DataLoader(
         SandwichDataset(index, params.pretrain.sandwich, params.run.seed),
         batch_sampler=CounterBatches(first_step, last_step, loop.batch_size, place.rank, place.world, loop.accumulate),
+        collate_fn=Collate(params),
         pin_memory=device.type == "cuda",
         **settings,
     )
