@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from tcore_lib import params
-from tcore_lib.evaluation.clips import load_clips
+from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.files import read_json, write_json

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tcore_lib import bodies, params
-from tcore_lib.evaluation import clips as clipfiles, davis, labels as labelmaps
+from tcore_lib.evaluation import clips as clipfiles, davis, idmaps, labels as labelmaps
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import BATCH, encode, evaluate
@@ -183,7 +183,9 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
     with clock("propagate, label files"):
         for t in range(len(clip)):
             if t > 0:
-                labels = soft[[0, *range(t, t + context)]].to(device).flatten(2).transpose(0, 1).flatten(1)  # (C, n * P)
+                labels = (
+                    soft[[0, *range(t, t + context)]].to(device).flatten(2).transpose(0, 1).flatten(1)
+                )  # (C, n * P)
                 voted = (labels[:, indices[t].to(device)] * weights[t].to(device)).sum(1)
                 soft[t + context] = voted.view(start.shape).cpu()
             large = F.interpolate(soft[t + context][None], scorer.size, mode="bilinear", align_corners=False)[0]
@@ -197,11 +199,11 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
             clipfiles.write_ids(folder / f"{t}.png", labelmaps.resize_ids(found_ids, clip.size))
     with clock("score"):
         scores = [
-            davis.frame_scores(clipfiles.read_ids(folder / f"{t}.png"), clipfiles.annotation(clip, t), scorer.objects)
+            davis.frame_scores(clipfiles.read_ids(folder / f"{t}.png"), idmaps.truth(clip, t), scorer.largest)
             for t in davis.counted(clip)
         ]
     ends = {"end_to_end": clock.total(), "without_encoder": clock.total("encode")}
-    return {**ends, "stages": clock.stages, "J&F_m": 100 * pd_mean(davis.object_rows(clip, np.stack(scores)))}
+    return {**ends, "stages": clock.stages, "J&F_m": 100 * pd_mean(scorer.rows(scores))}
 
 
 # ---------------------------------------------------------------------------------------------- running and comparing
@@ -246,9 +248,10 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"round {number + 1} of {args.rounds}: {way} ...", flush=True)
                 folder.mkdir()
                 rounds[way].append(run_child(args, way, folder, args.frames))
-            maps = clipfiles.read_label_files(folders["ours"] / "predictions" / "ours", clip, range(len(clip)))
+            maps = idmaps.predictions(folders["ours"] / "predictions" / "ours", clip, range(len(clip)))
             differ = sum(
-                int((labels != clipfiles.read_ids(folders["brute"] / f"{t}.png")).sum()) for t, labels in enumerate(maps)
+                int((labels != clipfiles.read_ids(folders["brute"] / f"{t}.png")).sum())
+                for t, labels in enumerate(maps)
             )
     reference, measured = (median(rounds[way]) for way in ("brute", "ours"))
     speed_up = {

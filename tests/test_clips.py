@@ -107,7 +107,11 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("davis", write("ImageSets/2017/val.txt", "one\nthree\n"), r"480p/three is not a folder"),
     ("davis", write("ImageSets/2017/val.txt", "one\none\n"), r"names the clip one twice"),
     ("davis", write("ImageSets/2017/val.txt", "\n"), r"names no clip"),
-    ("jhmdb", joints(pos_world=np.zeros((2, 15, 5))), r"ball_2/joint_positions\.mat has no variable pos_img"),
+    (
+        "jhmdb",
+        joints(pos_world=np.zeros((2, 15, 5))),
+        r"ball_2/joint_positions\.mat cannot be read .it has no variable pos_img",
+    ),
     ("jhmdb", joints(pos_img=np.zeros((2, 13, 5))), r"pos_img of \(2, 13, 5\), not 2 x 15 x frames"),
     ("jhmdb", joints(pos_img=np.zeros((2, 15, 4))), r"joints of 4 frames, .* has 5; unpack"),
     ("jhmdb", joints(pos_img=np.full((2, 15, 5), 1e9)), "nowhere near an image"),

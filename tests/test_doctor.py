@@ -67,7 +67,7 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("vip", lambda root: clips.write_ids(root / PARTS / f"{3:012d}.png", np.full((H, W), 20, np.uint8)), "has the id 20"),
     ("vip", empty(PARTS), "videos2 holds no image"),
     ("jhmdb", lambda root: scipy.io.savemat(root / "joint_positions/catch/ball_1/joint_positions.mat", {"scale": 1.0}),
-     "ball_1/joint_positions.mat has no variable pos_img"),
+     "ball_1/joint_positions.mat cannot be read (it has no variable pos_img)"),
 ]  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from oracle import brute_force
 from PIL import Image
 from small_clips import H, W, damage, write_small_davis, write_small_jhmdb, write_small_vip
 
-from tcore_lib import bodies, params
+from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import (
     clips as clipfiles,
-    davis,
+    idmaps,
     jhmdb,
     labels as labelmaps,
     metrics,
@@ -30,7 +30,7 @@ from tcore_lib.evaluation import (
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import evaluate, score_predictions
-from tcore_lib.evaluation.explain import inspect_step
+from tcore_lib.evaluation.explain import clip_features, explain
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
 
@@ -296,7 +296,7 @@ def test_faults_are_named(davis_clips: list[Clip]) -> None:
 def test_the_annotations_score_one_and_a_missing_object_zero(davis_clips: list[Clip], tmp_path: Path) -> None:
     for clip in davis_clips:
         for frame in range(1, len(clip) - 1):
-            path = clipfiles.label_file(tmp_path / "made", clip, frame)
+            path = idmaps.label_file(tmp_path / "made", clip, frame)
             clipfiles.write_ids(path, clipfiles.read_ids(clip.annotations[frame]))
     table = score_predictions(davis_clips, settings_of("davis"), tmp_path / "made")
     assert table[["J_mean", "F_mean"]].to_numpy().tolist() == [[1, 1]] * 3
@@ -310,37 +310,22 @@ def test_the_annotations_score_one_and_a_missing_object_zero(davis_clips: list[C
 # ---------------------------------------------------------------------------------------------- one step
 
 
-def test_one_step_is_the_step_of_the_evaluation(davis_clips: list[Clip]) -> None:
+def test_who_votes_is_explained(davis_clips: list[Clip]) -> None:
     clip, settings = davis_clips[0], settings_of("davis")
-    step = inspect_step(pixels(), clip, settings, 5, (2, 3))
-    first, ids = labelmaps.first_soft_map(davis.first_objects(clip), (H, W), (6, 10))
-    torch.testing.assert_close(step.soft, soft_maps(clip, first, (H, W))[5], atol=1e-5, rtol=0)
-    assert step.channels == ids == [0, 1, 2]
-    assert step.context == [0, 2, 3, 4]  # long memory and three frames
-    assert step.context_images.shape == (4, H, W, 3)
-    assert step.affinity.shape == (4, 6, 10)
-    assert step.affinity[0].isfinite().all()  # frame 0 votes from anywhere
+    features = clip_features(pixels(), clip, settings, 6)
+    found = explain(features, (2, 3), settings)
+    assert found.context == [0, 2, 3, 4]  # long memory and three frames
+    assert found.affinity.shape == (4, 6, 10)
+    assert found.affinity[0].isfinite().all()  # frame 0 votes from anywhere
     row, column = torch.meshgrid(torch.arange(6), torch.arange(10), indexing="ij")
-    assert step.affinity[1].isfinite().equal((row - 2) ** 2 + (column - 3) ** 2 < 16)
-    assert len(step.votes) == 7
-    assert step.votes["weight"].sum() == pytest.approx(1)
-    for vote in step.votes.itertuples():
-        seen = step.affinity[step.context.index(vote.frame), vote.row, vote.col]
+    assert found.affinity[1].isfinite().equal((row - 2) ** 2 + (column - 3) ** 2 < 16)
+    assert len(found.votes) == 7
+    assert found.votes["weight"].sum() == pytest.approx(1)
+    for vote in found.votes.itertuples():
+        seen = found.affinity[found.context.index(vote.frame), vote.row, vote.col]
         assert vote.similarity == pytest.approx(seen.item(), abs=1e-6)
+    assert explain(features[:2], (0, 5), settings).votes["frame"].eq(0).all()  # every place of the context is frame 0
     with pytest.raises(InputError, match="not on the grid of 6 rows and 10 columns"):
-        inspect_step(pixels(), clip, settings, 5, (6, 0))
-    with pytest.raises(InputError, match="choose 1 to 5"):
-        inspect_step(pixels(), clip, settings, 6, (0, 0))
-
-
-def test_one_step_of_joints(tmp_path: Path) -> None:
-    settings = settings_of("jhmdb", context=2)
-    clip = load_clips(settings, write_small_jhmdb(tmp_path))[0]
-    step = inspect_step(pixels(), clip, settings, 4, (1, 1))
-    assert step.channels == ["background", *bodies.JOINTS]
-    assert step.soft.shape == (16, 6, 6)
-    assert step.prediction.shape == (15, 2)
-    assert step.context == [0, 2, 3]
-    step = inspect_step(pixels(), clip, settings, 1, (0, 5))
-    assert step.context == [0]  # every place of the context is frame 0
-    assert step.votes["frame"].eq(0).all()
+        explain(features, (6, 0), settings)
+    with pytest.raises(InputError, match="choose a later one"):
+        explain(features[:1], (0, 0), settings)

@@ -344,7 +344,7 @@ def test_clips_of_one_two_and_three_frames_are_scored_or_said_to_have_nothing(
     assert ("nothing to score" in printed) == (counted <= 0)
     again = evaluate.evaluate(pixels(), found, settings, output=tmp_path / "out", progress=False)
     pd.testing.assert_frame_equal(table, again)  # also NaN survives the file of a finished clip
-    record = commands.summary_record(table, kind, settings)
+    record = commands.summary_record(table, settings)
     json.dumps(record, allow_nan=False)
 
 

@@ -140,12 +140,12 @@ def palette_anew(labels: np.ndarray, path: Path) -> None:
 
 
 LAYOUTS: dict[str, tuple[str, Callable[[int], str], Save, str]] = {  # folder, name, writer, reason
-    "counted from 1": ("clip", lambda t: f"{t + 1:05d}.png", grey, "the names seem to count from 1, the frames from 0"),
-    "not padded": ("clip", lambda t: f"{t}.png", grey, "0.png should be called as its frame, 00000 with all its zeros"),
-    "JPEG": ("clip", lambda t: f"{t:05d}.jpg", grey, "is no PNG; ids do not survive"),
-    "upper case": ("clip", lambda t: f"{t:05d}.PNG", grey, r"should be called 00000\.png"),
-    "another name": ("clip", lambda t: f"mask{t}.png", grey, r"mask0\.png has no frame of that name"),
-    "0 and 255": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 255, p), "has the id 255, but clip has 1 object"),
+    "counted from 1": ("clip", lambda t: f"{t + 1:05d}.png", grey, "the files are 00001.png .* the frames 00000.png"),
+    "not padded": ("clip", lambda t: f"{t}.png", grey, "0.png belongs to no frame"),
+    "JPEG": ("clip", lambda t: f"{t:05d}.jpg", grey, "JPEG spoils ids"),
+    "upper case": ("clip", lambda t: f"{t:05d}.PNG", grey, r"00000\.PNG belongs to no frame"),
+    "another name": ("clip", lambda t: f"mask{t}.png", grey, r"mask0\.png belongs to no frame"),
+    "0 and 255": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 255, p), "has the id 255, but the ids of clip are 0 ... 1"),
     "soft": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no probabilities"),
     "colours": ("clip", lambda t: f"{t:05d}.png", REFUSED["colours"][0], "it holds colours"),
     "palette anew": ("clip", lambda t: f"{t:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),

@@ -7,6 +7,7 @@ split, a missing clip. (EVALUATION, "Files".) Nothing is written.
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,8 +51,7 @@ class Report:
             lines += [f"  {title:<12}{text}" for text in found[:SHOWN]]
             if len(found) > SHOWN:
                 lines.append(f"  {title:<12}and {len(found) - SHOWN} more")
-        lines.append("  fit for evaluation" if self.ok else "  NOT fit for evaluation")
-        return "\n".join(lines)
+        return "\n".join([*lines, "  fit for evaluation" if self.ok else "  NOT fit for evaluation"])
 
     def require(self) -> None:
         """Stop here unless everything is in order.
@@ -64,72 +64,56 @@ class Report:
             raise InputError(f"{self.problems[0]}{more}")
 
 
-def examine(
-    settings: Benchmark, root: str | Path, *, decode: bool = True, workers: int | None = None, progress: bool = True
-) -> Report:
+def examine(settings: Benchmark, root: str | Path, *, decode: bool = True, progress: bool = True) -> Report:
     """Examine a benchmark.
 
     Args:
         settings: its section; `split` and `clips` say what is looked at.
         root: its folder.
         decode: read every image to its end; False = lists, names, joints and first annotations only.
-        workers: threads; None = one per core.
-        progress: show a bar over files while they are decoded.
+        progress: show a bar over clips while they are decoded.
 
     Returns:
         The report; nothing is raised for what is wrong with the data.
     """
     benchmark, split = benchmark_of(settings), str(settings.split)  # type: ignore[attr-defined]
     report = Report(f"{benchmark.TITLE}, split {split}, in {root}")
-    clips: list[Clip] = []
     try:
         names = benchmark.names(settings, Path(root))
     except InputError as error:
         report.problems.append(str(error))
         return report
+    clips: list[Clip] = []
     for name in names:
         try:
             clips.append(benchmark.load(settings, Path(root), name))
         except InputError as error:
             report.problems.append(str(error))
-    _count(report, settings, split, names, clips)
-    images = {clip.name: len(clip) + sum(path is not None for path in clip.annotations) for clip in clips}
-    bar = tqdm(
-        total=sum(images.values()), unit="file", desc="doctor", file=sys.stdout, disable=not (progress and decode)
-    )
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar:
-        found = pool.map(lambda clip: _examine_clip(clip, settings, decode), clips)
-        for clip, (problems, remarks) in zip(clips, found, strict=True):
-            report.problems += problems
-            report.remarks += [f"{clip.name}: {remark}" for remark in remarks]
-            bar.update(images[clip.name])
-    return report
-
-
-def _count(report: Report, settings: Benchmark, split: str, names: list[str], clips: list[Clip]) -> None:
-    """Counts and sizes, and how they compare with the split of the published figures."""
-    benchmark = benchmark_of(settings)
-    official_split, official, official_frames = benchmark.OFFICIAL
     frames, scored = sum(map(len, clips)), sum(len(benchmark.counted(clip)) for clip in clips)
-    wanted = "chosen" if settings.clips is not None else "listed"
     sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips)
-    report.facts |= {
-        "clips": f"{len(clips)} complete of {len(names)} {wanted}",
+    report.facts = {
+        "clips": f"{len(clips)} complete of {len(names)} {'listed' if settings.clips is None else 'chosen'}",
         "frames": f"{frames}, {scored} of them are scored",
         "sizes": ", ".join(f"{size}: {count}" for size, count in sizes.most_common(6)),
     }
-    complete = len(clips) == official and official_frames in (None, frames)
+    official_split, official, official_frames = benchmark.OFFICIAL
     if split != official_split:
         report.remarks.append(f"published figures are of split {official_split}, not {split}")
-    elif settings.clips is None and not complete:
+    elif settings.clips is None and (len(clips) != official or official_frames not in (None, frames)):
         expected = f"{official} clips" + (f" and {official_frames} frames" if official_frames else "")
         report.remarks.append(f"the published split has {expected}: scores here are not comparable with published ones")
-    without = without_score(settings, clips)
-    if without:
-        report.remarks.append(without)
+    report.remarks += filter(None, [without_score(settings, clips)])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda clip: _examine_clip(clip, settings, decode), clips)
+        hidden = not (progress and decode)
+        bar = tqdm(found, total=len(clips), unit="clip", desc="doctor", file=sys.stdout, disable=hidden)
+        for clip, (problems, remarks) in zip(clips, bar, strict=True):
+            report.problems += problems
+            report.remarks += [f"{clip.name}: {remark}" for remark in remarks]
+    return report
 
 
-def without_score(settings: Benchmark, clips: list[Clip]) -> str:
+def without_score(settings: Benchmark, clips: Sequence[Clip]) -> str:
     """The sentence about clips of which no frame is scored, and which therefore have no part in the mean; may be empty."""
     names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark_of(settings).counted(clip)]
     if not names:
@@ -143,7 +127,7 @@ def without_score(settings: Benchmark, clips: list[Clip]) -> str:
     return f"no frame is scored of {shown}{others}"
 
 
-def for_a_server(clips: list[Clip]) -> bool:
+def for_a_server(clips: Sequence[Clip]) -> bool:
     """Whether only the first frames are annotated, as in DAVIS' test-dev: a server scores the predictions."""
     return all(clip.joints is None and len(clip) > 1 and not any(clip.annotations[1:]) for clip in clips)
 
@@ -154,21 +138,17 @@ def _examine_clip(clip: Clip, settings: Benchmark, decode: bool) -> tuple[list[s
     for path in clip.frames if decode else ():
         try:
             h, w = clipfiles.read_frame(path).shape[:2]
-            if (h, w) != clip.size:
-                problems.append(
-                    f"{path} is {w}x{h}, the clip's first frame {clip.size[1]}x{clip.size[0]}; unpack it again."
-                )
         except InputError as error:
             problems.append(str(error))
-    more_problems, more_remarks = benchmark_of(settings).check(clip, settings, decode)
-    return problems + more_problems, _gap(clip) + more_remarks
-
-
-def _gap(clip: Clip) -> list[str]:
-    """A gap in consecutive frame numbers: a lost file that no list knows of. Every fifth frame of a video is no gap."""
-    if not all(path.stem.isdecimal() for path in clip.frames):
-        return []
-    numbers = [int(path.stem) for path in clip.frames]
-    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-    lost = 0 < len(missing) < len(numbers)
-    return [f"frame {missing[0]} and {len(missing) - 1} more are missing between others"] if lost else []
+            continue
+        if (h, w) != clip.size:
+            own = f"{clip.size[1]}x{clip.size[0]}"
+            problems.append(f"{path} is {w}x{h}, the clip's first frame {own}; unpack it again.")
+    more, remarks = benchmark_of(settings).check(clip, settings, decode)
+    if all(path.stem.isdecimal() for path in clip.frames):
+        # A gap in consecutive numbers: a lost file that no list knows of. Every fifth frame of a video is no gap.
+        numbers = [int(path.stem) for path in clip.frames]
+        lost = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
+        if 0 < len(lost) < len(numbers):
+            remarks = [f"frame {lost[0]} and {len(lost) - 1} more are missing between others", *remarks]
+    return problems + more, remarks

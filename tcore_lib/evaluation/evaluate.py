@@ -18,6 +18,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
 from tcore_lib.evaluation.benchmarks import benchmark_of, name_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
-from tcore_lib.files import read_json, write_json
+from tcore_lib.files import read_json, writable, write_json
 from tcore_lib.machine import memory_is_full
 from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.params import Benchmark, Vip
@@ -50,8 +51,9 @@ POLL = 0.5  # seconds between looks at clips that another process works on
 PROTOCOL = 2  # raise it when a change of the code changes scores: finished clips are then evaluated again
 NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}  # settings that do not change a clip's scores
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SAMPLED = 8  # values kept of a frame's features, see `_sampled`
+SAMPLED = 8  # values kept of a frame's features
 
+Encoders = Mapping[str, FeatureEncoder]
 Record = dict[str, Any]
 
 
@@ -95,40 +97,31 @@ def folder_name(encoder: str) -> str:
 
 
 class Finished:
-    """The records of finished clips, on disk under `output`, or in memory where it is None.
+    """The records of finished clips below a folder.
 
-    A record: clip, frames, seconds, the digests `weights`, `data`, `labels` (of all predictions), `features` (samples, see
-    `_sampled`) and `rows`. With `output` None the digests are left out.
+    A record: clip, frames, seconds, the digests `weights`, `data`, `labels` (of all predictions), `features` (samples of
+    the first, middle and last frame's) and `rows`.
     """
 
-    def __init__(self, output: Path | None, settings: Benchmark, encoders: Mapping[str, FeatureEncoder]) -> None:
+    def __init__(self, output: Path, settings: Benchmark, encoders: Encoders) -> None:
         self.output, self.settings = output, settings
-        self.made: dict[tuple[str, str], Record] = {}
-        self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items() if output}
-        self.data: dict[str, str] = {}  # clip -> digest
+        self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items()}
+        self.data: dict[str, str] = {}  # clip -> its digest
 
-    def look_at(self, clip: Clip) -> None:
-        """Take a clip's digest; raises `InputError` where a file cannot be read."""
-        if self.output is not None:
-            self.data[clip.name] = clip.digest()
-
-    def _path(self, encoder: str, clip: Clip) -> Path:
+    def path(self, encoder: str, clip: Clip) -> Path:
+        """Where a clip's record goes."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_A_RESULT)
         parts = [PROTOCOL, name_of(self.settings), settings, self.weights[encoder], self.data[clip.name]]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-        assert self.output is not None
         return self.output / "clips" / folder_name(encoder) / clip.name / f"{key}.json"
 
     def predictions(self, encoder: str) -> Path | None:
         """Where predictions go, if they are wanted."""
-        wanted = self.output is not None and self.settings.save_predictions
-        return self.output / "predictions" / folder_name(encoder) if wanted and self.output else None
+        return self.output / "predictions" / folder_name(encoder) if self.settings.save_predictions else None
 
     def read(self, encoder: str, clip: Clip) -> Record | None:
         """The record of a finished clip, None if it has to be evaluated; also if the record is damaged."""
-        if self.output is None:
-            return self.made.get((encoder, clip.name))
-        path, folder = self._path(encoder, clip), self.predictions(encoder)
+        path, folder = self.path(encoder, clip), self.predictions(encoder)
         if not path.exists() or (folder is not None and not benchmark_of(self.settings).has_predictions(folder, clip)):
             return None
         try:
@@ -138,27 +131,26 @@ class Finished:
         rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in record["rows"]]
         return {**record, "rows": rows}
 
-    def begin(self, encoder: str, clip: Clip) -> None:
-        """Forget what other settings, weights or data left of a clip: its predictions are about to be replaced."""
-        if self.output is not None:
-            for path in self._path(encoder, clip).parent.glob("*.json"):
-                path.unlink(missing_ok=True)
+    def missing(self, clip: Clip) -> list[str]:
+        """The encoders that still have to be evaluated on a clip."""
+        return [name for name in self.weights if self.read(name, clip) is None]
 
     def write(self, encoder: str, clip: Clip, record: Record) -> None:
         """Keep the record of a clip; everything else of it has been written before."""
-        self.made[encoder, clip.name] = record
-        if self.output is None:
-            return
         digests = {"weights": self.weights[encoder], "data": self.data[clip.name]}
-        write_json(self._path(encoder, clip), {**record, **digests, "rows": [plain(row) for row in record["rows"]]})
+        write_json(self.path(encoder, clip), {**record, **digests, "rows": [plain(row) for row in record["rows"]]})
 
     def lock(self, clip: Clip) -> FileLock | None:
-        """The lock of a clip that is to be worked on; raises `filelock.Timeout` where another process has it."""
-        if self.output is None:
-            return None
+        """The lock of a clip that is to be worked on, taken; None where another process has it."""
         path = self.output / "clips" / "locks" / f"{clip.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path, timeout=0, thread_local=False)
+        lock = FileLock(path, timeout=0, thread_local=False)
+        try:
+            with writable(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+        except Timeout:
+            return None
+        return lock
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,13 +183,16 @@ class _ClipRun:
         for features in encode(self.encoder, images, self.settings.precision):  # (h, w, D)
             frame = len(self.results) + len(soft)
             if self.propagator is None:
-                first = self.scorer.first_map((features.shape[0], features.shape[1])).to(features.device)
+                first = self.scorer.first_map(features.shape[:2]).to(features.device)
                 self.propagator = Propagator(features, first, **propagator_settings(self.settings))
                 soft.append(first)
             else:
                 soft.append(self.propagator.step(features))
             if frame in (0, len(self.clip) // 2, len(self.clip) - 1):
-                self.features.append(_sampled(features))
+                # Some values, evenly spread; no digest, as the last bits of a feature differ between machines.
+                flat = F.normalize(features, dim=-1).flatten()
+                sampled = flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].tolist()
+                self.features.append([round(value, 5) for value in sampled])
         for prediction in self.scorer.predict(torch.stack(soft)):
             if prediction.dtype.kind == "f":  # joints: their last bits differ between machines
                 self.labels.update(np.nan_to_num(prediction, nan=-1).round(3).tobytes())
@@ -220,25 +215,35 @@ class _ClipRun:
         }
 
 
-def _sampled(features: Tensor) -> list[float]:
-    """Some values of normalised features (h, w, D), evenly spread: they tell one encoder or picture from another.
+def _batches(clip: Clip, size: int, pool: Executor) -> Iterator[Tensor]:
+    """All frames of a clip, uint8 (B, H, W, 3), the next ones being decoded meanwhile."""
+    jobs = (pool.submit(_frame, clip, frame) for frame in range(len(clip)))
+    waiting = deque(itertools.islice(jobs, 3 * size))
+    while waiting:
+        part = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]
+        waiting.extend(itertools.islice(jobs, len(part)))
+        yield torch.from_numpy(np.stack(part))
 
-    Values, not a digest: the last bits of a feature differ between machines.
-    """
-    flat = F.normalize(features, dim=-1).flatten()
-    return [round(value, 5) for value in flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].tolist()]
+
+def _frame(clip: Clip, frame: int) -> NDArray[np.uint8]:
+    image = clipfiles.read_frame(clip.frames[frame])
+    if image.shape[:2] != clip.size:
+        raise InputError(
+            f"{clip.frames[frame]} is {image.shape[1]}x{image.shape[0]} pixels, the clip's first frame "
+            f"{clip.size[1]}x{clip.size[0]}; frames of a clip must have one size."
+        )
+    return image
 
 
 # ---------------------------------------------------------------------------------------------- all clips
 
 
 def evaluate(
-    encoders: Mapping[str, FeatureEncoder] | FeatureEncoder,
+    encoders: Encoders | FeatureEncoder,
     clips: Sequence[Clip],
     settings: Benchmark,
     *,
     output: str | Path | None = None,
-    workers: int | None = None,
     progress: bool = True,
     device: str = "cpu",
 ) -> pd.DataFrame:
@@ -250,7 +255,6 @@ def evaluate(
         settings: that benchmark's section.
         output: folder for finished clips (`clips/`), from which a killed run continues and which processes share, and for
             predictions (`predictions/<encoder>/`) where `settings.save_predictions`; None = keep nothing.
-        workers: threads that decode and score; None = one per core.
         progress: show a bar over frames.
         device: torch device.
 
@@ -264,8 +268,16 @@ def evaluate(
             there is no clip, the device's memory is full.
     """
     named = encoders if isinstance(encoders, Mapping) else {getattr(encoders, "name", "encoder"): encoders}
-    found = evaluate_clips(named, clips, settings, output=output, workers=workers, progress=progress, device=device)
-    return pd.DataFrame([{"encoder": name, **row} for (name, _), record in found.items() for row in record["rows"]])
+    if output is not None:
+        return table_of(evaluate_clips(named, clips, settings, Path(output), progress=progress, device=device))
+    quiet = settings.model_copy(update={"save_predictions": False})
+    with tempfile.TemporaryDirectory(prefix="tcore-") as folder:
+        return table_of(evaluate_clips(named, clips, quiet, Path(folder), progress=progress, device=device))
+
+
+def table_of(records: Mapping[tuple[str, str], Record]) -> pd.DataFrame:
+    """The table of `evaluate` from the records of `evaluate_clips`."""
+    return pd.DataFrame([{"encoder": name, **row} for (name, _), record in records.items() for row in record["rows"]])
 
 
 def score_predictions(clips: Sequence[Clip], settings: Benchmark, folder: str | Path) -> pd.DataFrame:
@@ -274,23 +286,22 @@ def score_predictions(clips: Sequence[Clip], settings: Benchmark, folder: str | 
     Args:
         clips: of one benchmark; a clip without predictions is an error, not a skip.
         settings: that benchmark's section.
-        folder: holds `<clip>/<frame>.png`, palette or grey, or `<clip>.json`; see the benchmark's `score_files`.
+        folder: holds `<clip>/<frame>.png`, palette or grey, or `<clip>.json`.
 
     Raises:
         InputError: names the file that is missing, misnamed or unreadable, or has a wrong size or id.
     """
+    scorer = benchmark_of(settings).Scorer
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        score = benchmark_of(settings).score_files
-        return pd.DataFrame([row for clip in clips for row in score(clip, Path(folder), pool)])
+        return pd.DataFrame([row for clip in clips for row in scorer(clip, settings).score_files(Path(folder), pool)])
 
 
 def evaluate_clips(
-    encoders: Mapping[str, FeatureEncoder],
+    encoders: Encoders,
     clips: Sequence[Clip],
     settings: Benchmark,
+    output: Path,
     *,
-    output: str | Path | None = None,
-    workers: int | None = None,
     progress: bool = True,
     device: str = "cpu",
 ) -> dict[tuple[str, str], Record]:
@@ -299,22 +310,28 @@ def evaluate_clips(
         raise InputError(f"There is nothing to evaluate: {len(encoders)} encoder(s) and {len(clips)} clip(s).")
     for encoder in encoders.values():
         encoder.to(device).eval()
-    finished = Finished(None if output is None else Path(output), settings, encoders)
+    finished = Finished(output, settings, encoders)
     failed: dict[str, InputError] = {}  # a broken clip does not stop the others
     for clip in clips:
         try:
-            finished.look_at(clip)
+            finished.data[clip.name] = clip.digest()
         except InputError as error:
             failed[clip.name] = error
-    waiting = [clip for clip in clips if clip.name not in failed and _missing(finished, encoders, clip)]
+
+    def remaining() -> list[Clip]:
+        return [clip for clip in clips if clip.name not in failed and finished.missing(clip)]
+
+    waiting = remaining()
     frames = sum(map(len, waiting))
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar,
-    ):
+    with tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar:
         while waiting:
-            _work(encoders, waiting, settings, finished, failed, pool, bar, device)
-            waiting = [clip for clip in waiting if clip.name not in failed and _missing(finished, encoders, clip)]
+            try:
+                _work(encoders, waiting, finished, failed, bar, device)
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if not memory_is_full(error):
+                    raise
+                raise _too_large(settings) from error
+            waiting = remaining()
             if waiting:
                 bar.set_postfix_str(f"another process has {waiting[0].name}")
                 time.sleep(POLL)
@@ -325,116 +342,56 @@ def evaluate_clips(
     return {key: record for key, record in records.items() if record is not None}
 
 
-def _missing(finished: Finished, encoders: Mapping[str, FeatureEncoder], clip: Clip) -> list[str]:
-    """The encoders that still have to be evaluated on a clip."""
-    return [name for name in encoders if finished.read(name, clip) is None]
-
-
 def _work(
-    encoders: Mapping[str, FeatureEncoder],
+    encoders: Encoders,
     clips: Sequence[Clip],
-    settings: Benchmark,
     finished: Finished,
     failed: dict[str, InputError],
-    pool: Executor,
     bar: "tqdm[Any]",
     device: str,
 ) -> None:
     """Evaluate every clip that is not finished and that no other process works on."""
-    locks: dict[str, FileLock | None] = {}
+    settings, batch = finished.settings, BATCH[torch.device(device).type]
 
-    def free() -> Iterator[Clip]:
-        for clip in clips:
-            try:
-                lock = finished.lock(clip)
-                if lock is not None:
-                    lock.acquire()
-            except Timeout:
-                continue
-            locks[clip.name] = lock
-            if _missing(finished, encoders, clip):
-                yield clip
-            else:
-                release(clip)
-
-    def release(clip: Clip) -> None:
-        lock = locks.pop(clip.name, None)
-        if lock is not None:
+    def close(runs: Mapping[str, _ClipRun], clip: Clip, lock: FileLock) -> None:
+        """Wait for the last scores of a clip and write its records; meanwhile the next clip is computed."""
+        try:
+            for name, run in runs.items():
+                finished.write(name, clip, run.record())
+        except InputError as error:  # a broken annotation, a full disk
+            failed[clip.name] = error
+        finally:
             lock.release()
 
-    def close(runs: Mapping[str, _ClipRun]) -> None:
-        """Write the records of a clip's encoders, when the threads have scored its last frames."""
-        for name, run in runs.items():
+    closing: list[Future[None]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ThreadPoolExecutor(1) as closer:
+        for clip in clips:
+            lock = finished.lock(clip)
+            if lock is None:
+                continue
             try:
-                record = run.record()
-            except InputError as error:  # a broken annotation
-                failed[run.clip.name] = error
-            else:
-                finished.write(name, run.clip, record)
-        for run in itertools.islice(runs.values(), 1):
-            release(run.clip)
-
-    batch = BATCH[torch.device(device).type]
-    last: dict[str, _ClipRun] = {}  # the clip before: scored while the first frames of the next one are computed
-    try:
-        for _, frames in itertools.groupby(_decoded(free(), 3 * batch, pool), key=lambda item: item[0].name):
-            runs: dict[str, _ClipRun] = {}
-            while chunk := list(itertools.islice(frames, batch)):
-                clip = chunk[0][0]
-                try:
-                    if not runs:
-                        for name in _missing(finished, encoders, clip):
-                            finished.begin(name, clip)
-                            folder = finished.predictions(name)
-                            runs[name] = _ClipRun(encoders[name], clip, settings, pool, folder)
-                    pixels = torch.from_numpy(np.stack([image.result() for _, image in chunk])).to(device)
-                    _feed(runs.values(), pixels)
-                except InputError as error:
-                    failed[clip.name], runs = error, {}
-                    release(clip)
-                    break  # groupby passes over the clip's other frames
-                bar.update(len(chunk))
-                close(last)
-                last = {}
-            close(last)
-            last = runs
-        close(last)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not memory_is_full(error):
-            raise
-        raise _too_large(settings) from error
-    finally:
-        for lock in locks.values():
-            if lock is not None:
+                runs = {}
+                for name in finished.missing(clip):
+                    for stale in finished.path(name, clip).parent.glob("*.json"):  # of other settings, weights or data
+                        stale.unlink(missing_ok=True)
+                    runs[name] = _ClipRun(encoders[name], clip, settings, pool, finished.predictions(name))
+                for pixels in _batches(clip, batch, pool) if runs else ():
+                    on_device = pixels.to(device)
+                    images = {
+                        size: labelmaps.to_input(on_device, size) for size in {r.scorer.size for r in runs.values()}
+                    }
+                    for run in runs.values():
+                        run.feed(images[run.scorer.size])
+                    bar.update(len(pixels))
+            except InputError as error:
+                failed[clip.name] = error
+                runs = {}
+            except BaseException:
                 lock.release()
-
-
-def _feed(runs: Iterator[_ClipRun] | Any, pixels: Tensor) -> None:
-    """Frames uint8 (B, H, W, 3) to every encoder; those with one input size share the resized images."""
-    images: dict[tuple[int, int], Tensor] = {}
-    for run in runs:
-        if run.scorer.size not in images:
-            images[run.scorer.size] = labelmaps.to_input(pixels, run.scorer.size)
-        run.feed(images[run.scorer.size])
-
-
-def _decoded(clips: Iterator[Clip], ahead: int, pool: Executor) -> Iterator[tuple[Clip, "Future[NDArray[np.uint8]]"]]:
-    """All frames of all clips in order, `ahead` of them being decoded; also across clips."""
-    jobs = ((clip, pool.submit(_frame, clip, frame)) for clip in clips for frame in range(len(clip)))
-    waiting = deque(itertools.islice(jobs, ahead))
-    while waiting:
-        yield waiting.popleft()
-        waiting.extend(itertools.islice(jobs, 1))
-
-
-def _frame(clip: Clip, frame: int) -> NDArray[np.uint8]:
-    image = clipfiles.read_frame(clip.frames[frame])
-    if image.shape[:2] != clip.size:
-        raise InputError(
-            f"{clip.frames[frame]} is {image.shape[1]}x{image.shape[0]} pixels, the clip's first frame "
-            f"{clip.size[1]}x{clip.size[0]}; frames of a clip must have one size."
-        )
-    return image
+                raise
+            closing.append(closer.submit(close, runs, clip, lock))
+    for done in closing:
+        done.result()
 
 
 def _too_large(settings: Benchmark) -> InputError:

@@ -26,20 +26,13 @@ from tcore_lib.files import read_json, reading, write_json
 from tcore_lib.params import Jhmdb
 
 TITLE = "JHMDB"
-OFFICIAL: tuple[str, int, int | None] = (
-    "1",
-    268,
-    None,
-)  # split, clips and frames that published figures are measured on
+OFFICIAL = ("1", 268, None)  # split, clips and frames (not known) that published figures are measured on
 TABLE = "joints"  # a row of the table is a joint
 SCORES = {f"PCK@{threshold}": f"correct@{threshold}" for threshold in metrics.PCK_THRESHOLDS}
 HEADLINE = "PCK@0.1"
 JOINT_CELLS = 5  # largest cells whose weighted mean is a joint's position
 JOINT_SIGMA = 0.5  # of a joint's Gaussian on the grid, in cells
 FARTHEST = 1e5  # pixels a joint may lie from the image's corner
-
-
-# ---------------------------------------------------------------------------------------------- clips
 
 
 def names(settings: Jhmdb, root: Path) -> list[str]:
@@ -75,14 +68,11 @@ def load(settings: Jhmdb, root: Path, name: str) -> Clip:
             f"{source} has joints of {len(joints)} frames, {frames[0].parent} has {len(frames)}; unpack both again."
         )
     size = clipfiles.image_size(frames[0])
-    return Clip(name.split("/")[-1], tuple(frames), size, joints=joints, source=source)
+    return Clip(name.split("/")[-1], tuple(frames), size, joints=joints)
 
 
 def read_joints(path: Path) -> NDArray[np.float64]:
     """Joints of a `joint_positions.mat`, (N, 15, 2), x then y in pixels counted from 0.
-
-    scipy reads it. It notices damage in compressed files such as JHMDB's own by their checksum; a damaged uncompressed one
-    ends the process now and then.
 
     Raises:
         InputError: the file is missing, is no .mat file, or lacks a `pos_img` of 2 x 15 x N plausible numbers.
@@ -90,12 +80,10 @@ def read_joints(path: Path) -> NDArray[np.float64]:
     with reading(path, "take joint_positions.mat from JHMDB's joint_positions.zip"):
         if path.read_bytes()[:10] == b"MATLAB 7.3":
             raise InputError(f"{path} is a MATLAB 7.3 file; save it in MATLAB with save(..., '-v7').")
-        positions = scipy.io.loadmat(path, variable_names=["pos_img"]).get("pos_img")
-        if positions is None:
-            raise InputError(
-                f"{path} has no variable pos_img; take joint_positions.mat from JHMDB's joint_positions.zip."
-            )
-        positions = np.asarray(positions, dtype=np.float64)
+        variables = scipy.io.loadmat(path, variable_names=["pos_img"])
+        if "pos_img" not in variables:
+            raise ValueError("it has no variable pos_img")
+        positions = np.asarray(variables["pos_img"], dtype=np.float64)
     if positions.ndim == 2:
         positions = positions[..., None]  # MATLAB drops the last axis of a single frame
     if positions.ndim != 3 or positions.shape[:2] != (2, len(JOINTS)):
@@ -134,21 +122,17 @@ def joint_soft_map(joints: NDArray[np.floating], grid: tuple[int, int]) -> Tenso
         float32 (1 + K, h, w). Channel 0, the background, is 1 where no joint has any mass. A joint wholly outside the
         grid has an empty channel.
     """
-    maps = np.zeros((len(joints), *grid), np.float64)
-    for channel, (u, v) in zip(maps, joints, strict=True):
-        rows, row_mass = _window(v, grid[0])
-        columns, column_mass = _window(u, grid[1])
-        channel[rows, columns] = row_mass[:, None] * column_mass
+    maps = np.stack([np.outer(_gaussian(v, grid[0]), _gaussian(u, grid[1])) for u, v in joints])
     background = maps.sum(0, keepdims=True) == 0
     return torch.from_numpy(np.concatenate([background, maps]).astype(np.float32))
 
 
-def _window(coordinate: float, cells: int) -> tuple[slice, NDArray[np.float64]]:
-    """Where a joint's Gaussian lies along one axis, and its values there."""
+def _gaussian(coordinate: float, cells: int) -> NDArray[np.float64]:
+    """A joint's Gaussian along one axis, (cells,), 0 outside its window."""
     first, end = int(coordinate - 3 * JOINT_SIGMA), int(coordinate + 3 * JOINT_SIGMA + 1)
-    inside = slice(max(0, first), max(0, min(end, cells)))
-    distance = np.arange(inside.start, max(inside.start, inside.stop)) - (first + 2)
-    return inside, np.exp(-(distance**2) / (2 * JOINT_SIGMA**2))
+    cell = np.arange(cells)
+    mass = np.exp(-((cell - (first + 2)) ** 2) / (2 * JOINT_SIGMA**2))
+    return np.where((cell >= first) & (cell < end), mass, 0.0)
 
 
 def to_joints(soft: Tensor) -> Tensor:
@@ -179,7 +163,7 @@ class Scorer:
         channels: what each channel of a soft map is.
     """
 
-    def __init__(self, clip: Clip, settings: Jhmdb, patch_size: int, folder: Path | None = None) -> None:
+    def __init__(self, clip: Clip, settings: Jhmdb, patch_size: int = 16, folder: Path | None = None) -> None:
         self.clip, self.patch_size, self.folder = clip, patch_size, folder
         shown = f"{clip.name} ({clip.size[1]}x{clip.size[0]})"
         self.size = labelmaps.whole_patches(settings.input_size, patch_size, shown)
@@ -202,45 +186,36 @@ class Scorer:
         return prediction
 
     def rows(self, results: Sequence[NDArray[np.float64]]) -> list[dict[str, Any]]:
-        """One row per joint, from the results of all frames. Writes the prediction."""
-        joints = np.stack(results)
+        """One row per joint: how often it was found and correct, and the percentages, without frame 0.
+
+        Writes the prediction.
+        """
+        joints = np.stack(results)  # (N, K, 2)
         if self.folder is not None:
             write_joints(joint_file(self.folder, self.clip), self.clip, joints)
-        return joint_rows(self.clip, joints)
+        assert self.clip.joints is not None
+        found, correct = metrics.joint_counts(metrics.joint_distances(joints, self.clip.joints)[1:])
+        percent = metrics.pck(found, correct)
+        rows = []
+        for index, joint in enumerate(JOINTS):
+            row = {"clip": self.clip.name, "joint": joint, "frames": len(joints) - 1, "found": int(found[index])}
+            for column, threshold in enumerate(metrics.PCK_THRESHOLDS):
+                row[f"correct@{threshold}"] = int(correct[index, column])
+                row[f"PCK@{threshold}"] = float(percent[index, column])
+            rows.append(row)
+        return rows
 
+    def score_files(self, folder: Path, pool: Executor) -> list[dict[str, Any]]:
+        """Rows of joints that somebody else predicted, `<clip>.json` as `write_joints` writes it.
 
-def joint_rows(clip: Clip, joints: NDArray[np.floating]) -> list[dict[str, Any]]:
-    """One row per joint: how often it was found and correct, and the percentages, without frame 0.
-
-    Args:
-        clip: whose joints are known.
-        joints: predicted (N, 15, 2) in pixels of the clip's own size, NaN = not found.
-    """
-    assert clip.joints is not None
-    found, correct = metrics.joint_counts(metrics.joint_distances(joints, clip.joints)[1:])
-    percent = metrics.pck(found, correct)
-    rows = []
-    for index, joint in enumerate(JOINTS):
-        row: dict[str, Any] = {"clip": clip.name, "joint": joint, "frames": len(joints) - 1, "found": int(found[index])}
-        for column, threshold in enumerate(metrics.PCK_THRESHOLDS):
-            row[f"correct@{threshold}"] = int(correct[index, column])
-            row[f"PCK@{threshold}"] = float(percent[index, column])
-        rows.append(row)
-    return rows
-
-
-def score_files(clip: Clip, folder: Path, pool: Executor) -> list[dict[str, Any]]:
-    """Rows of joints that somebody else predicted, `<clip>.json` as `write_joints` writes it.
-
-    Raises:
-        InputError: the file is missing or damaged, or has another number of frames.
-    """
-    joints = read_predicted_joints(joint_file(folder, clip))
-    if len(joints) != len(clip):
-        raise InputError(
-            f"{joint_file(folder, clip)} has {len(joints)} frames, the clip {len(clip)}; predict all of them."
-        )
-    return joint_rows(clip, joints)
+        Raises:
+            InputError: the file is missing or damaged, or has another number of frames.
+        """
+        path = joint_file(folder, self.clip)
+        joints = read_predicted_joints(path)
+        if len(joints) != len(self.clip):
+            raise InputError(f"{path} has {len(joints)} frames, the clip {len(self.clip)}; predict all of them.")
+        return self.rows(list(joints))
 
 
 def sums(rows: pd.DataFrame) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -310,23 +285,22 @@ def truth(clip: Clip, frame: int) -> NDArray[np.float64] | None:
 def draw(image: NDArray[np.uint8], joints: NDArray[np.floating]) -> NDArray[np.uint8]:
     """A pose over a frame (H, W, 3): joints (15, 2) in pixels, x then y; NaN = not found, not drawn.
 
-    Colours tell the sides of the body apart (`style.SIDE_COLOURS`), a dark rim keeps them visible on any ground.
+    Colours tell the sides of the body apart (`style.SIDE_COLOURS`).
     """
-    width = max(2, round(min(image.shape[:2]) / 90))
     scale = 2  # drawn at twice the size: Pillow's lines have jagged edges
+    width = scale * max(2, round(min(image.shape[:2]) / 90))
     picture = Image.fromarray(image).resize((scale * image.shape[1], scale * image.shape[0]))
     canvas = ImageDraw.Draw(picture)
     colours = [style.SIDE_COLOURS[style.side_of(joint)] for joint in range(len(joints))]
-    points = (joints + 0.5) * scale
-    found = np.isfinite(points).all(-1)
-    for rim, thick in (("#14171C", 1.9), (None, 1.0)):
-        for first, second in style.JHMDB_BONES:
-            if found[first] and found[second]:
-                ends = [tuple(points[first].tolist()), tuple(points[second].tolist())]
-                canvas.line(ends, fill=rim or colours[second], width=round(scale * width * thick))
-        for joint in np.flatnonzero(found):
-            (x, y), r = points[joint].tolist(), scale * width * (1.2 if rim is None else 1.7)
-            canvas.ellipse([x - r, y - r, x + r, y + r], fill=rim or colours[joint])
+    points = {
+        joint: tuple((joints[joint] + 0.5) * scale) for joint in range(len(joints)) if np.isfinite(joints[joint]).all()
+    }
+    for first, second in style.JHMDB_BONES:
+        if first in points and second in points:
+            canvas.line([points[first], points[second]], fill=colours[second], width=width)
+    for joint, place in points.items():
+        canvas.circle(place, 1.7 * width, fill="black")  # a dark rim keeps it visible on any ground
+        canvas.circle(place, 1.2 * width, fill=colours[joint])
     return np.array(picture.resize(image.shape[1::-1], Image.Resampling.LANCZOS))
 
 

@@ -114,30 +114,23 @@ def compare(
         low and high over clips (paired), expected, settings, reports, what. A variant equal to the protocol has
         difference 0.
     """
-    benchmark, name = benchmark_of(settings), name_of(settings)
-    described = table(settings).set_index("variant", drop=False)
-    wanted = [v for v in VARIANTS if v.name in described.index and (names is None or v.name in ("protocol", *names))]
+    name, headline = name_of(settings), benchmark_of(settings).HEADLINE
+    described = table(settings).set_index("variant")
     measured: dict[str, pd.DataFrame] = {}  # settings -> rows: some variants are the same
-    protocol: pd.DataFrame | None = None
     rows = []
-    for variant in wanted:
+    for variant in VARIANTS:
         changed = settings_of(variant, settings)
-        assert changed is not None
-        changed = changed.model_copy(update={"save_predictions": False})
-        key = changed.model_dump_json()
+        if changed is None or (names is not None and variant.name not in ("protocol", *names)):
+            continue
+        quiet = changed.model_copy(update={"save_predictions": False})
+        key = quiet.model_dump_json()
         if key not in measured:
             place = None if output is None else Path(output) / variant.name.replace(" ", "_").replace(",", "")
-            measured[key] = evaluate(
-                {"": encoder}, clips, changed, output=place, progress=progress, device=device
-            ).drop(columns="encoder")
-        found = measured[key]
-        protocol = found if protocol is None else protocol
-        score = scores.summarise(found, name, seed=seed).set_index("score")["value"][benchmark.HEADLINE]
-        difference = (
-            scores.paired_difference(found, protocol, name, seed=seed).set_index("score").loc[benchmark.HEADLINE]
-        )
+            found = evaluate({"": encoder}, clips, quiet, output=place, progress=progress, device=device)
+            measured[key] = found.drop(columns="encoder")
+        found, protocol = measured[key], next(iter(measured.values()))
+        score = scores.summarise(found, name, seed=seed).set_index("score").loc[headline, "value"]
+        paired = scores.paired_difference(found, protocol, name, seed=seed).set_index("score").loc[headline]
         text = described.loc[variant.name, ["expected", "settings", "reports", "what"]]
-        rows.append(
-            {"variant": variant.name, benchmark.HEADLINE: score, **difference[["difference", "low", "high"]], **text}
-        )
+        rows.append({"variant": variant.name, headline: score, **paired[["difference", "low", "high"]], **text})
     return pd.DataFrame(rows)
