@@ -145,7 +145,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[int], str], Save, str]] = {  # folder, n
     "JPEG": ("clip", lambda t: f"{t:05d}.jpg", grey, "JPEG spoils ids"),
     "upper case": ("clip", lambda t: f"{t:05d}.PNG", grey, r"00000\.PNG belongs to no frame"),
     "another name": ("clip", lambda t: f"mask{t}.png", grey, r"mask0\.png belongs to no frame"),
-    "0 and 255": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 255, p), "has the id 255, but the ids of clip are 0 ... 1"),
+    "0 and 255": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 255, p), "id 255, but the ids of clip are 0 ... 1"),
     "soft": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no probabilities"),
     "colours": ("clip", lambda t: f"{t:05d}.png", REFUSED["colours"][0], "it holds colours"),
     "palette anew": ("clip", lambda t: f"{t:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),
