@@ -12,7 +12,7 @@ import pandas as pd
 
 from tcore_lib import fetch, runs
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, write_text
+from tcore_lib.files import write_text
 from tcore_lib.params import project_root
 from tcore_lib.reproduction import table
 
@@ -35,16 +35,15 @@ def publish(run: str | Path) -> int:
         InputError: the folder holds no finished stage.
     """
     folder = Path(run).absolute()
-    found = [
-        path for stage in runs.STAGES for path in sorted(folder.glob(f"{stage}*")) if path.suffix in (".json", ".csv")
-    ]
-    if not found:
+    if folder not in runs.list_runs(folder.parent):
         raise InputError(f"{folder} holds no result of a run; reproduce it first, or give another folder.")
-    shutil.rmtree(published(folder.name), ignore_errors=True)  # stages that are no longer run go
-    for path in found:
-        with atomic_path(published(folder.name) / path.name) as temporary:
-            shutil.copyfile(path, temporary)
-    print(f"{len(found)} files in {published(folder.name)}")
+    target = published(folder.name)
+    shutil.rmtree(target, ignore_errors=True)  # stages that are no longer run go
+    target.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.name.split(".")[0] in runs.STAGES and path.suffix in (".json", ".csv"):
+            shutil.copyfile(path, target / path.name)
+    print(f"{len(list(target.iterdir()))} files in {target}")
     write_readme()
     return 0
 
@@ -59,67 +58,47 @@ def table_of(*names: str, readme: bool = False) -> int:
     Raises:
         InputError: there is no such run.
     """
-    results = project_root() / "results"
-    known = {folder.name: folder for place in (published(), results) for folder in runs.list_runs(place)}
+    known = {folder.name: folder for place in (published(), published().parent) for folder in runs.list_runs(place)}
     chosen = [known.get(name, Path(name)) for name in names] or list(known.values())
     for folder in chosen:
         if folder not in runs.list_runs(folder.parent):
             raise InputError(f"There is no run {folder}; the runs are {', '.join(known)}.")
-    print(table.plain(table.show(table.of_runs(chosen))))
+    print(table.markdown(table.show(table.of_runs(chosen)), "simple"))
     if readme:
         write_readme()
     return 0
 
 
-def write_readme(readme: Path | None = None) -> None:
-    """Renew every block of README.md that stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->`.
-
-    Raises:
-        InputError: README has a block that nothing here computes.
-    """
-    readme = readme or project_root() / "README.md"
-    known = blocks()
-
-    def renewed(found: re.Match[str]) -> str:
-        if found["name"] not in known:
-            raise InputError(f"{readme} has a block {found['name']!r}; known are {', '.join(known)}.")
-        return f"{found['begin']}{known[found['name']]}\n{found['end']}"
-
-    pattern = r"(?P<begin><!-- (?P<name>\w+):begin[^\n]*-->\n).*?(?P<end><!-- (?P=name):end -->)"
-    write_text(readme, re.sub(pattern, renewed, readme.read_text(encoding="utf-8"), flags=re.DOTALL))
+def write_readme() -> None:
+    """Renew every block of README.md that stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->`."""
+    readme = project_root() / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, block in blocks().items():
+        pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
+        text = re.sub(pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL)
+    write_text(readme, text)
 
 
 def blocks() -> dict[str, str]:
     """README's blocks as markdown, by name."""
-    measured = table.of_runs(runs.list_runs(published()))
-    first = table.show(measured[measured["run"].isin(SHOWN)])
-    first["run"] = [f"[{run}](results/published/{run})" if run else "" for run in first["run"]]
-    real = table.show(measured[measured["real"] & (measured["released"] == "")])
-    real = real[real["who"] == "ours"].drop(columns=["who", "training"])
+    measured = table.of_runs([published(name) for name in SHOWN])
+    shown = table.show(measured)
+    shown["run"] = [f"[{run}](results/published/{run})" if run else "" for run in shown["run"]]
     ahead = pd.concat([table.differences(published(name)) for name in SHOWN])
-    return {
-        "table": table.markdown(first),
-        "differences": table.markdown(table.show_differences(ahead)),
-        "real": table.markdown(real) if len(real) else table.NOT_RUN,
-        "data": table.markdown(data_rows()),
-        "cost": table.markdown(cost_rows()),
-    }
 
+    data = fetch.datasets_table()
+    data["data"] = [f"[{name}]({page})" for name, page in zip(data["name"], data["page"], strict=True)]
+    data["layout"] = [f"`{layout}`" for layout in data["layout"]]
+    data["checksum"] = data["checksum"].str.replace(r"([0-9a-f]{8})[0-9a-f]+", r"\1…", regex=True)
+    data["get it"] = [f"`{how}`" if how.startswith("tcore") else "by hand" for how in data["how"]]
 
-def data_rows() -> pd.DataFrame:
-    """Every data set and checkpoint: for what, where from, licence, size, checksum (eight digits), how to get it."""
-    rows = fetch.datasets_table()
-    rows["data"] = [f"[{name}]({page})" for name, page in zip(rows["name"], rows["page"], strict=True)]
-    rows["layout"] = [f"`{layout}`" for layout in rows["layout"]]
-    rows["checksum"] = rows["checksum"].str.replace(r"([0-9a-f]{8})[0-9a-f]+", r"\1…", regex=True)
-    rows["get it"] = [f"`{how}`" if how.startswith(("python", "tcore")) else "by hand" for how in rows["how"]]
-    return rows[["data", "use", "licence", "size", "checksum", "layout", "get it"]]
-
-
-def cost_rows() -> pd.DataFrame:
-    """Minutes and memory of each stage of a published run, as text."""
-    rows = table.provenance(published(COST_OF))
+    cost = table.provenance(published(COST_OF))
     for name in ("minutes", "peak memory, GB"):
-        rows[name] = rows[name].map("{:.1f}".format)
-    rows["command"] = [f"`tcore reproduce {COST_OF} --only {stage[:2]}`" for stage in rows["stage"]]
-    return rows[["stage", "minutes", "peak memory, GB", "machine", "command"]]
+        cost[name] = cost[name].map("{:.1f}".format)
+    cost["command"] = [f"`tcore reproduce {COST_OF} --only {stage[:2]}`" for stage in cost["stage"]]
+    return {
+        "table": table.markdown(shown),
+        "differences": table.markdown(table.show_differences(ahead)),
+        "data": table.markdown(data[["data", "use", "licence", "size", "checksum", "layout", "get it"]]),
+        "cost": table.markdown(cost[["stage", "minutes", "peak memory, GB", "machine", "command"]]),
+    }

@@ -23,8 +23,8 @@ from typing import Any
 import pandas as pd
 
 from tcore_lib import runs
-from tcore_lib.errors import InputError
-from tcore_lib.params import Davis, Jhmdb, Params, Vip, project_root
+from tcore_lib.files import reading
+from tcore_lib.params import Params, project_root
 
 # Benchmark -> (stage that measures it, heading of its column), in the paper's order.
 BENCHMARKS = {
@@ -54,17 +54,13 @@ ACCEPTED_RETRAINED = 1.0
 
 
 def paper(path: Path | None = None) -> pd.DataFrame:
-    """The authors' figures as rows (`COLUMNS`), run "paper".
-
-    Args:
-        path: CSV with columns data, encoder, epochs, davis, vip, jhmdb, released_file; None = the checkout's
-            `results/paper.csv`.
+    """The authors' figures as rows (`COLUMNS`), from a CSV like `results/paper.csv`, which is the default.
 
     Raises:
         InputError: the file is missing or lacks a column.
     """
     path = path or project_root() / "results" / "paper.csv"
-    try:
+    with reading(path, "restore it from git"):
         rows = [
             {"run": "paper", "encoder": row["encoder"], "training": f"{row['data']}, {row['epochs']} epochs",
              "benchmark": name, "metric": METRICS[name], "value": float(row[name]), "real": True,
@@ -72,8 +68,6 @@ def paper(path: Path | None = None) -> pd.DataFrame:
             for row in pd.read_csv(path).to_dict("records")
             for name in BENCHMARKS
         ]  # fmt: skip
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as the published table ({error}); restore it from git.") from error
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -86,44 +80,32 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
     Raises:
         InputError: a result file is damaged.
     """
-    rows = [row for folder in folders for name in BENCHMARKS for row in _of_stage(Path(folder), name)]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.astype({"value": float, "low": float, "high": float, "real": bool})
-
-
-def _of_stage(folder: Path, name: str) -> list[dict[str, Any]]:
-    """One row per encoder of one evaluation."""
-    record = runs.read_result(folder, BENCHMARKS[name][0])
-    if record is None:
-        return []
-    training = runs.read_result(folder, "01_pretraining")
-    trained = {"run": training["result"]["description"] if training else "", "random": "none", "pixels": "none"}
-    section, checkpoint = record["settings"][name], record["settings"]["checkpoint"]
-    real = section["root"] != "synthetic"
-    shared = {"run": folder.name, "benchmark": name, "metric": METRICS[name], "real": real}
-    shared |= {"protocol": _protocol(name, section), "data": record["result"]["data"]}
     rows = []
-    for encoder, score in record["result"]["scores"].items():
-        source = checkpoint["encoders"][encoder]
-        row = {"encoder": encoder, "training": trained.get(source, source)}
-        row["released"] = checkpoint["paper_rows"].get(encoder, "") if real else ""  # rendered clips are another test
-        rows.append(shared | row | {key: score.get(key) for key in ("value", "low", "high", "clips")})
-    return rows
-
-
-def _protocol(name: str, section: Mapping[str, Any]) -> str:
-    """What a benchmark was run with: "protocol", or the settings that differ from the protocol's."""
-    expected = {"davis": Davis, "vip": Vip, "jhmdb": Jhmdb}[name]().model_dump(mode="json")
-    other = [f"{key} {section[key]}" for key in expected
-             if key in section and key not in NO_PROTOCOL and section[key] != expected[key]]  # fmt: skip
-    return ", ".join(other) or "protocol"
+    for folder in map(Path, folders):
+        for name, (stage, _) in BENCHMARKS.items():
+            record = runs.read_result(folder, stage)
+            if record is None:
+                continue
+            training = runs.read_result(folder, "01_pretraining")
+            trained = {"run": training["result"]["description"] if training else "", "random": "none", "pixels": "none"}
+            section, checkpoint = record["settings"][name], record["settings"]["checkpoint"]
+            expected = getattr(Params(), name).model_dump(mode="json", exclude=NO_PROTOCOL)
+            other = [f"{key} {section[key]}" for key in expected if section.get(key, expected[key]) != expected[key]]
+            for encoder, score in record["result"]["scores"].items():
+                source, real = checkpoint["encoders"][encoder], section["root"] != "synthetic"
+                released = checkpoint["paper_rows"].get(encoder, "") if real else ""  # rendered clips are another test
+                rows.append({
+                    "run": folder.name, "encoder": encoder, "training": trained.get(source, source), "benchmark": name,
+                    "metric": METRICS[name], **{key: score.get(key) for key in ("value", "low", "high", "clips")},
+                    "real": real, "released": released, "protocol": ", ".join(other) or "protocol",
+                    "data": record["result"]["data"],
+                })  # fmt: skip
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    return found.astype({"value": float, "low": float, "high": float, "real": bool})
 
 
 def differences(folder: str | Path) -> pd.DataFrame:
     """How far each encoder of a run is ahead of what it has to beat: the random initialisation, and raw pixels.
-
-    Args:
-        folder: a run folder.
 
     Returns:
         Columns run, benchmark, better, worse, difference (points), low and high (95 % bootstrap interval over clips, the same
@@ -136,20 +118,27 @@ def differences(folder: str | Path) -> pd.DataFrame:
         record = runs.read_result(folder, stage)
         sources = record["settings"]["checkpoint"]["encoders"] if record else {}
         baselines = [encoder for encoder, source in sources.items() if source in ("random", "pixels")]
-        pairs = [(encoder, base) for base in baselines for encoder in sources if encoder not in baselines]
-        if record is None or not pairs:
-            continue
-        found = runs.read_table(folder, stage, ROWS[name])
-        seed, real = record["settings"]["run"]["seed"], record["settings"][name]["root"] != "synthetic"
-        for better, worse in pairs:
-            of_one, of_other = (found[found["encoder"] == encoder] for encoder in (better, worse))
-            paired = summary.paired_difference(of_one, of_other, name, seed=seed).set_index("score").loc[METRICS[name]]
-            rows.append(
-                {"run": folder.name, "benchmark": name, "better": better, "worse": worse, **paired, "real": real}
-            )
-    return pd.DataFrame(
-        rows, columns=["run", "benchmark", "better", "worse", "difference", "low", "high", "clips", "real"]
-    )
+        for worse in baselines if record and len(baselines) < len(sources) else ():
+            found = runs.read_table(folder, stage, ROWS[name])
+            for better in (encoder for encoder in sources if encoder not in baselines):
+                two = [found[found["encoder"] == encoder] for encoder in (better, worse)]
+                paired = summary.paired_difference(*two, name, seed=record["settings"]["run"]["seed"])
+                row = {"run": folder.name, "benchmark": name, "better": better, "worse": worse}
+                row |= paired.set_index("score").loc[METRICS[name]].to_dict()
+                rows.append(row | {"real": record["settings"][name]["root"] != "synthetic"})
+    columns = ["run", "benchmark", "better", "worse", "difference", "low", "high", "clips", "real"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def provenance(folder: str | Path) -> pd.DataFrame:
+    """Where a run's figures come from: one row per finished stage, with minutes and peak memory in GB."""
+    rows = []
+    for stage, record in runs.read_results(folder).items():
+        origin = record["provenance"]
+        facts = {"minutes": origin["seconds"] / 60, "peak memory, GB": origin["peak_memory_gb"]}
+        where = {"stage": stage, "commit": runs.commit(origin), "machine": runs.machine(origin)}
+        rows.append(where | facts | {"finished": origin["finished"]})
+    return pd.DataFrame(rows, columns=["stage", "commit", "machine", "minutes", "peak memory, GB", "finished"])
 
 
 # --- how scores are shown ---------------------------------------------------------------------------------------------
@@ -160,12 +149,34 @@ def text(value: Any, low: Any = None, high: Any = None, *, expected: Any = None,
     if pd.isna(value):
         return NOT_RUN
     form = "+.1f" if sign else ".1f"
-    parts = [f"{value:{form}}"]
+    shown = f"{value:{form}}"
     if not pd.isna(expected):
-        parts.append(f"({value - expected:+.1f})")
+        shown += f" ({value - expected:+.1f})"
     if not (pd.isna(low) or pd.isna(high)):
-        parts.append(f"[{low:{form}}, {high:{form}}]")
-    return " ".join(parts)
+        shown += f" [{low:{form}}, {high:{form}}]"
+    return shown
+
+
+def markdown(shown: pd.DataFrame, form: str = "pipe") -> str:
+    """A table of text for README and other pages; `form="simple"` for a terminal."""
+    return shown.to_markdown(index=False, tablefmt=form, disable_numparse=True)
+
+
+def beside_paper(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores as the figure of notebook 07 takes them, and the published figure beside those that reproduce one.
+
+    Args:
+        scores: rows of `of_runs`.
+
+    Returns:
+        Columns encoder, benchmark (heading), measured, low, high, clips, paper, difference; percent and points.
+    """
+    published = paper().set_index(["released", "benchmark"])["value"]
+    figures = [published.get(key, float("nan")) for key in zip(scores["released"], scores["benchmark"], strict=True)]
+    shown = scores.rename(columns={"value": "measured"}).assign(paper=figures)
+    shown["difference"] = shown["measured"] - shown["paper"]
+    shown["benchmark"] = shown["benchmark"].map(dict(zip(BENCHMARKS, HEADINGS, strict=True)))
+    return shown[["encoder", "benchmark", "measured", "low", "high", "clips", "paper", "difference"]]
 
 
 def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
@@ -180,91 +191,41 @@ def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
         as measured on real clips, in round brackets the difference to the paper, "not run" where there is none; `ours`: every
         other encoder, not comparable with the paper where clips are rendered or only a part of the benchmark.
     """
-    published, rows = paper().groupby("released", sort=False), []
-    for _, figures in published:
-        rows.append(_line("paper", figures, intervals=False))
-    for released, figures in published:
-        figure_of = figures.set_index("benchmark")["value"]
-        found = scores[scores["released"] == released]
-        found = found.assign(expected=found["benchmark"].map(figure_of))
-        rows.append(_line("reproduced", found, intervals) | dict(figures.iloc[0][["encoder", "training"]]))
-    for _, found in scores[scores["released"] == ""].groupby(["run", "encoder"], sort=False):
-        rows.append(_line("ours", found, intervals))
-    shown = pd.DataFrame(rows, columns=["who", "encoder", "training", *HEADINGS, "run"])
-    return shown.assign(run=shown["run"].fillna("").replace("paper", ""))
-
-
-def beside_paper(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores as the figure of notebook 07 takes them, and the published figure beside those that reproduce one.
-
-    Args:
-        scores: rows of `of_runs`.
-
-    Returns:
-        Columns encoder, benchmark (heading), measured, low, high, clips, paper, difference; percent and points.
-    """
-    known = paper().set_index(["released", "benchmark"])["value"]
-    figures = [known.get(key, float("nan")) for key in zip(scores["released"], scores["benchmark"], strict=True)]
-    shown = scores.rename(columns={"value": "measured"}).assign(paper=figures)
-    shown["difference"] = shown["measured"] - shown["paper"]
-    shown["benchmark"] = [BENCHMARKS[name][1] for name in shown["benchmark"]]
-    return shown[["encoder", "benchmark", "measured", "low", "high", "clips", "paper", "difference"]]
-
-
-def plain(shown: pd.DataFrame) -> str:
-    """A table of text for a terminal."""
-    return shown.to_markdown(index=False, tablefmt="simple", disable_numparse=True)
-
-
-def markdown(shown: pd.DataFrame) -> str:
-    """A table of text for README and other pages."""
-    return shown.to_markdown(index=False, disable_numparse=True)
-
-
-def _line(who: str, scores: pd.DataFrame, intervals: bool) -> dict[str, str]:
-    """One line of `show`: the scores of one encoder of one run."""
-    line = {"who": who, **dict.fromkeys(HEADINGS, NOT_RUN)}
-    for score in scores.to_dict("records"):
-        line |= {key: score[key] for key in ("encoder", "training", "run")}
-        interval = (score["low"], score["high"]) if intervals else ()
-        line[BENCHMARKS[score["benchmark"]][1]] = text(score["value"], *interval, expected=score.get("expected"))
-    return line
+    scores = scores.assign(expected=beside_paper(scores)["paper"])
+    published = dict(list(paper().groupby("released", sort=False)))
+    own = scores[scores["released"] == ""].groupby(["run", "encoder"], sort=False)
+    groups = [("paper", rows, rows) for rows in published.values()]
+    groups += [("reproduced", rows, scores[scores["released"] == name]) for name, rows in published.items()]
+    groups += [("ours", rows, rows) for _, rows in own]
+    lines = []
+    for who, named, found in groups:
+        line = {"who": who, **named.iloc[0][["encoder", "training"]], **dict.fromkeys(HEADINGS, NOT_RUN), "run": ""}
+        for row in found.to_dict("records"):
+            interval = (row["low"], row["high"]) if intervals else ()
+            line[BENCHMARKS[row["benchmark"]][1]] = text(row["value"], *interval, expected=row.get("expected"))
+            line["run"] = "" if who == "paper" else row["run"]
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def show_differences(found: pd.DataFrame) -> pd.DataFrame:
     """`differences` as text: one line per pair of encoders, one column per benchmark, intervals in square brackets."""
-    cells = {
-        (f"{row['better']} - {row['worse']}", BENCHMARKS[row["benchmark"]][1]): text(
-            row["difference"], row["low"], row["high"], sign=True
-        )
-        for row in found.to_dict("records")
-    }
-    lines = dict.fromkeys(pair for pair, _ in cells)
-    rows = [
-        {"difference, points": pair} | {name: cells.get((pair, name), NOT_RUN) for name in HEADINGS} for pair in lines
-    ]
-    return pd.DataFrame(rows, columns=["difference, points", *HEADINGS])
+    lines: dict[str, dict[str, str]] = {}
+    for row in found.to_dict("records"):
+        pair = f"{row['better']} - {row['worse']}"
+        line = lines.setdefault(pair, {"difference, points": pair, **dict.fromkeys(HEADINGS, NOT_RUN)})
+        line[BENCHMARKS[row["benchmark"]][1]] = text(row["difference"], row["low"], row["high"], sign=True)
+    return pd.DataFrame(lines.values(), columns=["difference, points", *HEADINGS])
 
 
 def summary_of(folder: str | Path) -> str:
     """A run's scores and differences for a terminal of 100 columns."""
-    parts = [plain(show(of_runs([folder]), intervals=False).drop(columns="run"))]
-    found = differences(folder)
-    if len(found):
-        parts.append(plain(show_differences(found)))
-        parts.append("Scores in percent; in brackets 95 % intervals over clips.")
-    return "\n\n".join(parts)
-
-
-def provenance(folder: str | Path) -> pd.DataFrame:
-    """Where a run's figures come from: one row per finished stage, with minutes and peak memory in GB."""
-    rows = []
-    for stage, record in runs.read_results(folder).items():
-        origin = record["provenance"]
-        where = {"stage": stage, "commit": runs.commit(origin), "machine": runs.machine(origin)}
-        facts = {"minutes": origin["seconds"] / 60, "peak memory, GB": origin["peak_memory_gb"]}
-        rows.append(where | facts | {"finished": origin["finished"]})
-    return pd.DataFrame(rows, columns=["stage", "commit", "machine", "minutes", "peak memory, GB", "finished"])
+    shown = markdown(show(of_runs([folder]), intervals=False).drop(columns="run"), "simple")
+    ahead = differences(folder)
+    if not len(ahead):
+        return shown
+    said = "Scores in percent; in brackets 95 % intervals over clips."
+    return f"{shown}\n\n{markdown(show_differences(ahead), 'simple')}\n\n{said}"
 
 
 # --- one benchmark, for notebooks 03 to 05 ----------------------------------------------------------------------------
@@ -281,11 +242,8 @@ def headline(scores: pd.DataFrame, name: str) -> dict[str, dict[str, Any]]:
         encoder -> `value`, `low`, `high` (percent, None where unknown) and `clips`.
     """
     chosen = scores[scores["score"] == METRICS[name]].set_index("encoder")
-    return {
-        str(encoder): {key: None if pd.isna(row[key]) else float(row[key]) for key in ("value", "low", "high")}
-        | {"clips": int(row["clips"])}
-        for encoder, row in chosen.iterrows()
-    }
+    known = chosen[["value", "low", "high"]].astype(object).where(chosen[["value", "low", "high"]].notna(), None)
+    return known.assign(clips=chosen["clips"].map(int).astype(object)).to_dict("index")
 
 
 def per_clip(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -297,11 +255,11 @@ def per_clip(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """
     from tcore_lib.evaluation import scores as summary
 
-    columns = {
-        clip: {encoder: score["value"] for encoder, score in headline(summary.summarise(own, name), name).items()}
-        for clip, own in rows.groupby("clip", sort=False)
-    }
-    return pd.DataFrame(columns).T.astype(float).rename_axis("clip")
+    columns = {}
+    for clip, own in rows.groupby("clip", sort=False):
+        scores = summary.summarise(own, name)
+        columns[clip] = scores[scores["score"] == METRICS[name]].set_index("encoder")["value"]
+    return pd.DataFrame(columns).T.rename_axis("clip").rename_axis(None, axis="columns")
 
 
 def compared(params: Params, name: str, scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -315,30 +273,28 @@ def compared(params: Params, name: str, scores: Mapping[str, Mapping[str, Any]])
         name: davis, jhmdb or vip.
         scores: of `headline`.
     """
-    published = paper()
-    expected = published[published["benchmark"] == name].set_index("released")["value"]
+    published = paper().set_index(["benchmark", "released"])["value"][name]
     real = getattr(params, name).root != "synthetic"
     rows = {}
     for encoder, score in scores.items():
         row = {"measured, %": text(score["value"], score["low"], score["high"]), "clips": str(score["clips"])}
         released = params.checkpoint.paper_rows.get(encoder)
-        if real and released in expected.index and score["value"] is not None:
-            difference = score["value"] - expected[released]
-            retrained = params.checkpoint.encoders[encoder] == "run"
-            band = ACCEPTED_RETRAINED if retrained else ACCEPTED[name]
-            row |= {"expected": text(expected[released]), "difference": text(difference, sign=True)}
+        if real and released in published and score["value"] is not None:
+            difference = score["value"] - published[released]
+            band = ACCEPTED_RETRAINED if params.checkpoint.encoders[encoder] == "run" else ACCEPTED[name]
+            row |= {"expected": text(published[released]), "difference": text(difference, sign=True)}
             row |= {"accepted": f"± {band}", "reproduced": "yes" if abs(difference) <= band + 1e-9 else "no"}
         rows[encoder] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("encoder")
 
 
-def in_words(name: str, scores: Mapping[str, Mapping[str, Any]], paired: pd.DataFrame | None = None) -> str:
+def in_words(name: str, scores: Mapping[str, Mapping[str, Any]], paired: pd.DataFrame) -> str:
     """The scores of a benchmark as sentences: every encoder's, and who is ahead of whom.
 
     Args:
         name: davis, jhmdb or vip.
         scores: of `headline`.
-        paired: rows of `differences`; None = only the scores are said.
+        paired: rows of `differences`.
     """
     known = {encoder: score for encoder, score in scores.items() if score["value"] is not None}
     if not known:
@@ -346,16 +302,14 @@ def in_words(name: str, scores: Mapping[str, Mapping[str, Any]], paired: pd.Data
     clips = max(score["clips"] for score in known.values())
     listed = ", ".join(f"{encoder} {text(score['value'])}" for encoder, score in known.items())
     lines = [f"{BENCHMARKS[name][1]} in percent over {clips} clip{'' if clips == 1 else 's'}: {listed}."]
-    for row in [] if paired is None else paired[paired["benchmark"] == name].to_dict("records"):
-        lines.append(f"{row['better']} - {row['worse']}: {verdict(row['difference'], row['low'], row['high'])}.")
+    for row in paired[paired["benchmark"] == name].to_dict("records"):
+        low, high = row["low"], row["high"]
+        if pd.isna(low):
+            verdict = "; too few clips for an interval"
+        elif low > 0:
+            verdict = ": ahead"
+        else:
+            verdict = ": behind" if high < 0 else ": the interval holds 0, so these clips cannot tell"
+        measured = text(row["difference"], low, high, sign=True)
+        lines.append(f"{row['better']} - {row['worse']}: {measured} points{verdict}.")
     return "\n".join(lines)
-
-
-def verdict(difference: float, low: float, high: float) -> str:
-    """What a difference in points and its 95 % interval say."""
-    measured = f"{text(difference, low, high, sign=True)} points"
-    if pd.isna(low) or pd.isna(high):
-        return f"{measured}; too few clips for an interval"
-    if low > 0:
-        return f"{measured}: ahead"
-    return f"{measured}: " + ("behind" if high < 0 else "the interval holds 0, so these clips cannot tell")
