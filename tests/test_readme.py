@@ -28,7 +28,7 @@ def test_every_subcommand_is_run_by_a_test() -> None:
     used = {command.split()[0] for command in COMMANDS}
     assert len(used) >= 12
     for name in used:
-        assert re.search(rf'main\(\s*\[\s*"{name}"|"tcore_lib",\s*"{name}"', tests), f"no test runs {name}"
+        assert re.search(rf"""(main\(\s*\[|"tcore_lib",|tcore\()\s*["']{name}["']""", tests), f"no test runs {name}"
 
 
 def test_evaluation_commands_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

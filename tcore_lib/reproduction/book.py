@@ -176,7 +176,13 @@ def _index(folder: Path) -> dict[str, Any]:
             "code": runs.commit(last),
         }
     cards = {"stages": list(runs.STAGES), "question": question, "picture_of": picture_of, "markdown": _markdown}
-    return {"tables": tables, "facts": facts, "settings": settings, "yaml": yaml.safe_dump(settings, sort_keys=False), **cards}
+    return {
+        "tables": tables,
+        "facts": facts,
+        "settings": settings,
+        "yaml": yaml.safe_dump(settings, sort_keys=False),
+        **cards,
+    }
 
 
 # --- markdown ---------------------------------------------------------------------------------------------------------

@@ -22,11 +22,9 @@ from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encode
 from tcore_lib.params import Benchmark, Params, resolve
 from tcore_lib.scenes import synthetic
 from tcore_lib.training import checkpoints
-from tcore_lib.training.checkpoints import model_of, read_model
 from tcore_lib.training.tcore import TCoRe
 
 SYNTHETIC = "synthetic"
-BENCHMARKS = ("davis", "jhmdb", "vip")
 WORTH_SAYING = 1000  # frames; below that, a trial costs more than it tells
 TRIAL = 12  # frames
 
@@ -42,17 +40,19 @@ def device(params: Params) -> torch.device:
     return choose_device(params.run.device, place_of(os.environ))
 
 
-def benchmark_root(params: Params, name: str) -> Path:
-    """The folder of a benchmark (`davis`, `jhmdb` or `vip`): as given, or where the rendered one lies."""
-    root = getattr(params, name).root
-    return resolve(params.data.root) / name if root == SYNTHETIC else resolve(root)
+# --- videos and clips -------------------------------------------------------------------------------------------------
 
 
 def source(params: Params) -> Path:
     """The folder of training videos: as given, or where the rendered ones lie."""
-    if params.data.source == SYNTHETIC:
-        return resolve(params.data.root) / "videos"
-    return resolve(params.data.source)
+    given = params.data.source
+    return resolve(params.data.root) / "videos" if given == SYNTHETIC else resolve(given)
+
+
+def benchmark_root(params: Params, name: str) -> Path:
+    """The folder of a benchmark (`davis`, `jhmdb` or `vip`): as given, or where the rendered one lies."""
+    given = getattr(params, name).root
+    return resolve(params.data.root) / name if given == SYNTHETIC else resolve(given)
 
 
 def render(params: Params, *, progress: bool = True) -> list[Path]:
@@ -63,26 +63,16 @@ def render(params: Params, *, progress: bool = True) -> list[Path]:
     """
     settings = params.data.synthetic
     seed = params.run.seed if settings.seed is None else settings.seed
-    folders = []
+    drawn = {}
     if params.data.source == SYNTHETIC:
-        synthetic.write_videos(source(params), settings, seed, progress=progress)
-        folders.append(source(params))
+        drawn[source(params)] = synthetic.write_videos
     writers = {"davis": synthetic.write_davis, "jhmdb": synthetic.write_jhmdb, "vip": synthetic.write_vip}
     for name, write in writers.items():
-        section = getattr(params, name)
-        if section.enabled and section.root == SYNTHETIC:
-            write(benchmark_root(params, name), settings, seed, progress=progress)
-            folders.append(benchmark_root(params, name))
-    return folders
-
-
-def settings_table(settings: Benchmark) -> pd.DataFrame:
-    """A benchmark's settings and what they mean: index setting, columns value, meaning."""
-    rows = {
-        name: (str(getattr(settings, name)), field.description or "")
-        for name, field in type(settings).model_fields.items()
-    }
-    return pd.DataFrame(rows, index=["value", "meaning"]).T.rename_axis("setting")
+        if getattr(params, name).enabled and getattr(params, name).root == SYNTHETIC:
+            drawn[benchmark_root(params, name)] = write
+    for folder, write in drawn.items():
+        write(folder, settings, seed, progress=progress)
+    return list(drawn)
 
 
 def clips(params: Params, name: str) -> list[Clip]:
@@ -99,14 +89,24 @@ def data_digest(clips: Sequence[Clip]) -> str:
     return hashlib.sha256("".join(clip.digest() for clip in clips).encode()).hexdigest()
 
 
-def described(params: Params, name: str, found: list[Clip]) -> str:
+def described(params: Params, name: str, found: Sequence[Clip]) -> str:
     """What a score was measured on, for the table: real split or rendered clips, and how many."""
     section = getattr(params, name)
-    titles = {"davis": "DAVIS-2017", "jhmdb": "JHMDB split", "vip": "VIP"}
-    kind = f"rendered {titles[name].split()[0]}-style clips" if section.root == SYNTHETIC else titles[name]
-    split = "" if section.root == SYNTHETIC else f" {section.split}"
-    some = "" if section.clips is None and section.root == SYNTHETIC else f", {section.root}"
-    return f"{kind}{split}, {len(found)} clips{some}"
+    kind = {"davis": "DAVIS-2017", "jhmdb": "JHMDB split", "vip": "VIP"}[name] + f" {section.split}"
+    if section.root == SYNTHETIC:
+        kind = f"rendered {kind.split('-')[0].split()[0]}-style clips"
+    where = "" if section.clips is None and section.root == SYNTHETIC else f", {section.root}"
+    return f"{kind}, {len(found)} clips{where}"
+
+
+def settings_table(settings: Benchmark) -> pd.DataFrame:
+    """A benchmark's settings and what they mean: index setting, columns value, meaning."""
+    fields = type(settings).model_fields
+    rows = [(name, str(getattr(settings, name)), field.description or "") for name, field in fields.items()]
+    return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
+
+
+# --- encoders and models ----------------------------------------------------------------------------------------------
 
 
 def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
@@ -120,10 +120,9 @@ def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
         raise InputError(f"checkpoint.encoders has no {name!r}; it has {', '.join(sources)}.")
     kind, _, step = sources[name].partition("@")
     if kind == "random":
-        settings = params.pretrain
-        return random_encoder(settings.encoder, settings.views.global_size, params.run.seed)
+        return random_encoder(params.pretrain.encoder, params.pretrain.views.global_size, params.run.seed)
     if kind == "run":
-        return _checkpoint(params, int(step) if step.isdigit() else None)
+        return newest_checkpoint(params, int(step) if step.isdigit() else None)
     path = resolve(sources[name])
     return path if path.exists() else sources[name]
 
@@ -147,21 +146,15 @@ def encoders(params: Params) -> dict[str, FeatureEncoder]:
 
 def networks(params: Params) -> dict[str, FeatureEncoder]:
     """The encoders of the profile that are networks, by name: what has weights, blocks and attention to look at."""
-    sources = params.checkpoint.encoders
-    return {name: encoder(params, name) for name in sources if sources[name] != "pixels"}
+    return {name: encoder(params, name) for name, kind in params.checkpoint.encoders.items() if kind != "pixels"}
 
 
-def newest_checkpoint(params: Params) -> Path:
-    """The run's last training checkpoint.
+def newest_checkpoint(params: Params, step: int | None = None) -> Path:
+    """The run's last training checkpoint, or the one after `step` steps.
 
     Raises:
         InputError: there is none.
     """
-    return _checkpoint(params)
-
-
-def _checkpoint(params: Params, step: int | None = None) -> Path:
-    """The run's checkpoint after `step` steps; None = the last one."""
     folder = runs.run_folder(params) / "checkpoints"
     found = checkpoints.steps_in(folder)
     step = max(found, default=None) if step is None else step
@@ -182,21 +175,25 @@ def trained_model(params: Params) -> TCoRe:
     Raises:
         InputError: there is no checkpoint, or it was trained with other settings.
     """
-    if params.checkpoint.model is not None:
-        path = resolve(params.checkpoint.model)
-        model = read_model(path)
-        if (model.settings.encoder, model.settings.decoder) != (params.pretrain.encoder, params.pretrain.decoder):
-            raise InputError(
-                f"checkpoint.model = {path} was trained with another encoder or decoder than pretrain says; copy these "
-                "two sections from the file it was trained with (python -m tcore_lib inspect FILE)."
-            )
+    if params.checkpoint.model is None:
+        path = newest_checkpoint(params)
+        model = checkpoints.model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path))
         return model.to(device(params))
-    path = newest_checkpoint(params)
-    return model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path)).to(device(params))
+    path = resolve(params.checkpoint.model)
+    model = checkpoints.read_model(path)
+    if (model.settings.encoder, model.settings.decoder) != (params.pretrain.encoder, params.pretrain.decoder):
+        raise InputError(
+            f"checkpoint.model = {path} was trained with another encoder or decoder than pretrain says; copy these "
+            "two sections from the file it was trained with (tcore inspect FILE)."
+        )
+    return model.to(device(params))
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
 
 
 def evaluation_hours(
-    params: Params, names: Sequence[str] = BENCHMARKS, *, smallest: int = WORTH_SAYING
+    params: Params, names: Sequence[str] = runs.BENCHMARKS, *, smallest: int = WORTH_SAYING
 ) -> pd.DataFrame:
     """What a profile's evaluations on real clips will cost here: the first frames of one clip are evaluated, and timed.
 
@@ -219,20 +216,19 @@ def evaluation_hours(
             continue
         found = clips(params, name)
         frames = sum(map(len, found))
-        sources = {key: value for key, value in params.checkpoint.encoders.items() if value.partition("@")[0] != "run"}
-        for key in sources if frames >= smallest else ():
-            typical = sorted(found, key=lambda clip: clip.size[1] / clip.size[0])[
-                len(found) // 2
-            ]  # input sizes differ by it
-            joints = None if typical.joints is None else typical.joints[:TRIAL]
-            trial = replace(
-                typical, frames=typical.frames[:TRIAL], annotations=typical.annotations[:TRIAL], joints=joints
-            )
+        if frames < smallest:
+            continue
+        # Input sizes differ by a clip's shape: the middle one is typical.
+        clip = sorted(found, key=lambda clip: clip.size[1] / clip.size[0])[len(found) // 2]
+        joints = None if clip.joints is None else clip.joints[:TRIAL]
+        trial = replace(clip, frames=clip.frames[:TRIAL], annotations=clip.annotations[:TRIAL], joints=joints)
+        for key, value in params.checkpoint.encoders.items():
+            if value.partition("@")[0] == "run":
+                continue
             began = time.perf_counter()
             evaluate(encoder(params, key), [trial], settings, progress=False, device=str(device(params)))
             seconds = (time.perf_counter() - began) / len(trial)
-            row = {"benchmark": name, "encoder": key, "frames": frames, "seconds per frame": seconds}
-            rows.append(row | {"hours": frames * seconds / 3600})
+            rows.append((name, key, frames, seconds, frames * seconds / 3600))
     return pd.DataFrame(rows, columns=["benchmark", "encoder", "frames", "seconds per frame", "hours"])
 
 

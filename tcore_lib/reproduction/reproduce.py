@@ -6,7 +6,6 @@ papermill, Jupyter and pandas are imported late: a profile is refused before the
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,12 @@ from tcore_lib.params import Params
 
 LAST_CHECKPOINT = 60.0  # seconds a kernel gets to end when Ctrl-C comes: a training writes its checkpoint then
 NEW_STATE = "5"  # seconds between two states of a notebook's own progress bars
-KERNEL = "python3"
 PATIENCE = 1.0  # seconds to wait for another process that is about to end
+NOISE = ("Input Notebook", "Output Notebook", "Working directory", "Executing notebook", "Ending Cell", "<Figure")
+
+
+class Busy(InputError):
+    """Another process works on the same run."""
 
 
 def reproduce(
@@ -55,13 +58,38 @@ def reproduce(
     return run_stages(params, only=only, start=start, force=force)
 
 
+def stages_to_run(params: Params, only: str | None = None, start: str | None = None) -> list[str]:
+    """The stages of a run, in order, without those that the profile disables; arguments as of `reproduce`.
+
+    Raises:
+        InputError: a number names no notebook, or nothing is left to run.
+    """
+    numbers = {name[:2]: name for name in runs.STAGES}
+    chosen = [word.strip().zfill(2) for word in only.split(",")] if only else list(numbers)
+    first = (start or "0").zfill(2)
+    for number in (*chosen, first):
+        if number not in numbers:
+            raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
+    wanted = [name for number, name in numbers.items() if number in chosen and number >= first]
+    left = [name for name in wanted if runs.is_enabled(name, params)]
+    if not left:
+        raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
+    return left
+
+
 def run_stages(params: Params, *, only: str | None = None, start: str | None = None, force: bool = False) -> int:
     """`reproduce` for parameters that are already checked."""
     stages = stages_to_run(params, only, start)
     folder = runs.run_folder(params)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy(f"Another process is running {folder}; wait for it, or give this one its own run.name.") from None
     began = time.monotonic()
     print(f"run {params.run.name!r} into {folder}", flush=True)
-    with _alone(folder), _kernel():
+    with lock:
         _say_hours(params, [stage for stage in stages if force or not runs.is_finished(stage, params)])
         for number, stage in enumerate(stages, 1):
             head = f"[{number}/{len(stages)}] {stage}"
@@ -70,12 +98,10 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
                 continue
             print(head, flush=True)
             stage_began = time.monotonic()
-            failure = run_notebook(stage, params)
+            output = folder / "notebooks" / f"{stage}.ipynb"
+            failure = run_notebook(stage, params, output)
             if failure:
-                print(
-                    f"\n{stage} failed: {failure}\nThe notebook as far as it came: {_executed(stage, params)}",
-                    flush=True,
-                )
+                print(f"\n{stage} failed: {failure}\nThe notebook as far as it came: {output}", flush=True)
                 return 1
             print(f"{head}: finished in {_clock(stage_began)}", flush=True)
     from tcore_lib.reproduction import table
@@ -86,64 +112,53 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
     return 0
 
 
-def stages_to_run(params: Params, only: str | None = None, start: str | None = None) -> list[str]:
-    """The stages of a run, in order, without those that the profile disables; arguments as of `reproduce`.
-
-    Raises:
-        InputError: a number names no notebook, or nothing is left to run.
-    """
-    numbers = {name[:2]: name for name in runs.STAGES}
-    chosen, first = (
-        [word.strip().zfill(2) for word in only.split(",")] if only else list(numbers),
-        (start or "0").zfill(2),
-    )
-    for number in (*chosen, first):
-        if number not in numbers:
-            raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
-    left = [
-        name
-        for number, name in numbers.items()
-        if number in chosen and number >= first and runs.is_enabled(name, params)
-    ]
-    if not left:
-        raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
-    return left
-
-
 def _say_hours(params: Params, stages: list[str]) -> None:
     """Print what evaluations on large real benchmarks will take, if any of them is about to run."""
-    ahead = [name for name in ("davis", "vip", "jhmdb") if any(name in stage for stage in stages)]
+    ahead = [name for name in runs.BENCHMARKS if any(name in stage for stage in stages)]
     if any(getattr(params, name).root != "synthetic" for name in ahead):
         from tcore_lib.reproduction import profile, table  # late: torch, which the driver of other runs does without
 
         hours = profile.evaluation_hours(params, ahead)
         if len(hours):
-            shown, total = table.plain(hours.round(3).astype(str)), hours["hours"].sum()
-            print(f"{shown}\nevaluation, measured on this machine just now: about {total:.1f} hours in all", flush=True)
+            total = hours["hours"].sum()
+            print(table.markdown(hours.round(3).astype(str), "simple"))
+            print(f"evaluation, measured on this machine just now: about {total:.1f} hours in all", flush=True)
 
 
-def run_notebook(stage: str, params: Params) -> str:
-    """Execute one notebook.
+def _clock(began: float) -> str:
+    seconds = time.monotonic() - began
+    return f"{int(seconds // 60)} min {seconds % 60:02.0f} s"
+
+
+def run_notebook(stage: str, params: Params, output: Path) -> str:
+    """Execute one notebook into `output`, its log above papermill's progress bar.
 
     Returns:
         Why it failed; "" when its last cell has left the stage's result. papermill's own word is not enough: after a killed
         kernel the executed notebook says "completed".
     """
+    os.environ.setdefault("TQDM_MININTERVAL", NEW_STATE)  # read by tqdm when it is imported
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
-    source = parameters.project_root() / "notebooks" / f"{stage}.ipynb"
-    output = _executed(stage, params)
+    class ThisInterpreter(AsyncKernelManager):
+        """The kernel called python3 is this interpreter, whatever else is installed under that name."""
+
+        shutdown_wait_time = LAST_CHECKPOINT
+        kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+
     output.parent.mkdir(parents=True, exist_ok=True)
     runs.forget(stage, params)
+    root = parameters.project_root()
     try:
         with _log():
             execute_notebook(
-                source, output, parameters=parameters.injected(params), kernel_name=KERNEL, language="python",
-                log_output=True, progress_bar=True, cwd=parameters.project_root(),
+                root / "notebooks" / f"{stage}.ipynb", output, parameters=parameters.injected(params), cwd=root,
+                kernel_name="python3", kernel_manager_class=ThisInterpreter, language="python",
+                log_output=True, progress_bar=True,
                 coalesce_streams=True,  # the states of a progress bar become one line of the saved notebook
-                config=Config(KernelManager={"shutdown_wait_time": LAST_CHECKPOINT}),
                 extra_arguments=["--log-level=50"],  # the kernel's remarks about itself stay off the terminal
             )  # fmt: skip
     except PapermillExecutionError as error:
@@ -158,69 +173,26 @@ def run_notebook(stage: str, params: Params) -> str:
     return ""
 
 
-def _executed(stage: str, params: Params) -> Path:
-    return runs.run_folder(params) / "notebooks" / f"{stage}.ipynb"
-
-
-def _clock(began: float) -> str:
-    seconds = time.monotonic() - began
-    return f"{int(seconds // 60)} min {seconds % 60:02.0f} s"
-
-
-class Busy(InputError):
-    """Another process works on the same run."""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process runs the same run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=PATIENCE):
-            yield
-    except Timeout:
-        raise Busy(f"Another process is running {folder}; wait for it, or give this one its own run.name.") from None
-
-
-@contextmanager
-def _kernel() -> Iterator[None]:
-    """Inside, the kernel called python3 is this interpreter, whatever else is installed under that name."""
-    from ipykernel.kernelspec import write_kernel_spec
-
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder, "kernels", KERNEL))
-        before = dict(os.environ)
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before.get("JUPYTER_PATH")]))
-        os.environ["TQDM_MININTERVAL"] = NEW_STATE
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
 @contextmanager
 def _log() -> Iterator[None]:
     """Inside, papermill's log (cells, and what they print) goes to the terminal, above its progress bar."""
-    from papermill.log import logger as papermill_log
+    from papermill.log import logger
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("    %(message)s"))
-    papermill_log.setLevel(logging.INFO)
-    papermill_log.addHandler(handler)
-    papermill_log.addFilter(_worth_reading)
+    handler.addFilter(_worth_reading)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
     try:
-        with logging_redirect_tqdm([papermill_log]):
+        with logging_redirect_tqdm([logger]):
             yield
     finally:
-        papermill_log.removeHandler(handler)
-        papermill_log.removeFilter(_worth_reading)
+        logger.removeHandler(handler)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
     """Without names of files and figures; of a bar that redraws its line with carriage returns, the newest state."""
     lines = [line.rstrip("\r ").rpartition("\r")[2] for line in record.getMessage().split("\n")]
     record.msg, record.args = "\n    ".join(filter(str.strip, lines)), ()
-    noise = ("Input Notebook", "Output Notebook", "Working directory", "Executing notebook", "Ending Cell", "<Figure")
-    return bool(record.msg) and not record.msg.startswith(noise)
+    return bool(record.msg) and not record.msg.startswith(NOISE)

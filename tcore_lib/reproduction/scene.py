@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tcore_lib import runs
 from tcore_lib.data import videos
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, propagation
@@ -49,7 +50,7 @@ def scene(run: Params) -> Scene:
     def spread(length: int) -> list[int]:
         return np.linspace(0, length - 1, min(run.attention.clip_frames, length)).astype(int).tolist()
 
-    for kind in profiles.BENCHMARKS:
+    for kind in runs.BENCHMARKS:
         settings = getattr(run, kind)
         if settings.enabled and profiles.benchmark_root(run, kind).is_dir():
             clip = profiles.clips(run, kind)[0]

@@ -242,7 +242,9 @@ def keep(study: Study, variant: str, seed: int) -> None:
         for name, columns, rows in (("scores", SCORES, found), ("tasks", TASKS, pd.DataFrame([row]))):
             old = study.read(name, columns)
             others = old[(old["variant"] != variant) | (old["seed"] != seed)]
-            write_csv(study.folder / f"{name}.csv", pd.concat([others, rows[columns]]) if len(others) else rows[columns])
+            write_csv(
+                study.folder / f"{name}.csv", pd.concat([others, rows[columns]]) if len(others) else rows[columns]
+            )
 
 
 def write_csv(path: Path, content: pd.DataFrame) -> None:
