@@ -45,6 +45,8 @@ def test_evaluation_commands_one_after_the_other(tmp_path: Path, capsys: pytest.
     assert json.loads(scores.read_text())["scores"]["predictions"]["J&F_m"]["value"] == pytest.approx(measured)
     assert main(["inspect", str(ENCODER)]) == 0
     assert "128" in capsys.readouterr().out
+    assert main(["export", str(ENCODER), str(tmp_path / "timm"), "--format", "timm"]) == 0
+    assert list((tmp_path / "timm").iterdir())
 
 
 def test_data_and_table_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,8 +66,9 @@ def test_the_shipped_studies_are_possible() -> None:
         loaded = study.Study(path.stem)
         assert len({loaded.key(*task) for task in loaded.tasks if task[1] == 0}) == len(loaded.settings.variants)
         assert path.read_text().startswith("# Asks:")
-        written = (loaded.folder / "README.md").read_text()
-        assert study.page(loaded, study.scores_of(loaded)) == written, f"tcore study {path.stem} --tables"
+        shown = loaded.folder / "README.md"  # not there before its first task is finished
+        if shown.exists():
+            assert study.page(loaded, study.scores_of(loaded)) == shown.read_text(), f"tcore study {path.stem} --tables"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_real_clips_are_scored_with_the_trainings_checkpoints(tmp_path: Path) ->
     real = {"davis": str(tmp_path / "clips"), "vip": str(tmp_path / "no")}
     params = study.Study(written(tmp_path, real=real)).params("full", 0)[1]
     assert params.davis == Davis(root=str(tmp_path / "clips"))  # the protocol's input size, not the base profile's
-    assert not (params.vip.enabled or params.jhmdb.enabled or params.pretrain.enabled)
+    assert {params.vip.enabled, params.jhmdb.enabled, params.pretrain.enabled} == {False}
     assert list(params.checkpoint.encoders) == ["step 2"]
     assert params.checkpoint.encoders["step 2"].endswith("runs/full-seed0/checkpoints/step-00000002.pt")
     every = study.Study(written(tmp_path, real=real, real_points="all"))
