@@ -26,7 +26,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.files import sha256
 from tcore_lib.model import encoders
 from tcore_lib.model.contents import inspect
-from tcore_lib.model.encoders import FeatureEncoder, encoder_settings, load_encoder, start_from
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder, plain_vit, start_from
 from tcore_lib.model.export import FORMATS, export, push_to_hub, save_for_hf
 from tcore_lib.model.vit import initial_vit, official_state_dict
 from tcore_lib.model.weights import OURS, read_weights, to_layout
@@ -136,7 +136,7 @@ def test_every_plain_shape_is_recognised_continued_and_given_back(
         encoder = load_encoder(path)
         expected = drawn_vit(settings, img_size).tokens(batch)
         assert (encoder.tokens(batch) - expected).abs().max() < 1e-5
-        student = initial_vit(params.Encoder(**encoder_settings(path)), 224, seed=1)
+        student = initial_vit(encoder.network.settings, 224, seed=1)
         start_from(student, path)
         with torch.no_grad():
             assert torch.equal(student.tokens(batch), encoder.tokens(batch))
@@ -164,15 +164,15 @@ def test_continuing_says_what_to_set(tmp_path: Path) -> None:
         start_from(initial_vit(params.Encoder(), 224, 0), other)
     for source in ("pixels", "timm:vit_base_patch32_clip_quickgelu_224:random", "timm:vit_small_patch16_dinov3:random"):
         with pytest.raises(InputError, match=r"plain ViT|norm_pre"):
-            encoder_settings(source)
+            start_from(initial_vit(params.Encoder(), 224, 0), source)
 
 
 def test_another_normalisation_is_folded_into_the_patches() -> None:
     """timm's ViT-Ti expects mean 0.5: its pixels are not ImageNet's, its features stay."""
     source, batch = "timm:vit_tiny_patch16_224:random", images(1, 3, 64, 48)
-    vit = initial_vit(params.Encoder(**encoder_settings(source)), 224, 0)
-    start_from(vit, source)
     encoder = load_encoder(source)
+    vit = initial_vit(plain_vit(encoder).settings, 224, 0)
+    start_from(vit, source)
     assert (encoder.network.scale != 1).all()
     with torch.no_grad():
         assert (vit.tokens(batch) - encoder.tokens(batch)).abs().max() < 1e-4

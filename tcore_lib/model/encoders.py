@@ -243,26 +243,25 @@ def _cached_or_reachable(config: Any) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- continuing from one
 
 
-def start_from(vit: ViT, source: str | Path, which: str = "teacher") -> None:
+def start_from(vit: ViT, source: str | Path) -> None:
     """Give a network that is to be trained the weights of an encoder from anywhere (`pretrain.encoder.init`).
 
     Its features are then the encoder's, at every image size: positions keep the grid they came with. `vit.layout` says
     how the encoder came in; `export` writes it that way again.
 
     Args:
-        vit: of the same shape; `encoder_settings(source)` tells it.
+        vit: of the same shape.
         source: anything `load_encoder` takes that is a plain ViT with a CLS token: patch size, registers, LayerScale, GELU
             or SwiGLU, biases and positions as they are.
-        which: "teacher" or "student", where a file holds both.
 
     Raises:
         InputError: the source cannot be had, is no plain ViT, or has another shape (then the sentence says what to set).
     """
-    given = plain_vit(load_encoder(source, which=which))
+    given = plain_vit(load_encoder(source))
     ours, theirs = vit.settings.model_dump() | {"img_size": vit.img_size}, given.settings.model_dump()
-    free = {"drop_path", "init", "init_scheme"} | (
-        {"layer_scale"} if ours["layer_scale"] and theirs["layer_scale"] else set()
-    )
+    free = ["drop_path", "init", "init_scheme"]
+    if ours["layer_scale"] and theirs["layer_scale"]:
+        free.append("layer_scale")  # where it starts does not matter
     wrong = {name: value for name, value in theirs.items() if name not in free and value != ours[name]}
     if wrong:
         lines = ", ".join(f"{name}: {json.dumps(value)}" for name, value in wrong.items())
@@ -271,12 +270,6 @@ def start_from(vit: ViT, source: str | Path, which: str = "teacher") -> None:
         )
     load_official(vit, official_state_dict(given), source)
     vit.layout = given.layout
-
-
-def encoder_settings(source: str | Path, which: str = "teacher") -> dict[str, Any]:
-    """What `pretrain.encoder` has to say to continue from an encoder: its shape and `init`, without defaults."""
-    found = plain_vit(load_encoder(source, which=which)).settings
-    return {**found.model_dump(exclude_defaults=True), "init": str(source)}
 
 
 def plain_vit(encoder: FeatureEncoder) -> ViT:

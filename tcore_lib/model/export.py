@@ -75,17 +75,10 @@ def save_for_hf(
     The features stay the same bits. What features do not need is lost: the mask token, and the position of CLS as a
     parameter of its own (it is added to CLS).
 
-    Args:
-        source: an encoder, or anything `load_encoder` takes.
-        folder: made if need be, and returned.
-        metadata: as for `export`.
-        scores: rows for the card, e.g. benchmark, metric, value, low, high, clips; the bounds of intervals beside values.
+    Args as for `export`, and for the card:
+        scores: rows, e.g. benchmark, metric, value, low, high, clips; the bounds of intervals beside values.
         data: what the encoder was trained on, in words.
         licence: of the weights, as the hub writes it, e.g. `apache-2.0`.
-        which: "teacher" or "student", where the source holds both.
-
-    Raises:
-        InputError: as for `export`.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
@@ -103,16 +96,10 @@ def save_for_hf(
 
 
 def push_to_hub(source: FeatureEncoder | str | Path, repository: str, *, private: bool = True, **card: Any) -> str:
-    """Upload the folder of `save_for_hf` to huggingface.co, as the account that is logged in there.
+    """Upload the folder of `save_for_hf`, whose arguments `card` are, to huggingface.co and return its address.
 
-    Args:
-        source: an encoder, or anything `load_encoder` takes.
-        repository: owner/name; made if need be.
-        private: only the owner sees it, until it is made public there.
-        card: `metadata`, `scores`, `data`, `licence` and `which` of `save_for_hf`.
-
-    Returns:
-        The address of the upload.
+    The repository (owner/name) is made if need be, as the account that is logged in here; only the owner sees a private
+    one, until it is made public there.
     """
     from huggingface_hub import HfApi
 

@@ -19,7 +19,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,12 @@ SAFE: list[Any] = [
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds.
-
-    Attributes:
-        path: the file.
-        tensors: by dotted name, e.g. `teacher.backbone.norm.weight`; wrapper names of FSDP, DDP and compile removed.
-        metadata: whatever else it holds (step, params, ...); what our own files keep under `OURS` at the top level, too.
-        config: the `config.json` beside it, where the source was a folder.
-    """
+    """What a file holds, by dotted names without those of FSDP, DDP and compile: `teacher.backbone.norm.weight`."""
 
     path: Path
     tensors: State
-    metadata: dict[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any]  # step, params, ...; what our own files keep under `OURS` stands at the top level, too
+    config: dict[str, Any]  # the `config.json` beside it, where the source was a folder
 
 
 def read_weights(path: str | Path) -> WeightFile:
@@ -193,9 +186,8 @@ BESIDE = re.compile(r"^(head|decoder|proj|predict|classif|fc\.|last_layer|dino_|
 def find_encoder(file: WeightFile, which: str) -> State:
     """The tensors of one encoder inside a checkpoint, without their common prefix and without what stands beside it.
 
-    Args:
-        file: names as `teacher.backbone.cls_token`, `model.student.backbone.cls_token`, `cls_token`.
-        which: "teacher" (also: averaged or momentum encoder) or "student", where the checkpoint holds both.
+    Names may begin as in `teacher.backbone.cls_token`, `model.student.backbone.cls_token`, `cls_token`. `which`, where the
+    checkpoint holds both, is "teacher" (also: averaged or momentum encoder) or "student".
 
     Raises:
         InputError: there is no encoder, not the one asked for, several, or one that timm has to load.
@@ -272,7 +264,7 @@ def to_official(state: Mapping[str, Tensor]) -> State:
             state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
         elif _is_square(positions.shape[1]):
             state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-    token = state.get("mask_token", torch.zeros_like(state[ANCHOR][:, 0, 0, 0]))
+    token = state.get("mask_token", state[ANCHOR].new_zeros(len(state[ANCHOR])))
     return {**state, "mask_token": token.reshape(1, -1)}
 
 
