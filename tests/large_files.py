@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 
 LIMIT = 500_000  # bytes
-LARGER = {"results/encoders/": 12_000_000, "tests/golden/": 7_000_000}  # shipped weights; recorded steps of the original
+LARGER = {
+    "results/encoders/": 12_000_000,
+    "tests/golden/": 7_000_000,
+}  # shipped weights; recorded steps of the original
 
 
 def too_large(names: list[str]) -> list[str]:

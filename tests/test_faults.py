@@ -88,7 +88,9 @@ def test_frames_on_a_full_disk(disk: SmallDisk, tmp_path: Path) -> None:
     for number in range(1, 30):
         shutil.copy(first, tmp_path / f"in/any/{number:03d}.mp4")
     settings = params.Data(source=str(tmp_path / "in"), root=str(disk.root / "out"), num_frames=8, workers=1)
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); free some space .* continues"):
+    with pytest.raises(
+        InputError, match=r"cannot be written \(No space left on device\); free some space .* continues"
+    ):
         videos.prepare(settings, progress=False)
     finished = {path: path.stat().st_mtime_ns for path in (disk.root / "out/frames").rglob("*.jpg")}
     assert len(finished) % 8 == 0
@@ -165,7 +167,9 @@ def test_a_frame_removed_during_a_training_is_named(tmp_path: Path, workers: int
 
     with pytest.raises(InputError) as caught:
         pretrain.pretrain(settings, index, tmp_path / "run", progress=False, on_log=remove)
-    assert re.fullmatch(r"/\S+/clip\d/000\d\d\.jpg cannot be read \(.*\); put a whole file in its place.*", str(caught.value))
+    assert re.fullmatch(
+        r"/\S+/clip\d/000\d\d\.jpg cannot be read \(.*\); put a whole file in its place.*", str(caught.value)
+    )
     assert newest(tmp_path / "run")["step"] >= 1
 
 
@@ -382,9 +386,7 @@ def test_joints_outside_the_image_are_counted_and_defined(tmp_path: Path) -> Non
     joints = scipy.io.loadmat(path)["pos_img"]
     joints[:, 3] = -500.0
     scipy.io.savemat(path, {"pos_img": joints})
-    table = evaluate.evaluate(
-        pixels(), load_clips(settings, root), settings, output=tmp_path / "o", progress=False
-    )
+    table = evaluate.evaluate(pixels(), load_clips(settings, root), settings, output=tmp_path / "o", progress=False)
     assert table["found"].tolist() == [4, 4, 4, 0] + [4] * 11
     assert summarise(table, "jhmdb")["value"].notna().all()
     predicted = jhmdb.read_predicted_joints(tmp_path / "o" / "predictions" / "pixels" / "ball_1.json")

@@ -128,17 +128,12 @@ def test_states_stand_side_by_side_on_one_scale_with_the_query_outlined() -> Non
     np.testing.assert_array_equal(shown, style.overlay_heat(F[0], after["past"].mean(0), limits=(0, 0.75)))
 
 
-def test_several_maps_on_one_picture_get_a_row_each() -> None:
-    maps = {"past": np.full((4, 6, 8), 1 / 48), "past, untrained": np.full((4, 6, 8), 1 / 48)}
-    shown = titles(figures.attention_grid(F[0], (1, 6), {"past": F[0]}, maps))
-    assert shown == ["query: row 1, column 6", "past", "mean of 4 heads, up to 2.1%", "heads 1 to 4", "past, untrained",
-                     "mean of 4 heads, up to 2.1%", "heads 1 to 4"]  # fmt: skip
-
-
-def test_a_hidden_patch_is_veiled_in_the_query_s_picture_not_blackened() -> None:
+def test_heads_stand_beside_their_mean_and_hidden_patches_are_veiled() -> None:
     mask = np.zeros((6, 8), bool)
     mask[2:] = True
-    figure = figures.attention_compared(F[0], (1, 6), {"past": F[0]}, {"a": {"past": np.ones((1, 6, 8))}}, mask=mask)
+    states = {"a": {"past": np.full((4, 6, 8), 1 / 48)}}
+    figure = figures.attention_compared(F[0], (1, 6), {"past": F[0]}, states, mask=mask, heads=True)
+    assert titles(figure) == ["query: row 1, column 6", "past", "a: up to 2.1%", "heads 1 to 4"]
     shown = figure.axes[0].images[0].get_array()
     np.testing.assert_array_equal(shown[:16], F[0][:16])
     assert shown[16:].min() > 130
@@ -151,16 +146,6 @@ def test_the_atlas_puts_each_map_at_its_patch_and_marks_both_places() -> None:
     tile = figure.axes[1].images[0].get_array()[1 * 21 : 1 * 21 + 18, 6 * 27 : 6 * 27 + 24]  # 18 x 24 pixels, gaps of 3
     assert tile[3 * 3 + 1, 2 * 3 + 1].tolist() == list(style.to_rgb8(style.OKABE_ITO["orange"]))  # looks most at (3, 2)
     assert tile[1 * 3 + 1, 6 * 3 + 1].tolist() == [255, 255, 255]  # its own place
-
-
-def test_the_matrix_has_a_row_per_hidden_patch() -> None:
-    mask = np.zeros((6, 8), bool)
-    mask[1, 6] = mask[4, 0] = True
-    figure = figures.attention_matrix({"past": looks_from(1, 6, (3, 2)), "future": looks_from(4, 0, (0, 0))}, mask)
-    past, future = (figure.axes[i].images[0].get_array() for i in (0, 1))
-    assert np.unravel_index(past.argmax(), (2, 48)) == (0, 3 * 8 + 2)
-    assert np.unravel_index(future.argmax(), (2, 48)) == (1, 0)
-    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1 * 8 + 6, 0], [4 * 8, 1]]
 
 
 def test_a_long_title_is_cut_in_its_middle() -> None:
@@ -224,17 +209,17 @@ def log(rows: int = 20) -> pd.DataFrame:
     return pd.DataFrame({name: np.linspace(9, 5, rows) for name in names}).assign(step=np.arange(rows) * 10, mine=1.0)
 
 
-def test_loss_curves_draw_known_terms_in_order_and_hide_no_other() -> None:
-    figure = figures.loss_curves(log())
+def test_curves_draw_known_terms_in_order_and_hide_no_other() -> None:
+    figure = figures.curves(log(), smooth=True)
     shown = [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()]
     assert shown == ["total loss", "KoLeo", "information in the targets, patches", "teacher entropy", "mine"]
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_xydata()[0], [0, 9])
     rise = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.5, 0.1]})
-    assert figures.schedules(rise).axes[0].get_title(loc="left") == "learning rate:  0 → 0.5 → 0.1"
-    with pytest.raises(InputError, match="log is empty"):
-        figures.loss_curves(log(0))
+    assert figures.curves(rise).axes[0].get_title(loc="left") == "learning rate:  0 → 0.5 → 0.1"
+    with pytest.raises(InputError, match="no row to draw"):
+        figures.curves(log(0))
     with pytest.raises(InputError, match="no column 'loss_x'"):
-        figures.loss_curves(log(), ["loss_x"])
+        figures.curves(log(), ["loss_x"])
 
 
 @pytest.mark.parametrize(
@@ -300,9 +285,6 @@ def test_a_histogram_marks_the_median_and_counts_what_it_leaves_out() -> None:
 
 
 def test_what_is_not_drawn_is_counted() -> None:
-    ax = figures.class_counts({"a": 5, "b": 3, "c": 2, "d": 1}, top=2).axes[0]
-    assert [bar.get_width() for bar in ax.patches] == [5, 3]
-    assert "2 more classes with 3 videos" in ax.get_xlabel()  # 2 + 1
     table = pd.DataFrame({"a": np.arange(10.0)}, index=pd.Index(range(10), name="joint"))
     ax = figures.clip_bars(table, top=4).axes[0]
     assert ax.get_title(loc="left").endswith("(6 in the middle left out)")
@@ -318,27 +300,22 @@ CROPS = {name: [F[0][:side, :side]] * n for name, side, n in
 DEPTH = pd.DataFrame({("norm", "a"): [1.0, 2.0], ("norm", "b"): [2.0, 1.0], ("parameters", "a"): [2e6, 2e6]})
 STUDY = pd.DataFrame([(v, s, "davis", t, 30.0 + t) for v in "ab" for s in (0, 1) for t in (0, 5, 9)],
                      columns=["variant", "seed", "benchmark", "step", "value"])  # fmt: skip
-NAMES = {"a": "T-CoRe", "b": "without"}
 FIGURES: dict[str, Callable[[], Figure]] = {
     "contact_sheet": lambda: figures.contact_sheet(F, ["a", "b", "c"], 2, title="clip"),
     "one frame": lambda: figures.contact_sheet(F[:1]),
     "sandwich": lambda: figures.sandwich(F, BOXES, CROPS, np.eye(4, dtype=bool)),
     "masks_overlay": lambda: figures.masks_overlay(F, IDS),
     "strip": lambda: figures.segmentation_strip(F, {"a": IDS}, IDS, ["1", "2", "3"], classes=["", "swan"], title="t"),
-    "parts": lambda: figures.parts(F[0], np.arange(48).reshape(6, 8) % 20),
     "pose": lambda: figures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0)),
     "heatmap_on_frame": lambda: figures.heatmap_on_frame(F[0], np.eye(6, 8), "map", unit="cosine", query=(1, 2)),
     "attention_atlas": lambda: figures.attention_atlas(
-        F[0], {role: looks_from(1, 6, (3, 2)) for role in ("past", "future")}, np.eye(6, 8, dtype=bool), title="all"
+        F[0], {role: looks_from(1, 6, (3, 2)) for role in ("past", "future")}, np.eye(6, 8, dtype=bool)
     ),
-    "attention_matrix": lambda: figures.attention_matrix({"past": looks_from(1, 6, (3, 2))}),
     "top_k_links": lambda: figures.top_k_links(F[0], (1, 2), F, np.array([[2, 1, 1]]), np.array([1.0]), (6, 8)),
-    "pca_rgb": lambda: figures.pca_rgb(F, {"a": np.zeros((3, 6, 8, 3))}, ["1", "2", "3"]),
-    "schedules": lambda: figures.schedules(pd.DataFrame({"epoch": [0, 1, 2], "lr": [0, 1e-3, 1e-6], "x": [0.9] * 3})),
-    "loss_curves": lambda: figures.loss_curves({"a": log(100), "b": log(1)}, title="run"),
-    "depth_curves": lambda: figures.depth_curves(DEPTH),
-    "study_curves": lambda: figures.study_curves(STUDY, NAMES, {"davis": "DAVIS, J&F"}),
-    "study_seeds": lambda: figures.study_seeds(STUDY, NAMES, {"davis": "DAVIS, J&F"}, "a"),
+    "schedules": lambda: figures.curves(pd.DataFrame({"epoch": [0, 1, 2], "lr": [0, 1e-3, 1e-6], "x": [0.9] * 3})),
+    "logs": lambda: figures.curves({"a": log(100), "b": log(1)}, title="run", smooth=True),
+    "depth": lambda: figures.curves(DEPTH),
+    "study_curves": lambda: figures.study_curves(STUDY, {"a": "T-CoRe", "b": "without"}),
 }
 
 

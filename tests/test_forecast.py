@@ -20,7 +20,12 @@ def given(load: float, views: float, model: float, update: float) -> Any:
     """A measurement that finds these seconds for whatever it measures."""
 
     class Given:
-        seconds: ClassVar[dict[str, list[float]]] = {"load": [load], "views": [views], "model": [model], "update": [update]}
+        seconds: ClassVar[dict[str, list[float]]] = {
+            "load": [load],
+            "views": [views],
+            "model": [model],
+            "update": [update],
+        }
 
         def median(self, name: str) -> float:
             return self.seconds[name][0]

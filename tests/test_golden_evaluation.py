@@ -77,7 +77,9 @@ def test_small_clips(name: str, encoder: str, tmp_path: Path) -> None:
     assert_as_before(key, encoder, load_clips(settings, root), settings, tmp_path / "out")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips lie beside the checkout, in ../shared, and are not here")
+@pytest.mark.skipif(
+    not SHARED.is_dir(), reason="the real clips lie beside the checkout, in ../shared, and are not here"
+)
 @pytest.mark.parametrize("encoder", SOURCES)
 @pytest.mark.parametrize("name", ["jhmdb", "davis 12", "davis whole"])
 def test_real_clips(name: str, encoder: str, tmp_path: Path) -> None:

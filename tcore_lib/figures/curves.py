@@ -42,42 +42,53 @@ COLUMNS = 3  # panels in a row
 POSITIONS = ("epoch", "step", "iteration", "block")  # columns that can be the horizontal axis
 
 
-def _drawable(table: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
-    if columns is not None:
-        missing = [name for name in columns if name not in table.columns]
-        if missing:
-            raise InputError(f"the table has no column {missing[0]!r}; its columns are {', '.join(map(str, table))}.")
-        return list(columns)
-    numeric = [name for name in table.select_dtypes("number") if name not in POSITIONS]
-    return [name for name in TITLES if name in numeric] + [name for name in numeric if name not in TITLES]
-
-
-def _small_multiples(
-    tables: Mapping[str, pd.DataFrame], columns: Sequence[str] | None, title: str = "", *, smooth: bool = False
+@style.figure_in_style
+def curves(
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame],
+    columns: Sequence[str] | None = None,
+    *,
+    title: str = "",
+    smooth: bool = False,
 ) -> Figure:
-    """One panel per column, one line per table; a line that is exact, not `smooth`ed, says where it starts, turns and ends."""
-    names = _drawable(next(iter(tables.values())), columns)
+    """A panel per column and a line per table: schedules, training logs, quantities by depth.
+
+    Args:
+        tables: one row per `epoch`, `step` or `block` (a column or the index); several by name are drawn over each other,
+            and so is a table with columns of two levels, (quantity, name).
+        columns: which ones; by default the known ones in the order of `TITLES`, then any other numeric column.
+        title: above the figure.
+        smooth: draw a long noisy line faint below its running mean; otherwise a single line says in its title where it
+            starts, turns and ends.
+    """
+    if isinstance(tables, pd.DataFrame) and tables.columns.nlevels == 2:
+        tables = {name: tables.xs(name, axis=1, level=1) for name in tables.columns.get_level_values(1).unique()}
+    tables = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    if not tables or any(len(table) == 0 for table in tables.values()):
+        raise InputError("there is no row to draw; draw a training log after its first logged step.")
+    first = next(iter(tables.values()))
+    names = list(columns) if columns is not None else _known_first(first)
+    if missing := [name for name in names if name not in first.columns]:
+        raise InputError(f"the table has no column {missing[0]!r}; its columns are {', '.join(map(str, first))}.")
     wide = min(COLUMNS, len(names))
     rows = -(-len(names) // wide)
     figure, axes = plt.subplots(rows, wide, figsize=(style.WIDTH, 1.75 * rows + 0.5), squeeze=False)
     for ax, name in zip(axes.flat, names, strict=False):
+        text, unit = TITLES.get(name, (str(name).replace("_", " "), ""))
         for label, table in tables.items():
             if name not in table.columns:
                 continue
             position = next((key for key in POSITIONS if key in table.columns), None)
-            x = table[position] if position else table.index
-            y, faint = table[name].to_numpy(float), 0.0
-            if smooth and len(y) >= 60:  # a long noisy line is drawn faint below its running mean
-                faint, raw, y = 0.3, y, running_mean(y, max(5, len(y) // 40) | 1)
-            line = ax.plot(x, y, label=label, marker="o" if len(x) < 25 else None, markersize=3)[0]
-            if faint:
-                ax.plot(x, raw, color=line.get_color(), linewidth=0.7, alpha=faint)
-        text, unit = TITLES.get(name, (str(name).replace("_", " "), ""))
-        ax.set(title=text, ylabel=unit)
+            x, y = table[position] if position else table.index, table[name].to_numpy(float)
+            if smooth and len(y) >= 60:
+                raw, y = y, running_mean(y, max(5, len(y) // 40) | 1)
+                line = ax.plot(x, y, label=label)[0]
+                ax.plot(x, raw, color=line.get_color(), linewidth=0.7, alpha=0.3)
+            else:
+                ax.plot(x, y, label=label, marker="o" if len(x) < 25 else None, markersize=3)
         if len(tables) == 1 and not smooth:
             inside = [np.nanmax(y)] if np.nanmax(y) > max(y[0], y[-1]) else []
-            stations = " → ".join(f"{value:.3g}" for value in (y[0], *inside, y[-1]))
-            ax.set_title(f"{text}:  {stations}")
+            text += ":  " + " → ".join(f"{value:.3g}" for value in (y[0], *inside, y[-1]))
+        ax.set(title=text, ylabel=unit)
         ax.margins(x=0.01)
         ax.ticklabel_format(axis="y", scilimits=(-2, 4), useMathText=True)
         ax.yaxis.set_major_locator(MaxNLocator(4))
@@ -92,42 +103,9 @@ def _small_multiples(
     return figure
 
 
-@style.figure_in_style
-def schedules(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Figure:
-    """What changes over training: a table with `epoch` or `step`, one panel per other column (or per one of `columns`)."""
-    return _small_multiples({"": table}, columns)
-
-
-@style.figure_in_style
-def loss_curves(
-    log: pd.DataFrame | Mapping[str, pd.DataFrame], columns: Sequence[str] | None = None, *, title: str = ""
-) -> Figure:
-    """A training log: the loss terms, the information in the targets, then the signs of health.
-
-    Args:
-        log: one row per logged step with `epoch` or `step`; or several logs by name, drawn over each other.
-        columns: which ones; by default the known terms in order, then any other numeric column.
-        title: above the figure.
-    """
-    logs = dict(log) if isinstance(log, Mapping) else {"": log}
-    if not logs or any(len(table) == 0 for table in logs.values()):
-        raise InputError("the training log is empty; draw it after the first logged step.")
-    return _small_multiples(logs, columns, title, smooth=True)
-
-
-@style.figure_in_style
-def depth_curves(table: pd.DataFrame, *, title: str = "") -> Figure:
-    """Quantities by depth of the encoder (norms of weights or tokens), one panel each.
-
-    Args:
-        table: index or column `block`; one column per quantity, or per (quantity, encoder) as two-level columns.
-        title: above the figure.
-    """
-    table = (table.set_index("block") if "block" in table.columns else table).rename_axis("block")
-    if table.columns.nlevels == 1:
-        return _small_multiples({"": table}, None, title)
-    encoders = dict.fromkeys(table.columns.get_level_values(1))
-    return _small_multiples({name: table.xs(name, axis=1, level=1) for name in encoders}, None, title)
+def _known_first(table: pd.DataFrame) -> list[str]:
+    numeric = [name for name in table.select_dtypes("number") if name not in POSITIONS]
+    return [name for name in TITLES if name in numeric] + [name for name in numeric if name not in TITLES]
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -162,7 +140,7 @@ def course(values: Any) -> str:
 
 
 class LiveCurves:
-    """`loss_curves` that redraws itself in place while a notebook cell trains.
+    """`curves` of a training log that redraws itself in place while a notebook cell trains.
 
     `update(log)` may be called at every logged step; it draws at most once per `every` seconds. `close(log)` draws the
     last state. Outside IPython nothing is shown and only the last figure is kept, as `figure`.
@@ -180,7 +158,7 @@ class LiveCurves:
         if len(log) == 0 or (time.monotonic() - self._last < self._every and not force):
             return
         there = None if self._columns is None else [name for name in self._columns if name in log.columns]
-        self.figure = loss_curves(log, there)
+        self.figure = curves(log, there, smooth=True)
         plt.close(self.figure)  # shown below, not once more at the end of the cell
         self._show(self.figure)
         self._last = time.monotonic()
@@ -203,36 +181,35 @@ class LiveCurves:
 
 
 @style.figure_in_style
-def study_curves(table: pd.DataFrame, titles: Mapping[str, str], benchmarks: Mapping[str, str]) -> Figure:
+def study_curves(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     """Mean score over training of every variant of a study; whiskers span the seeds, a dashed line is an untrained one.
 
     Args:
-        table: columns variant, seed, benchmark, step, value (percent).
+        table: columns variant, seed, benchmark, step, value (percent); benchmarks scored once only are left out.
         titles: variant -> what it is called.
-        benchmarks: benchmark -> title of its panel; those with one point only are left out.
     """
-    several = table.groupby("benchmark")["step"].transform(lambda steps: (steps > 0).any() and steps.nunique() > 2)
+    several = table.groupby("benchmark", observed=True)["step"].transform("nunique") > 2
     table = table[several] if several.any() else table
-    shown = [name for name in benchmarks if name in set(table["benchmark"])]
-    figure, axes = plt.subplots(1, len(shown), figsize=(style.WIDTH, 3.9), squeeze=False)
+    panels = [name for name in pd.Categorical(table["benchmark"]).categories if name in set(table["benchmark"])]
+    figure, axes = plt.subplots(1, len(panels), figsize=(style.WIDTH, 3.9), squeeze=False)
     looks = [(colour, line) for line in ("-", ":", "-.") for colour in (*style.CYCLE, style.INK)]
-    for ax, name in zip(axes[0], shown, strict=True):
+    for ax, name in zip(axes[0], panels, strict=True):
         part = table[table["benchmark"] == name]
-        start = part[part["step"] == 0].groupby("seed")["value"].mean()
-        for (variant, title), (colour, line), marker in zip(titles.items(), looks, "osD^vPX*<>" * 3, strict=False):
+        start = part[part["step"] == 0].groupby("seed")["value"].mean()  # every variant starts from its seed's weights
+        for (variant, title), (colour, line) in zip(titles.items(), looks, strict=False):
             rows = part[part["variant"] == variant]
             if rows.empty:
                 continue
             if rows["step"].max() == 0:
                 ax.axhline(rows["value"].mean(), color=colour, linestyle="--", linewidth=1.2, label=title)
                 continue
-            own = start.reindex(rows["seed"].unique()).dropna()  # every variant starts from its seed's initialisation
+            own = start.reindex(rows["seed"].unique()).dropna()
             values = pd.concat([pd.DataFrame({"step": 0, "value": own}), rows[["step", "value"]]])
             steps = values.groupby("step")["value"].agg(["mean", "min", "max"])
             spread = [steps["mean"] - steps["min"], steps["max"] - steps["mean"]]
-            ax.errorbar(steps.index, steps["mean"], yerr=spread, color=colour, linestyle=line, marker=marker,
-                        markersize=4.5, linewidth=1.5, elinewidth=0.8, capsize=2, label=title)  # fmt: skip
-        ax.set(title=benchmarks[name].replace(", ", "\n"), xlabel="optimiser steps")  # five panels fit in two lines
+            look: Any = {"color": colour, "linestyle": line, "marker": "o", "markersize": 4, "capsize": 2}
+            ax.errorbar(steps.index, steps["mean"], yerr=spread, elinewidth=0.8, label=title, **look)
+        ax.set(title=name.replace(", ", "\n"), xlabel="optimiser steps")  # five panels fit in two lines
     axes[0, 0].set_ylabel("score, %")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -69,22 +69,6 @@ def show(ax: Axes, image: np.ndarray, title: str = "", colour: str = style.INK) 
     ax.set_title(title, fontsize=8.5, color=colour)
 
 
-def show_all(axes: np.ndarray, images: Sequence[np.ndarray], titles: Sequence[str]) -> None:
-    """Pictures into axes one by one; axes that are left over go."""
-    for i, ax in enumerate(axes.flat):
-        if i < len(images):
-            show(ax, images[i], titles[i])
-        else:
-            ax.set_visible(False)
-
-
-def checked_titles(titles: Sequence[str] | None, count: int) -> Sequence[str]:
-    """One title per picture; empty ones where there are none."""
-    titles = [""] * count if titles is None else titles
-    same_number("titles", len(titles), count)
-    return titles
-
-
 def same_number(name: str, got: int, expected: int) -> None:
     """Refuse lists that do not hold one entry per frame."""
     if got != expected:
@@ -97,19 +81,37 @@ def headline(figure: Figure, title: str) -> None:
         figure.suptitle(title, x=0.004, ha="left")
 
 
+def sheet(
+    frames: Sequence[np.ndarray],
+    titles: Sequence[str] | None,
+    columns: int,
+    title: str = "",
+    lines: int = 0,
+    shape: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Frames in rows of `columns`, each with its axes; `lines` of text come below, `shape` is the first frame's."""
+    if len(frames) == 0:
+        raise InputError("there is no frame to draw; give at least one.")
+    texts = [""] * len(frames) if titles is None else titles
+    same_number("titles", len(texts), len(frames))
+    columns = max(2, min(columns, len(frames)))
+    rows = -(-len(frames) // columns)
+    lines += rows * (titles is not None) + bool(title)
+    figure, axes = grid(rows, columns, frames[0].shape if shape is None else shape, lines)
+    for ax, frame, text in zip(axes.flat, frames, texts, strict=False):
+        show(ax, frame, text)
+    for ax in axes.flat[len(frames) :]:
+        ax.set_visible(False)
+    headline(figure, title)
+    return figure, list(axes.flat[: len(frames)])
+
+
 @style.figure_in_style
 def contact_sheet(
     frames: Sequence[np.ndarray], titles: Sequence[str] | None = None, columns: int = 6, *, title: str = ""
 ) -> Figure:
     """Frames in rows of `columns`; their sizes may differ."""
-    if len(frames) == 0:
-        raise InputError("a contact sheet needs at least one frame.")
-    texts, columns = checked_titles(titles, len(frames)), max(2, min(columns, len(frames)))
-    rows = -(-len(frames) // columns)
-    figure, axes = grid(rows, columns, frames[0].shape, rows * (titles is not None) + bool(title))
-    show_all(axes, frames, texts)
-    headline(figure, title)
-    return figure
+    return sheet(frames, titles, columns, title)[0]
 
 
 @style.figure_in_style
@@ -167,29 +169,6 @@ def _draw_box(ax: Axes, label: str, box: Box, colour: str) -> None:
 # ---- label maps ------------------------------------------------------------------------------------------------------
 
 
-def _show_labels(
-    ax: Axes, frame: np.ndarray, labels: np.ndarray, palette: np.ndarray, classes: Sequence[str] | None, title: str
-) -> None:
-    """A frame under its label map. Objects carry their numbers, where they are thickest; classes have a legend instead."""
-    show(ax, style.overlay_labels(frame, labels, palette, alpha=0.5 if classes is None else 0.65), title)
-    large = style.enlarge(labels, frame.shape[:2])
-    for label in np.unique(large) if classes is None else ():
-        if 0 < label < min(255, len(palette)):
-            depth = ndimage.distance_transform_edt(np.pad(large == label, 1))[1:-1, 1:-1]
-            y, x = np.unravel_index(depth.argmax(), depth.shape)
-            ax.text(
-                x, y, str(label), color="white", fontsize=8, weight="bold", ha="center", va="center", path_effects=HALO
-            )
-
-
-def _legend(figure: Figure, labels: Sequence[np.ndarray], classes: Sequence[str] | None, palette: np.ndarray) -> None:
-    """The classes that occur, but for the background."""
-    present = sorted({int(label) for one in labels for label in np.unique(one) if 0 < label < len(classes or ())})
-    handles = [Patch(facecolor=palette[i] / 255, edgecolor=style.RULE, label=(classes or ())[i]) for i in present]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower left", ncols=8, handlelength=1.2, columnspacing=1.4)
-
-
 @style.figure_in_style
 def masks_overlay(
     frames: Sequence[np.ndarray],
@@ -199,63 +178,65 @@ def masks_overlay(
     palette: np.ndarray | None = None,
     classes: Sequence[str] | None = None,
     columns: int = 4,
+    rows: Sequence[str] = (),
+    title: str = "",
 ) -> Figure:
-    """Frames in rows under their label maps, with the objects' numbers, or a legend where the ids are `classes`."""
+    """Frames in rows under their label maps, with the objects' numbers, or a legend where the ids are `classes`.
+
+    `rows` are names of the rows, written at their left.
+    """
     same_number("labels", len(labels), len(frames))
-    texts = checked_titles(titles, len(frames))
     palette = style.object_palette() if palette is None else palette
-    columns = max(2, min(columns, len(frames)))
-    rows = -(-len(frames) // columns)
-    figure, axes = grid(rows, columns, frames[0].shape, rows * (titles is not None) + 2 * (classes is not None))
-    for i, ax in enumerate(axes.flat):
-        if i < len(frames):
-            _show_labels(ax, frames[i], labels[i], palette, classes, texts[i])
-        else:
-            ax.set_visible(False)
-    _legend(figure, labels, classes, palette)
+    alpha = 0.5 if classes is None else 0.65
+    painted = [style.overlay_labels(*pair, palette, alpha=alpha) for pair in zip(frames, labels, strict=True)]
+    figure, axes = sheet(painted, titles, columns, title, 2 * (classes is not None))
+    for ax, name in zip(axes[::columns], rows, strict=False):
+        ax.set_ylabel(name, color=style.INK)
+    present = np.unique(np.concatenate([np.unique(one) for one in labels]))
+    if classes is None:
+        for ax, frame, one in zip(axes, frames, labels, strict=True):
+            _number(ax, style.enlarge(one, frame.shape[:2]))
+    else:
+        shown = [label for label in present if 0 < label < len(classes)]
+        handles = [Patch(facecolor=palette[i] / 255, edgecolor=style.RULE, label=classes[i]) for i in shown]
+        figure.legend(handles=handles, loc="outside lower left", ncols=8, handlelength=1.2, columnspacing=1.4)
     return figure
 
 
-def parts(frames: Any, labels: Any, titles: Sequence[str] | None = None) -> Figure:
-    """Parts of bodies, as in VIP, over one frame or several, with a legend."""
-    if isinstance(frames, np.ndarray) and frames.ndim == 3:
-        frames, labels = [frames], [labels]
-    return masks_overlay(frames, labels, titles, palette=style.VIP_PALETTE, classes=style.VIP_CLASSES)
+def _number(ax: Axes, labels: np.ndarray) -> None:
+    """Write every object's number where it is thickest."""
+    look: Any = {"color": "white", "fontsize": 8, "weight": "bold", "ha": "center", "va": "center"}
+    for label in np.unique(labels[(labels > 0) & (labels < 255)]):
+        depth = ndimage.distance_transform_edt(np.pad(labels == label, 1))[1:-1, 1:-1]
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        ax.text(x, y, str(label), path_effects=HALO, **look)
 
 
-@style.figure_in_style
 def segmentation_strip(
     frames: Sequence[np.ndarray],
     predictions: Mapping[str, Sequence[np.ndarray]],
-    truth: Sequence[np.ndarray] | None = None,
-    times: Sequence[str] | None = None,
+    truth: Sequence[np.ndarray],
+    times: Sequence[str],
     *,
     palette: np.ndarray | None = None,
     classes: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Label maps through time: the ground truth on top, then one row per encoder; one column per frame.
+    """Label maps through time: the ground truth on top, then a row per encoder; a column per frame, `times` its title.
 
-    `predictions`: encoder name -> label maps; `times`: titles of the columns; `classes`: names of the ids, for a legend
-    instead of the objects' numbers. A single frame is shown side by side in its maps.
+    `predictions`: encoder name -> label maps; `classes`: names of the ids, for a legend instead of the objects' numbers.
+    A single frame is shown side by side in its maps.
     """
-    rows = ({} if truth is None else {"ground truth": truth}) | dict(predictions)
+    rows = {"ground truth": truth} | dict(predictions)
     for name, maps in rows.items():
         same_number(f"row {name!r}", len(maps), len(frames))
+    labels = [one for maps in rows.values() for one in maps]
+    titles, columns = [*times] + [""] * (len(labels) - len(times)), len(frames)
     if len(frames) == 1:
-        pairs = {name: maps[0] for name, maps in rows.items()}
-        return masks_overlay(list(frames) * len(rows), [*pairs.values()], [*pairs], palette=palette, classes=classes)
-    palette = style.object_palette() if palette is None else palette
-    figure, axes = grid(len(rows), len(frames), frames[0].shape, 1 + bool(title) + 2 * (classes is not None))
-    first = next(iter(rows))
-    for line, (name, maps) in zip(axes, rows.items(), strict=True):
-        for j, (frame, labels) in enumerate(zip(frames, maps, strict=True)):
-            time = times[j] if times is not None and name == first else ""
-            _show_labels(line[j], frame, labels, palette, classes, time)
-        line[0].set_ylabel(name, color=style.INK)
-    _legend(figure, [labels for maps in rows.values() for labels in maps], classes, palette)
-    headline(figure, title)
-    return figure
+        titles, columns = [*rows], 4
+    names = [*rows] if len(frames) > 1 else []
+    look: Any = {"palette": palette, "classes": classes, "columns": columns, "rows": names, "title": title}
+    return masks_overlay(list(frames) * len(rows), labels, titles, **look)
 
 
 # ---- poses -----------------------------------------------------------------------------------------------------------
@@ -284,17 +265,14 @@ def pose(
     frames = [frames] if isinstance(frames, np.ndarray) and frames.ndim == 3 else list(frames)
     joints = np.asarray(joints, float).reshape(-1, len(JOINTS), 2)
     same_number("joints", len(joints), len(frames))
-    texts = checked_titles(titles, len(frames))
     true = np.full_like(joints, np.nan) if truth is None else np.asarray(truth, float).reshape(joints.shape)
     windows = _windows(np.concatenate([joints, true], axis=1), frames[0].shape)
-    columns = len(frames) if 2 <= len(frames) <= 6 else min(4, max(2, len(frames)))
-    rows = -(-len(frames) // columns)
-    shape = windows[0][2:] if zoom else frames[0].shape
-    figure, axes = grid(rows, columns, shape, 1 + rows * (titles is not None) + bool(title))
-    show_all(axes, frames, texts)
-    for i, ax in enumerate(axes.flat[: len(frames)]):
-        _skeleton(ax, joints[i], true[i])
-        top, left, height, width = windows[i] if zoom else (0, 0, *frames[i].shape[:2])
+    if not zoom:
+        windows = [(0, 0, *frame.shape[:2]) for frame in frames]
+    columns = len(frames) if len(frames) <= 6 else 4
+    figure, axes = sheet(frames, titles, columns, title, 1, windows[0][2:])
+    for ax, found, known, (top, left, height, width) in zip(axes, joints, true, windows, strict=True):
+        _skeleton(ax, found, known)
         ax.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5))
     names = {"right": "right side", "left": "left side", "middle": "middle"}
     handles = [plt.Line2D([], [], color=style.SIDE_COLOURS[key], marker="o", label=text) for key, text in names.items()]
@@ -302,7 +280,6 @@ def pose(
         ring: Any = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": style.MUTED, "linestyle": "none"}
         handles.append(plt.Line2D([], [], label="ground truth", **ring))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
-    headline(figure, title)
     return figure
 
 
@@ -337,24 +314,6 @@ def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray) -> None:
 
 
 # ---- features as colours ---------------------------------------------------------------------------------------------
-
-
-@style.figure_in_style
-def pca_rgb(
-    frames: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], titles: Sequence[str] | None = None
-) -> Figure:
-    """Frames, and below them per encoder the three components (N, h, w, 3) of `pca_components` as red, green and blue."""
-    texts = checked_titles(titles, len(frames))
-    for values in maps.values():
-        same_number("a PCA row", len(values), len(frames))
-    figure, axes = grid(1 + len(maps), len(frames), frames[0].shape, titles is not None)
-    show_all(axes[0], frames, texts)
-    for row, values in zip(axes[1:], maps.values(), strict=True):
-        rgb = np.round(255 * np.clip(style.to_array(values), 0, 1)).astype(np.uint8)
-        show_all(row, [style.enlarge(one, frames[0].shape[:2]) for one in rgb], [""] * len(rgb))
-    for ax, name in zip(axes[:, 0], ("frame", *maps), strict=True):
-        ax.set_ylabel(name, color=style.INK)
-    return figure
 
 
 def pca_components(features: Any) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 Frames are uint8 (H, W, 3); a cell is (row, column) of the (h, w) patch grid; attention of one query is (heads, h, w), of
 all queries (heads, h, w, h, w): the query's row and column first, then those of the patch looked at. `mask` is bool (h, w),
-True where a patch was hidden from the encoder: it is veiled in the query's picture. `title` stands above the figure.
+True where a patch was hidden from the encoder: it is veiled in the query's picture.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -17,7 +18,7 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.figures import style
-from tcore_lib.figures.frames import HALO, grid, headline, pack, page, show
+from tcore_lib.figures.frames import HALO, grid, pack, page, show
 
 Cell = tuple[int, int]
 Size = Sequence[int]  # (h, w) of a grid
@@ -144,58 +145,6 @@ def _veiled(frame: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return np.round(0.3 * style.to_frame(frame) + 0.7 * covered).astype(np.uint8)
 
 
-def _beside_the_query(
-    frame: np.ndarray,
-    query: Cell,
-    size: Size,
-    mask: np.ndarray | None,
-    rows: Mapping[str, Mapping[str, np.ndarray]],
-    title: str,
-) -> tuple[Figure, list[Axes]]:
-    """The query's picture at the left; per name a row of pictures by title, the query's place dotted in all but sheets.
-
-    Returns the figure and the axes of the last column.
-    """
-    names = [["query", *(f"{name}/{text}" for text in pictures)] for name, pictures in rows.items()]
-    figure, axes = page(names, frame.shape[0] / frame.shape[1], lines=len(rows) + bool(title))
-    text = f"query: row {query[0]}, column {query[1]}"
-    show(axes["query"], _veiled(frame, mask), text, style.ROLE_COLOURS["current"])
-    _outline_cell(axes["query"], query, size, frame.shape)
-    for name, pictures in rows.items():
-        for text, picture in pictures.items():
-            ax = axes[f"{name}/{text}"]
-            show(ax, picture, text, style.ROLE_COLOURS.get(name.split(",")[0], style.INK))
-            if not text.startswith("heads"):
-                _outline_cell(ax, query, size, picture.shape, dotted=True)
-    headline(figure, title)
-    return figure, [axes[row[-1]] for row in names]
-
-
-@style.figure_in_style
-def attention_grid(
-    frame: np.ndarray,
-    query: Cell,
-    frames: Mapping[str, np.ndarray],
-    maps: Mapping[str, np.ndarray],
-    *,
-    mask: np.ndarray | None = None,
-    title: str = "",
-) -> Figure:
-    """Where one patch looks in other frames: a row per map with the mean over heads and each head, each on its own scale.
-
-    `frames`: `past`, `future`, ... -> the picture looked at; `maps`: name -> attention of the query. A name is a key of
-    `frames`, or one with a comma and more words (`past, untrained`) for several maps on one picture.
-    """
-    rows = {}
-    for name, values in maps.items():
-        values, picture = style.to_array(values), frames[name.split(",")[0]]
-        painted = [style.overlay_heat(picture, one, limits=(0.0, one.max())) for one in (values.mean(0), *values)]
-        sheet = style.tile(painted[1:], max(1, round(len(values) ** 0.5)), gap=max(2, picture.shape[1] // 40))
-        mean = f"mean of {len(values)} heads, up to {values.mean(0).max():.1%}"
-        rows[name] = {name: picture, mean: painted[0], f"heads 1 to {len(values)}": sheet}
-    return _beside_the_query(frame, query, values.shape[1:], mask, rows, title)[0]
-
-
 @style.figure_in_style
 def attention_compared(
     frame: np.ndarray,
@@ -204,40 +153,54 @@ def attention_compared(
     states: Mapping[str, Mapping[str, np.ndarray]],
     *,
     mask: np.ndarray | None = None,
-    title: str = "",
+    heads: bool = False,
 ) -> Figure:
     """Where one patch looks in several states of a network, side by side, mean over heads, all on one scale.
 
-    `frames`: `past`, `future`, ... -> the picture looked at, a row each; `states`: `before training`, ... -> {`past`:
-    attention of the query, ...}, a column each.
+    The query's picture is at the left, its place is dotted in the others. `frames`: `past`, `future`, ... -> the picture
+    looked at, a row each; `states`: `before training`, ... -> {`past`: attention of the query, ...}, a column each; with
+    `heads` another column beside it shows every head, each on its own scale.
     """
-    means = {state: {role: style.to_array(maps[role]).mean(0) for role in frames} for state, maps in states.items()}
-    highest = max(float(mean.max()) for maps in means.values() for mean in maps.values())
-    rows = {role: {role: picture} for role, picture in frames.items()}
-    for state, maps in means.items():
-        for role, mean in maps.items():
-            painted = style.overlay_heat(frames[role], mean, limits=(0.0, highest))
-            rows[role][f"{state}: up to {mean.max():.1%}"] = painted
-    figure, last = _beside_the_query(frame, query, mean.shape, mask, rows, title)
-    _scale(figure, last, (0.0, 100 * highest), "attention, %")
+    maps = {state: {role: style.to_array(own[role]) for role in frames} for state, own in states.items()}
+    highest = max(float(one.mean(0).max()) for own in maps.values() for one in own.values())
+    rows: dict[str, dict[str, np.ndarray]] = {role: {role: picture} for role, picture in frames.items()}
+    for state, role in itertools.product(maps, frames):
+        values, picture = maps[state][role], frames[role]
+        mean = values.mean(0)
+        rows[role][f"{state}: up to {mean.max():.1%}"] = style.overlay_heat(picture, mean, limits=(0.0, highest))
+        if heads:
+            painted = [style.overlay_heat(picture, one, limits=(0.0, one.max())) for one in values]
+            gap = max(2, picture.shape[1] // 40)
+            rows[role][f"heads 1 to {len(values)}"] = style.tile(painted, max(1, round(len(values) ** 0.5)), gap)
+    names = [["query", *(f"{role}/{text}" for text in pictures)] for role, pictures in rows.items()]
+    figure, axes = page(names, frame.shape[0] / frame.shape[1], lines=len(rows))
+    show(
+        axes["query"], _veiled(frame, mask), f"query: row {query[0]}, column {query[1]}", style.ROLE_COLOURS["current"]
+    )
+    _outline_cell(axes["query"], query, mean.shape, frame.shape)
+    for role, pictures in rows.items():
+        for text, picture in pictures.items():
+            show(axes[f"{role}/{text}"], picture, text, style.ROLE_COLOURS.get(role, style.INK))
+            if not text.startswith("heads"):
+                _outline_cell(axes[f"{role}/{text}"], query, mean.shape, picture.shape, dotted=True)
+    _scale(figure, [axes[row[-1]] for row in names], (0.0, 100 * highest), "attention, %")
     return figure
 
 
 @style.figure_in_style
-def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.ndarray, *, title: str = "") -> Figure:
+def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.ndarray) -> Figure:
     """Every patch of a crop at once: at each patch's own place a small map of where it looks in another frame.
 
     Each small map is the mean over heads, on its own scale from 0 to its largest weight, which an orange square marks; a
     white one marks the query's own place. Maps of patches that were not hidden are paler. `maps`: `past`, `future` ->
     attention of all queries.
     """
-    figure, axes = grid(1, 1 + len(maps), frame.shape, 1 + bool(title))
+    figure, axes = grid(1, 1 + len(maps), frame.shape, 1)
     pack(figure, "compressed", gap=0.08)
     show(axes[0, 0], _veiled(frame, mask), "queries", style.ROLE_COLOURS["current"])
     for ax, (role, heads) in zip(axes[0, 1:], maps.items(), strict=True):
         text = f"{role}: a map per patch, at its place"
         show(ax, _atlas(style.to_array(heads).mean(0), mask), text, style.ROLE_COLOURS.get(role, style.INK))
-    headline(figure, title)
     return figure
 
 
@@ -255,29 +218,3 @@ def _atlas(mean: np.ndarray, mask: np.ndarray) -> np.ndarray:
         small[3 * y + 1, 3 * x + 1] = style.to_rgb8(style.OKABE_ITO["orange"])
         tiles.append(small)
     return style.tile(tiles, mask.shape[1], gap=3)
-
-
-@style.figure_in_style
-def attention_matrix(maps: Mapping[str, np.ndarray], mask: np.ndarray | None = None) -> Figure:
-    """All weights as matrices: a row per query, a column per patch looked at, both row by row of the grid.
-
-    White dots mark each query's own place: where they are bright, patches look at their place and not at a thing. `maps`:
-    `past`, `future` -> attention of all queries; the mean over heads is drawn. With `mask`, rows of hidden patches only.
-    """
-    h, w = next(iter(maps.values())).shape[1:3]
-    own = np.arange(h * w) if mask is None else np.flatnonzero(mask)
-    means = {role: style.to_array(heads).mean(0).reshape(h * w, h * w)[own] for role, heads in maps.items()}
-    highest = max(float(mean.max()) for mean in means.values())
-    height = np.clip(style.WIDTH / len(means) * len(own) / (h * w), 1.2, 3.6) + 0.7
-    figure, axes = plt.subplots(1, len(means), figsize=(style.WIDTH, height), sharey=True, squeeze=False)
-    for ax, (role, mean) in zip(axes[0], means.items(), strict=True):
-        image = ax.imshow(mean, vmin=0, vmax=highest, aspect="auto")
-        ax.scatter(own, np.arange(len(own)), s=min(14.0, 2500 / len(own)), c="white", linewidths=0)
-        ax.grid(visible=False)
-        ax.set_title(role, color=style.ROLE_COLOURS.get(role, style.INK))
-        ax.set_xlabel("patch looked at")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes[0, 0].set_ylabel("query patch" if mask is None else "hidden query patch")
-    figure.colorbar(image, ax=axes, format=lambda value, _: f"{value:.1%}", label="attention", pad=0.01)
-    return figure

@@ -3,7 +3,6 @@
 All scores are in percent. A notebook shows a figure at the end of the cell (`figures.histogram(...);`).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -59,24 +58,9 @@ def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "coun
 
 
 @style.figure_in_style
-def class_counts(counts: Mapping[str, int] | pd.Series, title: str = "", *, top: int = 30) -> Figure:
-    """Horizontal bars of the `top` most frequent classes; how many others there are stands below."""
-    series = pd.Series(counts).sort_values(ascending=False)
-    if series.empty:
-        raise InputError(f"{title or 'class_counts'}: there is no class to count.")
-    shown, rest = series.head(top), series.iloc[top:]
-    figure, ax = plt.subplots(figsize=(style.WIDTH, 0.8 + 0.24 * len(shown)))
-    bars = ax.barh([str(name) for name in shown.index], shown.to_numpy(), height=0.7)
-    ax.bar_label(bars, fmt="{:,.0f}", padding=4, fontsize=8, color=style.MUTED)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    more = f"   (not drawn: {len(rest):,} more classes with {rest.sum():,.0f} videos)" if len(rest) else ""
-    ax.set(xlabel=f"videos{more}", title=f"{title}: {len(series):,} classes, {series.sum():,.0f} videos")
-    return figure
-
-
-@style.figure_in_style
-def score_table(table: pd.DataFrame, *, against: str = "", floor: str = "pixels") -> Figure:
+def score_table(
+    table: pd.DataFrame, *, against: str = "", floor: str = "pixels", interval: str = "95 % interval over clips"
+) -> Figure:
     """Scores of any number of encoders: a panel per benchmark, a row per encoder, a dot with its interval.
 
     Args:
@@ -84,6 +68,7 @@ def score_table(table: pd.DataFrame, *, against: str = "", floor: str = "pixels"
             `paper`, which may be absent or NaN. With `against`: `difference` instead of `measured`, and its interval.
         against: draw the paired differences to this encoder, in percentage points, about a line at zero.
         floor: the encoder whose score is drawn through all rows: what raw pixels reach without learning.
+        interval: what `low` and `high` are.
     """
     value = "difference" if against else "measured"
     for name in ("encoder", "benchmark", value):
@@ -106,18 +91,15 @@ def score_table(table: pd.DataFrame, *, against: str = "", floor: str = "pixels"
             ax.axvline(part.loc[floor, value], color=style.MUTED, linestyle="--", linewidth=1, label=floor)
         if there.any():
             ends = part["low"][there], part["high"][there]
-            ax.hlines(
-                rows[there], *ends, color=style.CYCLE[0], linewidth=4, alpha=0.35, label="95 % interval over clips"
-            )
+            ax.hlines(rows[there], *ends, color=style.CYCLE[0], linewidth=4, alpha=0.35, label=interval)
         ax.scatter(part[value], rows, s=36, zorder=3, label=f"difference to {against}" if against else "measured here")
         if part["paper"].notna().any():
             ax.scatter(part["paper"], rows, marker="D", s=34, facecolor="white", edgecolor=style.CYCLE[1], linewidth=1.6,
                        zorder=4, label="paper")  # fmt: skip
         for row, (number, end) in enumerate(zip(part[value], part.max(axis=1).fillna(0), strict=True)):
             text, colour = (f"{number:.1f}", style.INK) if np.isfinite(number) else ("not run", style.MUTED)
-            ax.annotate(
-                text, (end, row), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5, color=colour
-            )
+            place: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(text, (end, row), fontsize=8.5, color=colour, **place)
         reach = 1.25 * max(1.0, np.nanmax(part.abs(), initial=1.0))
         ax.set(title=str(name), xlabel="percentage points" if against else "%", xlim=(-reach if against else 0, reach))
         ax.set(yticks=rows, yticklabels=encoders, ylim=(len(encoders) - 0.5, -0.5))
@@ -158,36 +140,4 @@ def clip_bars(table: pd.DataFrame, *, unit: str = "%", title: str = "", top: int
     ax.set_title((title or f"score per {what}") + (f"  ({cut} in the middle left out)" if cut > 0 else ""))
     ax.set_xlabel(f"{unit}   (dotted: mean over {len(table)} {what if what.endswith('s') else what + 's'})")
     figure.legend(loc="outside lower center", ncols=4)
-    return figure
-
-
-@style.figure_in_style
-def study_seeds(table: pd.DataFrame, titles: Mapping[str, str], benchmarks: Mapping[str, str], baseline: str) -> Figure:
-    """A panel per benchmark, a row per variant of a study: a dot per seed, a bar at the mean, a line at the baseline's.
-
-    Args:
-        table: after training; columns variant, seed, benchmark, value (percent).
-        titles: variant -> what it is called, in this order from the top.
-        benchmarks: benchmark -> title of its panel.
-        baseline: the variant whose mean is drawn through all rows.
-    """
-    shown = [name for name in benchmarks if name in set(table["benchmark"])]
-    rows = [variant for variant in titles if variant in set(table["variant"])]
-    size = (style.WIDTH, 1.1 + 0.3 * len(rows))
-    figure, axes = plt.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False)
-    for ax, name in zip(axes[0], shown, strict=True):
-        part = table[table["benchmark"] == name].set_index("variant")["value"]
-        for place, variant in enumerate(rows):
-            values = part[part.index == variant]
-            ax.scatter(values, [place] * len(values), s=26, color=style.CYCLE[0], alpha=0.75, zorder=3, linewidths=0)
-            if len(values):
-                ax.vlines(values.mean(), place - 0.33, place + 0.33, color=style.INK, linewidth=1.8, zorder=4)
-        if baseline in part.index:
-            ax.axvline(part[part.index == baseline].mean(), color=style.CYCLE[1], linestyle="--", linewidth=1, zorder=1)
-        benchmark, _, score = benchmarks[name].partition(", ")
-        ax.set(title=benchmark, xlabel=f"{score}, %")
-        ax.margins(x=0.15)
-        ax.grid(axis="y", visible=False)
-    axes[0, 0].set(yticks=range(len(rows)), yticklabels=[titles[variant] for variant in rows])
-    axes[0, 0].invert_yaxis()
     return figure
