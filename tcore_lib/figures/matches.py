@@ -183,7 +183,8 @@ def attention_compared(
             show(axes[f"{role}/{text}"], picture, text, style.ROLE_COLOURS.get(role, style.INK))
             if not text.startswith("heads"):
                 _outline_cell(axes[f"{role}/{text}"], query, mean.shape, picture.shape, dotted=True)
-    _scale(figure, [axes[row[-1]] for row in names], (0.0, 100 * highest), "attention, %")
+    if not heads:
+        _scale(figure, [axes[row[-1]] for row in names], (0.0, 100 * highest), "attention, %")
     return figure
 
 
