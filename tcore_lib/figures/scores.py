@@ -100,7 +100,7 @@ def score_table(
             text, colour = (f"{number:.1f}", style.INK) if np.isfinite(number) else ("not run", style.MUTED)
             place: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(text, (end, row), fontsize=8.5, color=colour, **place)
-        reach = 1.25 * max(1.0, np.nanmax(part.abs(), initial=1.0))
+        reach = 1.25 * part.abs().fillna(0).to_numpy().max(initial=1.0)
         ax.set(title=str(name), xlabel="percentage points" if against else "%", xlim=(-reach if against else 0, reach))
         ax.set(yticks=rows, yticklabels=encoders, ylim=(len(encoders) - 0.5, -0.5))
         ax.tick_params(axis="y", labelcolor=style.INK, labelsize=9.5)

@@ -308,14 +308,27 @@ def comparisons(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["claim", "benchmark", "difference", "low", "high", "seeds", "verdict"])
 
 
+def gains(scores: pd.DataFrame, titles: dict[str, str], baseline: str) -> pd.DataFrame:
+    """Every variant minus the baseline, seed by seed: encoder, benchmark, difference (mean), low and high over seeds (points)."""
+    wide = (
+        final(scores)
+        .pivot(index=["benchmark", "seed"], columns="variant", values="value")
+        .reindex(columns=list(titles))
+    )
+    paired = wide.sub(wide[baseline], axis=0).rename(columns=titles).melt(ignore_index=False, var_name="encoder")
+    ends = paired.groupby(["encoder", "benchmark"], sort=False, observed=True)["value"]
+    return ends.agg(difference="mean", low="min", high="max").reset_index()
+
+
 def write_page(study: Study) -> None:
     """Write a study's page, its figures and `comparisons.csv` from `scores.csv` and `tasks.csv`."""
     scores = scores_of(study)
     if len(scores):
         titles = {name: variant.title for name, variant in study.settings.variants.items()}
-        panels = {name: name for name in scores["benchmark"].cat.categories}
-        curves = figures.study_curves(scores, titles, panels)
-        seeds = figures.study_seeds(final(scores), titles, panels, study.settings.baseline)
+        baseline = study.settings.baseline
+        gained = gains(scores, titles, baseline)
+        curves = figures.study_curves(scores, titles)
+        seeds = figures.score_table(gained, against=titles[baseline], interval="from seed to seed")
         for name, figure in (("curves", curves), ("seeds", seeds)):
             with atomic_path(study.folder / f"{name}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=110)
