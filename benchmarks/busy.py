@@ -4,9 +4,8 @@ Question: what does it cost when something else runs? OpenMP's default lets a th
 two other processes compete for the cores, the one thread that has work does not get one, and all of them wait for it.
 `tcore_lib` therefore sets OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=0 before torch is loaded.
 
-Four fresh processes per round (quiet and busy, passive and OpenMP's default), in turn; medians over rounds go to
-results/benchmarks/busy.json. The work is torch alone: an encoder of the quick profile's size, forward, backward and AdamW.
-Target: quiet, passive loses at most 3 %; busy, passive is at least three times as fast.
+Four fresh processes per round, in turn; medians go to results/benchmarks/busy.json. The work is torch alone: an encoder of
+the quick profile's size, forward, backward and AdamW. Target: quiet, passive loses at most 3 %; busy, it is three times as fast.
 
     python benchmarks/busy.py [--steps 20] [--rounds 3] [--threads N] [--output FILE]
 """
@@ -18,36 +17,33 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 POLICIES = {"passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}, "default": {}}
-
-
-def work(threads: int, steps: int) -> float:
-    """Median seconds of a step, in this process."""
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    layer = torch.nn.TransformerEncoderLayer(128, 4, 512, dropout=0.0, batch_first=True, norm_first=True)
-    network = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
-    optimiser = torch.optim.AdamW(network.parameters())
-    tokens = torch.randn(64, 41, 128)  # 32 videos, two crops of 96 pixels: 36 patches, CLS, 4 registers
-    seconds = []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        optimiser.zero_grad()
-        network(tokens).square().mean().backward()
-        optimiser.step()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])  # the first two make memory pools and AdamW's state
+WORK = """
+import statistics, sys, time, torch
+threads, steps = map(int, sys.argv[1:])
+torch.set_num_threads(threads)
+layer = torch.nn.TransformerEncoderLayer(128, 4, 512, dropout=0.0, batch_first=True, norm_first=True)
+network = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+optimiser = torch.optim.AdamW(network.parameters())
+tokens, seconds = torch.randn(64, 41, 128), []  # 32 videos, two crops of 96 pixels: 36 patches, CLS, 4 registers
+for _ in range(steps + 2):
+    start = time.perf_counter()
+    optimiser.zero_grad()
+    network(tokens).square().mean().backward()
+    optimiser.step()
+    seconds.append(time.perf_counter() - start)
+print(statistics.median(seconds[2:]))  # the first two make memory pools and AdamW's state
+"""
 
 
 def measured(policy: str, threads: int, steps: int) -> float:
-    """`work` in a fresh process with an OpenMP policy."""
+    """Median seconds of a step in a fresh process with an OpenMP policy."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, __file__, "--work", "--threads", str(threads), "--steps", str(steps)]
+    command = [sys.executable, "-c", WORK, str(threads), str(steps)]
     done = subprocess.run(command, env=plain | POLICIES[policy], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -58,33 +54,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--competitors", type=int, default=2, help="processes of the competing load")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "busy.json")
-    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.work:
-        print(work(args.threads, args.steps))
-        return
 
-    from tcore_lib import machine, params, runs
+    from tcore_lib import machine, params, runs  # here: it sets the policy of this process and its children
     from tcore_lib.files import write_json
 
     started, before = time.time(), machine.load(2.0)
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = defaultdict(list)
     for _ in range(args.rounds):
-        for policy in POLICIES:
-            seconds.setdefault(f"quiet, {policy}", []).append(measured(policy, args.threads, args.steps))
-        load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(args.competitors)]
-        try:
-            for policy in POLICIES:
-                seconds.setdefault(f"busy, {policy}", []).append(measured(policy, args.threads, args.steps))
-        finally:
-            for process in load:
-                process.kill()
-                process.wait()
+        for name, competitors in (("quiet", 0), ("busy", 2)):
+            load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(competitors)]
+            try:
+                for policy in POLICIES:
+                    seconds[f"{name}, {policy}"].append(measured(policy, args.threads, args.steps))
+            finally:
+                for process in load:
+                    process.kill()
+                    process.wait()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     figures = {
-        "what": f"{args.threads} threads; busy = {args.competitors} processes that compute without end",
+        "what": f"{args.threads} threads; busy = two processes that compute without end",
         "cores_busy_before": round(before, 2),
         "milliseconds_per_step": {name: round(1000 * value, 1) for name, value in medians.items()},
         "quiet_passive_over_default": round(medians["quiet, passive"] / medians["quiet, default"], 3),
@@ -95,7 +85,6 @@ def main() -> None:
     }
     write_json(args.output, figures | {"provenance": runs.provenance(params.Params(), started)})
     print(json.dumps(figures, indent=1))
-    print(f"written to {args.output}")
 
 
 if __name__ == "__main__":

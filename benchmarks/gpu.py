@@ -11,31 +11,27 @@ end_to_end   the training loop from JPEG frames: 1,200 samples/s with ViT-S; ViT
 propagation  30 clips, 1,999 frames, 480x880, ViT-S/16, in float32 and bf16: under 60 s
 loader       all loader processes from JPEG frames and from shards; views on the device
 train        ViT-S/16 at 224 with full-size heads on rendered video for what is left; scores of the trained, the random
-             and the weightless encoder; the trained one in 16 bit, in pieces of 15 MB:
-             cat encoder.safetensors.* > encoder.safetensors
+             and the weightless encoder; the trained one as encoder.safetensors
 
-Before the first part those of them that need video or real clips are rehearsed: a rendered video is written, read back and
-indexed, the clips are looked through. A machine whose libraries cannot do that costs seconds, not the lease.
-Each part writes its figures to OUT (small text) when it ends, and one that fails says so there and stops no other.
-A part runs in a process of its own, which is stopped at the end of its share of the time.
+--clips names a folder with real clips (davis-sample, jhmdb-sample); without it they are rendered. Before the first part a
+rendered video is written, read back and indexed, and the clips are looked through: a machine whose libraries cannot do that
+costs seconds, not the lease. Each part writes its figures to OUT (small text) when it ends, and one that fails says so there
+and stops no other. A part runs in a process of its own, which is stopped at the end of its share of the time.
 """
 
 import argparse
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from views import write_frames
 
 from tcore_lib import files, params, runs
@@ -49,7 +45,6 @@ from tcore_lib.evaluation.scores import summarise
 from tcore_lib.machine import Meter, Place, cores
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.model.export import export
-from tcore_lib.model.weights import OURS, write_safetensors
 from tcore_lib.scenes import synthetic
 from tcore_lib.training.batches import loader, worker_count
 from tcore_lib.training.forecast import forecast
@@ -58,11 +53,9 @@ from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
 ROOT = Path(__file__).parents[1]
-SAMPLES = [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]  # real clips, where they are at hand
 SHARE = {"step": 0.33, "end_to_end": 0.3, "propagation": 0.55, "loader": 0.25, "train": 1.0}  # of the time left
 BATCH = {"vit_small": 256, "vit_base": 128}  # the plain step holds all logits
 ROWS = {"vit_small": "k400_vits16_400ep", "vit_base": "k400_vitb16_200ep"}
-PIECE = 15_000_000  # bytes
 SMALL_VIDEO: dict[str, Any] = {"video_size": [96, 64], "video_seconds": 1.0, "videos": 6}
 TINY: dict[str, Any] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
@@ -76,7 +69,7 @@ class Bench:
     """One call's settings, and where its figures go."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.output, self.tiny, self.seconds = args.output, args.tiny, 60 * args.minutes
+        self.output, self.tiny, self.clips, self.seconds = args.output, args.tiny, args.clips, 60 * args.minutes
         self.device = torch.device("cpu" if args.tiny else "cuda")
         self.started = time.time()
 
@@ -90,6 +83,10 @@ class Bench:
     def left(self) -> float:
         """Seconds that are left to this process."""
         return self.seconds - (time.time() - self.started)
+
+    def real(self, benchmark: str) -> Path | None:
+        """The real clips of a benchmark, where there are some."""
+        return self.clips / f"{benchmark}-sample" if self.clips else None
 
     def write(self, part: str, figures: dict[str, Any]) -> None:
         """Keep a part's figures, as far as they are known."""
@@ -110,28 +107,15 @@ class Bench:
 
 def step(bench: Bench) -> None:
     """The step, compiled and not, against the plain way, by benchmarks/step.py."""
-    wanted = {arch: ["--arch", arch, "--batch", str(batch), "--compile"] for arch, batch in BATCH.items()}
+    wanted = {arch: f"--arch {arch} --batch {batch} --compile" for arch, batch in BATCH.items()}
     if bench.tiny:
-        wanted = {
-            "vit_small": [
-                "--arch",
-                "vit_tiny",
-                "--batch",
-                "2",
-                "--prototypes",
-                "128",
-                "--rounds",
-                "1",
-                "--threads",
-                "1",
-            ]
-        }
+        wanted = {"vit_small": "--arch vit_tiny --batch 2 --prototypes 128 --rounds 1 --threads 1"}
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, words in wanted.items():
             path = Path(folder) / f"{name}.json"
             profile = str(bench.output / f"profile-{name}.txt")
-            failed = bench.call("step.py", *words, "--profile", profile, "--output", str(path))
+            failed = bench.call("step.py", *words.split(), "--profile", profile, "--output", str(path))
             figures[name] = {"failed": failed} if failed else files.read_json(path)
             figures[name].pop("provenance", None)
             bench.write("step", figures)
@@ -165,7 +149,7 @@ def end_to_end(bench: Bench) -> None:
 def propagation(bench: Bench) -> None:
     """By benchmarks/propagation.py: one clip both ways, and a set of the size of DAVIS-2017 val."""
     common = ["--output", str(bench.output / "propagation.json")]  # each call adds to it
-    if real := real_clips():
+    if real := bench.real("davis"):
         common += ["--root", str(real), "--clip", "car-shadow"]
     wanted = [[*how, "--precision", name] for name in ("bf16", "fp32") for how in (["--set"], [])]
     if bench.tiny:
@@ -235,7 +219,7 @@ def train(bench: Bench) -> None:
         }
         bench.write("train", figures)
         (newest,) = (root / "run" / "checkpoints").glob("step-*.pt")
-        save_pieces(newest, bench.output / "encoder.safetensors")
+        export(newest, bench.output / "encoder.safetensors", "safetensors", {})
         first = random_encoder(chosen.encoder, chosen.views.global_size, settings.run.seed)
         encoders = {"trained": load_encoder(newest), "random": first, "pixels": load_encoder("pixels")}
         bench.write("train", figures | {"scores": scores(bench, encoders, root)})
@@ -248,39 +232,19 @@ def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
     return FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
 
 
-def real_clips(benchmark: str = "davis") -> Path | None:
-    """The real samples of a benchmark, where they are at hand."""
-    return next((folder / f"{benchmark}-sample" for folder in SAMPLES if folder.is_dir()), None)
-
-
-def save_pieces(checkpoint: Path, target: Path) -> None:
-    """The checkpoint's encoder in fp16, cut where one file would be too large to be handed over.
-
-    Joined, the pieces are a file that `load_encoder` and `checkpoint.encoders` take.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        whole, half = Path(folder) / "whole.safetensors", Path(folder) / "half.safetensors"
-        export(checkpoint, whole, "safetensors", {})
-        with safe_open(whole, "pt") as opened:
-            weights = {name: opened.get_tensor(name).half() for name in opened.keys()}  # noqa: SIM118
-            write_safetensors(half, weights, json.loads(opened.metadata()[OURS]))
-        content = half.read_bytes()
-    for i in range(0, len(content), PIECE):
-        target.with_name(f"{target.name}.{i // PIECE}").write_bytes(content[i : i + PIECE])
-
-
 def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> dict[str, dict[str, float]]:
-    """Of every encoder on the real DAVIS and JHMDB samples, where they are at hand; else on rendered DAVIS clips."""
-    davis: dict[str, Any] = {"save_predictions": False, "root": str(real_clips())}
+    """Of every encoder on the real DAVIS and JHMDB clips, where there are some; else on rendered DAVIS clips."""
     chosen: list[params.Benchmark] = []
-    if bench.tiny or real_clips() is None:
+    if bench.clips and not bench.tiny:
+        chosen.append(params.Davis(root=str(bench.real("davis")), save_predictions=False))
+        chosen.append(params.Jhmdb(root=str(bench.real("jhmdb")), save_predictions=False))
+    else:
         drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
         synthetic.write_davis(scratch / "davis", drawn, seed=0, progress=False)
-        davis |= {"root": str(scratch / "davis")} | ({"input_size": (64, 96)} if bench.tiny else {})
-    else:
-        chosen.append(params.Jhmdb(root=str(real_clips("jhmdb")), save_predictions=False))
+        size = {"input_size": (64, 96)} if bench.tiny else {}
+        chosen.append(params.Davis(root=str(scratch / "davis"), save_predictions=False, **size))
     found: dict[str, dict[str, float]] = {name: {} for name in encoders}
-    for settings in [params.Davis(**davis), *chosen]:
+    for settings in chosen:
         benchmark = type(settings).__name__.lower()
         clips = load_clips(settings, settings.root)
         table = evaluate(encoders, clips, settings, progress=False, device=bench.device.type)
@@ -302,18 +266,14 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 # ---- the call -------------------------------------------------------------------------------------------------------
 
 
-def rehearse(parts: list[str]) -> str:
-    """Why one of these parts would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
-    benchmarks = {"davis": {"propagation", "train"}, "jhmdb": {"train"}}  # and which parts read their clips
+def rehearse(bench: Bench) -> str:
+    """Why a part would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
     try:
-        if "train" in parts:
-            with tempfile.TemporaryDirectory() as folder:
-                rendered(Path(folder), SMALL_VIDEO).read(0, [0])
-        for kind in (params.Davis, params.Jhmdb):
-            name = kind.__name__.lower()
-            if benchmarks[name] & set(parts) and (folder_of_clips := real_clips(name)):
-                settings = kind(root=str(folder_of_clips))
-                load_clips(settings, settings.root)
+        with tempfile.TemporaryDirectory() as folder:
+            rendered(Path(folder), SMALL_VIDEO).read(0, [0])
+        for kind in (params.Davis, params.Jhmdb) if bench.clips else ():
+            settings = kind(root=str(bench.real(kind.__name__.lower())))
+            load_clips(settings, settings.root)
     except Exception as error:  # whatever it is, it would come again when the time is short
         return f"nothing was started: {type(error).__name__}: {' '.join(str(error).split())}"
     return ""
@@ -322,7 +282,9 @@ def rehearse(parts: list[str]) -> str:
 def in_its_own_process(args: argparse.Namespace, part: str, seconds: float) -> None:
     """Run a part, and its whole process group no longer than that; say in OUT if it fails."""
     command = [sys.executable, __file__, "--output", str(args.output), "--part", part, "--minutes", str(seconds / 60)]
-    child = subprocess.Popen([*command, *(["--tiny"] if args.tiny else [])], start_new_session=True)
+    command += (["--tiny"] if args.tiny else []) + (["--clips", str(args.clips)] if args.clips else [])
+    with open(args.output / f"{part}.failed.txt", "w") as errors:
+        child = subprocess.Popen(command, start_new_session=True, stderr=errors)
     try:
         problem = "" if child.wait(seconds + 30) == 0 else f"ended with code {child.returncode}"
     except subprocess.TimeoutExpired:
@@ -331,10 +293,12 @@ def in_its_own_process(args: argparse.Namespace, part: str, seconds: float) -> N
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+    path = Path(errors.name)
     if problem:
-        path = args.output / f"{part}.failed.txt"
-        path.write_text(f"{part} {problem}\n{path.read_text() if path.exists() else ''}")
+        path.write_text(f"{part} {problem}\n{path.read_text()[-4000:]}")
         print(part, problem, flush=True)
+    else:
+        path.unlink()
 
 
 def main() -> int:
@@ -344,33 +308,26 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="for everything")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
+    parser.add_argument("--clips", type=Path, help="folder of real clips")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     if args.part:
-        try:
-            PARTS[args.part](Bench(args))
-        except Exception:
-            (args.output / f"{args.part}.failed.txt").write_text(traceback.format_exc()[-4000:])
-            raise
+        PARTS[args.part](Bench(args))
         return 0
     wanted = args.parts.split(",")
-    unknown = sorted(set(wanted) - set(PARTS))
-    if unknown:
+    if unknown := sorted(set(wanted) - set(PARTS)):
         parser.error(f"--parts has {', '.join(unknown)}; known are {', '.join(PARTS)}")
     if not args.tiny and not torch.cuda.is_available():
         parser.error("there is no GPU here; --tiny tries the script on a CPU")
     end = time.time() + 60 * args.minutes
-    for name in ("rehearsal", *wanted):  # what an earlier call says of them
-        (args.output / f"{name}.failed.txt").unlink(missing_ok=True)
-    if problem := rehearse(wanted):
-        (args.output / "rehearsal.failed.txt").write_text(problem + "\n")
+    if problem := rehearse(Bench(args)):
         print(problem, file=sys.stderr)
         return 1
     for part in wanted:
         share = SHARE[part] if part != wanted[-1] else 1.0
         in_its_own_process(args, part, max(60.0, share * (end - time.time())))
-    failed = sorted(path.name for path in args.output.glob("*.failed.txt"))
+    failed = [part for part in wanted if (args.output / f"{part}.failed.txt").exists()]
     print("failed: " + ", ".join(failed) if failed else "all parts ended well")
     return 1 if failed else 0
 

@@ -34,30 +34,28 @@ PER_RANK = 8  # samples
 def child(steps: int) -> None:
     """One rank: its median step, and the exchange of its gradients; the leading rank prints them as the last line."""
     torch.set_num_threads(1)
-    place = place_of(os.environ)
-    loaded = params.load("quick")
-    loop = {"batch_size": PER_RANK * place.world, "precision": "fp32"}
-    pretrain = loaded.pretrain.model_copy(update={"loop": loaded.pretrain.loop.model_copy(update=loop)})
+    place, quick = place_of(os.environ), params.load("quick").pretrain
+    own_loop, loop = (quick.loop.model_copy(update={"batch_size": n * PER_RANK}) for n in (1, place.world))
+    own, pretrain = (quick.model_copy(update={"loop": part}) for part in (own_loop, loop))
+    meter = Meter(CPU)
     with joined(place, CPU):
-        trainer, meter = Trainer(pretrain, 0, CPU), Meter(CPU)
+        trainer = Trainer(pretrain, 0, CPU)
         for step in range(steps + 2):
-            (own,) = counters(step, loop["batch_size"], place.rank, place.world, 1)
+            (samples,) = counters(step, loop.batch_size, place.rank, place.world, 1)
             hyper = Schedules(pretrain).at(step)
-            draws = draw(pretrain, 0, step, own, hyper)
-            local = pretrain.model_copy(update={"loop": pretrain.loop.model_copy(update={"batch_size": PER_RANK})})
-            views = random_views(local, CPU, torch.float32, len(draws.crops))
+            draws = draw(pretrain, 0, step, samples, hyper)
+            views = random_views(own, CPU, torch.float32, len(draws.crops))
             with meter("step"):
                 trainer.step([(views, draws)], hyper)
         gradients = torch.cat([p.grad.flatten() for m in trainer.model.trained().values() for p in m.parameters()])
-        if place.world > 1:
-            for _ in range(10):
-                with meter("exchange"):
-                    dist.all_reduce(gradients)
+        for _ in range(10 if place.world > 1 else 0):
+            with meter("exchange"):
+                dist.all_reduce(gradients)
+    found = {"seconds_per_step": statistics.median(meter.seconds["step"][2:]), "gradient_bytes": 4 * len(gradients)}
+    if place.world > 1:
+        found["seconds_of_exchange"] = meter.median("exchange")
     if place.leads:
-        found = {"seconds_per_step": statistics.median(meter.seconds["step"][2:])}
-        if place.world > 1:
-            found["seconds_of_exchange"] = statistics.median(meter.seconds["exchange"])
-        print(json.dumps(found | {"gradient_bytes": 4 * len(gradients)}), flush=True)
+        print(json.dumps(found), flush=True)
 
 
 def measured(world: int, steps: int) -> dict[str, float]:
@@ -65,15 +63,14 @@ def measured(world: int, steps: int) -> dict[str, float]:
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", __file__]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*words, "--child", "--steps", str(steps)], env=environment, capture_output=True, text=True, check=False
+        [*words, "--child", "--steps", str(steps)], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
     found = json.loads(done.stdout.splitlines()[-1])
     return found | {"ranks": world, "samples_per_second": world * PER_RANK / found["seconds_per_step"]}
 
 
 def main() -> None:
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "scaling.json")
@@ -82,15 +79,13 @@ def main() -> None:
     if args.child:
         child(args.steps)
         return
-    started = time.time()
-    ranks = [measured(world, args.steps) for world in (1, 2)]
+    started, ranks = time.time(), [measured(world, args.steps) for world in (1, 2)]
     result = {
         "what": f"quick profile, {PER_RANK} samples per rank, one thread each, gloo",
         "ranks": ranks,
         "efficiency_of_two": ranks[1]["samples_per_second"] / (2 * ranks[0]["samples_per_second"]),
-        "provenance": runs.provenance(params.load("quick"), started),
     }
-    files.write_json(args.output, result)
+    files.write_json(args.output, result | {"provenance": runs.provenance(params.load("quick"), started)})
     print(json.dumps(result, indent=1))
 
 

@@ -1,20 +1,15 @@
 """The training step against a plain transcription of METHOD sections 5 to 7, in one run on one device.
 
 Question: what does one optimiser step cost, part by part, and what is gained over computing every sentence of the method
-as it stands (benchmarks/plain_step.py: all crops through everything, attention weights, CLS through the head twice, logits
-held, losses one by one, AdamW and EMA tensor by tensor)?
-
-Rounds alternate, so that a busy machine slows all; medians are written to results/benchmarks/step-<device>.json.
-Views are random numbers: making them is benchmarks/views.py. Target: at least 1.5 times the samples/s.
+as it stands (benchmarks/plain_step.py)? Rounds alternate, so that a busy machine slows all; medians are written to
+results/benchmarks/step-<device>.json. Views are random numbers. Target: at least 1.5 times the samples/s.
 
     python benchmarks/step.py [--device cuda] [--arch vit_base] [--batch 64] [--precision bf16] [--rounds 5]
 """
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tcore_lib import files, params, runs
 from tcore_lib.machine import Meter
 from tcore_lib.training import optimiser as optimisers
-from tcore_lib.training.draws import draw
+from tcore_lib.training.draws import Draws, draw
 from tcore_lib.training.schedules import Hyper, Schedules
 from tcore_lib.training.step import AUTOCAST, Trainer
 
@@ -39,73 +34,58 @@ HALF_RATE = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A10
 def random_views(pretrain: params.Pretrain, device: torch.device, dtype: torch.dtype, crops: int) -> dict[str, Tensor]:
     """Views of a batch; past and future hold `crops` crops, those of masked crops in training."""
     views, batch = pretrain.views, pretrain.loop.batch_size
-    generator = torch.Generator(device).manual_seed(0)
-
-    def noise(number: int, side: int) -> Tensor:
-        return torch.randn(number, 3, side, side, device=device, dtype=dtype, generator=generator)
-
-    sizes = {"current": 2 * batch, "past": crops, "future": crops}
-    large = {name: noise(number, views.global_size) for name, number in sizes.items()}
-    return large | {"local": noise(views.num_local * batch, views.local_size)}
+    sizes = {"current": (2 * batch, views.global_size), "local": (views.num_local * batch, views.local_size)}
+    sizes |= {name: (crops, views.global_size) for name in ("past", "future")}
+    return {name: torch.randn(n, 3, side, side, device=device, dtype=dtype) for name, (n, side) in sizes.items()}
 
 
-def plain_update(trainer: Trainer, stepper: torch.optim.AdamW, hyper: Hyper) -> None:
-    """Clip, step and average tensor by tensor; the centres have already moved."""
-    for module in trainer.model.trained().values():
-        torch.nn.utils.clip_grad_norm_(module.parameters(), trainer.settings.optimiser.clip_grad, foreach=False)
-    optimisers.apply(stepper, hyper)
-    stepper.step()
-    with torch.no_grad():
-        pairs = zip(trainer.model.teacher.parameters(), trainer.model.student.parameters(), strict=True)
-        for teacher, student in pairs:
-            teacher.mul_(hyper.momentum).add_((1 - hyper.momentum) * student)
+def plain_way(trainer: Trainer, views: dict[str, Tensor], draws: Draws, hyper: Hyper) -> Callable[[], None]:
+    """A step of plain_step's losses that clips, steps and averages tensor by tensor."""
+    settings, model = trainer.settings, trainer.model
+    groups, dtype = trainer.optimiser.param_groups, AUTOCAST.get(trainer.precision)
+    stepper = torch.optim.AdamW(groups, lr=0.0, betas=settings.optimiser.betas, foreach=False, fused=False)
+
+    def step() -> None:
+        stepper.zero_grad()
+        with torch.autocast(trainer.device.type, dtype=dtype, enabled=dtype is not None):
+            sharp, rate = hyper.teacher_temperature, settings.encoder.drop_path
+            total, _ = plain_step.losses(model, views, draws.masks, sharp, rate)
+        trainer.scaler.scale(total).backward()
+        trainer.scaler.unscale_(stepper)
+        for module in model.trained().values():
+            torch.nn.utils.clip_grad_norm_(module.parameters(), settings.optimiser.clip_grad, foreach=False)
+        optimisers.apply(stepper, hyper)
+        stepper.step()
+        with torch.no_grad():
+            for slow, fast in zip(model.teacher.parameters(), model.student.parameters(), strict=True):
+                slow.mul_(hyper.momentum).add_((1 - hyper.momentum) * fast)
+
+    return step
 
 
-@contextmanager
-def timed_parts(trainer: Trainer, meter: Meter, spent: dict[str, float]) -> Iterator[None]:
-    """Inside, the parts of a step are timed one by one (which makes a GPU wait between them) and added up in `spent`."""
-    model = trainer.model
-    owners: dict[str, tuple[Any, str]] = {
-        "teacher": (model.teacher.encoder, "forward"),
-        "student on auxiliary crops": (model, "_auxiliary"),
-        "student on global and local crops": (model, "_encode"),
-        "decoder": (model.decoder, "forward"),
-        "DINO losses": (model, "_dino"),
-        "patch losses": (model, "_patch"),
-        "backward": (Tensor, "backward"),
-    }
-    originals = {part: getattr(*place) for part, place in owners.items()}
+def parts_of(trainer: Trainer, batch: tuple[dict[str, Tensor], Draws], hyper: Hyper) -> dict[str, float]:
+    """Seconds of each part of one step; a GPU waits between them."""
+    meter, model, running = Meter(trainer.device), trainer.model, []
+    parts = {"teacher": model.teacher.encoder, "student": model.student.encoder, "decoder": model.decoder}
+    parts |= {"head": model.student.head}
+    hooks = []
+    for name, module in parts.items():
 
-    def timed(part: str) -> Callable[..., Any]:
-        def call(*args: Any, **named: Any) -> Any:
-            with meter(part):
-                found = originals[part](*args, **named)
-            spent[part] = spent.get(part, 0.0) + meter.seconds[part][-1]
-            return found
+        def begin(*_: Any, part: str = name) -> None:
+            running.append(meter(part))
+            running[-1].__enter__()
 
-        return call
-
-    for part, (owner, name) in owners.items():
-        setattr(owner, name, timed(part))
-    try:
-        yield
-    finally:
-        for part, (owner, name) in owners.items():
-            setattr(owner, name, originals[part]) if owner is Tensor else delattr(owner, name)
-
-
-def parts_of(trainer: Trainer, batch: Any, hyper: Hyper, rounds: int) -> dict[str, float]:
-    """Median seconds of each part of a step; `rest` is what is in none of them."""
-    meter, found = Meter(trainer.device), []
-    for _ in range(rounds):
-        spent: dict[str, float] = {}
-        with timed_parts(trainer, meter, spent), meter("gradients"):
-            trainer.gradients([batch], hyper)
-        with meter("update"):
-            trainer.update(hyper)
-        rest = meter.seconds["gradients"][-1] - sum(spent.values())
-        found.append(spent | {"rest": rest, "clip, AdamW, centres, EMA": meter.seconds["update"][-1]})
-    return {part: round(statistics.median(spent[part] for spent in found), 4) for part in found[0]}
+        hooks.append(module.register_forward_pre_hook(begin))
+        hooks.append(module.register_forward_hook(lambda *_: running.pop().__exit__(None, None, None)))
+    with meter("losses and backward"):
+        trainer.gradients([batch], hyper)
+    with meter("clip, AdamW, centres, EMA"):
+        trainer.update(hyper)
+    for hook in hooks:
+        hook.remove()
+    spent = {name: sum(seconds) for name, seconds in meter.seconds.items()}
+    spent["losses and backward"] -= sum(spent[name] for name in parts)  # what is in none of them
+    return {name: round(seconds, 4) for name, seconds in spent.items()}
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -119,45 +99,26 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(meter.seconds["product"])
 
 
-def flops_of(step: Callable[[], object]) -> int:
-    """Operations of all matrix products of a step, attention included."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
-
-
 def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, Any]:
     """All figures."""
     device, hyper = torch.device(args.device), Schedules(pretrain).at(STEP)
-    ours, plain = (Trainer(pretrain, 0, device) for _ in range(2))
+    eager = pretrain.model_copy(update={"loop": pretrain.loop.model_copy(update={"compile": False})})
+    ours, uncompiled, plain = (Trainer(settings, 0, device) for settings in (pretrain, eager, eager))
     draws = draw(pretrain, 0, STEP, range(STEP * args.batch, (STEP + 1) * args.batch), hyper).to(device)
     few = random_views(pretrain, device, ours.view_dtype, len(draws.crops))
     full = random_views(pretrain, device, ours.view_dtype, 2 * args.batch)
-    stepper = torch.optim.AdamW(
-        plain.optimiser.param_groups, lr=0.0, betas=pretrain.optimiser.betas, foreach=False, fused=False
-    )
-
-    def plainly() -> None:
-        stepper.zero_grad()
-        with torch.autocast(device.type, dtype=AUTOCAST.get(ours.precision), enabled=ours.precision in AUTOCAST):
-            rate = pretrain.encoder.drop_path
-            total, _ = plain_step.losses(plain.model, full, draws.masks, hyper.teacher_temperature, rate)
-        plain.scaler.scale(total).backward()
-        plain.scaler.unscale_(stepper)
-        plain_update(plain, stepper, hyper)
-
-    variants: dict[str, Callable[[], Any]] = {"ours": lambda: ours.step([(few, draws)], hyper), "plain": plainly}
-    counted = ours
-    if ours.model.compiled:
-        loop = pretrain.loop.model_copy(update={"compile": False})
-        counted = eager = Trainer(pretrain.model_copy(update={"loop": loop}), 0, device)
-        variants["ours, not compiled"] = lambda: eager.step([(few, draws)], hyper)
-    meter, peaks, first = Meter(device), {}, {}
+    variants: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours.step([(few, draws)], hyper),
+        "ours, not compiled": lambda: uncompiled.step([(few, draws)], hyper),
+        "plain": plain_way(plain, full, draws, hyper),
+    }
+    if not ours.model.compiled:
+        del variants["ours, not compiled"]
+    meter, peaks = Meter(device), dict.fromkeys(variants, 0)
     for name, step in list(variants.items()):  # the first step makes memory pools, compiled code and AdamW's state
         try:
             with meter(f"first, {name}"):
                 step()
-            first[name] = round(meter.seconds[f"first, {name}"][-1], 1)
         except torch.OutOfMemoryError:  # the plain way holds what ours does not
             del variants[name]
     for _ in range(args.rounds):
@@ -166,15 +127,20 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
             meter.reset_peak()
             with meter(name):
                 step()
-            peaks[name] = max(peaks.get(name, 0), meter.peak() - resting)
+            peaks[name] = max(peaks[name], meter.peak() - resting)
     seconds = {name: meter.median(name) for name in variants}
     if args.profile is not None:
-        write_profile(variants["ours"], meter, args.profile)
-    parts, flops = (
-        parts_of(ours, (few, draws), hyper, args.rounds),
-        flops_of(lambda: counted.step([(few, draws)], hyper)),
-    )
-    dtype = AUTOCAST.get(ours.precision, ours.view_dtype)
+        with torch.profiler.profile() as profile:
+            variants["ours"]()
+            meter.wait()
+        key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+        files.write_text(args.profile, profile.key_averages().table(key, row_limit=70, max_name_column_width=80))
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):  # attention's products are counted too
+        uncompiled.step([(few, draws)], hyper)
+    flops, dtype = counter.get_total_flops(), AUTOCAST.get(ours.precision, ours.view_dtype)
     rate, achieved = matrix_rate(device, dtype), flops / seconds["ours"]
     nominal = HALF_RATE.get(torch.cuda.get_device_name()) if device.type == "cuda" and dtype.itemsize == 2 else None
     what = f"{args.arch}, K = {args.prototypes}, batch {args.batch}, {ours.precision}"
@@ -183,10 +149,10 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
         "threads": torch.get_num_threads(),
         "samples_per_second": {name: round(args.batch / value, 3) for name, value in seconds.items()},
         "seconds_per_step": {name: round(value, 4) for name, value in seconds.items()},
-        "seconds_of_first_step": first,  # with the time to compile
+        "seconds_of_first_step": {name: round(meter.median(f"first, {name}"), 1) for name in variants},  # compiling too
         "speed_up": round(seconds["plain"] / seconds["ours"], 2) if "plain" in seconds else None,
-        "memory_of_a_step_gb": {name: round(value / 1e9, 2) for name, value in peaks.items()},
-        "seconds_per_part": parts,
+        "memory_of_a_step_gb": {name: round(peaks[name] / 1e9, 2) for name in variants},
+        "seconds_per_part": parts_of(ours, (few, draws), hyper),
         "teraflop_per_step": round(flops / 1e12, 3),
         "share_of_measured_matrix_rate": round(achieved / rate, 3),
         "measured_matrix_rate_tflops": round(rate / 1e12, 2),
@@ -195,15 +161,6 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
         "rounds": args.rounds,
         "target": "speed_up >= 1.5",
     }
-
-
-def write_profile(step: Callable[[], object], meter: Meter, path: Path) -> None:
-    """One step's operations and kernels by their own time, as torch.profiler counts it."""
-    with torch.profiler.profile() as profile:
-        step()
-        meter.wait()
-    key = "self_cuda_time_total" if meter.device.type == "cuda" else "self_cpu_time_total"
-    files.write_text(path, profile.key_averages().table(sort_by=key, row_limit=70, max_name_column_width=80))
 
 
 def main() -> None:

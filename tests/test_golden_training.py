@@ -80,11 +80,3 @@ def test_masks_and_stochastic_depth(profile: str) -> None:
 
 def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
-
-
-def test_schedules_of_the_k400_row() -> None:
-    schedules = Schedules(params.load("k400_vits16_400ep").pretrain)
-    for step, expected in GOLDEN["schedules"].items():
-        hyper = schedules.at(int(step))
-        for name, value in expected.items():
-            assert getattr(hyper, name) == pytest.approx(tuple(value) if isinstance(value, list) else value, rel=1e-12)

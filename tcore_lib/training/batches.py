@@ -3,8 +3,7 @@
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,18 +20,13 @@ from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
 
-@dataclass(frozen=True)
-class MicroBatch:
+class MicroBatch(NamedTuple):
     """B samples on the host. What the device needs is `frames` and `draws`; `views` steers how crops are cut there."""
 
     frames: Tensor  # uint8 (B, 3, 3, H, W): roles past, current, future
     views: ViewParams
     draws: Draws
     counters: Tensor  # (B,) int64
-
-    def pin_memory(self) -> "MicroBatch":
-        """The same in pinned memory; a DataLoader calls it."""
-        return MicroBatch(self.frames.pin_memory(), self.views, self.draws.pin_memory(), self.counters)
 
 
 class Collate:

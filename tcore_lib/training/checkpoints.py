@@ -72,14 +72,14 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged or no checkpoint of ours.
     """
-    with reading(path, "it is damaged or no checkpoint: move it out of the folder"):
+    with reading(path, "it is damaged or no checkpoint of this library: move it out of the folder"):
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
             if broken := archive.testzip():
                 raise ValueError(f"the checksum of {broken} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "format" not in content or not isinstance(content.get("step"), int):
-        raise InputError(f"{path} is not a checkpoint of this library; move it out of the folder.")
-    return content
+        if not {"format", "step"} <= set(content):
+            raise ValueError("it has no step")
+        return content
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
@@ -89,11 +89,11 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
         InputError: there are checkpoints and all are damaged.
     """
     files = list(steps_in(folder).values())
-    for i, path in enumerate(reversed(files)):
+    while files:
         try:
-            return load(path)
+            return load(files.pop())
         except InputError as error:
-            if i + 1 == len(files):
+            if not files:
                 raise
             warnings.warn(f"{error} The run continues from the checkpoint before it.", stacklevel=2)
     return None
@@ -105,29 +105,21 @@ def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int
     Raises:
         InputError: names the first key that differs.
     """
-    if content["format"] != FORMAT:
-        raise InputError(
-            f"{origin} has format {content['format']}, this version continues format {FORMAT}; start anew in another output "
-            "folder or with resume=False."
-        )
+    free = {f"pretrain.loop.{key}" for key in FREE} | {"pretrain.enabled"}
 
-    def fixed(dumped: Mapping[str, Any]) -> dict[str, Any]:
+    def fixed(dumped: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
         settings = dotted(dumped["pretrain"], "pretrain") | {"run.seed": dumped["run"]["seed"]}
-        free = {f"pretrain.loop.{key}" for key in FREE} | {"pretrain.enabled"}
-        return {key: value for key, value in settings.items() if key not in free}
+        known = {"the checkpoints' format": facts["format"], "the number of videos": facts["num_videos"]}
+        return known | {key: value for key, value in settings.items() if key not in free}
 
-    before, now = fixed(content["params"]), fixed(params.model_dump(mode="json"))
-    for key in sorted(set(before) | set(now)):
+    before = fixed(content["params"], content)
+    now = fixed(params.model_dump(mode="json"), {"format": FORMAT, "num_videos": num_videos})
+    for key in before | now:
         if before.get(key) != now.get(key):
             raise InputError(
                 f"{key} = {now.get(key)!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start "
                 "anew in another output folder or with resume=False."
             )
-    if content["num_videos"] != num_videos:
-        raise InputError(
-            f"The index holds {num_videos} videos, but {origin} was trained on {content['num_videos']}; use the same "
-            "data, or start anew in another output folder."
-        )
 
 
 # ---- weights under the original's names -----------------------------------------------------------------------------
@@ -156,9 +148,8 @@ def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
     for role, networks in (("student", model.student), ("teacher", model.teacher)):
         weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks.encoder).items()}
         weights[role] |= {f"dino_head.{k}": v.detach() for k, v in networks.head.state_dict().items()}
-    weights["auxiliary"] = {}
-    if model.decoder is not None:
-        weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in model.decoder.state_dict().items()}
+    decoder = model.decoder.state_dict() if model.decoder else {}
+    weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in decoder.items()}
     return weights
 
 
@@ -174,18 +165,20 @@ def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tenso
             raise InputError(
                 f"{origin}: the {role} does not fit ({wrong}); use the settings these weights were trained with."
             )
-    for role, networks in (("student", model.student), ("teacher", model.teacher)):
-        inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
-        load_official(networks.encoder, inner, origin)
     with torch.no_grad():
         for role, expected in own.items():
             for name, tensor in expected.items():
-                if not name.startswith("backbone."):
-                    tensor.copy_(weights[role][name])
+                tensor.copy_(weights[role][name])
+    for role, networks in (
+        ("student", model.student),
+        ("teacher", model.teacher),
+    ):  # whose `pos_embed` is two parameters
+        inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
+        load_official(networks.encoder, inner, origin)
 
 
 def model_of(settings: params.Pretrain, seed: int, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> TCoRe:
-    """A model with the weights of a checkpoint or a model file (`official_weights`), on the CPU, in evaluation mode.
+    """A model with the weights of a checkpoint (`official_weights`), on the CPU, in evaluation mode.
 
     Raises:
         InputError: the weights belong to other settings.
@@ -206,9 +199,6 @@ def write_model(checkpoint: str | Path, target: str | Path, *, facts: Mapping[st
         target: a file that ends in .safetensors.
         facts: what shall be known besides parameters, step and provenance; values that JSON can hold.
 
-    Returns:
-        The target.
-
     Raises:
         InputError: the checkpoint is damaged, or the target has another ending.
     """
@@ -217,9 +207,8 @@ def write_model(checkpoint: str | Path, target: str | Path, *, facts: Mapping[st
         raise InputError(f"{target} cannot hold a model; give a file that ends in .safetensors.")
     content = load(Path(checkpoint).expanduser())
     tensors = {f"{role}.{name}": tensor.half() for role in ROLES for name, tensor in content[role].items()}
-    write_safetensors(
-        target, tensors, {key: content[key] for key in ("step", "params", "provenance")} | dict(facts or {})
-    )
+    known = {key: content[key] for key in ("step", "params", "provenance")}
+    write_safetensors(target, tensors, known | dict(facts or {}))
     return target
 
 
@@ -237,7 +226,7 @@ def read_model(path: str | Path) -> TCoRe:
     weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
     for name, tensor in file.tensors.items():
         role, _, rest = name.partition(".")
-        weights.setdefault(role, {})[rest] = tensor.to(torch.float32)
+        weights.setdefault(role, {})[rest] = tensor.float()
     return model_of(settings, 0, weights, str(path))
 
 

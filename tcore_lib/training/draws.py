@@ -4,12 +4,11 @@ Everything follows from (seed, step, sample counters), so that a rank, a micro-b
 count is known without asking the device.
 
 Letters: B samples of this micro-batch, P patches of a crop, C crops with masked patches, M masked patches, V views of a
-sample.
+sample, L local crops of a sample.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,52 +20,28 @@ from tcore_lib.randomness import generator
 from tcore_lib.training.schedules import Hyper
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Masks and stochastic depth of one micro-batch. Crops are crop-major: all first crops, then all second.
+class Draws(NamedTuple):
+    """Masks and stochastic depth of one micro-batch. Crops are crop-major: all first crops, then all second."""
 
-    Attributes:
-        masks: (2B, P) bool, True = masked.
-        crops: (C,) int64, which of the 2B crops have masked patches.
-        patches: (M,) int64, the masked patches among the C * P patches of those crops.
-        weights: (M,) float32, 1 / masked patches of the crop.
-        samples: of the whole step, over all ranks and micro-batches.
-        masked: masked patches of the whole step.
-        keep: stochastic depth, `current` (depth, 2, 2B), `local` (depth, 2, L * B), `past` and `future` (depth, 2, C), all
-            bool: False where a sample skips the attention ([:, 0]) or the MLP ([:, 1]) of a block. Empty = none is skipped.
-    """
-
-    masks: Tensor
-    crops: Tensor
-    patches: Tensor
-    weights: Tensor
-    samples: int
-    masked: int
-    keep: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Tensor  # (2B, P) bool, True = masked
+    crops: Tensor  # (C,) int64, which of the 2B crops have masked patches
+    patches: Tensor  # (M,) int64, the masked patches among the C * P patches of those crops
+    weights: Tensor  # (M,) float32, 1 / masked patches of the crop
+    samples: int  # of the whole step, over all ranks and micro-batches
+    masked: int  # masked patches of the whole step
+    # Stochastic depth: `current` (depth, 2, 2B), `local` (depth, 2, L * B), `past` and `future` (depth, 2, C), all bool: False
+    # where a sample skips the attention ([:, 0]) or the MLP ([:, 1]) of a block. Empty = none is skipped.
+    keep: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> Self:
         """The same on a device, without waiting for the copy where the tensors are pinned."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Self:
-        """The same in pinned memory; a DataLoader calls it."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        names = ("masks", "crops", "patches", "weights")
-        changed = {name: change(getattr(self, name)) for name in names}
-        return replace(self, **changed, keep={name: change(keep) for name, keep in self.keep.items()})
+        tensors = {name: x.to(device, non_blocking=True) for name, x in self._asdict().items() if isinstance(x, Tensor)}
+        keep = {name: x.to(device, non_blocking=True) for name, x in self.keep.items()}
+        return self._replace(**tensors, keep=keep)
 
 
 def of_masks(masks: np.ndarray, samples: int, masked: int, keep: Mapping[str, Tensor] | None = None) -> Draws:
-    """Number the masked patches of a micro-batch.
-
-    Args:
-        masks: (2B, P) bool, crop-major.
-        samples: of the whole step.
-        masked: masked patches of the whole step.
-        keep: stochastic depth, see `Draws`.
-    """
+    """Number the masked patches of a micro-batch; arguments as in `Draws`."""
     crops = np.flatnonzero(masks.any(1))
     counts = masks[crops].sum(1)
     return Draws(

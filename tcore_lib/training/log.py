@@ -1,6 +1,5 @@
 """The training's log, and what it says when a training goes wrong: numbers that are no numbers, targets that say nothing."""
 
-import csv
 import importlib
 import io
 import math
@@ -13,12 +12,13 @@ import torch
 from torch import Tensor
 
 from tcore_lib.errors import InputError
-from tcore_lib.files import reading, writable
+from tcore_lib.files import reading, writable, write_text
 from tcore_lib.machine import summed
 from tcore_lib.params import Params, Pretrain
 from tcore_lib.training.schedules import Schedules
 
 LOG_NAME = "log.csv"
+HOW = {"index": False, "float_format": "%.9g"}
 Row = dict[str, float]
 
 
@@ -35,17 +35,18 @@ def averages(names: Sequence[str], pending: Sequence[Tensor], step: int, setting
     table = torch.stack(list(pending))  # (steps, names)
     shared = [i for i, name in enumerate(names) if not name.startswith("grad_norm")]
     table[:, shared] = summed(table[:, shared].contiguous())
-    table = table.double().cpu()
-    for row, values in enumerate(table.tolist(), start=step - len(table) + 1):
-        for name, value in zip(names, values, strict=True):
-            skipped = settings.loop.precision == "fp16" and name.startswith("grad_norm")  # by the loss scaler
-            if not math.isfinite(value) and not skipped:
-                safer = "" if settings.loop.precision in ("fp32", "fp64") else ", or set pretrain.loop.precision: fp32"
-                clip = "" if settings.optimiser.clip_grad > 0 else ", or set pretrain.optimiser.clip_grad: 3.0"
-                raise TrainingStopped(
-                    f"Training stopped at step {row}: {name} became {value}; resume from an earlier checkpoint or start "
-                    f"anew, and lower pretrain.optimiser.base_lr or lengthen warmup_epochs{clip}{safer}."
-                )
+    table, loop = table.double().cpu(), settings.loop
+    allowed = [
+        loop.precision == "fp16" and name.startswith("grad_norm") for name in names
+    ]  # skipped by the loss scaler
+    for row, i in (~table.isfinite() & ~torch.tensor(allowed)).nonzero().tolist()[:1]:
+        safer = "" if loop.precision in ("fp32", "fp64") else ", or set pretrain.loop.precision: fp32"
+        clip = "" if settings.optimiser.clip_grad > 0 else ", or set pretrain.optimiser.clip_grad: 3.0"
+        raise TrainingStopped(
+            f"Training stopped at step {step - len(table) + 1 + row}: {names[i]} became {table[row, i]}; resume from an "
+            "earlier checkpoint or start anew, and lower pretrain.optimiser.base_lr or lengthen warmup_epochs"
+            f"{clip}{safer}."
+        )
     return dict(zip(names, table.mean(0).tolist(), strict=True))
 
 
@@ -53,34 +54,22 @@ class Log:
     """`log.csv`, appended and flushed row by row, and the tracker that `loop.tracker` names.
 
     Rows after `step`, the steps already made, are dropped: a resumed run makes them again.
+
+    Attributes:
+        close: finishes the tracker's run; the CSV is complete at any time.
     """
 
     def __init__(self, output: Path, step: int, params: Params) -> None:
         self.path = output / LOG_NAME
         log = read_log(self.path) if step else pd.DataFrame()
-        kept = int((log["step"] <= step).sum()) if len(log) else 0
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[: kept + 1] if kept else []
-        with writable(self.path):
-            output.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(lines), encoding="utf-8")
-        self.columns = lines[0].strip().split(",") if lines else []
-        self._track, self._close = tracker(params, output, step)
+        write_text(self.path, "" if log.empty else log[log["step"] <= step].to_csv(**HOW))
+        self._track, self.close = tracker(params, output, step)
 
     def append(self, row: Row) -> None:
-        """Add a row; the first one fixes the columns."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if not self.columns:
-            self.columns = list(row)
-            writer.writerow(self.columns)
-        writer.writerow(row[name] if isinstance(row[name], int) else f"{row[name]:.9g}" for name in self.columns)
-        with writable(self.path), open(self.path, "a", encoding="utf-8") as stream:
-            stream.write(text.getvalue())
+        """Add a row; the first one writes the columns' names."""
+        with writable(self.path):
+            pd.DataFrame([row]).to_csv(self.path, mode="a", header=self.path.stat().st_size == 0, **HOW)
         self._track(row)
-
-    def close(self) -> None:
-        """Finish the tracker's run; the CSV is complete at any time."""
-        self._close()
 
 
 def tracker(params: Params, output: Path, step: int) -> tuple[Callable[[Row], object], Callable[[], object]]:
@@ -111,9 +100,7 @@ def read_log(path: str | Path) -> pd.DataFrame:
     with reading(path, "it is no training log: move it out of the folder"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         complete = text[: text.rfind("\n") + 1]  # a last line cut off by a crash is left out
-        if not complete:
-            return pd.DataFrame()
-        log = pd.read_csv(io.StringIO(complete), dtype=float)
+        log = pd.read_csv(io.StringIO(complete), dtype=float) if complete else pd.DataFrame(columns=["step", "samples"])
         return log.astype({"step": int, "samples": int})
 
 
@@ -138,25 +125,22 @@ def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = Fal
     Raises:
         TrainingStopped: names step, figures and remedies.
     """
-    warmup = int(settings.optimiser.warmup_epochs * settings.optimiser.iterations_per_epoch)
-    settled = max(warmup, min(SETTLING_STEPS, Schedules(settings).steps // 2))
+    schedules = Schedules(settings)
+    settled = max(schedules.warmup, min(SETTLING_STEPS, schedules.steps // 2))
     rows = [row for row in recent if row["step"] > settled][-ROWS:]
-    if len(rows) < ROWS or settings.loss.dino == 0:
+    informed = any(row["information_cls_share"] > NO_INFORMATION for row in rows)
+    if len(rows) < ROWS or settings.loss.dino == 0 or informed:
         return warned
     most, last = math.log(settings.head.prototypes), rows[-1]
-    if any(row["information_cls_share"] > NO_INFORMATION for row in rows):
-        return warned
-    uniform = last["teacher_entropy"] > most / 2
-    what = "uniform" if uniform else "those of one winning prototype"
+    what = "those of one winning prototype"
+    remedy = "raise pretrain.optimiser.teacher_temperature, or lower pretrain.loss.centre_momentum or base_lr"
+    if last["teacher_entropy"] > most / 2:
+        what = "uniform"
+        remedy = "lower pretrain.optimiser.base_lr, teacher_temperature or momentum, or raise pretrain.loss.koleo"
     said = (
         f"the targets are nearly {what} (information_cls {last['information_cls']:.3f} and teacher_entropy "
         f"{last['teacher_entropy']:.3f} of at most {most:.3f} nats, feature_std {last['feature_std']:.1e}, over {ROWS} rows of "
         "the log)"
-    )
-    remedy = (
-        "lower pretrain.optimiser.base_lr, teacher_temperature or momentum, or raise pretrain.loss.koleo"
-        if uniform
-        else "raise pretrain.optimiser.teacher_temperature, or lower pretrain.loss.centre_momentum or base_lr"
     )
     if rows[0]["step"] > SETTLING_STEPS and all(row["feature_std"] < SAME_FEATURES for row in rows):
         raise TrainingStopped(f"Training stopped at step {last['step']:.0f}: it has collapsed, {said}; {remedy}.")

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -45,8 +44,11 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM came; a checkpoint has been written. The message says where and how to go on."""
 
     def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
+        super().__init__(message, signum)  # both: an exception that goes to another process is made again from these
         self.exit_code = 128 + signum
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -69,11 +71,8 @@ def run_steps(
     batches = micro_batches(loader(params, index, place, device, step, last))
     pending: list[Tensor] = []  # values of the steps since the last row, on the device
     recent: list[Row] = []  # last rows of the log
-    warned = False
-    clock = time.perf_counter()
-    hide = not (progress and place.leads)
-    bar = tqdm(total=last, initial=step, unit="step", desc="pretraining", file=sys.stdout, disable=hide)
-    with bar, noted_signals() as noted:
+    warned, clock = False, time.perf_counter()
+    with progress_bar(last, step, progress and place.leads) as bar, noted_signals() as noted:
         if step == last == 0:  # no step at all: the checkpoint is the start
             save(trainer, params, len(index), output / CHECKPOINTS, step, place, started)
         while step < last:
@@ -92,17 +91,14 @@ def run_steps(
             row_due = save_due or step % loop.log_every == 0
             stop = signal_to_stop(noted, device, place, row_due)
             if row_due or stop:
-                row = {
-                    "step": step,
-                    "samples": step * loop.batch_size,
-                    **averages(list(values), pending, step, settings),
-                }
+                row: Row = {"step": step, "samples": step * loop.batch_size}
+                row |= averages(list(values), pending, step, settings)
                 row |= {name: float(value) for name, value in trainer.model.diagnostics().items()} | hyper.columns()
                 now = time.perf_counter()
                 row["samples_per_second"] = len(pending) * loop.batch_size / max(now - clock, 1e-9)
                 row["peak_memory_gb"] = meter.peak() / 1e9
                 clock, pending = now, []
-                bar.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
+                bar.set_postfix_str(rate_and_loss(row))
                 if log is not None:
                     log.append(row)
                     if on_log is not None:
@@ -123,6 +119,16 @@ def run_steps(
                 )
     if log is not None:
         log.close()
+
+
+def progress_bar(last: int, step: int, shown: bool) -> "tqdm[Any]":
+    """Of a training that has made `step` steps."""
+    return tqdm(total=last, initial=step, unit="step", desc="pretraining", file=sys.stdout, disable=not shown)
+
+
+def rate_and_loss(row: Row) -> str:
+    """What the progress bar says."""
+    return f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}"
 
 
 def pretrain(
@@ -208,28 +214,25 @@ def in_one_sentence(settings: Pretrain) -> Iterator[None]:
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Inside, SIGINT and SIGTERM are only noted, in the list this yields. Other threads than the main one cannot."""
+    """Inside, SIGINT and SIGTERM are only noted, in the list this yields."""
     noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda received, _: noted.append(received))
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda received, _: noted.append(received)) for number in numbers]
     try:
         yield noted
     finally:
-        for number, handler in before.items():
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 
 def signal_to_stop(noted: Sequence[int], device: torch.device, place: Place, row_due: bool) -> int:
     """The signal to stop for, or 0; the same on all ranks. GPUs are asked only when they are waited for anyway."""
+    own = noted[-1] if noted else 0
     if place.world == 1:
-        return noted[-1] if noted else 0
+        return own
     if device.type == "cuda" and not row_due:
         return 0
-    wanted = torch.tensor(noted[-1] if noted else 0, device=device)
+    wanted = torch.tensor(own, device=device)
     dist.all_reduce(wanted, dist.ReduceOp.MAX)
     return int(wanted)
 
@@ -237,12 +240,11 @@ def signal_to_stop(noted: Sequence[int], device: torch.device, place: Place, row
 @contextmanager
 def sole_owner(output: Path) -> Iterator[None]:
     """Hold a run's folder against other trainings."""
-    with writable(output):
-        output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".training.lock")
+    lock = FileLock(output / ".training.lock", timeout=PATIENCE)
     try:
         with writable(output):
-            lock.acquire(timeout=PATIENCE)
+            output.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout as error:
         raise InputError(
             f"{output} is in use by another training; wait for it, or give this run another run.name."
@@ -279,18 +281,15 @@ def save(
 
 def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> int:
     """Load the newest readable checkpoint, else the encoder that `pretrain.encoder.init` names. Returns the steps made."""
-    content = checkpoints.load_newest(folder)
+    content, model = checkpoints.load_newest(folder), trainer.model
     if content is None:
         if (source := params.pretrain.encoder.init) is not None:
-            trainer.model.start_from(str(resolve(source)) if resolve(source).exists() else source)
+            model.start_from(str(resolve(source)) if resolve(source).exists() else source)
         return 0
-    origin, model = str(checkpoints.path_of(folder, content["step"])), trainer.model
-    checkpoints.refuse_other_run(content, params, num_videos, origin)
-    checkpoints.load_official_weights(model, content, origin)
-    with (
-        reading(Path(origin), "it does not hold the state of this training: move it out of the folder"),
-        torch.no_grad(),
-    ):
+    origin = checkpoints.path_of(folder, content["step"])
+    checkpoints.refuse_other_run(content, params, num_videos, str(origin))
+    checkpoints.load_official_weights(model, content, str(origin))
+    with torch.no_grad(), reading(origin, "it does not hold the state of this training: move it out of the folder"):
         model.cls_centre.copy_(content["centres"]["cls"])
         model.patch_centre.copy_(content["centres"]["patch"])
         model.student.encoder.layout = model.teacher.encoder.layout = content["layout"]
@@ -314,13 +313,11 @@ def train(
     With `pretrain.loop.devices` > 1 in as many processes on this machine, one per GPU (on a CPU they share the cores);
     they end with this one. Arguments, result and errors as of `pretrain`.
     """
-    devices = params.pretrain.loop.devices
+    devices, output = params.pretrain.loop.devices, run_folder(params)
     if devices == 1 or place_of().world > 1:
         if params.run.threads is not None:
             torch.set_num_threads(max(1, params.run.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-        return pretrain(
-            params, open_index(params.data), run_folder(params), resume=resume, progress=progress, on_log=on_log
-        )
+        return pretrain(params, open_index(params.data), output, resume=resume, progress=progress, on_log=on_log)
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if params.run.device != "cpu" and available and devices > available:
         raise InputError(f"pretrain.loop.devices = {devices}, but this machine has {available} GPUs; lower it.")
@@ -329,37 +326,30 @@ def train(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, messages), nprocs=devices, join=False)
-    bar = tqdm(
-        total=Schedules(params.pretrain).steps, unit="step", desc="pretraining", file=sys.stdout, disable=not progress
-    )
+    ended, died = False, (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException)
     try:
-        with bar:
-            ended = False
+        with progress_bar(Schedules(params.pretrain).steps, 0, progress) as bar:
             while not ended:
-                ended = ranks.join(timeout=0.2)
-                _hand_over(messages, bar, on_log)
-    except (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException):
-        _hand_over(messages, bar, on_log)  # a sentence of ours, if there is one
-        raise
+                failure = None
+                try:
+                    ended = ranks.join(timeout=0.2)
+                except died as error:
+                    failure = error
+                while not messages.empty():
+                    row = messages.get()
+                    if isinstance(row, BaseException):  # a sentence of ours
+                        raise row
+                    bar.n = row["step"]
+                    bar.set_postfix_str(rate_and_loss(row))
+                    if on_log is not None:
+                        on_log(row)
+                if failure is not None:
+                    raise failure
     finally:
         for process in ranks.processes:  # on Ctrl-C: they write a checkpoint and end
             process.terminate()
             process.join()
-    return read_log(run_folder(params) / LOG_NAME)
-
-
-def _hand_over(messages: Any, bar: "tqdm[Any]", on_log: Callable[[Row], None] | None) -> None:
-    """Rows that a rank has logged, to the bar and to `on_log`; its error or stop is raised here."""
-    while not messages.empty():
-        row = messages.get()
-        if isinstance(row, InputError):
-            raise row
-        if isinstance(row, tuple):
-            raise Interrupted(*row)
-        bar.n = row["step"]
-        bar.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
-        if on_log is not None:
-            on_log(row)
+    return read_log(output / LOG_NAME)
 
 
 def _rank(rank: int, params: Params, port: int, resume: bool, messages: Any) -> NoReturn:
@@ -369,15 +359,14 @@ def _rank(rank: int, params: Params, port: int, resume: bool, messages: Any) -> 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, (params.run.threads or cores()) // int(world)))
     try:
-        index = open_index(params.data)
         on_log = messages.put if rank == 0 else None
-        pretrain(params, index, run_folder(params), resume=resume, progress=False, on_log=on_log)
+        pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=False, on_log=on_log)
     except InputError as error:
         messages.put(InputError(str(error)))
         sys.exit(2)
     except Interrupted as stop:
         if rank == 0:
-            messages.put((str(stop), stop.exit_code - 128))
+            messages.put(stop)
     sys.exit(0)
 
 

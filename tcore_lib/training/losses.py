@@ -1,15 +1,13 @@
-"""The losses of METHOD section 6.
+"""The losses of METHOD section 6, from features instead of logits.
 
-With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. So the losses take
-features, not logits: `prototype_cross_entropy` makes the logits of a slice of rows at a time and makes them once more in
-the backward pass; `agreement` and the centres need no logits at all.
+With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. So
+`prototype_cross_entropy` makes the logits of a slice of rows at a time, and once more in the backward pass; `agreement` and
+the centres need no logits at all.
 
 Letters: S student sets and V teacher sets of R rows each, d bottleneck width, K prototypes, M masked patches, B samples.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,35 +22,26 @@ from tcore_lib.machine import compiled
 SLICE = {"cpu": 2**24, "cuda": 2**27}
 
 
-# ---- the definitions: one line each, what everything below has to equal -----------------------------------------------
-
-
-def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """H(t, s) = -sum t log softmax(s / temperature), row by row. (..., K), (..., K) -> (...)."""
-    return -(targets * F.log_softmax(logits / temperature, dim=-1)).sum(-1)
-
-
-def sharpen(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """The teacher's distribution, softmax((z - centre) / temperature). (..., K), (K,) -> (..., K)."""
-    return F.softmax((logits - centre) / temperature, dim=-1)
-
-
-# ---- the same without holding all logits ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Temperatures:
+class Temperatures(NamedTuple):
     """Of the student's and the teacher's softmax."""
 
     student: float
     teacher: float
 
 
+# ---- logits -----------------------------------------------------------------------------------------------------------
+
+
+def _half_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b.T` of matrices in half precision, in float32, which is what a GPU sums the products in."""
+    return torch.mm(a, b.T, out_dtype=torch.float32) if a.is_cuda else (a @ b.T).float()
+
+
 class _Product(torch.autograd.Function):
     """`x @ w.T`, (n, d) and (K, d), multiplied in half precision but not rounded to it.
 
-    A GPU accumulates half products straight into float32. In the backward pass fp16 would lose what is as small as a
-    softmax over K: what comes in is scaled so that its largest value is 64.
+    In the backward pass fp16 would lose what is as small as a softmax over K: what comes in is scaled so that its largest
+    value is 64.
     """
 
     @staticmethod
@@ -70,21 +59,18 @@ class _Product(torch.autograd.Function):
         return _half_product(half, w.T) * scale, _half_product(half.T, x.T) * scale, None
 
 
-def _half_product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b.T` of matrices in half precision, in float32."""
-    return torch.mm(a, b.T, out_dtype=torch.float32) if a.is_cuda else (a @ b.T).float()
-
-
 def _logits(x: Tensor, prototypes: Tensor) -> Tensor:
-    """`x @ prototypes.T`, (..., d) and (K, d) -> (..., K): half numbers are multiplied inside autocast, the rest is wide."""
+    """`x @ prototypes.T`, (..., d) and (K, d) -> (..., K); inside autocast half numbers are multiplied."""
     kind = x.device.type
-    with_half = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
-    half = torch.get_autocast_dtype(kind)
+    in_half = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     with torch.autocast(kind, enabled=False):
-        if not with_half:
+        if not in_half:
             return x @ prototypes.T
+        half = torch.get_autocast_dtype(kind)
         return _Product.apply(x.flatten(0, -2), prototypes, half).unflatten(0, x.shape[:-1])
 
+
+# ---- cross-entropy ----------------------------------------------------------------------------------------------------
 
 # What is done to a slice of logits: plain formulas, which a GPU runs as generated code. The logits come in divided by the
 # temperature, because generated code takes a number for a constant.
@@ -106,11 +92,10 @@ def _rows(
     student: Tensor, prototypes: Tensor, teacher: Tensor, teacher_prototypes: Tensor, shift: Tensor, fused: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A slice of r rows: cross-entropies (S, r), the sum (K,) of the teacher's distributions and of their entropies ()."""
-    make: Callable[..., Any] = compiled if fused else lambda function: function
+    make_targets, compare = (compiled(_targets), compiled(_against)) if fused else (_targets, _against)
     with torch.no_grad():
-        targets, entropy = make(_targets)(_logits(teacher, teacher_prototypes), shift)  # (r, K), ()
-    losses = make(_against)(_logits(student, prototypes), targets, len(teacher))  # (S, r)
-    return losses, targets.sum(0), entropy
+        targets, entropy = make_targets(_logits(teacher, teacher_prototypes), shift)  # (r, K), ()
+    return compare(_logits(student, prototypes), targets, len(teacher)), targets.sum(0), entropy
 
 
 def prototype_cross_entropy(
@@ -126,8 +111,8 @@ def prototype_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum over rows of the cross-entropy of each student set against every teacher set.
 
-    loss_s = sum_r weights_r sum_v H(sharpen(teacher_vr), student_sr). DINO and the patch terms are this with different
-    sets. Equals `cross_entropy` and `sharpen` on materialised logits to rounding.
+    loss_s = sum_r weights_r sum_v H(t_vr, p_sr) with H(t, p) = -sum_k t log p, p = softmax(student logits / temperature) and
+    t = softmax((teacher logits - centre) / temperature). DINO and the patch terms are this with different sets.
 
     Args:
         student: (S, R, d), L2-normalised bottleneck features.
@@ -160,17 +145,16 @@ def prototype_cross_entropy(
     return losses, total_target, entropy
 
 
-# ---- other ways to a centre -------------------------------------------------------------------------------------------
+# ---- another way to a centre ------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def sinkhorn_centre(features: Tensor, prototypes: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """The centre with which the teacher uses every prototype equally often on this batch (DINOv2's Sinkhorn-Knopp).
 
-    Sinkhorn-Knopp scales the rows and columns of exp(z / temperature) in turn until every prototype has the same share of
-    the N rows of all ranks and every row sums to 1. What it does to the prototypes is one factor each, and a factor of
-    softmax's exponentials is a centre: the result is `sharpen(z, this centre, temperature)`. So no matrix of N x K is kept,
-    and the loss is the same function for both ways of centring.
+    Sinkhorn-Knopp scales rows and columns of exp(z / temperature) in turn, until each prototype has the same share of the
+    rows of all ranks and each row sums to 1. Its factor of a prototype is a centre: softmax((z - centre) / temperature)
+    is the result, so no matrix of N x K is kept, and the loss is the same function for both ways of centring.
 
     Args:
         features: (N, d), this rank's rows of the teacher's bottleneck features; there may be none.
@@ -190,42 +174,28 @@ def sinkhorn_centre(features: Tensor, prototypes: Tensor, temperature: float, it
             if i > 0:  # rows sum to 1 with the factors so far; before the first round they are as they come
                 logits = logits - (logits - centre / temperature).logsumexp(-1, keepdim=True)
             mass = torch.logaddexp(mass, logits.logsumexp(0))
-        centre = temperature * _log_sum_over_ranks(mass)
+        if dist.is_initialized():  # log(sum over ranks of exp(mass))
+            largest = mass.clone()
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+            total = (mass - largest).exp()
+            dist.all_reduce(total)
+            mass = total.log() + largest
+        centre = temperature * mass
     return torch.where(centre.isfinite(), centre, 0.0)  # no rank has any rows
-
-
-def _log_sum_over_ranks(logs: Tensor) -> Tensor:
-    """log(sum over ranks of exp(logs)), on every rank."""
-    if not dist.is_initialized():
-        return logs
-    largest = logs.clone()
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    total = (logs - largest).exp()
-    dist.all_reduce(total)
-    return total.log() + largest
 
 
 # ---- the other terms --------------------------------------------------------------------------------------------------
 
 
-class _SquaredLogits(torch.autograd.Function):
-    """|D W^T|^2 = <D^T D, W^T W> and its gradients, with products of M d^2 and K d^2 and nothing of size M K."""
-
-    @staticmethod
-    def forward(ctx: Any, difference: Tensor, prototypes: Tensor) -> Tensor:
-        spread, gram = difference.T @ difference, prototypes.T @ prototypes  # (d, d) both
-        ctx.save_for_backward(difference, prototypes, spread, gram)
-        return (spread * gram).sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        difference, prototypes, spread, gram = ctx.saved_tensors
-        return difference @ (gram * (2 * grad)), prototypes @ (spread * (2 * grad))
+def _wide(x: Tensor) -> Tensor:
+    """Half precision -> float32."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
     """Sum over all M x K entries of (past logit - future logit)^2; METHOD section 6 divides by M K.
+
+    |D W^T|^2 = <D^T D, W^T W>: products of M d^2 and K d^2, and nothing of size M K.
 
     Args:
         past: (M, d) bottleneck features restored from the past.
@@ -233,24 +203,19 @@ def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
         prototypes: (K, d).
     """
     with torch.autocast(past.device.type, enabled=False):
-        past, future, prototypes = (x if x.dtype == torch.float64 else x.float() for x in (past, future, prototypes))
-        return _SquaredLogits.apply(past - future, prototypes)
+        difference, prototypes = _wide(past) - _wide(future), _wide(prototypes)
+        return ((difference.T @ difference) * (prototypes.T @ prototypes)).sum()  # (d, d) both
 
 
 def koleo(features: Tensor) -> Tensor:
     """Sum over the B samples of -log(distance to the nearest other sample + 1e-8), on L2-normalised features.
 
-    In float32 whatever comes in (float64 stays). The distance adds 1e-8 to every coordinate's difference, as torch's
-    pairwise distance does.
-
     Args:
         features: (B, D), B >= 2.
     """
     with torch.autocast(features.device.type, enabled=False):
-        features = features if features.dtype == torch.float64 else features.float()
-        features = F.normalize(features, dim=-1, eps=1e-8)
+        features = F.normalize(_wide(features), dim=-1, eps=1e-8)
         with torch.no_grad():
-            similarity = features @ features.T
-            nearest = similarity.fill_diagonal_(-1.0).argmax(dim=1)
-        distance = F.pairwise_distance(features, features[nearest], eps=1e-8)
+            nearest = (features @ features.T).fill_diagonal_(-1.0).argmax(dim=1)
+        distance = F.pairwise_distance(features, features[nearest], eps=1e-8)  # 1e-8 on every coordinate's difference
         return -(distance + 1e-8).log().sum()

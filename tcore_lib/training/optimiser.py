@@ -14,24 +14,11 @@ from tcore_lib.training.schedules import Hyper
 
 
 class Group(NamedTuple):
-    """How one parameter follows the schedules.
+    """How one parameter follows the schedules."""
 
-    Attributes:
-        rate: the field of `Hyper` that is its learning rate.
-        lr: multiplier of that rate.
-        weight_decay: multiplier of the weight decay, 0 or 1.
-    """
-
-    rate: str
-    lr: float
-    weight_decay: float
-
-
-def encoder_layer(name: str, depth: int) -> int:
-    """0 = everything before the blocks, i + 1 = block i, depth + 1 = final norm."""
-    if block := re.search(r"\bblocks\.(\d+)\.", name):
-        return int(block[1]) + 1
-    return depth + 1 if re.search(r"\bnorm\.", name) else 0
+    rate: str  # the field of `Hyper` that is its learning rate
+    lr: float  # multiplier of that rate
+    weight_decay: float  # multiplier of the weight decay, 0 or 1
 
 
 def group_of(module: str, name: str, settings: params.Optimiser, depth: int) -> Group:
@@ -51,11 +38,13 @@ def group_of(module: str, name: str, settings: params.Optimiser, depth: int) -> 
         return Group("decoder_lr", 1.0, decay)
     if module != "encoder":
         return Group("last_layer_lr" if "last_layer" in name and settings.lr_multipliers else "lr", 1.0, decay)
-    lr = 1.0
-    if settings.lr_multipliers:
-        lr = settings.layer_decay ** (depth + 1 - encoder_layer(name, depth))
-        lr *= settings.patch_embed_lr if "patch_embed" in name else 1.0
-    return Group("encoder_lr", lr, decay)
+    if not settings.lr_multipliers:
+        return Group("encoder_lr", 1.0, decay)
+    block = re.search(r"\bblocks\.(\d+)\.", name)
+    last = depth + 1 if re.search(r"\bnorm\.", name) else 0
+    layer = int(block[1]) + 1 if block else last  # 0 = before the blocks, i + 1 = block i, depth + 1 = final norm
+    lr = settings.layer_decay ** (depth + 1 - layer)
+    return Group("encoder_lr", lr * (settings.patch_embed_lr if "patch_embed" in name else 1.0), decay)
 
 
 def build(modules: Mapping[str, nn.Module], settings: params.Optimiser, depth: int) -> torch.optim.AdamW:
@@ -70,14 +59,9 @@ def build(modules: Mapping[str, nn.Module], settings: params.Optimiser, depth: i
     for module, network in modules.items():
         for name, parameter in network.named_parameters():
             groups[group_of(module, name, settings, depth)].append(parameter)
-    fused = all(p.device.type in ("cpu", "cuda") for group in groups.values() for p in group)
-    return torch.optim.AdamW(
-        [{"params": parameters, "group": group._asdict()} for group, parameters in groups.items()],
-        lr=0.0,
-        betas=settings.betas,
-        weight_decay=0.0,
-        fused=fused,
-    )
+    options = [{"params": parameters, "group": group._asdict()} for group, parameters in groups.items()]
+    on_meta = any(p.is_meta for parameters in groups.values() for p in parameters)
+    return torch.optim.AdamW(options, lr=0.0, betas=settings.betas, weight_decay=0.0, fused=not on_meta)
 
 
 def apply(optimiser: torch.optim.Optimizer, hyper: Hyper) -> None:
@@ -90,13 +74,8 @@ def apply(optimiser: torch.optim.Optimizer, hyper: Hyper) -> None:
 
 def clip(modules: Mapping[str, nn.Module], largest: float) -> dict[str, Tensor]:
     """Scale each module's gradient down to norm `largest` (0 = leave it). Returns the norms before, on the device."""
-    norms = {}
-    for name, module in modules.items():
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        norms[name] = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if largest > 0:
-            torch.nn.utils.clip_grads_with_norm_(parameters, largest, norms[name])
-    return norms
+    bound = largest if largest > 0 else float("inf")
+    return {name: torch.nn.utils.clip_grad_norm_(module.parameters(), bound) for name, module in modules.items()}
 
 
 @torch.no_grad()

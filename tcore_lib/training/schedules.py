@@ -51,40 +51,34 @@ class Schedules:
 
     Args:
         settings: sections `optimiser`, `loop` (global batch) and `masks` are read.
+
+    Attributes:
+        total: steps of the whole schedule.
+        steps: how many of them the run makes; `loop.max_steps` may cut it short.
     """
 
     def __init__(self, settings: Pretrain) -> None:
-        self._settings = settings
-        optimiser = settings.optimiser
-        per_epoch = optimiser.iterations_per_epoch
+        self._optimiser, self._masks = settings.optimiser, settings.masks
+        optimiser, per_epoch = settings.optimiser, settings.optimiser.iterations_per_epoch
         self.peak_lr = optimiser.base_lr * math.sqrt(settings.loop.batch_size / 1024)
         self.total = max(1, int(optimiser.epochs * per_epoch))
-        self._warmup = int(optimiser.warmup_epochs * per_epoch)
+        self.warmup = int(optimiser.warmup_epochs * per_epoch)
         self._frozen = int(optimiser.freeze_last_layer_epochs * per_epoch)
         self._tempering = int(optimiser.teacher_temperature_epochs * per_epoch)
-
-    @property
-    def steps(self) -> int:
-        """How many steps the run makes: the schedule's length or `loop.max_steps`, whichever is less."""
-        limit = self._settings.loop.max_steps
-        return self.total if limit is None else min(limit, self.total)
+        self.steps = self.total if settings.loop.max_steps is None else min(settings.loop.max_steps, self.total)
 
     def at(self, step: int) -> Hyper:
         """Values that step `step` (from 0) is made with."""
-        optimiser, masks = self._settings.optimiser, self._settings.masks
-        lr = cosine(step, self.peak_lr, optimiser.min_lr, self.total, self._warmup)
-        decoder_peak = self.peak_lr * optimiser.decoder_lr
-        decoder_lr = cosine(step, decoder_peak, optimiser.min_lr, self.total, self._warmup)
+        of, masks, total = self._optimiser, self._masks, self.total
+        lr = cosine(step, self.peak_lr, of.min_lr, total, self.warmup)
         return Hyper(
             lr=lr,
-            encoder_lr=0.0 if step < optimiser.hold_steps else lr * optimiser.encoder_lr,
-            decoder_lr=decoder_lr,
+            encoder_lr=0.0 if step < of.hold_steps else lr * of.encoder_lr,
+            decoder_lr=cosine(step, self.peak_lr * of.decoder_lr, of.min_lr, total, self.warmup),
             last_layer_lr=0.0 if step < self._frozen else lr,
-            weight_decay=cosine(step, optimiser.weight_decay, optimiser.weight_decay_end, self.total),
-            momentum=cosine(step, optimiser.momentum, optimiser.momentum_end, self.total),
-            teacher_temperature=linear(
-                step, optimiser.teacher_temperature, optimiser.teacher_temperature_end, self._tempering
-            ),
+            weight_decay=cosine(step, of.weight_decay, of.weight_decay_end, total),
+            momentum=cosine(step, of.momentum, of.momentum_end, total),
+            teacher_temperature=linear(step, of.teacher_temperature, of.teacher_temperature_end, self._tempering),
             mask_share=masks.share,
             mask_ratio=masks.ratio,
         )

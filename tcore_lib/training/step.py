@@ -20,13 +20,6 @@ from tcore_lib.training.tcore import TCoRe
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """`auto` -> bf16 on a GPU that has it, else fp32."""
-    if precision != "auto":
-        return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
 class Trainer:
     """Model, optimiser, loss scaler, and the step that moves them.
 
@@ -37,12 +30,15 @@ class Trainer:
 
     Attributes:
         model: the bare `TCoRe`.
+        precision: `loop.precision`; `auto` has become bf16 on a GPU that has it, else fp32.
         view_dtype: what the views should be made in.
     """
 
     def __init__(self, settings: Pretrain, seed: int, device: torch.device) -> None:
-        self.settings, self.device = settings, device
-        self.precision = choose_precision(settings.loop.precision, device)
+        self.settings, self.device, self.precision = settings, device, settings.loop.precision
+        if self.precision == "auto":
+            has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            self.precision = "bf16" if has_bf16 else "fp32"
         wide = torch.float64 if self.precision == "fp64" else torch.float32
         self.view_dtype = AUTOCAST.get(self.precision, wide) if device.type == "cuda" else wide
         self.model = TCoRe(settings, seed).to(device, wide).train()
@@ -65,17 +61,10 @@ class Trainer:
             draws: boxes and photometry of the same samples.
             masks: (2B, P) bool on the host.
         """
-        needed = masks.any(1).numpy()
-        used = self.model.auxiliary_frames
+        needed, used = masks.any(1).numpy(), self.model.auxiliary_frames
         auxiliary = {name: needed if name in used else np.zeros_like(needed) for name in ("past", "future")}
-        return make_views(
-            self._upload(frames),
-            draws,
-            self.settings.views,
-            dtype=self.view_dtype,
-            auxiliary=auxiliary,
-            fused=self.model.compiled,
-        )
+        how = {"dtype": self.view_dtype, "auxiliary": auxiliary, "fused": self.model.compiled}
+        return make_views(self._upload(frames), draws, self.settings.views, **how)
 
     def _upload(self, frames: Tensor) -> Tensor:
         """Frames on the device; to a GPU beside the step before, which is still being computed."""
@@ -103,8 +92,7 @@ class Trainer:
         """
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}
-        last = self.settings.loop.accumulate - 1
-        dtype = AUTOCAST.get(self.precision)
+        last, dtype = self.settings.loop.accumulate - 1, AUTOCAST.get(self.precision)
         for i, (views, draws) in enumerate(micro_batches):
             with self._module.no_sync() if self.world > 1 and i < last else nullcontext():
                 with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):

@@ -4,12 +4,13 @@ Read `TCoRe.forward` first; notebook 01 says the same with all logits held. Ever
 summed over micro-batches and ranks it is the value of the global batch, however that is split.
 
 Letters: B samples, N samples of the global batch, P patches of a crop, D width of a token, d width of a head's feature, K
-prototypes, L local crops of a sample, C crops with masked patches, M masked patches.
+prototypes, L local crops of a sample, C crops with masked patches, M masked patches, F auxiliary frames (2, 1 or 0).
 """
 
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -68,33 +69,28 @@ class TCoRe(nn.Module):
         decoder: of the student's side alone; None where it is switched off.
         cls_centre, patch_centre: (K,), taken from the teacher's logits: running means of them, or factors of the last batch.
         weights: loss term -> weight in the total.
+        auxiliary_frames: which of `past` and `future` a forward pass looks at.
         compiled: whether losses and blocks run as generated code.
     """
 
     cls_centre: Tensor
     patch_centre: Tensor
-    _target_sums: Tensor
-    _entropy_sums: Tensor
-    _spread: Tensor
 
     def __init__(self, settings: params.Pretrain, seed: int) -> None:
         super().__init__()
         self.settings = settings
         self.weights = term_weights(settings)
+        both = "agreement" in self.weights
+        self.auxiliary_frames = [name for name in ("past", "future") if both or f"patch_{name}" in self.weights]
         self.student = Networks(settings, seed)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.decoder: AuxiliaryDecoder | None = None
         if settings.decoder.enabled:
             with seeded(seed, 2):
                 self.decoder = AuxiliaryDecoder(self.student.encoder.width, settings.decoder)
-        prototypes = settings.head.prototypes
-        self.register_buffer("cls_centre", torch.zeros(prototypes))
-        self.register_buffer("patch_centre", torch.zeros(prototypes))
-        # sums for `diagnostics`, since it was last called: of CLS and of patches
-        self.register_buffer("_target_sums", torch.zeros(2, prototypes), persistent=False)
-        self.register_buffer("_entropy_sums", torch.zeros(2), persistent=False)
-        self.register_buffer("_spread", torch.zeros(2), persistent=False)
-        self._feature_sums: dict[str, Tensor] = {}  # for `update_centres`
+        self.register_buffer("cls_centre", torch.zeros(settings.head.prototypes))
+        self.register_buffer("patch_centre", torch.zeros(settings.head.prototypes))
+        self._sums: dict[str, Tensor] = {}  # of what the teacher said, for `update_centres` and `diagnostics`
         self.compiled = False
 
     def compile_parts(self) -> None:
@@ -107,10 +103,10 @@ class TCoRe(nn.Module):
         """Give student and teacher the weights of an encoder from anywhere (`pretrain.encoder.init`).
 
         Heads and decoder stay as they were initialised, and their first gradients know nothing: the encoder can be held
-        meanwhile (`optimiser.hold_steps`), and after that moves slowly (`optimiser.encoder_lr`, `layer_decay`). Post-training
-        of dense features does so too: NeCo (Pariza et al., 2025) continues DINOv2 with AdamW at 1e-5 for the encoder and 1e-4
-        for the heads, teacher momentum 0.9995 to 1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO
-        on video, heads at a higher rate; MoSiC (Salehi et al., 2025) continues DINOv2 on video in the same way.
+        meanwhile (`optimiser.hold_steps`), and after that moves slowly (`optimiser.encoder_lr`, `layer_decay`). NeCo (Pariza
+        et al., 2025) continues DINOv2 with AdamW at 1e-5 for the encoder and 1e-4 for the heads, teacher momentum 0.9995 to
+        1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO on video, heads at a higher rate. MoSiC
+        (Salehi et al., 2025) is another method of that kind; its rates are not used here.
 
         Raises:
             InputError: the encoder cannot be had, or has another shape than the settings say.
@@ -118,12 +114,6 @@ class TCoRe(nn.Module):
         start_from(self.student.encoder, source)
         self.teacher.encoder.load_state_dict(self.student.encoder.state_dict())
         self.teacher.encoder.layout = self.student.encoder.layout
-
-    @property
-    def auxiliary_frames(self) -> tuple[str, ...]:
-        """Which of `past` and `future` a forward pass looks at."""
-        both = "agreement" in self.weights
-        return tuple(frame for frame in ("past", "future") if both or f"patch_{frame}" in self.weights)
 
     def trained(self) -> dict[str, nn.Module]:
         """The modules the optimiser steps; gradients are clipped for each of them."""
@@ -146,9 +136,9 @@ class TCoRe(nn.Module):
         Returns:
             The total, to differentiate; and each term before its weight (METHOD section 6), detached.
         """
-        student, teacher, frames = self.student, self.teacher, self.auxiliary_frames
+        student, teacher = self.student, self.teacher
         with_cls = "dino_global" in self.weights
-        with_patches = (bool(frames) or "patch" in self.weights) and len(draws.crops) > 0
+        with_patches = (self.auxiliary_frames or "patch" in self.weights) and len(draws.crops) > 0
         temperatures = Temperatures(self.settings.loss.student_temperature, teacher_temperature)
 
         # 1. The teacher sees the current crops whole. Its features, centred and sharpened, are the targets.
@@ -156,13 +146,19 @@ class TCoRe(nn.Module):
             cls, patches = teacher.encoder(views["current"])  # (2B, D), (2B, P, D)
             masked = _select(patches[draws.crops], draws.patches)  # (M, D)
             cls_target, patch_target = teacher.head(cls), teacher.head(masked)  # (2B, d), (M, d)
-            if self.settings.loss.centring == "sinkhorn":
-                self._balance(cls_target, patch_target, teacher_temperature)
-            self._record(cls, cls_target, patch_target)
+            theirs = teacher.head.last_layer()  # (K, d)
+            if self.settings.loss.centring == "sinkhorn":  # every rank takes part, with patches or without
+                self.cls_centre.copy_(sinkhorn_centre(cls_target, theirs, teacher_temperature))
+                self.patch_centre.copy_(sinkhorn_centre(patch_target, theirs, teacher_temperature))
+            spread = F.normalize(cls.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
+            self._add(cls_features=cls_target.sum(0), patch_features=patch_target.sum(0))
+            self._add(spread=spread * len(cls), crops=torch.full_like(spread, len(cls)))
 
         # 2. The student on the whole crops of past and future, without gradient: what the decoder may look at.
         with torch.no_grad():
-            auxiliary = self._auxiliary(views, draws) if frames and with_patches else None  # (frames * C, P, D)
+            auxiliary = (
+                self._auxiliary(views, draws) if self.auxiliary_frames and with_patches else None
+            )  # (F * C, P, D)
 
         # 3. The student on the masked current crops and on the local crops.
         cls, patches = self._encode(views["current"], draws, "current", draws.masks)  # (2B, D), (2B, P, D)
@@ -170,28 +166,22 @@ class TCoRe(nn.Module):
         if "dino_local" in self.weights:
             tokens.append(self._encode(views["local"], draws, "local")[0])  # (L * B, D)
 
-        # 4. The decoder restores the masked crops once from each frame; the masked patches are kept.
-        restored: list[Tensor] = []  # (M, D) for each frame, or the student's own patches where there is no decoder
-        if with_patches:
-            hidden = patches.index_select(0, draws.crops)  # (C, P, D)
-            if self.decoder is not None:
-                hidden = self.decoder(hidden.repeat(len(frames), 1, 1), auxiliary)  # (frames * C, P, D)
-            restored = [_select(part, draws.patches) for part in hidden.chunk(max(1, len(frames)))]
-
-        # 5. The head, once for all CLS tokens and once for all restored patches.
+        # 4. The head, once for all CLS tokens and once for all restored patches; and the terms.
         terms = {name: cls.new_zeros((), dtype=cls_target.dtype) for name in self.weights}
+        prototypes = student.head.last_layer(), theirs  # (K, d) both
         if with_cls:
-            features = _in_one_pass(student.head, tokens)  # (2B, d), (L * B, d)
-            terms |= self._dino(features, cls_target, draws, temperatures)
+            terms |= self._dino(_in_one_pass(student.head, tokens), cls_target, prototypes, draws, temperatures)
         if with_patches:
+            restored = self._restored(patches.index_select(0, draws.crops), auxiliary, draws)  # (M, D) each
             features = _in_one_pass(student.head, restored)  # (M, d) each
-            terms |= self._patch(features, patch_target, draws, temperatures)
+            terms |= self._patch(features, patch_target, prototypes, draws, temperatures)
         if "koleo" in self.weights:
             terms["koleo"] = sum(koleo(view) for view in cls.chunk(2)) / draws.samples
 
-        # 6. The weighted sum.
+        # 5. The weighted sum.
         total = sum(weight * terms[name] for name, weight in self.weights.items())
-        total = total + self._untouched(with_cls, with_patches)
+        if not (with_cls and with_patches):  # DistributedDataParallel waits for a gradient of every parameter
+            total = total + sum(0.0 * p.sum() for module in self.trained().values() for p in module.parameters())
         return total, {name: term.detach() for name, term in terms.items()}
 
     def _encode(self, images: Tensor, draws: Draws, keep: str, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -200,90 +190,76 @@ class TCoRe(nn.Module):
         return self.student.encoder(images, masks)
 
     def _auxiliary(self, views: Mapping[str, Tensor], draws: Draws) -> Tensor:
-        """Patches (frames * C, P, D) of the auxiliary crops that belong to a masked crop, in one pass."""
+        """Patches (F * C, P, D) of the auxiliary crops that belong to a masked crop, in one pass."""
         crops = [views[frame] for frame in self.auxiliary_frames]
         crops = [x if len(x) == len(draws.crops) else x[draws.crops] for x in crops]
         keep = [draws.keep[frame] for frame in self.auxiliary_frames if frame in draws.keep]
         self.student.encoder.set_drop_keep(torch.cat(keep, dim=-1) if keep else None)
         return self.student.encoder(torch.cat(crops))[1]
 
+    def _restored(self, hidden: Tensor, auxiliary: Tensor | None, draws: Draws) -> list[Tensor]:
+        """The masked patches (M, D) of masked crops (C, P, D): as the decoder restores them from each frame, or as they are."""
+        if self.decoder is None or auxiliary is None:
+            return [_select(hidden, draws.patches)]
+        frames = len(self.auxiliary_frames)
+        restored = self.decoder(hidden.repeat(frames, 1, 1), auxiliary)  # (F * C, P, D)
+        return [_select(part, draws.patches) for part in restored.chunk(frames)]
+
     def _dino(
-        self, features: list[Tensor], target: Tensor, draws: Draws, temperatures: Temperatures
+        self,
+        features: list[Tensor],
+        target: Tensor,
+        prototypes: tuple[Tensor, Tensor],
+        draws: Draws,
+        temperatures: Temperatures,
     ) -> dict[str, Tensor]:
         """CLS of (2B, d) global and (L * B, d) local crops against the teacher's (2B, d)."""
-        prototypes, theirs = self.student.head.last_layer(), self.teacher.head.last_layer()  # (K, d)
-        own, *local = features
-        batch = len(target) // 2
-        scale = 1 / (
-            (2 + 2 * self.settings.views.num_local) * draws.samples
-        )  # a mean over samples of all pairs of crops
-        ones = own.new_ones(2 * batch)
-        swapped = target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
-        inputs = (self.cls_centre, ones, temperatures)
-        loss, targets, entropy = prototype_cross_entropy(
-            own[None], prototypes, swapped, theirs, *inputs, fused=self.compiled
+        (own, *local), (ours, theirs), batch = features, prototypes, len(target) // 2
+        scale = 1 / ((2 + 2 * self.settings.views.num_local) * draws.samples)  # mean over samples of all pairs of crops
+        loss_of = partial(
+            prototype_cross_entropy, centre=self.cls_centre, temperatures=temperatures, fused=self.compiled
         )
-        self._count_targets(0, targets, entropy)
+        swapped = target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
+        loss, targets, entropy = loss_of(own[None], ours, swapped, theirs, weights=own.new_ones(2 * batch))
+        self._add(cls_targets=targets, cls_entropy=entropy)
         terms = {"dino_global": scale * loss[0]}
         if local:  # every local crop answers for both
             small, both = local[0].unflatten(0, (-1, batch)), target.unflatten(0, (2, batch))  # (L, B, d), (2, B, d)
-            inputs = (self.cls_centre, ones[:batch], temperatures)
-            loss, _, _ = prototype_cross_entropy(small, prototypes, both, theirs, *inputs, fused=self.compiled)
+            loss, _, _ = loss_of(small, ours, both, theirs, weights=own.new_ones(batch))
             terms["dino_local"] = scale * loss.sum()
         return terms
 
     def _patch(
-        self, features: list[Tensor], target: Tensor, draws: Draws, temperatures: Temperatures
+        self,
+        features: list[Tensor],
+        target: Tensor,
+        prototypes: tuple[Tensor, Tensor],
+        draws: Draws,
+        temperatures: Temperatures,
     ) -> dict[str, Tensor]:
         """Restored patches (M, d) of each frame against the teacher's (M, d), and against each other."""
-        prototypes, theirs = self.student.head.last_layer(), self.teacher.head.last_layer()
+        (ours, theirs), terms = prototypes, {}
         names = [f"patch_{frame}" for frame in self.auxiliary_frames] or ["patch"]
         counted = {name: x for name, x in zip(names, features, strict=True) if name in self.weights}
-        terms = {}
         if counted:
-            loss, targets, entropy = prototype_cross_entropy(
-                torch.stack(list(counted.values())),
-                prototypes,
-                target[None],
-                theirs,
-                self.patch_centre,
-                draws.weights,
-                temperatures,
-                fused=self.compiled,
-            )
-            self._count_targets(1, targets, entropy)
+            sets = torch.stack(list(counted.values()))  # (F, M, d)
+            inputs = (sets, ours, target[None], theirs, self.patch_centre, draws.weights, temperatures)
+            loss, targets, entropy = prototype_cross_entropy(*inputs, fused=self.compiled)
+            self._add(patch_targets=targets, patch_entropy=entropy)
             terms = {name: value / (2 * draws.samples) for name, value in zip(counted, loss.unbind(), strict=True)}
         if "agreement" in self.weights:
-            terms["agreement"] = agreement(*features, prototypes) / (draws.masked * len(prototypes))
+            terms["agreement"] = agreement(*features, ours) / (draws.masked * len(ours))
         return terms
 
-    def _balance(self, cls_target: Tensor, patch_target: Tensor, temperature: float) -> None:
-        """Set both centres to this micro-batch's Sinkhorn-Knopp factors; every rank takes part, with patches or without."""
-        for centre, features in ((self.cls_centre, cls_target), (self.patch_centre, patch_target)):
-            centre.copy_(sinkhorn_centre(features, self.teacher.head.last_layer(), temperature))
+    # ---- what is counted on the way, and what follows the optimiser's step ------------------------------------------
 
-    def _untouched(self, with_cls: bool, with_patches: bool) -> Tensor | float:
-        """0, as a function of every parameter that this pass left out: DistributedDataParallel waits for all gradients."""
-        used = {"encoder"} if with_cls or with_patches or "koleo" in self.weights else set()
-        if with_patches:
-            used |= {"decoder", "head"}
-        if with_cls:
-            used |= {"head"}
-        unused = [module for name, module in self.trained().items() if name not in used]
-        return sum((0.0 * p.sum() for module in unused for p in module.parameters()), start=0.0)
+    def _add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    # ---- what is counted on the way -------------------------------------------------------------------------------
-
-    def _record(self, cls: Tensor, cls_target: Tensor, patch_target: Tensor) -> None:
-        """Sum up the teacher's features for the centres, and how far its CLS tokens (2B, D) lie apart."""
-        for name, features in (("cls", cls_target), ("patch", patch_target)):
-            self._feature_sums[name] = self._feature_sums.get(name, 0.0) + features.sum(0)
-        spread = F.normalize(cls.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
-        self._spread += torch.stack([spread * len(cls), torch.full_like(spread, len(cls))])
-
-    def _count_targets(self, kind: int, targets: Tensor, entropy: Tensor) -> None:
-        self._target_sums[kind] += targets
-        self._entropy_sums[kind] += entropy
+    def _take(self, *names: str, shape: tuple[int, ...]) -> Tensor:
+        """These sums (len(names), *shape) over all micro-batches and ranks; they begin anew. Nothing counted is 0."""
+        return summed(torch.stack([self._sums.pop(name, self.cls_centre.new_zeros(shape)) for name in names]))
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, Tensor]:
@@ -296,9 +272,9 @@ class TCoRe(nn.Module):
             `feature_std`: of the teacher's L2-normalised CLS over the batch, 1 = spread evenly, 0 = all equal.
             `centre_norm`: of the CLS centre.
         """
-        targets, entropies, spread = (summed(x.clone()) for x in (self._target_sums, self._entropy_sums, self._spread))
-        for sums in (self._target_sums, self._entropy_sums, self._spread):
-            sums.zero_()
+        targets = self._take("cls_targets", "patch_targets", shape=self.cls_centre.shape)  # (2, K)
+        entropies = self._take("cls_entropy", "patch_entropy", shape=())  # (2,)
+        spread, crops = self._take("spread", "crops", shape=())
         rows = targets.sum(-1).clamp_min(1.0)  # (2,): a distribution sums to 1
         entropy = entropies / rows
         information = torch.special.entr(targets / rows[:, None]).sum(-1) - entropy  # (2,)
@@ -309,11 +285,9 @@ class TCoRe(nn.Module):
             "information_patch": information[1],
             "information_cls_share": share[0],
             "information_patch_share": share[1],
-            "feature_std": spread[0] / spread[1].clamp_min(1.0),
+            "feature_std": spread / crops.clamp_min(1.0),
             "centre_norm": torch.linalg.vector_norm(self.cls_centre),
         }
-
-    # ---- after the optimiser's step -------------------------------------------------------------------------------
 
     @torch.no_grad()
     def update_centres(self, samples: int, masked: int) -> None:
@@ -326,8 +300,7 @@ class TCoRe(nn.Module):
             samples: N, the global batch.
             masked: masked patches of the global batch; without any the patch centre stays.
         """
-        sums = summed(torch.stack([self._feature_sums[kind] for kind in ("cls", "patch")]))  # (2, d)
-        self._feature_sums = {}
+        sums = self._take("cls_features", "patch_features", shape=(self.settings.head.bottleneck,))  # (2, d)
         if self.settings.loss.centring == "sinkhorn":
             return
         centres, counts = (self.cls_centre, self.patch_centre), (2 * samples, masked)
