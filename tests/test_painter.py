@@ -65,16 +65,10 @@ def test_labels_on_a_grid_are_enlarged_to_the_frame() -> None:
     np.testing.assert_array_equal(widget.run()[2], cells)
 
 
-@pytest.mark.parametrize(
-    ("propagate", "message"),
-    [
-        (lambda mask: [mask] * 2, "gives 2 label maps for a clip of 3 frames"),
-        (lambda mask: [mask] * 4, "gives more label maps for a clip of 3 frames"),
-    ],
-)
-def test_a_callback_that_miscounts_is_told(propagate: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        painter(propagate=propagate, mask=SQUARE).run()
+@pytest.mark.parametrize(("count", "words"), [(2, "2 label maps"), (4, "more label maps")])
+def test_a_callback_that_miscounts_is_told(count: int, words: str) -> None:
+    with pytest.raises(InputError, match=f"gives {words} for a clip of 3 frames"):
+        painter(propagate=lambda mask: [mask] * count, mask=SQUARE).run()
 
 
 def test_errors_are_told_in_the_widget_and_bugs_are_raised() -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import anywidget
 
 from tcore_lib import files
-from tcore_lib.errors import InputError
 
 HERE = Path(__file__).parent
 STYLE = (HERE / "widget.css").read_text(encoding="utf-8")
@@ -41,27 +40,19 @@ class StandaloneWidget(anywidget.AnyWidget):
             len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in self._state().values()
         )
 
-    def to_fragment(self, name: str = "explorer") -> str:
-        """The widget as a piece of HTML for the body of a page; `name`: its element's id, another for each of a page."""
+    def to_html(self, path: str | Path, title: str = "Correspondence explorer") -> Path:
+        """Write one self-contained page that opens from disk, without a network; `title` is also its heading."""
         state = {
             key: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
             for key, value in self._state().items()
         }
-        return fragment(name, state, str(self._esm), str(self._css))
-
-    def to_html(self, path: str | Path, title: str = "Correspondence explorer") -> Path:
-        """Write one self-contained page that opens from disk, without a network.
-
-        Args:
-            path: the file to write; its folder is made.
-            title: heading and title of the page.
-        """
         heading = html.escape(title)
         files.write_text(
             path,
             "<!doctype html>\n<html lang='en' class='tcx-page'><head><meta charset='utf-8'>\n"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-            f"<title>{heading}</title></head>\n<body><h1>{heading}</h1>\n{self.to_fragment()}</body></html>\n",
+            f"<title>{heading}</title></head>\n<body><h1>{heading}</h1>\n"
+            f"{fragment('explorer', state, str(self._esm), str(self._css))}</body></html>\n",
         )
         return Path(path)
 
@@ -74,12 +65,7 @@ def fragment(name: str, state: Mapping[str, Any], program: str, style: str) -> s
         state: its traits; bytes as `{"base64": text}`.
         program: its browser module.
         style: its style sheet.
-
-    Raises:
-        InputError: another name.
     """
-    if not name.replace("-", "").isalnum():
-        raise InputError(f"the element name {name!r} may only hold letters, digits and hyphens.")
     # `<` cannot close the script element it stands in when it is written as an escape of JSON.
     text = json.dumps(state, allow_nan=False).replace("<", "\\u003c")
     host = (HERE / "host.js").read_text(encoding="utf-8").replace("ID", name)

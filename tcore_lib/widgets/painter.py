@@ -147,36 +147,26 @@ class MaskPainter(StandaloneWidget):
                 self.mask = pixels.reshape(self._shape)
                 self.run()
             elif kind == "save" and self._output is not None:
-                self.save_masks(self._output / "masks")
-                self.save_video(self._output / "masks.mp4")
-                self.send(
-                    {"kind": "saved", "text": f"Saved {self._output / 'masks'} and {self._output / 'masks.mp4'}."}
-                )
+                self.send({"kind": "saved", "text": self.save(self._output)})
         except InputError as error:
             self.send({"kind": "error", "text": str(error)})
         except Exception as error:
             self.send({"kind": "error", "text": f"{type(error).__name__}: {error} (a bug; the log has the traceback)"})
             raise
 
-    def _results_or_error(self) -> np.ndarray:
+    def save(self, folder: str | Path) -> str:
+        """Write the label maps as `masks/00000.png` ... (palette PNGs, as DAVIS has them) and the clip under them as `masks.mp4`.
+
+        The video is H.264, 10 frames per second, cut to even sizes. Returns a sentence about it.
+        """
         if self.labels is None:
             raise InputError("there is no result to save yet; press Propagate first.")
-        return self.labels
-
-    def save_masks(self, folder: str | Path) -> list[Path]:
-        """Write the label maps as palette PNGs `00000.png` ..., the DAVIS format; returns the paths."""
-        labels = self._results_or_error()
-        paths = [Path(folder) / f"{frame:05d}.png" for frame in range(len(labels))]
-        for path, one in zip(paths, labels, strict=True):
-            clips.write_ids(path, one)
-        return paths
-
-    def save_video(self, path: str | Path) -> Path:
-        """Write the clip with its label maps painted over as an H.264 .mp4, 10 frames per second, cut to even sizes."""
-        labels = self._results_or_error()
-        painted = (style.overlay_labels(frame, one) for frame, one in zip(self._pictures, labels, strict=True))
-        write_video(path, painted, FPS, {"crf": "18"})
-        return Path(path)
+        masks, video = Path(folder) / "masks", Path(folder) / "masks.mp4"
+        for frame, labels in enumerate(self.labels):
+            clips.write_ids(masks / f"{frame:05d}.png", labels)
+        painted = (style.overlay_labels(*pair) for pair in zip(self._pictures, self.labels, strict=True))
+        write_video(video, painted, FPS, {"crf": "18"})
+        return f"Saved {masks} and {video}."
 
 
 def _grey_png(labels: np.ndarray) -> bytes:
