@@ -18,7 +18,7 @@ from tcore_lib.model.encoders import (
     load_encoder,
     random_encoder,
 )
-from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
+from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict, run_blocks
 
 GOLDEN = Path(__file__).parent / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
@@ -56,29 +56,24 @@ def test_tokens_equal_the_transcription(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("registers", [0, 4])
-def test_masks_and_registers(registers: int) -> None:
+def test_masks_registers_and_stochastic_depth(registers: int) -> None:
+    """Masked patches; dropped branches vanish for their sample alone, kept ones are scaled by 1 / (1 - 0.1)."""
     vit = drawn_vit(SMALL.model_copy(update={"registers": registers})).double()
     batch, masks = images(3, 3, 32, 64).double(), torch.arange(24).reshape(3, 8) % 3 == 0
-    state = official_state_dict(vit)
-    state.setdefault("register_tokens", torch.zeros(1, 0, 64, dtype=torch.float64))
+    state = {"register_tokens": torch.zeros(1, 0, 64, dtype=torch.float64), **official_state_dict(vit)}
     expected = reference_tokens(state, 4, batch, masks)
     cls, patches = vit(batch, masks)
     assert (cls - expected[:, 0]).abs().max() < 1e-12
     assert (patches - expected[:, 1 + registers :]).abs().max() < 1e-12
     assert (vit(batch)[1] - patches).abs().max() > 0.01
-
-
-def test_stochastic_depth_is_decided_outside() -> None:
-    """Dropped branches vanish for their sample alone, kept ones are scaled by 1 / (1 - 0.1)."""
-    vit = drawn_vit().double()
-    batch, keep = images(3, 3, 64, 64).double(), torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 1]]]).bool()
+    keep = torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 1]]]).bool()
     vit.set_drop_keep(keep)
-    expected = reference_tokens(official_state_dict(vit), 4, batch, scale=keep / 0.9)
-    assert (vit(batch)[1] - expected[:, 5:]).abs().max() < 1e-6  # the scale 1 / 0.9 is float32
+    expected = reference_tokens(state, 4, batch, scale=keep / 0.9)
+    assert (vit(batch)[1] - expected[:, 1 + registers :]).abs().max() < 1e-6  # the scale 1 / 0.9 is float32
     with pytest.raises(ValueError, match="batch needs"):
         vit(batch[:2])
     vit.set_drop_keep(None)
-    assert (vit(batch)[1] - reference_tokens(official_state_dict(vit), 4, batch)[:, 5:]).abs().max() < 1e-12
+    assert (vit(batch, masks)[1] - patches).abs().max() == 0
 
 
 @pytest.mark.parametrize("depth", [False, True])
@@ -122,13 +117,11 @@ def test_patches_are_embedded_by_one_product_on_a_gpu(monkeypatch: pytest.Monkey
     torch.testing.assert_close(product, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_compiles_without_a_graph_break() -> None:
-    vit = drawn_vit()
-    compiled = torch.compile(vit, backend="eager", fullgraph=True)
-    batch, masks = images(2, 3, 32, 32), torch.tensor([[True, False, False, True]]).expand(2, 4)
-    for keep in (torch.ones(2, 2, 2).bool(), torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 1]]]).bool()):
-        vit.set_drop_keep(keep)
-        torch.testing.assert_close(compiled(batch, masks)[1], vit(batch, masks)[1], rtol=1e-6, atol=1e-6)
+def test_blocks_compile_without_a_graph_break() -> None:
+    vit, x = drawn_vit(), images(2, 9, 64)
+    scale = torch.tensor([[[0, 1], [1, 1]], [[1, 0], [0, 1]]]).float()
+    run = torch.compile(run_blocks, backend="eager", fullgraph=True)
+    torch.testing.assert_close(run(list(vit.blocks), x, scale), run_blocks(list(vit.blocks), x, scale))
 
 
 def test_official_start() -> None:

@@ -75,13 +75,12 @@ def inspect(source: FeatureEncoder | str | Path, which: str = "teacher") -> Insp
     counted = pd.DataFrame()
     if isinstance(source, FeatureEncoder):
         network, metadata = source.network, source.metadata
-        about, tensors = (
-            f"patch {source.patch_size}, width {source.width}, {len(network.blocks)} blocks",
-            network.state_dict(),
-        )
         if isinstance(network, ViT):
             tensors = official_state_dict(network)
             about, counted = _recognised(tensors, network.heads, name)
+        else:
+            tensors = network.state_dict()
+            about = f"patch {source.patch_size}, width {source.width}, {len(network.blocks)} blocks"
     else:
         file = read_weights(fetch.weights(name) if name in fetch.CHECKPOINTS else source)
         tensors, metadata = file.tensors, file.metadata
@@ -121,13 +120,12 @@ def _recognised(state: State, heads: int | None, origin: str) -> tuple[str, pd.D
     width, depth, heads = settings.shape
     with torch.device("meta"):
         expected = official_state_dict(ViT(settings, settings.img_size or 0))
-    counts = {"measured": state, "expected": expected}
-    sums = {
-        column: pd.Series({name: value.numel() for name, value in tensors.items()}).groupby(part_of, sort=False).sum()
-        for column, tensors in counts.items()
+    counts = {
+        "measured": {name: value.numel() for name, value in state.items()},
+        "expected": {name: value.numel() for name, value in expected.items()},
     }
-    table = pd.DataFrame(sums).reindex(sums["measured"].index.union(sums["expected"].index, sort=False))
-    table = table.fillna(0).astype(int)
+    table = pd.DataFrame(counts).reindex([*expected, *(name for name in state if name not in expected)]).fillna(0)
+    table = table.astype(int).groupby(part_of, sort=False).sum()
     table.loc["all"] = table.sum()
     table["difference"] = table["measured"] - table["expected"]
     about = (
