@@ -153,7 +153,7 @@ def propagation(bench: Bench) -> None:
         common += ["--root", str(real), "--clip", "car-shadow"]
     wanted = [[*how, "--precision", name] for name in ("bf16", "fp32") for how in (["--set"], [])]
     if bench.tiny:
-        common += ["--encoder", "random:1", "--threads", "1"]
+        common += ["--encoder", "random:1", "--threads", "1", "--size", "96", "160"]
         wanted = [["--set", "--lengths", "3", "2"], ["--frames", "3"]]
     for words in wanted:
         if failed := bench.call("propagation.py", *common, *words):

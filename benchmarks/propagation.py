@@ -1,6 +1,7 @@
 """How fast is the evaluation? Ours against the brute-force way of the protocol, on one clip, in one run.
 
     python benchmarks/propagation.py                      # car-shadow where its files are, or a rendered clip
+    python benchmarks/propagation.py --frames 3 --size 96 160 --encoder random:1 --threads 1    # seconds: does it run?
     python benchmarks/propagation.py --rounds 3           # medians; the two ways take turns
     python benchmarks/propagation.py --long 2000          # memory of a 2,000-frame clip beside that of 100 frames
     python benchmarks/propagation.py --set --device cuda  # 30 clips, 1,999 frames: the size of DAVIS-2017 val
@@ -40,8 +41,7 @@ from tcore_lib import bodies, params
 from tcore_lib.evaluation import clips as clipfiles, davis, idmaps, labels as labelmaps
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import BATCH, encode, evaluate
-from tcore_lib.evaluation.propagation import Propagator, propagator_settings
+from tcore_lib.evaluation.evaluate import encode, evaluate
 from tcore_lib.files import write_json
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.model.features import to_input
@@ -82,7 +82,8 @@ def find_clip(args: argparse.Namespace, frames: int | None) -> tuple[Clip, param
     if root is None:
         root = Path(tempfile.gettempdir()) / "tcore-benchmark-davis"
         synthetic.write_davis(root, params.SyntheticData(davis_clips=1, eval_frames=40), seed=0)
-    settings = params.Davis(root=str(root), clips=[name] if name else None, precision=args.precision)
+    chosen = {"clips": [name] if name else None, "precision": args.precision, "input_size": tuple(args.size)}
+    settings = params.Davis(root=str(root), **chosen)
     return cycled(load_clips(settings, root)[0], frames), settings
 
 
@@ -106,43 +107,30 @@ def find_encoder(source: str, device: str) -> FeatureEncoder:
 # ---------------------------------------------------------------------------------------------- the two ways
 
 
+class Known(torch.nn.Module):
+    """Hands out features that were computed before: an evaluation with it costs all but the encoder."""
+
+    def __init__(self, encoder: FeatureEncoder, features: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.patch_size, self.width, self.features = encoder.patch_size, encoder.width, iter(features)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Those of the next frames, (B, h, w, D)."""
+        return torch.stack([next(self.features) for _ in images])
+
+
 def ours(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: str, folder: Path) -> dict[str, Any]:
-    """One run as users make it, with decoding and scoring beside the computation; then the stages one by one."""
-    scorer = davis.Scorer(clip, settings, encoder.patch_size)
-    encoder(torch.zeros(1, 3, *scorer.size, device=device))  # warm up
-    whole, clock = Clock(), Clock()
-    with whole("end to end"):
+    """Two runs as users make them, with decoding and scoring beside the computation; one is spared the encoder."""
+    size, clock = davis.Scorer(clip, settings, encoder.patch_size).size, Clock()
+    encode(encoder, torch.zeros(1, 3, *size, device=device), settings.precision)  # warm up
+    with clock("end to end"):
         table = evaluate({"ours": encoder}, [clip], settings, output=folder, progress=False, device=device)
-    propagator: Propagator | None = None
-    results: list[Any] = []
-    for first in range(0, len(clip), BATCH[device.partition(":")[0]]):
-        with clock("decode"):
-            paths = clip.frames[first : first + BATCH[device.partition(":")[0]]]
-            pixels = torch.from_numpy(np.stack([clipfiles.read_frame(path) for path in paths]))
-            images = to_input(pixels.to(device), scorer.size)
-        with clock("encode"):
-            features = encode(encoder, images, settings.precision)
-        soft = []
-        with clock("affinity and propagate"):
-            for frame in features:
-                if propagator is None:
-                    soft.append(scorer.first_map((frame.shape[0], frame.shape[1])).to(device))
-                    propagator = Propagator(frame, soft[0], **propagator_settings(settings))
-                else:
-                    soft.append(propagator.step(frame))
-        with clock("predict"):
-            predictions = scorer.predict(torch.stack(soft))
-        with clock("score"):
-            results += [scorer.score(first + i, prediction) for i, prediction in enumerate(predictions)]
-    again = pd_mean(scorer.rows(results))
-    assert abs(again - table["JF_mean"].mean()) <= (0 if device == "cpu" else 1e-4)  # a GPU sums in any order
-    ends = {"end_to_end": whole.total(), "without_encoder": clock.total("encode")}
-    return {**ends, "stages": clock.stages, "J&F_m": 100 * again}
-
-
-def pd_mean(rows: list[dict[str, Any]]) -> float:
-    """Mean J&F of the objects."""
-    return float(np.mean([row["JF_mean"] for row in rows]))
+    inputs = (torch.from_numpy(clipfiles.read_frame(path)[None].copy()) for path in clip.frames)
+    features = [encode(encoder, to_input(one.to(device), size), settings.precision)[0] for one in inputs]
+    with clock("without encoder"):
+        evaluate({"known": Known(encoder, features)}, [clip], settings, output=folder, progress=False, device=device)  # type: ignore[dict-item]
+    ends = {"end_to_end": clock.stages["end to end"], "without_encoder": clock.stages["without encoder"]}
+    return {**ends, "J&F_m": 100 * table["JF_mean"].mean()}
 
 
 def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: str, folder: Path) -> dict[str, Any]:
@@ -203,7 +191,8 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
             for t in davis.counted(clip)
         ]
     ends = {"end_to_end": clock.total(), "without_encoder": clock.total("encode")}
-    return {**ends, "stages": clock.stages, "J&F_m": 100 * pd_mean(scorer.rows(scores))}
+    score = 100 * float(np.mean([row["JF_mean"] for row in scorer.rows(scores)]))
+    return {**ends, "stages": clock.stages, "J&F_m": score}
 
 
 # ---------------------------------------------------------------------------------------------- running and comparing
@@ -230,6 +219,7 @@ def run_child(args: argparse.Namespace, way: str, folder: Path, frames: int | No
     for name in ("precision", "encoder", "device", "threads", "root", "clip"):
         words += [f"--{name}", str(getattr(args, name))] if getattr(args, name) is not None else []
     words += ["--frames", str(frames)] if frames else []
+    words += ["--size", *map(str, args.size)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -302,6 +292,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="a DAVIS-2017 folder; default: the sample data, or a rendered clip")
     parser.add_argument("--clip", help="clip name; default: car-shadow, or the first")
     parser.add_argument("--frames", type=int, help="use that many frames, playing the clip to and fro; default: all")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 880), help="height and width of the input")
     parser.add_argument("--encoder", default="random", help="random (ViT-S/16), random:DEPTH, or an encoder's source")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="of our encoder")
     parser.add_argument("--device", default="cpu")

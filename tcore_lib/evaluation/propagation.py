@@ -103,8 +103,7 @@ class Propagator:
         restrict_first: variant, the radius holds for the long memory too.
         repeat_first: false = variant, frame 0 does not stand in for frames that do not exist.
 
-    A feature of length 0 has similarity 0 to everything. The variants are those of EVALUATION, "Known ways to get
-    another number".
+    A feature of length 0 has similarity 0 to everything. Variants: EVALUATION, "Known ways to get another number".
     """
 
     def __init__(
@@ -136,7 +135,8 @@ class Propagator:
         self.strips = self._strips()
         self.memory = torch.empty(0, device=self.device)
         self.time = 0  # index of the last frame that is known
-        self._store(0, self._normalised(features), self._flat(labels.float().permute(1, 2, 0)).T)
+        self.features[0] = self._normalised(features)
+        self.labels[:, 0] = self._flat(labels.float().permute(1, 2, 0)).T
 
     def step(self, features: Tensor) -> Tensor:
         """Soft labels of the next frame, which then joins the context.
@@ -148,12 +148,14 @@ class Propagator:
             float32 (C, h, w).
         """
         query = self._normalised(features)
-        slot, patch, _, weight = self._search(query)  # each (k, P)
-        known = self.labels.flatten(1)[:, slot * len(self.patch) + patch]  # (C, k, P)
+        voter, patch, _, weight = self._search(query)  # each (k, P)
+        known = self.labels.flatten(1)[:, voter * len(self.patch) + patch]  # (C, k, P)
         soft = (known * weight).sum(1)  # (C, P)
         self.time += 1
-        self._store(self._slot(self.time), query, soft)
-        return self._unflat(soft.T).permute(2, 0, 1)
+        slot = self._slot(self.time)
+        self.features[slot], self.labels[:, slot] = query, soft
+        grid = soft.unflatten(1, (self.long, self.short))  # (C, h, w), or turned
+        return grid.transpose(1, 2) if self.turned else grid
 
     def neighbours(self, features: Tensor) -> Neighbours:
         """Who votes on the next frame with features (h, w, D); nothing is remembered."""
@@ -170,21 +172,12 @@ class Propagator:
         """(h, w, ...) -> (P, ...), along the short side first."""
         return (grid.transpose(0, 1) if self.turned else grid).flatten(0, 1)
 
-    def _unflat(self, patches: Tensor) -> Tensor:
-        """(P, ...) -> (h, w, ...)."""
-        grid = patches.unflatten(0, (self.long, self.short))
-        return grid.transpose(0, 1) if self.turned else grid
-
     def _normalised(self, features: Tensor) -> Tensor:
         """(h, w, D) -> float32 (P, D) of length 1."""
         return F.normalize(self._flat(features).float(), dim=-1)
 
     def _slot(self, frame: int) -> int:
         return 0 if frame == 0 else 1 + (frame - 1) % self.context
-
-    def _store(self, slot: int, features: Tensor, labels: Tensor) -> None:
-        self.features[slot] = features
-        self.labels[:, slot] = labels
 
     def _too_far(self, query: Tensor, key: Tensor) -> Tensor:
         """Bool: does the radius forbid `key` to vote on `query`? Patches; broadcasts."""
@@ -231,15 +224,30 @@ class Propagator:
 
     def _search_strip(self, strip: Strip, query: Tensor, repeats: int, listed: list[int]) -> Tensor:
         """The k best entries of each query of a strip, packed, (Q, k)."""
-        affinity = self._affinities(strip, query)  # (1 + n, Q, S), frame 0 first
-        # Frame 0 as long memory: also what lies beyond the strip's reach.
         asked, keys = query[strip.queries], strip.keys
+        used = 1 + min(self.time, self.context)
+        size = (used, *strip.too_far.shape)
+        # One piece of memory for every strip: fresh pages would cost more than the product.
+        if self.memory.numel() < math.prod(size):
+            self.memory = self.memory.new_empty(math.prod(size))
+        affinity = self.memory[: math.prod(size)].view(size)  # (1 + n, Q, S), frame 0 first
+        torch.bmm(asked.expand(used, -1, -1), self.features[:used, keys].transpose(1, 2), out=affinity)
+        # Frame 0 as long memory: also what lies beyond the strip's reach.
         before, after = self.features[0, : keys.start], self.features[0, keys.stop :]
         first = torch.cat([asked @ before.T, affinity[0], asked @ after.T], dim=1)  # (Q, P)
         every = torch.arange(len(self.patch), device=self.device)
         forbidden = self._too_far(every[strip.queries, None], every) if self.restrict_first else None
         found = self._best(first[None], every, forbidden, [0])  # (Q, k)
-        entries = [found, *self._repeated(found, strip, repeats)]
+        # Frame 0's best entries once more for each time it is listed as a preceding frame, within the radius only. If its k
+        # best patches lie too far away, those within the radius are among them or do not vote: an entry of the long memory
+        # beats a repeated one of the same or a lower similarity, and there are k of those.
+        value, entry = unpack(found)
+        far = self._too_far(every[strip.queries, None], self.patch[entry % len(self.patch)])
+        again = [
+            pack(value.masked_fill(far, -math.inf), entry + time * len(self.patch))
+            for time in range(1, min(repeats, self.top_k) + 1)
+        ]
+        entries = [found, *again]
         # The other frames, in the order of their slots; `place` says where each stands in the protocol's list.
         frame_at = {self._slot(t): place for place, t in enumerate(listed) if t > 0}
         if frame_at:
@@ -247,29 +255,6 @@ class Propagator:
             entries.append(self._best(affinity[1:], every[keys], strip.too_far, place))
         best = torch.cat(entries, dim=1)
         return best.topk(min(self.top_k, best.shape[1]), dim=1).values
-
-    def _affinities(self, strip: Strip, query: Tensor) -> Tensor:
-        """Similarities of a strip's queries to what they can reach in every slot used so far, (1 + n, Q, S)."""
-        used = 1 + min(self.time, self.context)
-        size = (used, *strip.too_far.shape)
-        # One piece of memory for every strip: fresh pages would cost more than the product.
-        if self.memory.numel() < math.prod(size):
-            self.memory = self.memory.new_empty(math.prod(size))
-        affinity = self.memory[: math.prod(size)].view(size)
-        keys = self.features[:used, strip.keys].transpose(1, 2)  # (1 + n, D, S)
-        return torch.bmm(query[strip.queries].expand(used, -1, -1), keys, out=affinity)
-
-    def _repeated(self, found: Tensor, strip: Strip, repeats: int) -> list[Tensor]:
-        """Frame 0's best entries (Q, k) once more for each time it is listed as a preceding frame, within the radius only.
-
-        Its k best patches may lie too far away; then those within the radius are among them or do not vote: an entry of
-        the long memory beats a repeated one of the same or a lower similarity, and there are k of those.
-        """
-        value, entry = unpack(found)
-        patch = self.patch[entry % len(self.patch)]
-        query = torch.arange(strip.queries.start, strip.queries.stop, device=self.device)[:, None]
-        value = value.masked_fill(self._too_far(query, patch), -math.inf)
-        return [pack(value, entry + time * len(self.patch)) for time in range(1, min(repeats, self.top_k) + 1)]
 
     def _best(self, affinity: Tensor, key: Tensor, forbidden: Tensor | None, place: list[int]) -> Tensor:
         """The k best entries of affinities to one or several frames, packed, (Q, k).
@@ -288,9 +273,8 @@ class Propagator:
         rest, chosen = best[:, count:], chosen[:, :count]  # `rest`: the best one that is left out
         value = affinity.gather(2, chosen.expand(len(affinity), -1, -1))  # (n, Q, k)
         value.masked_fill_(best[:, :count].isneginf(), -math.inf)
-        first = torch.tensor(place, device=self.device)[:, None, None] * len(
-            self.patch
-        )  # entry of a frame's first patch
+        # The entry of each frame's first patch.
+        first = torch.tensor(place, device=self.device)[:, None, None] * len(self.patch)
         order = self.order[key]
         packed = pack(value / self.temperature, first + order[chosen]).transpose(0, 1).flatten(1)  # (Q, n * k)
         found = packed.topk(min(self.top_k, packed.shape[1]), dim=1).values

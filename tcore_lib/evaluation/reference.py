@@ -60,7 +60,11 @@ def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
         for key, value in other["settings"].items()
         if key not in NOT_A_RESULT and mine["settings"].get(key) != value
     ]
-    pairs = _pairs(mine["weights"], other["weights"])
+    by_weights = {weights: name for name, weights in other["weights"].items()}
+    pairs = {name: by_weights.get(weights, name) for name, weights in mine["weights"].items()}
+    if len(pairs) == len(other["weights"]) == 1:
+        pairs = dict(zip(pairs, other["weights"], strict=True))
+    pairs = {name: partner for name, partner in pairs.items() if partner in other["weights"]}
     if not pairs:
         known = ", ".join(other["weights"])
         raise InputError(f"{run} and {reference} have no encoder in common; the reference has {known}.")
@@ -82,15 +86,6 @@ def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
     if not found:
         raise InputError(f"{run} and {reference} have no clip in common; the reference has {', '.join(theirs.index)}.")
     return notes, pd.DataFrame(found)
-
-
-def _pairs(mine: dict[str, str], other: dict[str, str]) -> dict[str, str]:
-    """Encoder of the run -> encoder of the reference."""
-    by_weights = {weights: name for name, weights in other.items()}
-    pairs = {name: by_weights.get(weights, name) for name, weights in mine.items()}
-    if len(mine) == len(other) == 1:
-        return dict(zip(mine, other, strict=True))
-    return {name: partner for name, partner in pairs.items() if partner in other}
 
 
 def _tables(folder: Path, benchmark: str) -> tuple[pd.DataFrame, pd.DataFrame]:
