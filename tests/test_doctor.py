@@ -25,8 +25,8 @@ def examine(settings: params.Benchmark, root: Path, **how: Any) -> doctor.Report
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_whole_data_passes(kind: str, tmp_path: Path) -> None:
-    settings, write = WRITERS[kind]
-    root = write(tmp_path)
+    settings, write_small = WRITERS[kind]
+    root = write_small(tmp_path)
     report = examine(settings, root)
     report.require()
     assert report.facts["clips"] == "2 complete of 2 listed"
@@ -53,10 +53,23 @@ def empty(name: str) -> Callable[[Path], Any]:
     return lambda root: [path.unlink() for path in (root / name).iterdir()]
 
 
+def write(name: str, text: str) -> Callable[[Path], Any]:
+    return lambda root: (root / name).write_text(text)
+
+
+def lose(name: str) -> Callable[[Path], Any]:
+    return lambda root: (root / name).unlink()
+
+
+def joints(**variables: Any) -> Callable[[Path], Any]:
+    return lambda root: scipy.io.savemat(root / MAT, variables)
+
+
+MAT = "joint_positions/catch/ball_1/joint_positions.mat"
 FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
-    ("davis", lambda root: (root / "ImageSets/2017/val.txt").unlink(), "val.txt cannot be read"),
-    ("jhmdb", lambda root: (root / "splits/catch_test_split1.txt").unlink(), "holds no *_test_split1.txt"),
-    ("davis", lambda root: (root / "ImageSets/2017/val.txt").write_text("one\nthree\n"), "480p/three is not a folder"),
+    ("davis", lose("ImageSets/2017/val.txt"), "val.txt cannot be read"),
+    ("jhmdb", lose("splits/catch_test_split1.txt"), "holds no *_test_split1.txt"),
+    ("davis", write("ImageSets/2017/val.txt", "one\nthree\n"), "480p/three is not a folder"),
     ("davis", cut("JPEGImages/480p/two/00003.jpg"), "two/00003.jpg cannot be read"),
     ("davis", cut("Annotations/480p/one/00004.png"), "one/00004.png cannot be read"),
     ("davis", mask(1, np.ones((480, 880))), "1 annotations are resized to 880x480, the frames are 160x96"),
@@ -66,8 +79,19 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("davis", picture("Annotations/480p/two/00001.png"), "RGB image, not a palette or grey one: it holds colours"),
     ("vip", lambda root: clips.write_ids(root / PARTS / f"{3:012d}.png", np.full((H, W), 20, np.uint8)), "has the id 20"),
     ("vip", empty(PARTS), "videos2 holds no image"),
-    ("jhmdb", lambda root: scipy.io.savemat(root / "joint_positions/catch/ball_1/joint_positions.mat", {"scale": 1.0}),
-     "ball_1/joint_positions.mat cannot be read (it has no variable pos_img)"),
+    ("jhmdb", joints(scale=1.0), "ball_1/joint_positions.mat cannot be read (it has no variable pos_img)"),
+    ("jhmdb", joints(pos_img=np.zeros((2, 13, 5))), "has a pos_img of (2, 13, 5), not 2 x 15 x frames"),
+    ("jhmdb", joints(pos_img=np.zeros((2, 15, 4))), "has joints of 4 frames"),
+    ("jhmdb", joints(pos_img=np.full((2, 15, 5), 1e9)), "nowhere near an image"),
+    ("jhmdb", write(MAT, "no mat"), "ball_1/joint_positions.mat cannot be read"),
+    ("jhmdb", lose(MAT), "joint_positions.mat cannot be read (No such file"),
+    ("jhmdb", write("splits/catch_test_split1.txt", "ball_1.avi\n"), "each should be `<clip>.avi` and 0, 1 or 2"),
+    ("davis", write("ImageSets/2017/val.txt", "one\none\n"), "names the clip one twice"),
+    ("davis", write("ImageSets/2017/val.txt", "one\n../two\n"), "which is no name of a folder inside the benchmark"),
+    ("davis", write("ImageSets/2017/val.txt", "\n"), "names no clip"),
+    ("davis", lose("Annotations/480p/one/00002.png"), "one/00002.png is missing; every frame needs"),
+    ("davis", lose("JPEGImages/480p/one/00004.jpg"), "00004.png has no frame of that name"),
+    ("vip", lose(f"{PARTS}/{1:012d}.png"), "no annotation of the clip's first frame"),
 ]  # fmt: skip
 
 
@@ -75,8 +99,8 @@ FAULTS: list[tuple[str, Callable[[Path], Any], str]] = [
 def test_a_planted_fault_is_the_sole_problem(
     kind: str, plant: Callable[[Path], Any], said: str, tmp_path: Path
 ) -> None:
-    settings, write = WRITERS[kind]
-    root = write(tmp_path)
+    settings, write_small = WRITERS[kind]
+    root = write_small(tmp_path)
     plant(root)
     report = examine(settings, root)
     assert len(report.problems) == 1, report.problems
