@@ -10,9 +10,7 @@ BITS = 8
 
 
 def coded_frame(number: int, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, 3): grey; the top half shows `number` as 8 black or white bars, the lowest bit left; bottom left is
-    red.
-    """
+    """uint8 (H, W, 3): grey; above, `number` as 8 black or white bars, the lowest bit left; bottom left is red."""
     width, height = size
     image = np.full((height, width, 3), 128, np.uint8)
     edges = np.linspace(0, width, BITS + 1).astype(int)
@@ -43,9 +41,7 @@ def write_video(
     sound: bool = False,
     **context: object,
 ) -> Path:
-    """Write a video of coded frames 0 ... frames - 1; `times` gives their presentation times in units of 1 / (10
-    fps).
-    """
+    """Write a video of coded frames 0 ... frames - 1, shown at `times` in units of 1 / (10 fps)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})

@@ -110,8 +110,8 @@ def prepare(
                     _check_recipe(cfg, state / "settings.json", frames)
                     results = _extract_all(mine, frames, state / f"unfinished-{name}", cfg, progress)
                 else:
-                    calls = {item: (examine, (item.path, found.layout, cfg.short_side)) for item in mine}
-                    results = _run(calls, worker_count(cfg), progress)
+                    arguments = {item: (item.path, found.layout, cfg.short_side) for item in mine}
+                    results = _run(examine, arguments, worker_count(cfg), progress)
                 reasons = {item: result for item, result in results.items() if isinstance(result, str)}
                 lines = [(cfg.split, item.class_name, str(item.path), reason) for item, reason in reasons.items()]
                 _write_csv(state / f"bad-{name}.csv", lines)
@@ -271,9 +271,9 @@ def _extract_all(
 ) -> dict[Item, Row | str]:
     """Extract what has no folder yet. Unfinished folders of this call and of one that was killed are removed."""
     todo = [item for item in items if not (frames / item.target).is_dir()]
-    calls = {item: (extract, (item.path, frames / item.target, scratch, cfg)) for item in todo}
+    arguments = {item: (item.path, frames / item.target, scratch, cfg) for item in todo}
     _remove_unfinished(scratch)
-    results = _run(calls, worker_count(cfg), progress)
+    results = _run(extract, arguments, worker_count(cfg), progress)
     _remove_unfinished(scratch)
     return results
 
@@ -287,30 +287,23 @@ def _remove_unfinished(scratch: Path) -> None:
 
 
 def _run(
-    calls: dict[Item, tuple[Callable[..., Row], tuple[Any, ...]]], workers: int, progress: bool
+    function: Callable[..., Row], arguments: dict[Item, tuple[Any, ...]], workers: int, progress: bool
 ) -> dict[Item, Row | str]:
-    """Make the calls in processes; each item with its row, or with the reason why it has none.
+    """Call the function for each item in processes; its row, or the reason why it has none.
 
     A decoder that dies or hangs costs the file it was given.
     """
     # Forking a process that has threads (Jupyter, torch) may deadlock.
     pool = ProcessPool(max_workers=workers, context=multiprocessing.get_context("spawn"))
-    bar = tqdm(total=len(calls), unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not calls)
-    results = {}
     try:
         futures = {
-            item: pool.schedule(function, args=arguments, timeout=_patience(item.path))
-            for item, (function, arguments) in calls.items()
+            item: pool.schedule(function, args=given, timeout=_patience(item.path)) for item, given in arguments.items()
         }
-        for item, future in futures.items():
-            results[item] = _result(future, item.path)
-            bar.update()
-        pool.close()
+        bar = tqdm(futures.items(), unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not futures)
+        return {item: _result(future, item.path) for item, future in bar}
     finally:
-        bar.close()
         pool.stop()
         pool.join()
-    return results
 
 
 def _result(future: "Future[Row]", path: Path) -> Row | str:
