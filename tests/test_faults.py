@@ -142,7 +142,7 @@ def test_a_missing_data_root_says_what_to_run(tmp_path: Path, capsys: pytest.Cap
     profile.write_text(json.dumps({"data": {"root": str(tmp_path / "none")}, "run": {"results": str(tmp_path)}}))
     assert main(["pretrain", str(profile)]) == 2
     said = capsys.readouterr().err
-    assert re.fullmatch(r"tcore_lib: .*index-train\.parquet cannot be read .*; prepare the data .*\n", said), said
+    assert re.fullmatch(r"tcore: .*index-train\.parquet cannot be read .*; prepare the data .*\n", said), said
     for command in (
         ["evaluate", "davis", "--root", str(tmp_path / "none"), "--encoder", "pixels", "--output", str(tmp_path / "o")],
         ["prepare", str(tmp_path / "none"), str(tmp_path / "out")],
@@ -150,7 +150,7 @@ def test_a_missing_data_root_says_what_to_run(tmp_path: Path, capsys: pytest.Cap
     ):
         assert main(command) == 2
         said = capsys.readouterr().err
-        assert said.startswith("tcore_lib: ")
+        assert said.startswith("tcore: ")
         assert said.count("\n") == 1
         assert str(tmp_path / "none") in said
 

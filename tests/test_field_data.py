@@ -179,7 +179,7 @@ def test_what_may_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
     """cat/0001.jpg ... may be a video or photos: nothing is written before somebody says which."""
     for name in ("cat", "dog"):
         frames(tmp_path / "in" / name, [f"{i:04d}.jpg" for i in range(1, 21)])
-    with pytest.raises(InputError, match=r"say data\.layout .* frames for 2 videos, or images for 40 photos"):
+    with pytest.raises(InputError, match=r"say data.layout .*: frames for 2 videos, or images for 40 photos"):
         prepared(tmp_path / "in")
     assert not (tmp_path / "in-out").exists()
     assert prepared(tmp_path / "in", layout="images").num_frames.tolist() == [1] * 40

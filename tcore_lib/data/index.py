@@ -149,8 +149,8 @@ class FrameIndex:
             InputError: the file is missing or is no index; with the remedy.
         """
         path = Path(path).absolute()
-        with reading(path, remedy):
-            table = pq.ParquetFile(path, page_checksum_verification=True).read()
+        with reading(path, remedy), open(path, "rb") as stream:
+            table = pq.ParquetFile(stream, page_checksum_verification=True).read()
             meta = json.loads(table.schema.metadata[META])
             columns = {attribute: _values(table.column(name)) for name, (attribute, _) in COLUMNS.items()}
             return cls(**meta | {"root": path.parent / meta["root"]}, **columns)

@@ -170,7 +170,7 @@ def _guess(root: Path, tree: Tree) -> tuple[Layout, str]:
     if not videos and frames >= 0.9 * pictures and certain:
         return "frames", counts
     raise InputError(
-        f"{root} holds {counts}, which may be read in several ways; say data.layout (--layout) {'videos, ' * bool(videos)}"
+        f"{root} holds {counts}, which may be read in several ways; say data.layout (--layout): {'videos, ' * bool(videos)}"
         f"frames for {len(sequences)} videos, or images for {pictures} photos."
     )
 
