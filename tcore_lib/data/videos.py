@@ -14,6 +14,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -47,7 +48,8 @@ class Row(NamedTuple):
     numbered: bool
 
 
-class Prepared(NamedTuple):
+@dataclass(frozen=True)
+class Prepared:
     """What a call of `prepare` did."""
 
     index: Path  # the index file; it covers what all shards have finished so far
@@ -372,8 +374,8 @@ def _index(cfg: params.Data, found: Source, rows: dict[str, Row], frames: Path) 
         settings = {"layout": found.layout, "source": str(found.root.absolute())}
     return FrameIndex(
         root=frames if found.layout == "videos" else found.root,
-        paths=paths,
-        class_ids=[numbers[name] for name in class_of],
+        paths=np.array(paths, dtype=np.dtypes.StringDType()),
+        class_ids=np.array([numbers[name] for name in class_of]),
         class_names=class_names,
         kind="images" if found.layout == "images" else "frames",
         short_side=cfg.short_side,
