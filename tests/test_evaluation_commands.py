@@ -11,6 +11,7 @@ import pytest
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 
 from tcore_lib import params, runs
+from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, jhmdb, reference, variants, video as overlay
 from tcore_lib.evaluation.benchmarks import load_clips
@@ -136,7 +137,7 @@ def test_the_same_evaluation_differs_nowhere(tmp_path: Path, evaluated: dict[str
     notes, table = again(tmp_path, evaluated)
     assert notes == []
     assert table["differs"].tolist() == [reference.SAME] * 2
-    assert reference.compare_command(tmp_path / "run", tmp_path / "reference") == 0
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "reference")]) == 0
 
 
 def test_a_difference_planted_in_the_data_is_found(tmp_path: Path, evaluated: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ def test_left_and_right_are_the_figures_own() -> None:
     assert ((face < neck) & (neck < ankle)).all()
 
 
-@pytest.mark.parametrize("kind", ["rolling", "walking", "spinning"])
+@pytest.mark.parametrize("kind", ["rolling", "walking"])
 def test_parts_belong_to_the_figure(kind: str) -> None:
     scene = scenes.render(stage_of(kind))
     assert scene.parts.max() <= 19
@@ -206,7 +206,11 @@ def read_video(path: Path) -> tuple[np.ndarray, str]:
 
 
 def test_mini_kinetics(tmp_path: Path) -> None:
+    left = tmp_path / ".videos.tmp" / "walking"  # of a killed writer; whoever holds the set's lock is alone
+    left.mkdir(parents=True)
+    (left / "walking_099.mp4").write_bytes(b"half")
     videos = synthetic.write_videos(tmp_path / "videos", SMALL, 7, progress=False, workers=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".videos.lock", "videos"]
     names = [path.relative_to(tmp_path / "videos").as_posix() for path in videos]
     assert names == ["bouncing/bouncing_000.mp4", "swimming/swimming_000.mp4", "walking/walking_000.mp4"]
     frames, codec = read_video(videos[2])
@@ -214,12 +218,8 @@ def test_mini_kinetics(tmp_path: Path) -> None:
     assert frames.shape == (6, 64, 96, 3)  # 0.6 s x 10
     scene = scenes.render_scene("walking", 7, scenes.DOMAINS["videos"], 0, size=(96, 64), num_frames=6, seconds=0.6)
     assert np.abs(frames.astype(int) - scene.frames).mean() < 6  # what compression and 4:2:0 colour cost
-
-
-def test_workers_do_not_change_a_set(tmp_path: Path) -> None:
-    one = synthetic.write_videos(tmp_path / "one", SMALL, 7, progress=False, workers=1)
     two = synthetic.write_videos(tmp_path / "two", SMALL, 7, progress=False, workers=2)
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    assert [path.read_bytes() for path in videos] == [path.read_bytes() for path in two]
 
 
 def test_mini_davis(tmp_path: Path) -> None:
@@ -253,10 +253,8 @@ def test_mini_jhmdb(tmp_path: Path) -> None:
         assert opened(clip / "00001.png").size == (320, 240)
         joints = scipy.io.loadmat(root / "joint_positions" / name / clip.name / "joint_positions.mat")["pos_img"]
         assert joints.shape == (2, 15, 3)
-        assert joints[0].min() >= 1
-        assert joints[0].max() <= 320
-        assert joints[1].min() >= 1
-        assert joints[1].max() <= 240
+        assert joints.min() >= 1
+        assert (joints.max((1, 2)) <= [320, 240]).all()
         assert (joints[1, JOINTS.index("face")] < joints[1, JOINTS.index("belly")]).all()
     # 1-based: the joints on disk are one more than those of the scene whose frame is on disk
     frame = np.asarray(opened(clips[0] / "00002.png"))
@@ -310,15 +308,6 @@ def test_a_set_is_kept_replaced_or_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not written by the scene renderer"):
         synthetic.write_davis(foreign, SMALL, 8, progress=False)
     assert (foreign / "precious.txt").read_text() == "x"
-
-
-def test_what_a_killed_writer_left_is_replaced(tmp_path: Path) -> None:
-    """Whoever holds the set's lock is alone: a half-drawn folder beside the set is nobody's."""
-    left = tmp_path / ".videos.tmp" / "walking"
-    left.mkdir(parents=True)
-    (left / "walking_099.mp4").write_bytes(b"half")
-    assert len(synthetic.write_videos(tmp_path / "videos", SMALL, 7, progress=False, workers=1)) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".videos.lock", "videos"]
 
 
 @pytest.mark.parametrize(

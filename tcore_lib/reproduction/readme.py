@@ -75,7 +75,8 @@ def write_readme() -> None:
     text = readme.read_text(encoding="utf-8")
     for name, block in blocks().items():
         pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
-        text = re.sub(pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL)
+        literal = block.replace("\\", r"\\")
+        text = re.sub(pattern, rf"\g<1>{literal}\n\g<2>", text, flags=re.DOTALL)
     write_text(readme, text)
 
 

@@ -106,7 +106,7 @@ class Study:
         self.base = parameters.parse(self.sections, origin)
         self.folder = parameters.resolve(self.base.run.results) / FOLDER / self.path.stem
         self.tasks = [(variant, seed) for seed, variant in product(self.settings.seeds, self.settings.variants)]
-        folders = {name: parameters.resolve(path) for name, path in self.settings.real.items()}
+        folders = {str(name): parameters.resolve(path) for name, path in self.settings.real.items()}
         self.real = {name: folder for name, folder in folders.items() if folder.is_dir()}
         for task in self.tasks:
             self.key(*task)

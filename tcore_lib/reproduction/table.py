@@ -116,16 +116,19 @@ def differences(folder: str | Path) -> pd.DataFrame:
     folder, rows = Path(folder), []
     for name, (stage, _) in BENCHMARKS.items():
         record = runs.read_result(folder, stage)
-        sources = record["settings"]["checkpoint"]["encoders"] if record else {}
+        if record is None:
+            continue
+        sources = record["settings"]["checkpoint"]["encoders"]
         baselines = [encoder for encoder, source in sources.items() if source in ("random", "pixels")]
-        for worse in baselines if record and len(baselines) < len(sources) else ():
-            found = runs.read_table(folder, stage, ROWS[name])
-            for better in (encoder for encoder in sources if encoder not in baselines):
-                two = [found[found["encoder"] == encoder] for encoder in (better, worse)]
-                paired = summary.paired_difference(*two, name, seed=record["settings"]["run"]["seed"])
-                row = {"run": folder.name, "benchmark": name, "better": better, "worse": worse}
-                row |= paired.set_index("score").loc[METRICS[name]].to_dict()
-                rows.append(row | {"real": record["settings"][name]["root"] != "synthetic"})
+        if len(baselines) == len(sources) or not baselines:
+            continue
+        table = runs.read_table(folder, stage, ROWS[name])
+        of = {encoder: table[table["encoder"] == encoder] for encoder in sources}
+        shared = {"run": folder.name, "benchmark": name, "real": record["settings"][name]["root"] != "synthetic"}
+        for better, worse in ((b, w) for w in baselines for b in sources if b not in baselines):
+            paired = summary.paired_difference(of[better], of[worse], name, seed=record["settings"]["run"]["seed"])
+            measured = paired.set_index("score").loc[METRICS[name]].to_dict()
+            rows.append(shared | {"better": better, "worse": worse} | measured)
     columns = ["run", "benchmark", "better", "worse", "difference", "low", "high", "clips", "real"]
     return pd.DataFrame(rows, columns=columns)
 

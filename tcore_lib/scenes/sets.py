@@ -51,7 +51,10 @@ def write_set(
         try:
             for name, text in texts.items():
                 write_text(folder / name, text)
-            _draw(jobs, folder, f"drawing {record['set']}", progress, workers)
+            # Starting a process takes about as long as drawing four clips.
+            processes = min(workers or max(1, min(cores(), len(jobs) // 4)), len(jobs))
+            with tqdm(total=len(jobs), desc=f"drawing {record['set']}", file=sys.stdout, disable=not progress) as bar:
+                _draw(jobs, folder, bar, processes)
             write_json(folder / RECORD, record | {"files": _count(folder)})
             if root.exists():
                 shutil.rmtree(root)
@@ -76,24 +79,20 @@ def _count(folder: Path) -> int:
     return sum(path.is_file() and path.name != RECORD for path in folder.rglob("*"))
 
 
-def _draw(jobs: list[Job], folder: Path, title: str, progress: bool, workers: int | None) -> None:
+def _draw(jobs: list[Job], folder: Path, bar: tqdm, processes: int) -> None:
     """Do all jobs, in this process or in a pool."""
-    # Starting a process takes about as long as drawing four clips.
-    workers = min(workers or max(1, min(cores(), len(jobs) // 4)), len(jobs))
-    with tqdm(total=len(jobs), desc=title, unit="clip", file=sys.stdout, disable=not progress) as bar:
-        if workers == 1:
-            for function, arguments in jobs:
-                function(folder, *arguments)
+    if processes == 1:
+        for function, arguments in jobs:
+            function(folder, *arguments)
+            bar.update()
+        return
+    # spawn: the fork of a process that has started torch's threads may hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(function, folder, *arguments) for function, arguments in jobs]
+        try:
+            for done in as_completed(futures):
+                done.result()
                 bar.update()
-            return
-        # spawn: the fork of a process that has started torch's threads may hang
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = [pool.submit(function, folder, *arguments) for function, arguments in jobs]
-            try:
-                for done in as_completed(futures):
-                    done.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # nothing is left but after an error

@@ -4,7 +4,7 @@ Every set is drawn from scenes of its own (never one of another set), so what is
 A set appears at its place in one step, complete; one with the same settings that is already there is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,8 @@ from tcore_lib.scenes.sets import Job, write_set
 # Part of every set's identity: raise it when a change of the renderer changes the pictures.
 RENDERER = 1
 
-DAVIS_KINDS = (
-    "bouncing",
-    "swimming",
-    "walking",
-    "orbiting",
-    "rolling",
-    "jumping",
-    "drifting",
-    "dancing",
-    "spinning",
-    "waving",
-)
+DAVIS_KINDS = ("bouncing", "swimming", "walking", "orbiting", "rolling", "jumping", "drifting", "dancing", "spinning",
+               "waving")  # fmt: skip
 DAVIS_SIZES = ((854, 480), (640, 480), (854, 480), (910, 480))
 # JHMDB class -> kind of motion.
 JHMDB_CLASSES = {"walk": "walking", "wave": "waving", "jump": "jumping", "dance": "dancing"}
@@ -77,12 +67,12 @@ def write_videos(
             f"to {settings.classes} or more, or lower classes."
         )
     kinds = list(KINDS)[: settings.classes]
-    keys = ("videos", "classes", "video_size", "video_seconds", "fps")
     jobs: list[Job] = []
     for i in range(settings.videos):
         kind = kinds[i % len(kinds)]
         path = f"{kind}/{kind}_{i // len(kinds):03d}.mp4"
-        jobs.append((_video, (path, kind, seed, i, width, height, settings.video_seconds, settings.fps)))
+        jobs.append((_video, (path, kind, seed, i, settings.video_size, settings.video_seconds, settings.fps)))
+    keys = {"videos", "classes", "video_size", "video_seconds", "fps"}
     write_set(Path(root), _record("videos", settings, keys, seed), jobs, {}, progress, workers)
     return sorted(Path(root).glob("*/*.mp4"))
 
@@ -95,15 +85,15 @@ def write_davis(
     Returns:
         The clips' image folders in the order of `val.txt`.
     """
-    clips = [f"{DAVIS_KINDS[i % len(DAVIS_KINDS)]}-{i:02d}" for i in range(settings.davis_clips)]
+    kinds = [DAVIS_KINDS[i % len(DAVIS_KINDS)] for i in range(settings.davis_clips)]
+    clips = [f"{kind}-{i:02d}" for i, kind in enumerate(kinds)]
     jobs: list[Job] = [
-        (_davis, (clip, clip.split("-")[0], seed, i, DAVIS_SIZES[i % len(DAVIS_SIZES)], settings.eval_frames))
-        for i, clip in enumerate(clips)
+        (_davis, (clip, kind, seed, i, DAVIS_SIZES[i % len(DAVIS_SIZES)], settings.eval_frames))
+        for i, (clip, kind) in enumerate(zip(clips, kinds, strict=True))
     ]
     texts = {"ImageSets/2017/val.txt": "".join(f"{clip}\n" for clip in clips)}
-    write_set(
-        Path(root), _record("davis", settings, ("davis_clips", "eval_frames"), seed), jobs, texts, progress, workers
-    )
+    record = _record("davis", settings, {"davis_clips", "eval_frames"}, seed)
+    write_set(Path(root), record, jobs, texts, progress, workers)
     return [Path(root) / "JPEGImages" / "480p" / clip for clip in clips]
 
 
@@ -115,19 +105,18 @@ def write_jhmdb(
     Returns:
         The clips' image folders. See `write_videos` for the rest.
     """
-    clips: list[tuple[str, str]] = []
-    for i in range(settings.jhmdb_clips):
-        name = list(JHMDB_CLASSES)[i % len(JHMDB_CLASSES)]
-        clips.append((name, f"Synthetic_{name}_f_cm_np1_fr_med_{i}"))
-    jobs: list[Job] = [(_jhmdb, (name, clip, seed, i, settings.eval_frames)) for i, (name, clip) in enumerate(clips)]
-    texts = {
-        f"splits/{name}_test_split1.txt": "".join(f"{clip}.avi 2\n" for other, clip in clips if other == name)
-        for name in dict.fromkeys(name for name, _ in clips)
-    }
-    write_set(
-        Path(root), _record("jhmdb", settings, ("jhmdb_clips", "eval_frames"), seed), jobs, texts, progress, workers
-    )
-    return [Path(root) / "Rename_Images" / name / clip for name, clip in clips]
+    names = [list(JHMDB_CLASSES)[i % len(JHMDB_CLASSES)] for i in range(settings.jhmdb_clips)]
+    clips = [f"{name}/Synthetic_{name}_f_cm_np1_fr_med_{i}" for i, name in enumerate(names)]
+    jobs: list[Job] = [
+        (_jhmdb, (clip, JHMDB_CLASSES[name], seed, i, JHMDB_SIZE, settings.eval_frames))
+        for i, (clip, name) in enumerate(zip(clips, names, strict=True))
+    ]
+    texts = {f"splits/{name}_test_split1.txt": "" for name in names}
+    for clip, name in zip(clips, names, strict=True):
+        texts[f"splits/{name}_test_split1.txt"] += f"{clip.split('/')[1]}.avi 2\n"
+    record = _record("jhmdb", settings, {"jhmdb_clips", "eval_frames"}, seed)
+    write_set(Path(root), record, jobs, texts, progress, workers)
+    return [Path(root) / "Rename_Images" / clip for clip in clips]
 
 
 def write_vip(
@@ -144,26 +133,23 @@ def write_vip(
         for i, clip in enumerate(clips)
     ]
     texts = {"lists/val_videos.txt": "".join(f"{clip}\n" for clip in clips)}
-    write_set(Path(root), _record("vip", settings, ("vip_clips", "eval_frames"), seed), jobs, texts, progress, workers)
+    record = _record("vip", settings, {"vip_clips", "eval_frames"}, seed)
+    write_set(Path(root), record, jobs, texts, progress, workers)
     return [Path(root) / "Images" / clip for clip in clips]
 
 
-def _record(what: str, settings: SyntheticData, keys: tuple[str, ...], seed: int) -> dict[str, Any]:
+def _record(what: str, settings: SyntheticData, keys: set[str], seed: int) -> dict[str, Any]:
     """What decides a set, as it stands in its `settings.json`."""
-    return {
-        "set": what,
-        "renderer": RENDERER,
-        "seed": seed,
-        "settings": settings.model_dump(mode="json", include=set(keys)),
-    }
+    chosen = settings.model_dump(mode="json", include=keys)
+    return {"set": what, "renderer": RENDERER, "seed": seed, "settings": chosen}
 
 
 def _video(
-    folder: Path, path: str, kind: str, seed: int, index: int, width: int, height: int, seconds: float, fps: int
+    folder: Path, path: str, kind: str, seed: int, index: int, size: tuple[int, int], seconds: float, fps: int
 ) -> None:
     """Draw one clip and encode it."""
     frames = max(1, round(seconds * fps))
-    scene = render_scene(kind, seed, DOMAINS["videos"], index, size=(width, height), num_frames=frames, seconds=seconds)
+    scene = render_scene(kind, seed, DOMAINS["videos"], index, size=size, num_frames=frames, seconds=seconds)
     target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     encode(target, scene.frames, fps)
@@ -211,10 +197,8 @@ def _davis_score(scene: Scene) -> float:
 def _davis(folder: Path, clip: str, kind: str, seed: int, index: int, size: tuple[int, int], frames: int) -> None:
     scene = _test_scene("davis", kind, seed, index, size, frames, _davis_score)
     for i, (frame, ids) in enumerate(zip(scene.frames, scene.objects, strict=True)):
-        _jpeg(folder / "JPEGImages" / "480p" / clip / f"{i:05d}.jpg", frame)
-        mask = Image.fromarray(ids)
-        mask.putpalette(palette())
-        _save(folder / "Annotations" / "480p" / clip / f"{i:05d}.png", mask)
+        _save(folder / "JPEGImages" / "480p" / clip / f"{i:05d}.jpg", frame)
+        _save(folder / "Annotations" / "480p" / clip / f"{i:05d}.png", ids, palette())
 
 
 def _jhmdb_score(scene: Scene) -> float:
@@ -224,11 +208,11 @@ def _jhmdb_score(scene: Scene) -> float:
     return min(1.0, float(inside.mean()), float(scene.visible[0].mean()) / 0.8)
 
 
-def _jhmdb(folder: Path, name: str, clip: str, seed: int, index: int, frames: int) -> None:
-    scene = _test_scene("jhmdb", JHMDB_CLASSES[name], seed, index, JHMDB_SIZE, frames, _jhmdb_score)
+def _jhmdb(folder: Path, clip: str, kind: str, seed: int, index: int, size: tuple[int, int], frames: int) -> None:
+    scene = _test_scene("jhmdb", kind, seed, index, size, frames, _jhmdb_score)
     for i, frame in enumerate(scene.frames):
-        _save(folder / "Rename_Images" / name / clip / f"{i + 1:05d}.png", Image.fromarray(frame))
-    target = folder / "joint_positions" / name / clip / "joint_positions.mat"
+        _save(folder / "Rename_Images" / clip / f"{i + 1:05d}.png", frame)
+    target = folder / "joint_positions" / clip / "joint_positions.mat"
     target.parent.mkdir(parents=True, exist_ok=True)
     # (T, 15, 2) 0-based -> (2, 15, T), x then y, 1-based as in MATLAB
     scipy.io.savemat(target, {"pos_img": scene.joints.transpose(2, 1, 0) + 1})
@@ -237,23 +221,21 @@ def _jhmdb(folder: Path, name: str, clip: str, seed: int, index: int, frames: in
 def _vip_score(scene: Scene) -> float:
     """Fit for VIP: a figure of some size with many classes in the first frame, and still there at the end."""
     opening, last = scene.parts[0], scene.parts[-1]
-    return min(
-        1.0, float((opening > 0).mean()) / 0.05, (len(np.unique(opening)) - 1) / 7, float((last > 0).mean()) / 0.03
-    )
+    classes = len(np.unique(opening)) - 1
+    return min(1.0, float((opening > 0).mean()) / 0.05, classes / 7, float((last > 0).mean()) / 0.03)
 
 
 def _vip(folder: Path, clip: str, kind: str, seed: int, index: int, size: tuple[int, int], frames: int) -> None:
     scene = _test_scene("vip", kind, seed, index, size, frames, _vip_score)
     for i, (frame, parts) in enumerate(zip(scene.frames, scene.parts, strict=True)):
-        _jpeg(folder / "Images" / clip / f"{i + 1:012d}.jpg", frame)
-        _save(folder / "Annotations" / "Category_ids" / clip / f"{i + 1:012d}.png", Image.fromarray(parts))
+        _save(folder / "Images" / clip / f"{i + 1:012d}.jpg", frame)
+        _save(folder / "Annotations" / "Category_ids" / clip / f"{i + 1:012d}.png", parts)
 
 
-def _save(path: Path, image: Image.Image) -> None:
+def _save(path: Path, image: np.ndarray, colours: Sequence[int] | None = None) -> None:
+    """Write a picture, or ids with their colours, in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, compress_level=4)
-
-
-def _jpeg(path: Path, frame: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(frame).save(path, quality=95)
+    picture = Image.fromarray(image)
+    if colours is not None:
+        picture.putpalette(colours)
+    picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {"compress_level": 4}))
