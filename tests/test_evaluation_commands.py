@@ -1,6 +1,7 @@
 """`evaluate`, `score` and `compare` as commands, the variants, and the overlay video."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_
 from tcore_lib import params, runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, jhmdb, reference, variants, video as overlay
+from tcore_lib.evaluation import clips, davis, jhmdb, labels, reference, variants, video as overlay
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.commands import evaluate_command, score_command
 from tcore_lib.figures import style
@@ -119,71 +120,35 @@ def test_variants_are_named_settings_measured_beside_the_protocol(tmp_path: Path
 # ---------------------------------------------------------------------------------------------- reference
 
 
-@pytest.fixture
-def evaluated(tmp_path: Path) -> dict[str, Any]:
-    """A reference, and what evaluates the same again into another folder."""
-    settings = {"root": write_small_davis(tmp_path / "data"), "encoder": ["pixels"], "changes": SMALL}
-    assert evaluate_command("davis", output=tmp_path / "reference", **settings) == 0
-    return settings
+def test_the_first_stage_that_differs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"root": write_small_davis(tmp_path / "data"), "encoder": ["pixels"], "changes": SMALL}
+    evaluate_command("davis", output=tmp_path / "reference", **settings)
 
+    def again(**changed: Any) -> tuple[list[str], dict[str, str], str]:
+        evaluate_command("davis", output=tmp_path / "run", **settings | changed)
+        notes, table = reference.compare(tmp_path / "run", tmp_path / "reference")
+        same = notes == [] and table["differs"].eq(reference.SAME).all()
+        assert main(["compare", str(tmp_path / "run"), str(tmp_path / "reference")]) == int(not same)
+        table = table.set_index("clip")
+        return notes, table["differs"].to_dict(), table["what"]["one"]
 
-def again(tmp_path: Path, evaluated: dict[str, Any], **changed: Any) -> tuple[list[str], pd.DataFrame]:
-    evaluate_command("davis", output=tmp_path / "run", **evaluated | changed)
-    notes, table = reference.compare(tmp_path / "run", tmp_path / "reference")
-    return notes, table.set_index("clip")
-
-
-def test_the_same_evaluation_differs_nowhere(tmp_path: Path, evaluated: dict[str, Any]) -> None:
-    notes, table = again(tmp_path, evaluated)
-    assert notes == []
-    assert table["differs"].tolist() == [reference.SAME] * 2
-    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "reference")]) == 0
-
-
-def test_a_difference_planted_in_the_data_is_found(tmp_path: Path, evaluated: dict[str, Any]) -> None:
-    clips.write_ids(evaluated["root"] / "Annotations/480p/two/00003.png", np.ones((H, W), np.uint8))
-    _, table = again(tmp_path, evaluated)
-    assert table["differs"].to_dict() == {"one": reference.SAME, "two": "data"}
-    assert reference.compare_command(tmp_path / "run", tmp_path / "reference") == 1
-
-
-def test_a_difference_planted_in_the_features_is_found(
-    tmp_path: Path, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another interpolation of the frames, the classic."""
-    from tcore_lib.evaluation import labels
-
-    real = labels.to_input
-    monkeypatch.setattr(labels, "to_input", lambda frames, size: real(frames[:, ::2, ::2], size))
-    _, table = again(tmp_path, evaluated)
-    assert table["differs"].tolist() == ["features"] * 2
-    assert "weights, interpolation or precision" in table["what"]["one"]
-
-
-def test_a_difference_planted_in_the_labels_is_found(tmp_path: Path, evaluated: dict[str, Any]) -> None:
-    """Another propagation on the same features: also the setting is named."""
-    notes, table = again(tmp_path, evaluated, changes=(*SMALL, "top_k=1"))
+    assert again() == ([], {"one": reference.SAME, "two": reference.SAME}, "")
+    notes, differs, what = again(changes=(*SMALL, "top_k=1"))
     assert notes == ["setting top_k: 1 here, 7 in the reference"]
-    assert table["differs"].tolist() == ["labels"] * 2
-    assert table["what"]["one"].endswith("in the reference")
-
-
-def test_a_difference_planted_in_the_score_is_found(
-    tmp_path: Path, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first frame is counted too, as some scorers do."""
-    from tcore_lib.evaluation import davis
-
-    monkeypatch.setattr(davis, "counted", lambda clip: list(range(len(clip))))
-    _, table = again(tmp_path, evaluated)
-    assert table["differs"].tolist() == ["score"] * 2
-    assert "frames of object 1: 6.0000 here, 4.0000 in the reference" in table["what"]["one"]
-
-
-def test_what_cannot_be_compared_is_said(tmp_path: Path, evaluated: dict[str, Any]) -> None:
+    assert differs == {"one": "labels", "two": "labels"}
+    assert what.endswith("in the reference")
+    shutil.rmtree(tmp_path / "run")
+    with monkeypatch.context() as planted:  # another interpolation of the frames, the classic
+        real = labels.to_input
+        planted.setattr(labels, "to_input", lambda frames, size: real(frames[:, ::2, ::2], size))
+        assert again()[1] == {"one": "features", "two": "features"}
+    shutil.rmtree(tmp_path / "run")
+    with monkeypatch.context() as planted:  # the first frame is counted too, as some scorers do
+        planted.setattr(davis, "counted", lambda clip: list(range(len(clip))))
+        _, differs, what = again()
+        assert differs == {"one": "score", "two": "score"}
+        assert "frames of object 1: 6.0000 here, 4.0000 in the reference" in what
+    clips.write_ids(settings["root"] / "Annotations/480p/two/00003.png", np.ones((H, W), np.uint8))
+    assert again()[1]["two"] == "data"
     with pytest.raises(InputError, match="give an output folder of evaluate"):
         reference.compare(tmp_path / "absent", tmp_path / "reference")
-    root = write_small_jhmdb(tmp_path / "jhmdb")
-    evaluate_command("jhmdb", root=root, encoder=["pixels"], output=tmp_path / "j", changes=("input_size=[96,96]",))
-    with pytest.raises(InputError, match=r"is an evaluation on jhmdb, .* on davis"):
-        reference.compare(tmp_path / "j", tmp_path / "reference")
