@@ -35,9 +35,9 @@ reproduce: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-# Kills, signals and floods of damaged files, into results/benchmarks/reliability.md. At most 15 minutes of each of four kinds of kill.
+# Commands killed at random moments, into results/benchmarks/reliability.md; minutes.
 soak: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak --numprocesses 2 --dist load
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak tests/soak
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ Its arguments and help stand once, in the function's signature and docstring; it
 """
 
 import ast
-import difflib
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ try:
     import cyclopts
     from rich.console import Console
 
-    from tcore_lib.errors import InputError
+    from tcore_lib.errors import InputError, known_names
 except ModuleNotFoundError as error:
     sys.exit(f"tcore: {sys.executable} has no package {error.name}; run .venv/bin/tcore instead, after `make install`.")
 
@@ -86,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever is open is closed
     try:
         if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-            near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise InputError(f"there is no command {argv[0]}; {hint}The commands are {', '.join(COMMANDS)}.")
+            raise InputError(f"there is no command {argv[0]}; {known_names(argv[0], COMMANDS)}")
         if argv and argv[0] in NOTEBOOKS and find_spec("papermill") is None:
             raise InputError(
                 f"{argv[0]} runs notebooks; pip install 'tcore-notebooks[notebooks]' brings what that needs."

@@ -3,7 +3,6 @@
 Kinetics-400, ImageNet and VIP cannot be: their owners want a person to agree to terms or to click through a drive.
 """
 
-import difflib
 import os
 import shutil
 import tempfile
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcore_lib import params
-from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, reading, reason, sha256, writable, write_json
+from tcore_lib.errors import InputError, known_names
+from tcore_lib.files import read_json, reading, sha256, writable, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,9 +166,7 @@ def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
             print(f"{key:12} {item.use}; {item.size}; {'by hand' if item.by_hand else 'fetched'}\n{'':13}{item.page}")
         return None
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"{name!r} is no known data set; {hint}Known are {', '.join(DATASETS)}.")
+        raise InputError(f"{name!r} is no known data set; {known_names(name, DATASETS)}")
     if name in CHECKPOINTS:
         path = weights(name)
         print(path)
@@ -187,7 +184,7 @@ def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
 
 def _fetch_archive(archive: Archive, root: Path) -> None:
     """Download one archive and move what is inside to its place, in one step per folder; once."""
-    import pooch  # late: these two clients are needed for nothing else
+    import pooch  # late: needed for nothing else
 
     note = root / ".fetched.json"
     done = read_json(note) if note.exists() else {}
@@ -196,21 +193,17 @@ def _fetch_archive(archive: Archive, root: Path) -> None:
     for target in (root / name for name in archive.brings):
         if target.exists():
             raise InputError(f"{target} is there already and was not fetched by this command; choose another --root.")
+    by_hand = f"run the command again, or download it yourself and unpack {', '.join(archive.brings)} into {root}"
     with writable(root):
         root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".fetching-", dir=root))
-    by_hand = f"run the command again, or download it yourself and unpack {', '.join(archive.brings)} into {root}"
-    try:
-        with reading(archive.url, by_hand), writable(root):
+        with reading(archive.url, by_hand), tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
             bar = pooch.HTTPDownloader(progressbar=True, timeout=30)
             packed = pooch.retrieve(archive.url, archive.checksum, path=folder, downloader=bar)
             # A zip file has no links, and Python cuts `..` from its names; it takes no filter.
-            shutil.unpack_archive(packed, folder / "unpacked", filter=None if packed.endswith(".zip") else "data")
+            shutil.unpack_archive(packed, f"{folder}/unpacked", filter=None if packed.endswith(".zip") else "data")
             for name in archive.brings:
-                (folder / "unpacked" / archive.inner / name).rename(root / name)
+                Path(folder, "unpacked", archive.inner, name).rename(root / name)
             write_json(note, {**done, archive.url: archive.checksum})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def weights_folder() -> Path:
@@ -233,20 +226,15 @@ def weights(name: str) -> Path:
     if not path.is_file():
         from huggingface_hub import hf_hub_download
 
-        url = f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/ckpt/{path.name}"
-        try:
-            with writable(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.parent / ".download"
-            file = hf_hub_download(
-                REPOSITORY, f"ckpt/{path.name}", revision=REVISION, local_dir=partial, etag_timeout=5
-            )
-        except InputError:
-            raise
-        except Exception as error:  # the HTTP library's own classes, which differ between versions of the client
-            raise InputError(
-                f"{name} is not here and cannot be fetched ({reason(error)}); download {url} and put it at {path}."
-            ) from error
+        url, partial = (
+            f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/ckpt/{path.name}",
+            path.parent / ".download",
+        )
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with reading(url, f"download it and put it at {path}"):
+            file = f"ckpt/{path.name}"
+            file = hf_hub_download(REPOSITORY, file, revision=REVISION, local_dir=partial, etag_timeout=5)
         os.replace(file, path)
     record = path.parent / "checksums.json"
     known: dict[str, str] = read_json(record) if record.is_file() else {}

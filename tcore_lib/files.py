@@ -50,21 +50,13 @@ def reason(error: BaseException) -> str:
 
 
 def read_text(path: str | Path, remedy: str = "check the path") -> str:
-    """A text file that a person may have edited: UTF-8, with or without a byte order mark.
-
-    Raises:
-        InputError: it is missing or is not UTF-8.
-    """
+    """A text file that a person may have edited: UTF-8, with or without a byte order mark."""
     with reading(path, remedy):
         return Path(path).read_text(encoding="utf-8-sig")
 
 
 def read_json(path: str | Path, remedy: str = "rerun the step that writes it") -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
+    """Content of a JSON file."""
     with reading(path, remedy):
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
 
@@ -96,12 +88,15 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         InputError: the disk is full or read-only, or the folder is not ours; the file that was there is intact.
     """
     target = Path(target)
-    # A name has 255 bytes at most, and a letter up to four of them.
-    stem = target.stem.encode()[:100].decode(errors="ignore")
-    temporary = target.with_name(f".{stem}.{os.getpid()}.tmp{target.suffix}")
+    stem = target.stem.encode()[:100].decode(errors="ignore")  # a name has 255 bytes at most
+    start, end = f".{stem}.", f".tmp{target.suffix}"
+    temporary = target.with_name(f"{start}{os.getpid()}{end}")
     with writable(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent, f".{stem}.", f".tmp{target.suffix}")
+        for name in os.listdir(target.parent):
+            process = name[len(start) : -len(end)] if name.startswith(start) and name.endswith(end) else ""
+            if process.isdigit() and not psutil.pid_exists(int(process)):
+                (target.parent / name).unlink(missing_ok=True)
         try:
             yield temporary
             with open(temporary, "rb") as stream:
@@ -109,14 +104,6 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _remove_leftovers(folder: Path, start: str, end: str) -> None:
-    """Remove the temporary files of one target whose process is gone."""
-    for name in os.listdir(folder):
-        process = name[len(start) : -len(end)] if name.startswith(start) and name.endswith(end) else ""
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            (folder / name).unlink(missing_ok=True)
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import threading
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from coded_videos import write_video
-from faulty import Mortal, SmallDisk, small_disk
+from faulty import Mortal, remount, small_disk
 from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 from test_pretrain import newest, prepared, train
@@ -29,9 +28,8 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import commands, evaluate, jhmdb
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.scores import summarise
-from tcore_lib.files import read_json, write_json
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
-from tcore_lib.training import batches, checkpoints, loop as pretrain, step as trainer
+from tcore_lib.training import checkpoints, loop as pretrain, step as trainer
 from tcore_lib.training.log import TrainingStopped, read_log
 
 ROOT = Path(__file__).parents[1]
@@ -39,10 +37,8 @@ DAVIS = {"input_size": (H, W), "radius": 4.0, "context": 3}
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", "600k") as mounted:
-        if mounted is None:
-            pytest.skip("a small disk has to be mounted, which only root may")
         yield mounted
 
 
@@ -58,101 +54,78 @@ def hidden(root: Path) -> list[str]:
 # ---------------------------------------------------------------------------------------------- a full disk
 
 
-def test_a_checkpoint_on_a_full_disk_leaves_the_one_before(disk: SmallDisk) -> None:
-    folder = disk.root / "checkpoints"
-    checkpoints.save(folder, 1, {"student": {"w": torch.ones(1000)}})
-    with pytest.raises(InputError, match=r"step-00000002\.pt cannot be written \(No space left on device\); free some"):
-        checkpoints.save(folder, 2, {"student": {"w": torch.ones(300_000)}})
-    assert os.listdir(folder) == ["step-00000001.pt"]
-    assert torch.equal(checkpoints.load_newest(folder)["student"]["w"], torch.ones(1000))
-
-
-def test_a_training_on_a_full_disk_continues_when_there_is_space(disk: SmallDisk, tmp_path: Path) -> None:
+def test_a_training_on_a_full_disk_continues_when_there_is_space(disk: Path, tmp_path: Path) -> None:
     loop = {"checkpoint_every": 1, "keep_last": 1}  # the second is written before the first is removed
     whole = train(tmp_path / "whole", 4, loop=loop)
     size = checkpoints.path_of(tmp_path / "whole" / "checkpoints", 4).stat().st_size
-    disk.set(f"size={int(1.6 * size)}")
+    remount(disk, f"size={int(1.6 * size)}")
     with pytest.raises(InputError, match="No space left on device"):
-        train(disk.root / "run", 4, loop=loop)
-    assert newest(disk.root / "run")["step"] == 1
-    disk.set(f"size={4 * size}")
-    log = train(disk.root / "run", 4, loop=loop)
+        train(disk / "run", 4, loop=loop)
+    assert newest(disk / "run")["step"] == 1
+    remount(disk, f"size={4 * size}")
+    log = train(disk / "run", 4, loop=loop)
     assert log["total"].tolist() == whole["total"].tolist()
     for name, value in newest(tmp_path / "whole")["student"].items():
-        assert torch.equal(newest(disk.root / "run")["student"][name], value)
-    assert not hidden(disk.root)
+        assert torch.equal(newest(disk / "run")["student"][name], value)
+    assert not hidden(disk)
 
 
-def test_frames_on_a_full_disk(disk: SmallDisk, tmp_path: Path) -> None:
+def test_frames_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     first = write_video(tmp_path / "in/any/000.mp4", frames=20, size=(320, 240))
     for number in range(1, 30):
         shutil.copy(first, tmp_path / f"in/any/{number:03d}.mp4")
-    settings = params.Data(source=str(tmp_path / "in"), root=str(disk.root / "out"), num_frames=8, workers=1)
+    settings = params.Data(source=str(tmp_path / "in"), root=str(disk / "out"), num_frames=8, workers=1)
     with pytest.raises(
         InputError, match=r"cannot be written \(No space left on device\); free some space .* continues"
     ):
         videos.prepare(settings, progress=False)
-    finished = {path: path.stat().st_mtime_ns for path in (disk.root / "out/frames").rglob("*.jpg")}
+    finished = {path: path.stat().st_mtime_ns for path in (disk / "out/frames").rglob("*.jpg")}
     assert len(finished) % 8 == 0
-    disk.set("size=64m")
+    remount(disk, "size=64m")
     report = videos.prepare(settings, progress=False)
     assert (report.videos, report.bad, report.skipped) == (30, 0, len(finished) // 8)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert not list((disk.root / "out/.prepare-train").glob("unfinished*"))
+    assert not list((disk / "out/.prepare-train").glob("unfinished*"))
 
 
-def test_results_and_predictions_on_a_full_disk(disk: SmallDisk, tmp_path: Path) -> None:
-    write_json(disk.root / "result.json", {"old": 1})
-    with pytest.raises(InputError, match=r"result\.json cannot be written \(No space left"):
-        write_json(disk.root / "result.json", {"new": "x" * 2_000_000})
-    assert read_json(disk.root / "result.json") == {"old": 1}
-    (disk.root / "filler").write_bytes(bytes(590_000))
+def test_predictions_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
+    (disk / "filler").write_bytes(bytes(590_000))
     settings = params.Davis(**DAVIS)
     found = load_clips(settings, write_small_davis(tmp_path / "davis", frames=20))
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        evaluate.evaluate(pixels(), found, settings, output=disk.root / "out", progress=False)
-    (disk.root / "filler").unlink()
-    table = evaluate.evaluate(pixels(), found, settings, output=disk.root / "out", progress=False)
+        evaluate.evaluate(pixels(), found, settings, output=disk / "out", progress=False)
+    (disk / "filler").unlink()
+    table = evaluate.evaluate(pixels(), found, settings, output=disk / "out", progress=False)
     pd.testing.assert_frame_equal(table, evaluate.evaluate(pixels(), found, settings, progress=False))
-    assert not hidden(disk.root)
+    assert not hidden(disk)
 
 
-# ---------------------------------------------------------------------------------------------- what cannot be reached
-
-
-def test_a_read_only_disk_is_refused_in_a_sentence(disk: SmallDisk, tmp_path: Path) -> None:
+def test_a_read_only_disk_is_refused_in_a_sentence(disk: Path, tmp_path: Path) -> None:
     settings = prepared(tmp_path)
     write_video(tmp_path / "in/any/a.mp4", frames=9)
     found = load_clips(params.Davis(**DAVIS), write_small_davis(tmp_path / "davis"))
-    disk.set("ro")
-    stored = {"run": {"name": "x", "results": str(disk.root)}}
+    remount(disk, "ro")
+    stored = {"run": {"name": "x", "results": str(disk)}}
     refused = "Read-only file system"
     with pytest.raises(InputError, match=refused):
-        pretrain.pretrain(settings, FrameIndex.load(videos.index_path(settings.data)), disk.root / "run")
+        pretrain.pretrain(settings, FrameIndex.load(videos.index_path(settings.data)), disk / "run")
     with pytest.raises(InputError, match=refused):
         runs.open_stage("00_data_prep", params.parse(stored, "test"))
     with pytest.raises(InputError, match=refused):
-        videos.prepare(params.Data(source=str(tmp_path / "in"), root=str(disk.root / "d"), workers=1), progress=False)
+        videos.prepare(params.Data(source=str(tmp_path / "in"), root=str(disk / "d"), workers=1), progress=False)
     with pytest.raises(InputError, match=refused):
-        evaluate.evaluate(pixels(), found, params.Davis(**DAVIS), output=disk.root / "out", progress=False)
+        evaluate.evaluate(pixels(), found, params.Davis(**DAVIS), output=disk / "out", progress=False)
 
 
-def test_a_missing_data_root_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    profile = tmp_path / "p.yaml"
-    profile.write_text(json.dumps({"data": {"root": str(tmp_path / "none")}, "run": {"results": str(tmp_path)}}))
-    assert main(["pretrain", str(profile)]) == 2
+@pytest.mark.parametrize(
+    "command", ["pretrain {p}", "evaluate davis --root {n} --encoder pixels --output o", "inspect {n}"]
+)
+def test_missing_data_is_named(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none, profile = tmp_path / "none", tmp_path / "p.yaml"
+    profile.write_text(json.dumps({"data": {"root": str(none)}, "run": {"results": str(tmp_path)}}))
+    assert main(command.format(p=profile, n=none).split()) == 2
     said = capsys.readouterr().err
-    assert re.fullmatch(r"tcore: .*index-train\.parquet cannot be read .*; prepare the data .*\n", said), said
-    for command in (
-        ["evaluate", "davis", "--root", str(tmp_path / "none"), "--encoder", "pixels", "--output", str(tmp_path / "o")],
-        ["prepare", str(tmp_path / "none"), str(tmp_path / "out")],
-        ["inspect", str(tmp_path / "none.pth")],
-    ):
-        assert main(command) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("tcore: ")
-        assert said.count("\n") == 1
-        assert str(tmp_path / "none") in said
+    assert re.fullmatch(rf"tcore: .*{none}.*\n", said), said
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -185,8 +158,6 @@ def test_a_frame_removed_during_an_evaluation_is_named(tmp_path: Path, monkeypat
     monkeypatch.setattr(evaluate, "encode", encode)
     with pytest.raises(InputError, match=r"one/00018\.jpg .*No such file"):
         evaluate.evaluate(pixels(), found, settings, progress=False)
-    with pytest.raises(InputError, match=r"one/00018\.jpg"):  # the digest of the clip
-        evaluate.evaluate(pixels(), found, settings, output=tmp_path / "out", progress=False)
 
 
 # ---------------------------------------------------------------------------------------------- memory and processes
@@ -227,15 +198,6 @@ def test_a_loader_process_that_dies_is_reported_with_its_cause(tmp_path: Path) -
     assert train(tmp_path, 6, index=Pictures(8))["step"].iloc[-1] == 6
 
 
-def test_an_error_of_the_loader_that_is_a_bug_keeps_its_traceback() -> None:
-    def broken() -> Iterator[Any]:
-        raise RuntimeError("a bug")
-        yield
-
-    with pytest.raises(RuntimeError, match="a bug"):
-        list(batches.micro_batches(broken()))  # type: ignore[arg-type]
-
-
 # ---------------------------------------------------------------------------------------------- two at once
 
 
@@ -250,14 +212,14 @@ def _train_slowly(folder: str, inside: Any, leave: Any) -> None:
 
 
 def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second is refused with the owner's name; or waits a moment, for the ranks of a training that was killed."""
+    """The second is refused; or waits a moment, for the ranks of a training that was killed."""
     context = multiprocessing.get_context("forkserver")
     inside, leave = context.Event(), context.Event()
     first = context.Process(target=_train_slowly, args=(str(tmp_path), inside, leave))
     first.start()
     assert inside.wait(120)
     monkeypatch.setattr(pretrain, "PATIENCE", 0.3)
-    with pytest.raises(InputError, match=rf"is in use by process {first.pid} on .*; wait for it, or give"):
+    with pytest.raises(InputError, match="is in use by another training; wait for it, or give"):
         train(tmp_path, 2)
     monkeypatch.setattr(pretrain, "PATIENCE", 60.0)
     threading.Timer(0.3, leave.set).start()
@@ -269,11 +231,14 @@ def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path, monkeypatch: pytest
 # ---------------------------------------------------------------------------------------------- figures at the edge
 
 
-def test_clips_of_one_two_and_three_frames_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize("black", [False, True])
+def test_short_and_black_clips_train(tmp_path: Path, black: bool) -> None:
+    """Clips of one, two and three frames; all features equal, so that KoLeo would take the logarithm of zero."""
     pictures = Pictures(9)
     pictures.num_frames = np.array([1, 2, 3] * 3)
-    log = train(tmp_path, 4, index=pictures)
-    assert np.isfinite(log.to_numpy()).all()
+    if black:
+        pictures.read = lambda i, frames: [np.zeros((48, 64, 3), np.uint8) for _ in frames]  # type: ignore[method-assign]
+    assert np.isfinite(train(tmp_path, 3, index=pictures).to_numpy()).all()
 
 
 def test_a_training_without_masked_patches(tmp_path: Path) -> None:
@@ -282,16 +247,6 @@ def test_a_training_without_masked_patches(tmp_path: Path) -> None:
     assert np.isfinite(log.to_numpy()).all()
     assert (log[["patch_past", "patch_future", "agreement"]] == 0).all(axis=None)
     assert (log["dino_global"] > 0).all()
-
-
-def test_black_frames_train(tmp_path: Path) -> None:
-    """All features are equal, so are all distances: KoLeo's logarithm of zero is kept away."""
-
-    class Black(Pictures):
-        def read(self, i: int, frame_indices: Any) -> list[np.ndarray]:
-            return [np.zeros_like(frame) for frame in super().read(i, frame_indices)]
-
-    assert np.isfinite(train(tmp_path, 3, index=Black()).to_numpy()).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -352,18 +307,6 @@ def test_clips_of_one_two_and_three_frames_are_scored_or_said_to_have_nothing(
     json.dumps(record, allow_nan=False)
 
 
-def test_an_object_that_never_moves_is_found_again(tmp_path: Path) -> None:
-    settings = params.Davis(**DAVIS)
-    root = write_small_davis(tmp_path, ("one",))
-    for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".png")):
-        first = root / folder / "480p" / "one" / f"00000{suffix}"
-        for path in first.parent.iterdir():
-            path.write_bytes(first.read_bytes())
-    table = evaluate.evaluate(pixels(), load_clips(settings, root), settings, progress=False)
-    assert (table["J_mean"] > 0.75).all()  # of 32 pixels, on a grid of 16
-    assert (table["J_decay"].abs() < 1e-9).all()
-
-
 def test_a_black_clip_gives_defined_scores(tmp_path: Path) -> None:
     """Every feature is the same: ties everywhere, decided by the order of the context."""
     settings = params.Davis(**DAVIS)
@@ -394,18 +337,8 @@ def test_joints_outside_the_image_are_counted_and_defined(tmp_path: Path) -> Non
     assert np.isfinite(np.delete(predicted, 3, axis=1)).all()
 
 
-# ---------------------------------------------------------------------------------------------- the door
-
-
-def test_jupyterlab_listens_on_loopback_with_its_token() -> None:
-    recipe = (ROOT / "Makefile").read_text().split("\nlab:", 1)[1].split("\n\n", 1)[0]
-    assert "jupyter lab --ip=127.0.0.1" in recipe
-    for opened in ("token=", "password", "allow_origin", "allow-root", "disable_check_xsrf", "0.0.0.0"):
-        assert opened not in recipe
-
-
 def test_a_log_that_is_no_log_is_refused(tmp_path: Path) -> None:
     for text in ("step,total\nx,1\n", "a,b\n1,2\n", "step,total\n1,\x00\n"):
         (tmp_path / "log.csv").write_text(text)
-        with pytest.raises(InputError, match=r"log\.csv is damaged or no training log"):
+        with pytest.raises(InputError, match=r"log\.csv cannot be read .*; it is no training log"):
             read_log(tmp_path / "log.csv")

@@ -123,7 +123,7 @@ def test_what_must_be_fetched_by_hand_says_how(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"by hand .*VIP_Fine.*vip.root"):
         fetch.fetch("vip", tmp_path)
     with pytest.raises(
-        InputError, match=r"'davis' is no known data set; did you mean davis2017\? Known are kinetics400"
+        InputError, match=r"'davis' is no known data set; did you mean 'davis2017'\? Known are kinetics400"
     ):
         fetch.fetch("davis", tmp_path)
 

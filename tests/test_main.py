@@ -32,11 +32,11 @@ def test_every_command_has_a_line_and_its_arguments_have_help(name: str, capsys:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("reproduc quick", "there is no command reproduc; did you mean reproduce?"),
+        ("reproduc quick", "there is no command reproduc; did you mean 'reproduce'?"),
         ("reproduce quik", "did you mean 'quick'?"),
         ("evaluate davs --root x --encoder y --output z", 'Did you mean "davis"?'),
         ("evaluate davis --rot x", "Did you mean --root"),
-        ("fetch davis", "did you mean davis2017?"),
+        ("fetch davis", "did you mean 'davis2017'?"),
         ("prepare a", "requires an argument"),
     ],
 )

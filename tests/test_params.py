@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from mutated_profiles import damaged, plan_or_sentence
 
 from tcore_lib import params as parameters
 from tcore_lib.errors import InputError
@@ -192,15 +190,6 @@ def test_set_replaces_single_settings() -> None:
 def test_a_wrong_set_is_one_sentence(change: str, words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
         parameters.load("quick", [change])
-
-
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
-@given(damaged())
-def test_any_damage_to_a_profile_gives_a_plan_or_a_sentence(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
-    """tests/soak has 2,000 of them."""
-    assert plan_or_sentence(text, tmp_path_factory.getbasetemp() / "damaged.yaml") in ("planned", "refused")
 
 
 def test_a_strange_key_stays_on_one_line(tmp_path: Path) -> None:
