@@ -1,4 +1,4 @@
-"""One T-CoRe step written down from METHOD sections 5 and 6 as it stands there, sentence by sentence.
+"""One T-CoRe step written down from docs/method.md sections 5 and 6 as it stands there, sentence by sentence.
 
 Nothing is saved or left out: every crop goes through everything, attention weights are computed, the CLS tokens go
 through the head twice, all logits are held. `tcore_lib.training.tcore` has to give the same numbers; `benchmarks/step.py`

@@ -1,4 +1,4 @@
-"""The training step against a plain transcription of METHOD sections 5 to 7, in one run on one device.
+"""The training step against a plain transcription of docs/method.md sections 5 to 7, in one run on one device.
 
 Question: what does one optimiser step cost, part by part, and what is gained over computing every sentence of the method
 as it stands (benchmarks/plain_step.py)? Rounds alternate, so that a busy machine slows all; medians are written to

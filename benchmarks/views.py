@@ -62,7 +62,7 @@ def write_frames(root: Path, videos: int = VIDEOS) -> FrameIndex:
 
 
 def photometry(blur: float, solarize: float) -> T.Compose:
-    """One view's photometry with the trained probabilities (METHOD section 2), on PIL images."""
+    """One view's photometry with the trained probabilities (docs/method.md section 2), on PIL images."""
     jitter = T.ColorJitter(SETTINGS.brightness, SETTINGS.contrast, SETTINGS.saturation, SETTINGS.hue)
     return T.Compose([
         T.RandomApply([jitter], SETTINGS.jitter),

@@ -3,7 +3,7 @@
     python tests/parity.py [tests/golden/pretraining_steps.npz]
 
 prints the largest relative deviation of each quantity in each step, and `parity holds` (exit 0) where all are within
-METHOD section 8's tolerances. A recording is a pair NAME.npz / NAME.json: the json has the network's sizes and each step's
+docs/method.md section 8's tolerances. A recording is a pair NAME.npz / NAME.json: the json has the network's sizes and each step's
 hyper-parameters and displayed losses; the npz the weights, inputs, masks, gradients, centres and the weights afterwards.
 """
 

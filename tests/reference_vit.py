@@ -1,4 +1,4 @@
-"""The encoder once more, in plain torch functions, written from METHOD.md section 4 and the official key names.
+"""The encoder once more, in plain torch functions, written from docs/method.md section 4 and the official key names.
 
 An oracle: no module, no timm, no `tcore_lib`; slow and obvious. It takes an official state dict.
 """

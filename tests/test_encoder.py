@@ -125,7 +125,7 @@ def test_blocks_compile_without_a_graph_break() -> None:
 
 
 def test_official_start() -> None:
-    """Spreads of METHOD's initialisation; the same seed gives the same weights; torch's own generator is untouched."""
+    """Spreads of docs/method.md's initialisation; the same seed gives the same weights; torch's own generator is untouched."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
     vit = initial_vit(params.Encoder(), 224, seed=3)

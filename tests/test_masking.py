@@ -12,7 +12,7 @@ P = 196
 
 
 def plain_mask(count: int, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """One mask, block after block and try after try, as METHOD section 3 words it."""
+    """One mask, block after block and try after try, as docs/method.md section 3 words it."""
     mask = np.zeros(grid, dtype=bool)
     while (left := count - int(mask.sum())) > 0:
         for _ in range(10):

@@ -24,7 +24,7 @@ def test_shipped_profile_is_valid_and_opens_with_its_purpose(path: Path) -> None
 
 
 def test_defaults_are_the_recipe_of_the_k400_row() -> None:
-    """The full profile spells out METHOD's figures; the schema's defaults must be the same ones."""
+    """The full profile spells out docs/method.md's figures; the schema's defaults must be the same ones."""
     spelled = parameters.load("k400_vits16_400ep").pretrain
     changed = {"loop": {"checkpoint_every", "milestone_every", "log_every", "compile"}}
     default = Params().pretrain

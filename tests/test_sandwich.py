@@ -1,4 +1,4 @@
-"""Sandwich sampling (METHOD section 1): ranges, statistics, determinism over workers, ranks and accumulation."""
+"""Sandwich sampling (docs/method.md section 1): ranges, statistics, determinism over workers, ranks and accumulation."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""Block masks on the global crops of the current frame (METHOD section 3, as in BEiT and iBOT)."""
+"""Block masks on the global crops of the current frame (docs/method.md section 3, as in BEiT and iBOT)."""
 
 import numpy as np
 

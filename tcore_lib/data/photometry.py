@@ -134,7 +134,7 @@ def _edit(x: Tensor, chosen: np.ndarray, operation: Callable[..., None], *argume
 
 
 def apply_photometry(x: Tensor, draws: Photometry, blur_kernel: int, fused: bool = False) -> None:
-    """Apply jitter (in each crop's own order), grayscale, blur and solarise in place (METHOD section 2).
+    """Apply jitter (in each crop's own order), grayscale, blur and solarise in place (docs/method.md section 2).
 
     Args:
         x: (n, 3, S, S) float32 in 0..1.

@@ -1,6 +1,6 @@
 """Sandwich sampling: the past, current and future frame of one video as a function of (seed, global sample counter).
 
-METHOD section 1. Letters: B samples, H W pixels, T frames of a video, n videos. Roles always stand in the order past,
+docs/method.md section 1. Letters: B samples, H W pixels, T frames of a video, n videos. Roles always stand in the order past,
 current, future.
 """
 
@@ -50,7 +50,7 @@ def sandwich_indices(num_frames: int, ranges: params.Sandwich, rng: np.random.Ge
     Current is uniform over `int(0.3 T) ... int(0.7 T) - 1`, past and future at offsets `int(0.15 T) ... int(0.25 T)`
     from it, every end included. `int()` truncates the floating-point product, so 0.7 T is one short at T = 90, 170,
     ...: kept, as in the released code. Where a range is empty or the roles could not be told apart, one frame, uniform
-    over the clip, takes all three roles (METHOD section 1).
+    over the clip, takes all three roles (docs/method.md section 1).
 
     Args:
         num_frames: T >= 1, frames of the video.

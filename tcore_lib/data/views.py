@@ -1,4 +1,4 @@
-"""From three frames of a video to the fourteen crops that T-CoRe trains on (METHOD section 2).
+"""From three frames of a video to the fourteen crops that T-CoRe trains on (docs/method.md section 2).
 
 `draw_views` draws every crop's box and photometry on the host, each sample from its own counter alone; `make_views`
 turns a batch of uint8 frames into normalised crops on whatever device the frames are on.

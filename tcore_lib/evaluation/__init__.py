@@ -1,1 +1,1 @@
-"""Benchmarks on disk -> features -> label maps -> scores (EVALUATION)."""
+"""Benchmarks on disk -> features -> label maps -> scores (docs/protocol.md)."""

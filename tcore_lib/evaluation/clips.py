@@ -1,6 +1,6 @@
 """Clips of a benchmark on disk: what DAVIS, JHMDB and VIP share.
 
-(EVALUATION, "Files".) Nothing is ever written under a benchmark's root. Loading a clip lists files and reads headers;
+(docs/protocol.md, "Files".) Nothing is ever written under a benchmark's root. Loading a clip lists files and reads headers;
 whether every image decodes is the business of `doctor`.
 """
 

@@ -1,6 +1,6 @@
 """DAVIS-2017, video object segmentation: everything that is this benchmark's.
 
-(EVALUATION; scores as in the official davis2017-evaluation toolkit.) J and F are fractions.
+(docs/protocol.md; scores as in the official davis2017-evaluation toolkit.) J and F are fractions.
 Letters: N frames, H W pixels, C label channels, K objects.
 """
 

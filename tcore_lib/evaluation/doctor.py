@@ -1,7 +1,7 @@
 """The data doctor: is a benchmark on disk what its protocol expects? All of it is looked at before any computation.
 
 Most scores that are off by one to three points with the right weights come from here: resized annotations, another
-split, a missing clip. (EVALUATION, "Files".) Nothing is written.
+split, a missing clip. (docs/protocol.md, "Files".) Nothing is written.
 """
 
 import os

@@ -247,7 +247,7 @@ def evaluate(
     progress: bool = True,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Scores of frozen encoders on clips (EVALUATION).
+    """Scores of frozen encoders on clips (docs/protocol.md).
 
     Args:
         encoders: name in the table -> encoder, or one encoder. They are moved to `device`.

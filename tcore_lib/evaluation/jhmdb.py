@@ -1,4 +1,4 @@
-"""JHMDB, pose propagation: everything that is this benchmark's. (EVALUATION.) PCK is in percent.
+"""JHMDB, pose propagation: everything that is this benchmark's. (docs/protocol.md.) PCK is in percent.
 
 Letters: B N frames, H W pixels, h w grid, K = 15 joints.
 """

@@ -1,6 +1,6 @@
 """Labels on and off the patch grid: frames to network input, first labels to soft maps, soft maps to id maps.
 
-(EVALUATION, "Features", "Label grid of the first frame", "From soft map to score"; joints are in `jhmdb`.)
+(docs/protocol.md, "Features", "First frame", "From soft map to score"; joints are in `jhmdb`.)
 Letters: B frames, H W pixels, h w grid, C label channels.
 """
 

@@ -88,7 +88,7 @@ def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating
 
     Returns:
         NaN where a joint was not found. The box is that around the true joints *whose prediction was found*
-        (EVALUATION, JHMDB); a box without extent makes every distance infinite.
+        (docs/protocol.md, JHMDB); a box without extent makes every distance infinite.
     """
     found = np.isfinite(prediction).all(-1)  # (N, K)
     distances = np.full(found.shape, math.nan)

@@ -1,6 +1,6 @@
 """Label propagation: carry the labels of a clip's first frame through the clip by patch similarity.
 
-The protocol is EVALUATION, "Propagation" (released code: CropMAE's propagation, from videowalk). Notebook 03 writes it out
+The protocol is docs/protocol.md, "One frame" (released code: CropMAE's propagation, from videowalk). Notebook 03 writes it out
 in its dense form; this module gives the same result faster, with a memory that does not depend on the clip's length:
 
 * Features are kept and compared once per frame. Frame 0, which the protocol lists several times, is searched once, and its
@@ -103,7 +103,7 @@ class Propagator:
         restrict_first: variant, the radius holds for the long memory too.
         repeat_first: false = variant, frame 0 does not stand in for frames that do not exist.
 
-    A feature of length 0 has similarity 0 to everything. Variants: EVALUATION, "Known ways to get another number".
+    A feature of length 0 has similarity 0 to everything. Variants: docs/protocol.md, "Known ways to get another number".
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The same encoder, another number: conventions of other code bases, as named changes of the settings.
 
-EVALUATION, "Known ways to get another number". None of them is the paper's protocol; they explain a difference of one to
+docs/protocol.md, "Known ways to get another number". None of them is the paper's protocol; they explain a difference of one to
 three points between two people with the same weights. `compare` measures each on the same clips and features.
 """
 

@@ -1,4 +1,4 @@
-"""VIP, propagation of body parts: everything that is this benchmark's. (EVALUATION.) IoU is a fraction.
+"""VIP, propagation of body parts: everything that is this benchmark's. (docs/protocol.md.) IoU is a fraction.
 
 Letters: H W pixels, C label channels, K = 20 classes.
 """

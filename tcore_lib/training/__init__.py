@@ -1,1 +1,1 @@
-"""One step, the loop around it, and its checkpoints (METHOD)."""
+"""One step, the loop around it, and its checkpoints (docs/method.md)."""

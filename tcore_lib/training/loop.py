@@ -140,7 +140,7 @@ def pretrain(
     progress: bool = True,
     on_log: Callable[[Row], None] | None = None,
 ) -> pd.DataFrame:
-    """Train, or go on training, in this process (METHOD); as one rank of many where torchrun started it.
+    """Train, or go on training, in this process (docs/method.md); as one rank of many where torchrun started it.
 
     Written to `output`: `log.csv` (one row per `loop.log_every` steps: means over these steps of the terms before their
     weights and of the gradient norms before clipping, `TCoRe.diagnostics`, the last step's schedule values, speed, peak

@@ -1,4 +1,4 @@
-"""The losses of METHOD section 6, from features instead of logits.
+"""The losses of docs/method.md section 6, from features instead of logits.
 
 With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. So
 `prototype_cross_entropy` makes the logits of a slice of rows at a time, and once more in the backward pass; `agreement` and
@@ -193,7 +193,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
-    """Sum over all M x K entries of (past logit - future logit)^2; METHOD section 6 divides by M K.
+    """Sum over all M x K entries of (past logit - future logit)^2; docs/method.md section 6 divides by M K.
 
     |D W^T|^2 = <D^T D, W^T W>: products of M d^2 and K d^2, and nothing of size M K.
 

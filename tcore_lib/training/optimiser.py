@@ -1,4 +1,4 @@
-"""AdamW with a learning rate and a weight decay per parameter (METHOD section 7), clipping per module, and the EMA."""
+"""AdamW with a learning rate and a weight decay per parameter (docs/method.md section 7), clipping per module, and the EMA."""
 
 import re
 from collections import defaultdict

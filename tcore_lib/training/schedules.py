@@ -1,4 +1,4 @@
-"""Every quantity that changes over training, as a function of the step (METHOD section 7)."""
+"""Every quantity that changes over training, as a function of the step (docs/method.md section 7)."""
 
 import math
 from dataclasses import asdict, dataclass

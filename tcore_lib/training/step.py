@@ -1,4 +1,4 @@
-"""One optimiser step, on one device or as one rank of many (METHOD sections 5 to 7)."""
+"""One optimiser step, on one device or as one rank of many (docs/method.md sections 5 to 7)."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""T-CoRe itself: student, teacher, decoder and heads, and one `forward` from views to the loss (METHOD sections 4 to 6).
+"""T-CoRe itself: student, teacher, decoder and heads, and one `forward` from views to the loss (docs/method.md sections 4 to 6).
 
 Read `TCoRe.forward` first; notebook 01 says the same with all logits held. Every loss value is this micro-batch's *share*:
 summed over micro-batches and ranks it is the value of the global batch, however that is split.
@@ -120,7 +120,7 @@ class TCoRe(nn.Module):
         modules = {"encoder": self.student.encoder, "head": self.student.head, "decoder": self.decoder}
         return {name: module for name, module in modules.items() if module is not None}
 
-    # ---- the loss, from top to bottom as METHOD section 5 has it ------------------------------------------------------
+    # ---- the loss, from top to bottom as docs/method.md section 5 has it ------------------------------------------------------
 
     def forward(
         self, views: Mapping[str, Tensor], draws: Draws, teacher_temperature: float
@@ -134,7 +134,7 @@ class TCoRe(nn.Module):
             teacher_temperature: of this step.
 
         Returns:
-            The total, to differentiate; and each term before its weight (METHOD section 6), detached.
+            The total, to differentiate; and each term before its weight (docs/method.md section 6), detached.
         """
         student, teacher = self.student, self.teacher
         with_cls = "dino_global" in self.weights

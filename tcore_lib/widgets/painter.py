@@ -183,7 +183,7 @@ def mask_propagator(
     *,
     device: str = "cpu",
 ) -> Propagate:
-    """The callback of a painter: an encoder's features and the DAVIS protocol (EVALUATION), frame by frame.
+    """The callback of a painter: an encoder's features and the DAVIS protocol (docs/protocol.md), frame by frame.
 
     Features are computed once, when they are first needed; a second mask only costs the propagation.
 
