@@ -17,6 +17,7 @@ from tcore_lib.params import project_root
 from tcore_lib.reproduction import table
 
 SHOWN = ("quick", "released_checkpoints")  # published runs in README's table
+REAL = "real_clips"  # the run whose encoders stand in README's table of real clips
 COST_OF = "quick"  # the run whose stages stand in README's table of costs
 
 
@@ -85,6 +86,8 @@ def blocks() -> dict[str, str]:
     measured = table.of_runs([published(name) for name in SHOWN])
     shown = table.show(measured)
     shown["run"] = [f"[{run}](results/published/{run})" if run else "" for run in shown["run"]]
+    real = table.show(table.of_runs([published(REAL)]))
+    real = real[real["who"] == "ours"].drop(columns=["who", "training"])
     ahead = pd.concat([table.differences(published(name)) for name in SHOWN])
 
     data = fetch.datasets_table()
@@ -100,6 +103,7 @@ def blocks() -> dict[str, str]:
     return {
         "table": table.markdown(shown),
         "differences": table.markdown(table.show_differences(ahead)),
+        "real": table.markdown(real) if len(real) else "not run",
         "data": table.markdown(data[["data", "use", "licence", "size", "checksum", "layout", "get it"]]),
         "cost": table.markdown(cost[["stage", "minutes", "peak memory, GB", "machine", "command"]]),
     }
