@@ -373,14 +373,14 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path) -> None:
 
     Three kills, or as many as TCORE_SOAK_MOMENTS says.
     """
-    _child(str(tmp_path / "whole"), 15.0, 3)
+    _child(str(tmp_path / "whole"), 5.0, 3)
     rng, kills, wanted = np.random.default_rng(5), 0, int(os.environ.get("TCORE_SOAK_MOMENTS", "3"))
     for _ in range(10 * wanted):
-        child = CHILDREN.Process(target=_child, args=(str(tmp_path / "killed"), 15.0, 3))
+        child = CHILDREN.Process(target=_child, args=(str(tmp_path / "killed"), 5.0, 3))
         before = len(read_log(tmp_path / "killed" / "log.csv"))
         child.start()
-        while child.is_alive() and len(read_log(tmp_path / "killed" / "log.csv")) == before:
-            time.sleep(0.02)
+        while child.is_alive() and len(read_log(tmp_path / "killed" / "log.csv")) <= before:
+            time.sleep(0.02)  # at least one step further: however slow the machine is, the run comes to its end
         child.join(rng.uniform(0, 1.0))
         kills += child.is_alive()
         child.kill()
