@@ -35,9 +35,9 @@ class Draws(NamedTuple):
 
     def to(self, device: torch.device) -> Self:
         """The same on a device, without waiting for the copy where the tensors are pinned."""
-        tensors = {name: x.to(device, non_blocking=True) for name, x in self._asdict().items() if isinstance(x, Tensor)}
+        masks, crops, patches, weights = (x.to(device, non_blocking=True) for x in self[:4])
         keep = {name: x.to(device, non_blocking=True) for name, x in self.keep.items()}
-        return self._replace(**tensors, keep=keep)
+        return self._replace(masks=masks, crops=crops, patches=patches, weights=weights, keep=keep)
 
 
 def of_masks(masks: np.ndarray, samples: int, masked: int, keep: Mapping[str, Tensor] | None = None) -> Draws:

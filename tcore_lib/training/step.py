@@ -63,8 +63,8 @@ class Trainer:
         """
         needed, used = masks.any(1).numpy(), self.model.auxiliary_frames
         auxiliary = {name: needed if name in used else np.zeros_like(needed) for name in ("past", "future")}
-        how = {"dtype": self.view_dtype, "auxiliary": auxiliary, "fused": self.model.compiled}
-        return make_views(self._upload(frames), draws, self.settings.views, **how)
+        images, views = self._upload(frames), self.settings.views
+        return make_views(images, draws, views, dtype=self.view_dtype, auxiliary=auxiliary, fused=self.model.compiled)
 
     def _upload(self, frames: Tensor) -> Tensor:
         """Frames on the device; to a GPU beside the step before, which is still being computed."""

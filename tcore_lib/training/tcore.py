@@ -176,12 +176,13 @@ class TCoRe(nn.Module):
             features = _in_one_pass(student.head, restored)  # (M, d) each
             terms |= self._patch(features, patch_target, prototypes, draws, temperatures)
         if "koleo" in self.weights:
-            terms["koleo"] = sum(koleo(view) for view in cls.chunk(2)) / draws.samples
+            first, second = cls.chunk(2)
+            terms["koleo"] = (koleo(first) + koleo(second)) / draws.samples
 
         # 5. The weighted sum.
-        total = sum(weight * terms[name] for name, weight in self.weights.items())
+        total = sum((weight * terms[name] for name, weight in self.weights.items()), cls_target.new_zeros(()))
         if not (with_cls and with_patches):  # DistributedDataParallel waits for a gradient of every parameter
-            total = total + sum(0.0 * p.sum() for module in self.trained().values() for p in module.parameters())
+            total = sum((0.0 * p.sum() for module in self.trained().values() for p in module.parameters()), total)
         return total, {name: term.detach() for name, term in terms.items()}
 
     def _encode(self, images: Tensor, draws: Draws, keep: str, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -248,7 +249,8 @@ class TCoRe(nn.Module):
             self._add(patch_targets=targets, patch_entropy=entropy)
             terms = {name: value / (2 * draws.samples) for name, value in zip(counted, loss.unbind(), strict=True)}
         if "agreement" in self.weights:
-            terms["agreement"] = agreement(*features, ours) / (draws.masked * len(ours))
+            past, future = features
+            terms["agreement"] = agreement(past, future, ours) / (draws.masked * len(ours))
         return terms
 
     # ---- what is counted on the way, and what follows the optimiser's step ------------------------------------------
