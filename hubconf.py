@@ -38,6 +38,6 @@ def vitb16_k400() -> _FeatureEncoder:
     return _load_encoder("vitb16_k400")
 
 
-def evening() -> _FeatureEncoder:
-    """The small encoder that comes with the repository (width 128, 4 blocks), trained on rendered videos."""
-    return _load_encoder(_Path(__file__).parent / "results" / "encoders" / "evening.safetensors")
+def small() -> _FeatureEncoder:
+    """The small encoder that comes with the repository (width 192, 4 blocks); results/encoders/README.md says of what."""
+    return _load_encoder(_Path(__file__).parent / "results" / "encoders" / "small.safetensors")

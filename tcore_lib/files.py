@@ -101,6 +101,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb") as stream:
                 os.fsync(stream.fileno())
+            mask = os.umask(0)  # can only be read by setting it
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # safetensors writes files that only their owner may read
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

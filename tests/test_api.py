@@ -20,7 +20,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.model.encoders import FeatureEncoder
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "results" / "encoders" / "evening.safetensors"
+SHIPPED = ROOT / "results" / "encoders" / "small.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_import_brings_no_torch() -> None:
 
 
 def test_torch_hub(clip: np.ndarray) -> None:
-    loaded: Any = torch.hub.load(str(ROOT), "evening", source="local")
+    loaded: Any = torch.hub.load(str(ROOT), "small", source="local")
     assert torch.equal(features(loaded, clip[0]), features(SHIPPED, clip[0]))
     code = "import hubconf; print(sorted(name for name in vars(hubconf) if name[0] != '_'))"
     names = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    assert eval(names) == ["dependencies", "evening", "vitb16_k400", "vits16_inet", "vits16_k400"]
+    assert eval(names) == ["dependencies", "small", "vitb16_k400", "vits16_inet", "vits16_k400"]
