@@ -330,7 +330,9 @@ def test_published_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(encoders, "get_session", nothing)
     monkeypatch.setattr(encoders, "try_to_load_from_cache", lambda *names: None)
     address = "https://huggingface.co/yafeng19/T-CORE/resolve/main/ckpt/vits16_400ep_K400.pth"
-    with pytest.raises(InputError, match=rf"{address} cannot .*\(no connection\); download it and put it at {tmp_path}"):
+    with pytest.raises(
+        InputError, match=rf"{address} cannot .*\(no connection\); download it and put it at {tmp_path}"
+    ):
         load_encoder("vits16_k400")
     with pytest.raises(InputError, match=r"timm:vit_tiny_patch16_224 .*\(no connection\)"):
         load_encoder("timm:vit_tiny_patch16_224")

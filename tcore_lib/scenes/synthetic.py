@@ -238,4 +238,5 @@ def _save(path: Path, image: np.ndarray, colours: Sequence[int] | None = None) -
     picture = Image.fromarray(image)
     if colours is not None:
         picture.putpalette(colours)
-    picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {"compress_level": 4}))
+    options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {"compress_level": 4}
+    picture.save(path, **options)
