@@ -60,7 +60,7 @@ def test_a_killed_kernel_is_a_failure(project: Path) -> None:
 def test_refuses_before_starting(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "params/p.yaml", "--only", "09"]) == 2
     assert "There is no notebook '09'; the notebooks are 00, 01" in capsys.readouterr().err
-    assert main(["reproduce", "params/p.yaml", "--set", "run.naem=x"]) == 2
+    assert main(["reproduce", "params/p.yaml", "--only", "0", "--set", "run.naem=x"]) == 2
     assert "did you mean 'name'?" in capsys.readouterr().err
     assert not (project / "results" / "p").exists()
 
