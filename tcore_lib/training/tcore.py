@@ -106,7 +106,7 @@ class TCoRe(nn.Module):
         meanwhile (`optimiser.hold_steps`), and after that moves slowly (`optimiser.encoder_lr`, `layer_decay`). NeCo (Pariza
         et al., 2025) continues DINOv2 with AdamW at 1e-5 for the encoder and 1e-4 for the heads, teacher momentum 0.9995 to
         1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO on video, heads at a higher rate. MoSiC
-        (Salehi et al., 2025) is another method of that kind; its rates are not used here.
+        (Salehi et al., 2025) is named for further reading; its rates are not used here.
 
         Raises:
             InputError: the encoder cannot be had, or has another shape than the settings say.
