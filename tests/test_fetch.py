@@ -1,5 +1,6 @@
 """Fetching: verified, unpacked without trust, and what is to be done by hand. The server is on loopback."""
 
+import gc
 import hashlib
 import io
 import tarfile
@@ -16,7 +17,7 @@ from tcore_lib import fetch
 from tcore_lib.errors import InputError
 from tcore_lib.fetch import Archive, DataSet
 
-# requests leaves its connection to the garbage collector
+# requests leaves the connection of a refused answer to the garbage collector (`served` calls it)
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -36,6 +37,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
     yield folder, f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()
+    gc.collect()  # here and not in the middle of another test, where its warning is an error
 
 
 def packed(path: Path, files: dict[str, bytes]) -> str:
