@@ -1,23 +1,18 @@
-"""Where data sets and published encoders come from, and a command that fetches what can be fetched.
-
-Kinetics-400, ImageNet and VIP cannot be: their owners want a person to agree to terms or to click through a drive.
-"""
+"""Where data sets and published encoders come from, and a command that fetches what can be fetched."""
 
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tcore_lib import params
 from tcore_lib.errors import InputError, known_names
-from tcore_lib.files import read_json, reading, sha256, writable, write_json
+from tcore_lib.files import read_json, reading, writable, write_json
+from tcore_lib.params import Section, checked, read_yaml, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# --- what there is ----------------------------------------------------------------------------------------------------
 
 REPOSITORY, REVISION = "yafeng19/T-CORE", "main"  # on huggingface.co; the authors name no revision and no checksums
 CHECKPOINTS = {  # name -> file of the repository's folder ckpt/, what it was trained on
@@ -27,8 +22,7 @@ CHECKPOINTS = {  # name -> file of the repository's folder ckpt/, what it was tr
 }
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(Section):
     """A file of a data set: its address, checksum (`sha256:...`), the folders it brings, and the folder they lie in there."""
 
     url: str
@@ -37,19 +31,8 @@ class Archive:
     inner: str = ""
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """One data set.
-
-    Attributes:
-        use: what it is for here.
-        page: where its owners describe it.
-        licence: as its owners state it, or where they state it.
-        size: of the download, in words.
-        layout: the folders below the root that this project reads.
-        archives: what is fetched; empty = by hand.
-        by_hand: what a person has to do, where nobody else can.
-    """
+class DataSet(Section):
+    """One data set; its fields are explained in datasets.yaml."""
 
     use: str
     page: str
@@ -60,90 +43,29 @@ class DataSet:
     by_hand: str = ""
 
 
-DATASETS = {
-    "kinetics400": DataSet(
-        "pretraining (K400 rows)",
-        "https://github.com/cvdfoundation/kinetics-dataset",
-        "annotations CC BY 4.0 (Google); the videos belong to those who uploaded them",
-        "about 350 GB, 240,000 clips",
-        "k400/videos/*.mp4, in class folders or not",
-        by_hand="Run k400_downloader.sh of that repository, unpack its archives below <root>/k400/videos, and set data.source "
-        "to that folder.",
-    ),
-    "imagenet1k": DataSet(
-        "pretraining (ImageNet row)",
-        "https://image-net.org/download",
-        "non-commercial research, after agreeing to the terms there",
-        "about 140 GB, 1,281,167 images",
-        "imagenet/train/<wnid>/*.JPEG",
-        by_hand="Log in there, fetch ILSVRC2012_img_train.tar, unpack it and the 1,000 archives inside to "
-        "<root>/imagenet/train/<wnid>/, then set data.source: <root>/imagenet/train.",
-    ),
-    "davis2017": DataSet(
-        "evaluation (DAVIS-2017 val)",
-        "https://davischallenge.org",
-        "stated on that page; academic research",
-        "833 MB",
-        "JPEGImages/480p, Annotations/480p, ImageSets/2017",
-        (
-            Archive(  # checksum as recorded by TensorFlow Datasets (video/davis/checksums.tsv)
-                "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip",
-                "sha256:e3d0b5b77c3d031b000a19e0e25e3e2cac65d183755601bc2cf066df1a2aa492",
-                ("JPEGImages", "Annotations", "ImageSets"),
-                "DAVIS",
-            ),
-        ),
-    ),
-    "jhmdb": DataSet(
-        "evaluation (JHMDB, split 1)",
-        "http://jhmdb.is.tue.mpg.de",
-        "stated on that page; academic research",
-        "some GB, 928 clips as PNG frames",
-        "Rename_Images, joint_positions, splits",
-        tuple(  # MD5 as recorded in a public preparation script; the owners publish none
-            Archive(f"https://files.is.tue.mpg.de/jhmdb/{folder}{suffix}", f"md5:{md5}", (folder,))
-            for folder, suffix, md5 in (
-                ("Rename_Images", ".tar.gz", "23726fbac4bc69a726dc3daf2e7ab4c1"),
-                ("joint_positions", ".zip", "3d1ac91bcb8544ddfdd9547997db239f"),
-                ("splits", ".zip", "15b9f2f7a99d63c07f3be0c9ecde43b5"),
-            )
-        ),
-    ),
-    "vip": DataSet(
-        "evaluation (VIP val)",
-        "https://github.com/HCPLab-SYSU/ATEN",
-        "stated on that page; academic research",
-        "404 videos, of which the 50 of val are read",
-        "Images/videosN, Annotations/Category_ids/videosN, lists/val_videos.txt",
-        by_hand="Open the OneDrive or Baidu link in that README, fetch VIP_Fine, and unpack it so that <root>/Images, "
-        "<root>/Annotations and <root>/lists exist, then set vip.root: <root>.",
-    ),
-    **{
-        name: DataSet(
-            f"released checkpoint ({trained})",
-            f"https://huggingface.co/{REPOSITORY}",
-            "stated on that page",
-            "a few hundred MB",
-            f"data/weights/{file}",
-        )
-        for name, (file, trained) in CHECKPOINTS.items()
-    },
-}
+@cache
+def datasets() -> dict[str, DataSet]:
+    """Everything that can be had, by name: the data sets of datasets.yaml, and the published encoders."""
+    path = Path(__file__).with_name("datasets.yaml")
+    found = {name: checked(DataSet, item, f"{path}, {name}") for name, item in read_yaml(path).items()}
+    for name, (file, trained) in CHECKPOINTS.items():
+        found[name] = DataSet(
+            use=f"released checkpoint ({trained})", page=f"https://huggingface.co/{REPOSITORY}",
+            licence="stated on that page", size="a few hundred MB", layout=f"data/weights/{file}",
+        )  # fmt: skip
+    return found
 
 
 def datasets_table() -> "pd.DataFrame":
-    """`DATASETS` as a table: name, use, page, licence, size, layout, checksum, how."""
+    """`datasets` as a table: name, use, page, licence, size, layout, checksum, how."""
     import pandas as pd
 
     rows = []
-    for name, item in DATASETS.items():
+    for name, item in datasets().items():
         sums = ", ".join(archive.checksum for archive in item.archives) or "none known"
-        how = item.by_hand or f"tcore fetch {name}"
-        rows.append((name, item.use, item.page, item.licence, item.size, item.layout, sums, how))
-    return pd.DataFrame(rows, columns=["name", "use", "page", "licence", "size", "layout", "checksum", "how"])
-
-
-# --- fetching ---------------------------------------------------------------------------------------------------------
+        shown = {"name": name, **item.model_dump(include={"use", "page", "licence", "size", "layout"})}
+        rows.append(shown | {"checksum": sums, "how": item.by_hand or f"tcore fetch {name}"})
+    return pd.DataFrame(rows)
 
 
 def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
@@ -162,24 +84,21 @@ def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
         InputError: unknown name; to be fetched by hand (with what to do); the download or an archive is bad.
     """
     if name is None:
-        for key, item in DATASETS.items():
+        for key, item in datasets().items():
             print(f"{key:12} {item.use}; {item.size}; {'by hand' if item.by_hand else 'fetched'}\n{'':13}{item.page}")
         return None
-    if name not in DATASETS:
-        raise InputError(f"{name!r} is no known data set; {known_names(name, DATASETS)}")
-    if name in CHECKPOINTS:
-        path = weights(name)
-        print(path)
-        return path
-    item, root = DATASETS[name], Path(root)
+    if name not in datasets():
+        raise InputError(f"{name!r} is no known data set; {known_names(name, datasets())}")
+    item, found = datasets()[name], Path(root)
     if item.by_hand:
-        raise InputError(
-            f"{name} has to be fetched by hand from {item.page}. {item.by_hand.replace('<root>', str(root))}"
-        )
+        how = item.by_hand.replace("<root>", str(root))
+        raise InputError(f"{name} has to be fetched by hand from {item.page}. {how}")
+    if name in CHECKPOINTS:
+        found = weights(name)
     for archive in item.archives:
-        _fetch_archive(archive, root)
-    print(root)
-    return root
+        _fetch_archive(archive, found)
+    print(found)
+    return found
 
 
 def _fetch_archive(archive: Archive, root: Path) -> None:
@@ -206,44 +125,17 @@ def _fetch_archive(archive: Archive, root: Path) -> None:
             write_json(note, {**done, archive.url: archive.checksum})
 
 
-def weights_folder() -> Path:
-    """Where published weights are kept."""
-    return params.resolve("data/weights")
-
-
 def weights(name: str) -> Path:
-    """The file of a published encoder, downloaded into `weights_folder()` if it is not there.
-
-    The SHA-256 of the first copy that is used is recorded beside it; another file of that name is refused.
-
-    Args:
-        name: a key of `CHECKPOINTS`.
-
-    Raises:
-        InputError: it cannot be downloaded, or is not the file that was recorded.
-    """
-    path = weights_folder() / CHECKPOINTS[name][0]
+    """The file of a published encoder (a key of `CHECKPOINTS`), downloaded into data/weights if it is not there."""
+    path = resolve("data/weights") / CHECKPOINTS[name][0]
     if not path.is_file():
         from huggingface_hub import hf_hub_download
 
-        url, partial = (
-            f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/ckpt/{path.name}",
-            path.parent / ".download",
-        )
+        file, partial = f"ckpt/{path.name}", path.parent / ".download"
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with reading(url, f"download it and put it at {path}"):
-            file = f"ckpt/{path.name}"
-            file = hf_hub_download(REPOSITORY, file, revision=REVISION, local_dir=partial, etag_timeout=5)
-        os.replace(file, path)
-    record = path.parent / "checksums.json"
-    known: dict[str, str] = read_json(record) if record.is_file() else {}
-    digest = sha256(path)
-    if known.get(path.name, digest) != digest:
-        raise InputError(
-            f"{path} has SHA-256 {digest[:16]}..., not {known[path.name][:16]}... as recorded in {record}; put the recorded "
-            "file back, or remove its line there if the authors replaced it."
-        )
-    if path.name not in known:
-        write_json(record, {**known, path.name: digest})
+        with reading(
+            f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/{file}", f"download it and put it at {path}"
+        ):
+            os.replace(hf_hub_download(REPOSITORY, file, revision=REVISION, local_dir=partial, etag_timeout=5), path)
     return path

@@ -13,26 +13,14 @@ import psutil
 
 from tcore_lib.errors import InputError
 
-# What a person can mend: no space, no permission, a read-only disk, a file where a folder should be, an endless link.
-MENDABLE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-    errno.ELOOP, errno.EEXIST,
-}  # fmt: skip
-
 
 @contextmanager
 def reading(path: str | Path, remedy: str) -> Iterator[None]:
     """Whatever goes wrong inside with a stranger's file becomes one sentence: path, reason, remedy.
 
-    Decoders raise whatever they like (struct.error, SyntaxError, MemoryError, av's own classes), so everything counts.
-    Keep the block to the reading itself: a mistake of ours inside would be blamed on the file.
-
-    Args:
-        path: the file.
-        remedy: what the person may do, as the end of a sentence without the full stop, e.g. "replace it".
-
-    Raises:
-        InputError: anything went wrong. An `InputError` from inside is passed on as it is.
+    Decoders raise whatever they like (struct.error, SyntaxError, MemoryError, av's own classes), so everything counts. Keep the
+    block to the reading itself: a mistake of ours inside would be blamed on the file. `remedy` ends the sentence, without the full
+    stop: "replace it". An `InputError` from inside is passed on as it is.
     """
     try:
         yield
@@ -67,7 +55,7 @@ def writable(target: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in MENDABLE:
+        if error.errno is None or isinstance(error, ConnectionError):  # not the file system's word
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space" if full else "choose a folder that can be written"
@@ -80,12 +68,8 @@ def writable(target: str | Path) -> Iterator[None]:
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it replaces `target` in one step, on failure it is removed.
 
-    The temporary name keeps the target's suffix, so writers that choose a format by suffix work, and carries the
-    process id, so that two writers never share it. What a killed writer of the same target left is removed. The parent
-    folder is created.
-
-    Raises:
-        InputError: the disk is full or read-only, or the folder is not ours; the file that was there is intact.
+    The temporary name keeps the target's suffix, so writers that choose a format by suffix work, and carries the process id, so
+    that two writers never share it. What a killed writer of the same target left is removed. The parent folder is created.
     """
     target = Path(target)
     stem = target.stem.encode()[:100].decode(errors="ignore")  # a name has 255 bytes at most

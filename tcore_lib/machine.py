@@ -34,16 +34,12 @@ def cores() -> int:
 
 
 def load(seconds: float = 0.5) -> float:
-    """How many of the cores that this process may use are kept busy by others; measured for `seconds`.
+    """How many of the cores that this process may use are kept busy by others; measured for `seconds`, in which it only waits.
 
     0.0 = a quiet machine. A training that shares cores takes at least `cores() / (cores() - load())` times as long.
     """
-    process = psutil.Process()
-    before, start = sum(process.cpu_times()[:2]), time.perf_counter()
     percent = psutil.cpu_percent(interval=seconds, percpu=True)
-    own = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - start)
-    busy = sum(percent[core] for core in _own_cores() if core < len(percent)) / 100
-    return max(0.0, busy - own)
+    return sum(percent[core] for core in _own_cores() if core < len(percent)) / 100
 
 
 class Place(NamedTuple):
@@ -60,15 +56,10 @@ class Place(NamedTuple):
 
 
 def place_of(environment: Mapping[str, str] = os.environ) -> Place:
-    """This process among the ranks that torchrun started (its variables), or alone.
-
-    Raises:
-        InputError: SLURM started several processes without torchrun: each would take itself to be the only one.
-    """
+    """This process among the ranks that torchrun started (its variables), or alone."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return Place(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks != "1":
+    if (tasks := environment.get("SLURM_STEP_NUM_TASKS", "1")) != "1":  # each would take itself to be the only one
         raise InputError(
             f"SLURM_STEP_NUM_TASKS = {tasks}, but these processes do not know of each other; start one process per "
             "machine, srun torchrun --nnodes=N --nproc-per-node=GPUS --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
@@ -78,15 +69,7 @@ def place_of(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def choose_device(device: str, place: Place = Place()) -> "torch.device":  # noqa: B008 (a constant)
-    """The device of this process: `auto` or `cuda` = the GPU of its local rank, where there is one.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        place: among the ranks.
-
-    Raises:
-        InputError: the device is not there.
-    """
+    """The device of this process: `cpu`, `cuda:N`, or (`auto`, `cuda`) the GPU of its local rank, where there is one."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -145,13 +128,8 @@ def memory_is_full(error: BaseException) -> bool:
 def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
     """A function as few generated GPU kernels (torch.compile); the same object every time it is asked for.
 
-    Only small functions that are called again and again are compiled (a block, a colour operation, a slice of a loss),
-    never a whole network: that takes seconds instead of minutes.
-
-    Args:
-        function: of tensors, without data-dependent control flow.
-        dynamic: True where every call may have another size, False where few sizes come again, each of which deserves
-            code of its own; None = sizes that turn out to change.
+    For small functions that are called again and again (a block, a colour operation, a slice of a loss): that takes seconds, a
+    network minutes. `dynamic`: True where every call may have another size, False where few sizes come again.
     """
     import torch
 
@@ -159,22 +137,19 @@ def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Calla
 
 
 class Meter:
-    """Wall seconds by name, and memory, of work on one device.
-
-    Attributes:
-        seconds: name -> one entry per `with meter(name)`.
-    """
+    """Wall seconds by name (one entry per `with meter(name)`), and memory, of work on one device."""
 
     def __init__(self, device: "torch.device") -> None:
+        import torch
+
+        self.gpu = torch.cuda if device.type == "cuda" else None
         self.device = device
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
     def wait(self) -> None:
         """Until the device has done everything it was given."""
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(self.device)
+        if self.gpu:
+            self.gpu.synchronize(self.device)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -191,29 +166,19 @@ class Meter:
 
     def reset_peak(self) -> None:
         """Forget earlier peaks of memory. Where the system cannot (not Linux), `peak` goes on covering the past."""
-        if self.device.type == "cuda":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        if self.gpu:
+            self.gpu.reset_peak_memory_stats(self.device)
+        else:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def peak(self) -> int:
         """Most bytes in use since `reset_peak`: allocated on the GPU, or resident in this process."""
-        if self.device.type == "cuda":
-            import torch
-
-            return torch.cuda.max_memory_allocated(self.device)
-        return peak_resident()
+        return self.gpu.max_memory_allocated(self.device) if self.gpu else peak_resident()
 
     def in_use(self) -> int:
         """Bytes in use now: allocated on the GPU, or resident in this process."""
-        if self.device.type == "cuda":
-            import torch
-
-            return torch.cuda.memory_allocated(self.device)
-        return psutil.Process().memory_info().rss
+        return self.gpu.memory_allocated(self.device) if self.gpu else psutil.Process().memory_info().rss
 
 
 def peak_resident(of_children: bool = False) -> int:
@@ -223,5 +188,4 @@ def peak_resident(of_children: bool = False) -> int:
             lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     who = resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(who).ru_maxrss
+    return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -13,8 +13,8 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -41,7 +41,9 @@ NonNegative = Annotated[Float, Field(ge=0.0)]
 AboveZero = Annotated[Float, Field(gt=0.0)]
 Share = Annotated[Float, Field(ge=0.0, le=1.0)]
 BelowOne = Annotated[Float, Field(ge=0.0, lt=1.0)]
-Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]  # a range of shares
+Part = Annotated[Float, Field(gt=0.0, le=1.0)]  # a share that is not nothing
+Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]  # a range
+Parts = Annotated[tuple[Part, Part], AfterValidator(_ordered)]
 Interval = Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ordered)]
 Size = tuple[Positive, Positive]  # pixels
 
@@ -55,6 +57,17 @@ class Section(BaseModel):
     """Base of every section: frozen, unknown keys refused, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    def rules(self) -> Iterator[tuple[bool, str]]:
+        """What must hold between settings, each with the sentence for where it does not; later ones may rely on earlier ones."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _follows_the_rules(self) -> Self:
+        for holds, sentence in self.rules():
+            if not holds:
+                raise ValueError(sentence)
+        return self
 
 
 class Run(Section):
@@ -106,13 +119,11 @@ class Sandwich(Section):
     past_offset_range: Shares = (0.15, 0.25)
     future_offset_range: Shares = (0.15, 0.25)
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.current_range[0] - self.past_offset_range[1] < 0:
-            raise ValueError("the past frame would lie before the clip: lower past_offset_range or raise current_range")
-        if self.current_range[1] + self.future_offset_range[1] > 1:
-            raise ValueError("the future frame would lie after the clip: lower future_offset_range or current_range")
-        return self
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        past = self.current_range[0] - self.past_offset_range[1]
+        future = self.current_range[1] + self.future_offset_range[1]
+        yield past >= 0, "the past frame would lie before the clip: lower past_offset_range or raise current_range"
+        yield future <= 1, "the future frame would lie after the clip: lower future_offset_range or current_range"
 
 
 class Views(Section):
@@ -121,8 +132,8 @@ class Views(Section):
     global_size: Positive = 224
     local_size: Positive = 96
     num_local: Count = 8
-    global_scale: Shares = (0.32, 1.0)
-    local_scale: Shares = (0.05, 0.32)
+    global_scale: Parts = (0.32, 1.0)
+    local_scale: Parts = (0.05, 0.32)
     ratio: Interval = setting((0.75, 4 / 3), "width / height of a crop's box")
     local_flip: Share = setting(0.5, "probability of a horizontal flip of a local crop; global crops never flip")
     jitter: Share = setting(0.8, "probability of colour jitter")
@@ -138,15 +149,10 @@ class Views(Section):
     blur_kernel: Positive = setting(9, "odd width of the Gaussian kernel in pixels")
     solarize_global_2: Share = 0.2
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if min(self.global_scale[0], self.local_scale[0]) <= 0:
-            raise ValueError("global_scale and local_scale must be above 0")
-        if self.blur_kernel % 2 == 0:
-            raise ValueError("blur_kernel must be odd")
-        if self.blur_kernel // 2 >= min(self.global_size, self.local_size):
-            raise ValueError("blur_kernel must be below twice local_size: the blur mirrors a crop at its border")
-        return self
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        mirrors = self.blur_kernel < 2 * min(self.global_size, self.local_size)
+        yield self.blur_kernel % 2 == 1, "blur_kernel must be odd"
+        yield mirrors, "blur_kernel must be below twice local_size: the blur mirrors a crop at its border"
 
 
 class Masks(Section):
@@ -178,34 +184,23 @@ class Encoder(Section):
     mlp: Literal["gelu", "swiglu"] = setting("gelu", "swiglu = gated, as in DINOv2's largest network")
     mlp_ratio: AboveZero = setting(4.0, "width of the MLP's first layer / token width")
     qkv_bias: Bool = True
-    img_size: Positive | None = setting(
-        None, "pixels: side of the image whose patches have a position; null = views.global_size"
-    )
-    init_scheme: Literal["trunc_normal", "mimetic"] = setting(
-        "trunc_normal",
-        "fresh weights: trunc_normal as DINOv2; mimetic = attention and positions that resemble a trained network's "
-        "(Trockman & Kolter, 2023), for small transformers and little data",
-    )
-    init: str | None = setting(
-        None,
-        "continue from this encoder: file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME; "
-        "the settings above must be its shape (an error says which ones are); null = fresh weights",
-    )
+    img_size: Positive | None = setting(None, "pixels: side of the image with a position per patch; null = global_size")
+    # Fresh weights: as DINOv2's, or such that attention and positions resemble a trained network's (Trockman & Kolter, 2023).
+    init_scheme: Literal["trunc_normal", "mimetic"] = setting("trunc_normal", "mimetic = for little data")
+    # ... or continue from this encoder, whose shape the settings above must be (an error says which ones are):
+    init: str | None = setting(None, "file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME")
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
         given = (self.width, self.depth, self.heads)
-        if self.arch == "custom" and None in given:
-            raise ValueError("arch: custom needs width, depth and heads")
-        if self.arch != "custom" and given != (None, None, None):
-            raise ValueError("width, depth and heads are only read with arch: custom")
-        if self.width and self.heads and self.width % self.heads:
-            raise ValueError("width must be a multiple of heads")
-        if self.init_scheme == "mimetic" and self.shape[0] % 4:
-            raise ValueError("init_scheme: mimetic needs a width that is a multiple of 4")
-        if self.img_size and self.img_size % self.patch_size:
-            raise ValueError("img_size must be a multiple of patch_size")
-        return self
+        if self.arch == "custom":
+            yield None not in given, "arch: custom needs width, depth and heads"
+        else:
+            yield given == (None, None, None), "width, depth and heads are only read with arch: custom"
+        width, _, heads = self.shape
+        multiple = 4 if self.init_scheme == "mimetic" else 1
+        yield width % heads == 0, "width must be a multiple of heads"
+        yield width % multiple == 0, "init_scheme: mimetic needs a width that is a multiple of 4"
+        yield (self.img_size or 0) % self.patch_size == 0, "img_size must be a multiple of patch_size"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -244,9 +239,7 @@ class Loss(Section):
     agreement: NonNegative = 20.0
     student_temperature: AboveZero = 0.1
     centre_momentum: BelowOne = 0.9
-    centring: Literal["mean", "sinkhorn"] = setting(
-        "mean", "of the targets: by running mean logits, or by Sinkhorn-Knopp on each batch (DINOv2)"
-    )
+    centring: Literal["mean", "sinkhorn"] = setting("mean", "of the targets; sinkhorn = on each batch (DINOv2)")
     patch: NonNegative = setting(0.8, "weight of the iBOT term when the decoder is off")
 
 
@@ -263,7 +256,7 @@ class Optimiser(Section):
     weight_decay_end: NonNegative = 0.4
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     clip_grad: NonNegative = setting(3.0, "largest gradient norm of each module; 0 = no clipping")
-    layer_decay: Float = Field(0.9, gt=0.0, le=1.0)
+    layer_decay: Part = 0.9
     patch_embed_lr: AboveZero = setting(0.2, "further lr multiplier of the patch embedding")
     lr_multipliers: Bool = setting(True, "false = one lr for all but the decoder (code before October 2025)")
     encoder_lr: AboveZero = setting(1.0, "the encoder's lr as a multiple of the schedule's")
@@ -275,11 +268,8 @@ class Optimiser(Section):
     teacher_temperature_end: AboveZero = 0.07
     teacher_temperature_epochs: NonNegative = 30.0
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.warmup_epochs > self.epochs:
-            raise ValueError("warmup_epochs must not exceed epochs")
-        return self
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        yield self.warmup_epochs <= self.epochs, "warmup_epochs must not exceed epochs"
 
 
 class Loop(Section):
@@ -297,9 +287,8 @@ class Loop(Section):
     log_every: Positive = setting(10, "steps between log lines; losses leave the device only then")
     activation_checkpointing: Bool = False
     compile: Bool = setting(False, "on a GPU: torch.compile for blocks, losses, views; needs a C compiler")
-    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = setting(
-        "none", "where the log's rows go besides log.csv; needs the package of that name"
-    )
+    # Where the log's rows go besides log.csv; needs the package of that name.
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
 
 class Pretrain(Section):
@@ -316,36 +305,27 @@ class Pretrain(Section):
     optimiser: Optimiser = Optimiser()
     loop: Loop = Loop()
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        for key in ("global_size", "local_size"):
-            if getattr(self.views, key) % self.encoder.patch_size:
-                raise ValueError(f"views.{key} must be a multiple of encoder.patch_size ({self.encoder.patch_size})")
-        if self.decoder.enabled and self.encoder.shape[0] % self.decoder.heads:
-            raise ValueError(f"decoder.heads must divide the encoder's width ({self.encoder.shape[0]})")
-        if self.loop.batch_size % self.loop.accumulate:
-            raise ValueError("loop.batch_size must be a multiple of loop.accumulate")
-        return self
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        patch, width = self.encoder.patch_size, self.encoder.shape[0]
+        whole = self.views.global_size % patch == self.views.local_size % patch == 0
+        divides = not self.decoder.enabled or width % self.decoder.heads == 0
+        yield whole, f"views.global_size and views.local_size must be a multiple of encoder.patch_size ({patch})"
+        yield divides, f"decoder.heads must divide the encoder's width ({width})"
+        yield self.loop.batch_size % self.loop.accumulate == 0, "loop.batch_size must be a multiple of loop.accumulate"
 
 
 class Checkpoint(Section):
     """Notebook 02: which encoder is inspected, and which ones are evaluated."""
 
-    encoders: dict[str, str] = setting(
-        {"pretrained": "run", "random": "random", "pixels": "pixels"},
-        "name in the table -> run (this run's teacher; run@480: after that step) | random (its initialisation) | "
-        "pixels (no network: what any encoder has to beat) | file or folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME",
-        min_length=1,
-    )
+    # Name in the table -> run (this run's teacher; run@480: after that step) | random (its initialisation) | pixels (no network:
+    # what any encoder has to beat) | file or folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME
+    encoders: dict[str, str] = Field({"pretrained": "run", "random": "random", "pixels": "pixels"}, min_length=1)
     model: str | None = setting(None, "a model file whose decoder is looked at; null = this run's checkpoint")
     paper_rows: dict[str, str] = setting({}, "name in the table -> file in results/paper.csv it is compared with")
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
         unknown = sorted(set(self.paper_rows) - set(self.encoders))
-        if unknown:
-            raise ValueError(f"paper_rows names {unknown}, which encoders does not")
-        return self
+        yield not unknown, f"paper_rows names {unknown}, which encoders does not"
 
 
 class Benchmark(Section):
@@ -374,9 +354,7 @@ class Davis(Benchmark):
     split: str = setting("val", "ImageSets/2017/<split>.txt")
     input_size: Size = setting((480, 880), "(height, width) the frames are resized to")
     upsampling: Upsampling = setting("linear", "of soft maps; nearest = variant (DINOv3)")
-    score_size: Literal["native", "input"] = setting(
-        "native", "size of the masks J and F are taken on; input = variant (CropMAE, RSP)"
-    )
+    score_size: Literal["native", "input"] = setting("native", "of masks; input = variant (CropMAE, RSP)")
 
 
 class Jhmdb(Benchmark):
@@ -423,11 +401,9 @@ class Params(Section):
 
 SECTIONS = tuple(Params.model_fields)
 
-# The settings that are paths; `synthetic` is none, and an encoder may also be a name (`run`, `random`, `vits16_k400`).
-PATHS = (
-    "run.results", "data.source", "data.annotations", "data.root", "pretrain.encoder.init", "checkpoint.encoders.*",
-    "checkpoint.model", "davis.root", "jhmdb.root", "vip.root",
-)  # fmt: skip
+# The settings that are paths, unless they say `synthetic`; an encoder may also be a name (`run`, `random`, `vits16_k400`).
+PATHS = re.compile(r"run\.results|data\.(source|annotations|root|shards)|checkpoint\.model|(davis|jhmdb|vip)\.root")
+ENCODERS = re.compile(r"pretrain\.encoder\.init|checkpoint\.encoders\..+")
 
 # Settings of earlier versions, and why they went.
 REMOVED = {
@@ -465,11 +441,7 @@ def resolve(path: str | Path) -> Path:
 
 
 def find_profile(profile: str | Path) -> Path:
-    """`quick` -> `<project>/params/quick.yaml`; a path stays a path.
-
-    Raises:
-        InputError: there is no such file; the nearest name comes first.
-    """
+    """`quick` -> `<project>/params/quick.yaml`; a path stays a path."""
     path = Path(profile).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         path = project_root() / "params" / f"{profile}.yaml"
@@ -480,37 +452,29 @@ def find_profile(profile: str | Path) -> Path:
     return path
 
 
-def _is_path(name: str, value: str, folder: Path) -> bool:
-    """Whether the value of a setting of `PATHS` means a file or folder: an encoder may also be a name."""
-    if name not in ("pretrain.encoder.init", "checkpoint.encoders.*"):
-        return value != "synthetic"
-    return not value.startswith("timm:") and ("/" in value or value.startswith("~") or (folder / value).exists())
+def _with_paths(value: Any, folder: Path, change: Callable[[str], str], name: str = "") -> Any:
+    """A copy of a setting `section.key`, or of whole sections, with every path replaced; relative ones start at `folder`."""
+    if isinstance(value, dict):
+        return {key: _with_paths(below, folder, change, f"{name}.{key}".lstrip(".")) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(item, folder, change, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    is_path = PATHS.fullmatch(name) and value != "synthetic"
+    if ENCODERS.fullmatch(name) and not value.startswith("timm:"):
+        is_path = "/" in value or value.startswith("~") or os.path.exists(folder / value)
+    return change(value) if is_path else value
 
 
-def _with_paths(sections: dict[str, Any], folder: Path, change: Callable[[str], str]) -> dict[str, Any]:
-    """A copy with every path replaced; `folder`: where its relative ones start."""
-    sections = deepcopy(sections)
-    for name in PATHS:
-        *above, last = name.split(".")
-        place: Any = sections
-        for part in above:
-            place = place.get(part) if isinstance(place, dict) else None
-        if isinstance(place, dict):
-            for key in list(place) if last == "*" else [last]:
-                if isinstance(place.get(key), str) and _is_path(name, place[key], folder):
-                    place[key] = change(place[key])
-    return sections
-
-
-def _placed(sections: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Sections with their paths, so far relative to `folder`, as `Params` holds them."""
+def _placed(value: Any, folder: Path, name: str = "") -> Any:
+    """A setting, or sections, whose paths are relative to `folder`, as `Params` holds them."""
     root = _project()
 
     def place(value: str) -> str:
-        path = Path(os.path.normpath(folder.absolute() / Path(value).expanduser()))
+        path = Path(os.path.normpath(folder.absolute() / os.path.expanduser(value)))
         return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
 
-    return _with_paths(sections, folder, place)
+    return _with_paths(value, folder, place, name)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -536,42 +500,48 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file as plain sections: not yet checked, its paths as they stand there.
-
-    Raises:
-        InputError: the file is missing, not YAML, empty, too large or not a mapping of sections.
-    """
-    text = read_text(path)
-    if len(text) > 1_000_000:
-        raise InputError(f"{path} is larger than 1 MB, which no parameter file is; check the path.")
+    """A YAML file as plain sections: not yet checked, its paths as they stand there."""
     with reading(path, "correct that place"):
-        loaded = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
+        loaded = yaml.load(read_text(path), _Loader)  # noqa: S506 (a subclass of SafeLoader)
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise InputError(f"{path} holds no sections; it needs keys such as {', '.join(SECTIONS[:3])} at the top level.")
     return loaded
 
 
 def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """The sections of a profile, not yet checked, with `changes` (`changed`) and with paths as `Params` holds them.
+    """The sections of a profile, not yet checked, with paths as `Params` holds them, and what error messages call them.
 
-    Outside a project, results and prepared data go beside the file, where it does not say otherwise.
-
-    Returns:
-        The sections, and what error messages call them: the file, and the changes.
+    `changes` are those of the command line's `--set`: `section.key=value`, the value as YAML. Outside a project, results and
+    prepared data go beside the file, where it does not say otherwise.
     """
     path = find_profile(profile)
     sections = _placed(read_yaml(path), path.parent)
-    root = _project()
-    if root is None or not path.absolute().is_relative_to(root):
-        for section, key, default in (("run", "results", "results"), ("data", "root", "data/run")):
-            if isinstance(sections.setdefault(section, {}), dict):
-                sections[section].setdefault(key, str(path.parent.absolute() / default))
-    return changed(sections, changes), " ".join([str(path), *(f"--set {_shown(change)}" for change in changes)])
+    root, folder = _project(), path.parent.absolute()
+    if root is None or not folder.is_relative_to(root):
+        sections = merged({"run": {"results": f"{folder}/results"}, "data": {"root": f"{folder}/data/run"}}, sections)
+    origin = str(path)
+    for change in changes:
+        name, equals, text = change.partition("=")
+        *above, key = name.split(".")
+        if not (equals and above and all(above) and key):
+            raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
+        origin += f" --set {_shown(change)}"
+        with reading(f"--set {_shown(change)}", "write its value as YAML"):
+            value = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
+        place = sections
+        for part in above:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InputError(f"--set {change!r} is not possible: {part} is a value ({place!r}), not a section.")
+        place[key] = _placed(value, Path.cwd(), name)
+    return sections, origin
 
 
-def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
-    """Read and check a parameter file, given as a path or as the name of a file in `params/`; see `read_profile`."""
-    return parse(*read_profile(profile, changes))
+def load(
+    profile: str | Path, changes: Sequence[str] = (), more: Callable[["Params"], Sequence[str]] = lambda _: ()
+) -> Params:
+    """A parameter file, read and checked; arguments as of `read_profile` and `checked`."""
+    return checked(Params, *read_profile(profile, changes), more)
 
 
 def parse(sections: dict[str, Any], origin: str) -> Params:
@@ -582,83 +552,51 @@ def parse(sections: dict[str, Any], origin: str) -> Params:
 def checked(
     schema: type[S], content: dict[str, Any], origin: str, more: Callable[[S], Sequence[str]] = lambda _: ()
 ) -> S:
-    """Plain values checked against a schema made of `Section`s.
+    """Plain values checked against a schema made of `Section`s; everything that is wrong is one `InputError`.
 
-    Args:
-        schema: what they are read as.
-        content: nested plain values.
-        origin: what error messages begin with, such as the file's path.
-        more: further problems, one sentence each, of what is left without the wrong values.
-
-    Raises:
-        InputError: everything that is wrong: one sentence, or a list under a line that counts them.
+    `origin` is what the message begins with, such as the file's path; `more` finds further problems, a sentence each, in what is
+    left without the wrong values.
     """
-    content, found = deepcopy(content), None
-    wrong: list[str] = []
-    for _ in range(5):  # without the wrong values, validators of whole sections run, which may find more
+    content, wrong = _with_paths(content, Path(), str), []  # a copy
+    for _ in range(5):  # without the wrong values, rules of whole sections are tried, which may be broken too
         try:
             found = schema.model_validate(content)
-            break
         except ValidationError as error:
             for item in sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"):
                 wrong.append(_sentence(item, schema))
                 _remove(content, item["loc"])
-    if found is not None:
+            continue
         wrong += more(found)
-    if len(wrong) > 1:
-        raise InputError(f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong))
-    if wrong or found is None:
-        raise InputError(f"{origin}: {''.join(wrong)}")
-    return found
+        if not wrong:
+            return found
+        break
+    if len(wrong) == 1:
+        raise InputError(f"{origin}: {wrong[0]}")
+    raise InputError(f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong))
 
 
 def _remove(content: dict[str, Any], path: Sequence[int | str]) -> None:
     """Remove a wrong value: the innermost key of a mapping on the way to it."""
-    place, key, below = content, path[0] if path else "", content
+    below: Any = content
     for part in path:
-        if not isinstance(below, dict) or part not in below:
-            break
-        place, key, below = below, str(part), below[part]
-    place.pop(str(key), None)
-
-
-def changed(sections: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Sections with single keys replaced, for the command line's `--set`.
-
-    Args:
-        sections: nested plain values; not modified.
-        changes: `section.key=value`, the value as YAML, such as `pretrain.loop.max_steps=3`.
-
-    Raises:
-        InputError: a change is not of that form.
-    """
-    sections = deepcopy(sections)
-    for change in changes:
-        name, equals, text = change.partition("=")
-        *above, key = name.split(".")
-        if not (equals and above and all(above) and key):
-            raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
-        with reading(f"--set {_shown(change)}", "write its value as YAML"):
-            value = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
-        for part in reversed([*above, key]):  # the change alone, as sections
-            value = {part: value}
-        value, place = _placed(value, Path.cwd()), sections
-        for part in above:
-            value, below = value[part], place.setdefault(part, {})
-            if not isinstance(below, dict):
-                raise InputError(f"--set {change!r} is not possible: {part} is a value ({below!r}), not a section.")
-            place = below
-        place[key] = value[key]
-    return sections
+        if isinstance(below, dict) and part in below:
+            place, key, below = below, part, below[part]
+    if path:
+        place.pop(key, None)
 
 
 def merged(sections: Mapping[str, Any], changes: Mapping[str, Any], schema: type[BaseModel] = Params) -> dict[str, Any]:
     """Sections with those of `changes` laid over them; a setting that is itself a mapping or a list is replaced."""
     together = dict(sections)
     for key, value in changes.items():
-        kind = schema.model_fields[key].annotation if key in schema.model_fields else None
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and isinstance(value, Mapping):
-            value = merged(together.get(key) or {}, value, kind)
+        kind, below = schema.model_fields[key].annotation if key in schema.model_fields else None, sections.get(key)
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, Section)
+            and isinstance(value, Mapping)
+            and isinstance(below, Mapping)
+        ):
+            value = merged(below, value, kind)
         together[key] = value
     return together
 
@@ -689,16 +627,13 @@ def init(target: Path) -> None:
 def from_notebook(namespace: Mapping[str, Any]) -> Params:
     """The parameters of a running notebook, from its global names: only those of sections and `profile` are looked at.
 
-    * By hand: the file named by the variable `profile`, with the sections set in the parameters cell laid over it.
-    * papermill with a whole parameter file (`-f`; it gives `run.name` and other sections): that file.
-    * papermill with some settings (`-p profile small_scale -y "data: {num_frames: 5}"`): they are laid over the profile.
-
-    A notebook is not told where a file lies: its relative paths are taken as in the files of the project's `params/`.
-
-    Raises:
-        InputError: a section or a key is wrong; or papermill injected a name that is no section, of which it only warns.
+    papermill with a whole file (`-f`; it gives `run.name` and other sections) means that file. Else what is given, in the cell or
+    by `-p profile small_scale -y "data: {num_frames: 5}"`, is laid over the profile. A notebook is not told where a file lies:
+    relative paths are taken as in the project's `params/`. A name that is no section, of which papermill only warns, is refused.
     """
-    names = _papermill_names(namespace.get("In", ()))
+    injected_cell = next((cell for cell in reversed(namespace.get("In", ())) if cell.startswith("# Parameters\n")), "")
+    assignments = [node for node in ast.parse(injected_cell).body if isinstance(node, ast.Assign)]
+    names = [getattr(node.targets[0], "id", "") for node in assignments]
     for name in names:
         if name not in SECTIONS and name != "profile":
             holders = [key for key, section in Params().__dict__.items() if name in type(section).model_fields]
@@ -720,21 +655,11 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     return parse(merged(sections, given), f"{origin} with the notebook's parameters")
 
 
-def _papermill_names(cells: Sequence[str]) -> list[str]:
-    """The names that papermill's cell assigns; of a kernel's executed cells it is the last one under that comment."""
-    found = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), "")
-    statements = ast.parse(found).body
-    return [str(getattr(node.targets[0], "id", "")) for node in statements if isinstance(node, ast.Assign)]
-
-
 def injected(params: Params) -> dict[str, Any]:
     """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
-    root = project_root()
-    stated = params.model_dump(mode="json", exclude_unset=True)
-    stated = _with_paths(stated, root, lambda value: os.path.relpath(root / value, root / "params"))
-    sections: dict[str, Any] = {name: stated.get(name, {}) for name in SECTIONS}
-    sections["run"]["name"] = params.run.name
-    return sections
+    stated = {name: {} for name in SECTIONS} | params.model_dump(mode="json", exclude_unset=True)
+    stated["run"]["name"] = params.run.name
+    return _with_paths(stated, project_root(), lambda path: str(resolve(path)))
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------
@@ -746,17 +671,6 @@ def _shown(text: str) -> str:
     return plain if len(plain) <= 80 else f"{plain[:77]}..."
 
 
-def _keys_at(schema: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The keys a schema knows at a place. The name of an item of a mapping, or its number in a list, is one step of it."""
-    here: Any = schema
-    for part in path:
-        if hasattr(here, "model_fields"):
-            here = here.model_fields[str(part)].annotation
-        else:  # dict[..., item] or list[item]
-            here = get_args(here)[-1]
-    return list(here.model_fields)
-
-
 def _sentence(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """One entry of a pydantic report with key, value and remedy."""
     key = ".".join(_shown(str(part)) for part in item["loc"]) or "the file"
@@ -764,7 +678,10 @@ def _sentence(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden" and key in REMOVED:
         return f"the key {key} (value {value}) was removed, because {REMOVED[key]}; delete that line."
     if item["type"] == "extra_forbidden":
-        hint = known_names(str(item["loc"][-1]), _keys_at(schema, item["loc"][:-1]))
+        here: Any = schema
+        for part in item["loc"][:-1]:  # a field of a section, or an item of dict[..., item] or list[item]
+            here = here.model_fields[part].annotation if hasattr(here, "model_fields") else get_args(here)[-1]
+        hint = known_names(str(item["loc"][-1]), here.model_fields)
         return f"the key {key} (value {value}) does not exist; {hint}"
     if item["type"] == "float_type" and isinstance(item["input"], str):
         return f"{key} is the text {value}, not a number; YAML wants a dot and a sign, like 1.0e-4."

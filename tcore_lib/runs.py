@@ -33,7 +33,7 @@ from tcore_lib import fetch
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, reading, writable, write_json, write_text
 from tcore_lib.machine import peak_resident
-from tcore_lib.params import Params, checked, project_root, read_profile, resolve
+from tcore_lib.params import Params, load, project_root, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,35 +45,44 @@ class Stage(NamedTuple):
     """One notebook of the line.
 
     Attributes:
-        sections: the parameter sections that its result depends on.
+        reads: the sections, or single settings (`section.key`), that its result depends on.
         needs: the stages it builds on; `needs` leaves out those that a profile makes unnecessary.
         section: its own section; a stage whose section says `enabled: false` is not run.
-        keys: single settings of other sections (`section.key`) that its result depends on.
     """
 
-    sections: tuple[str, ...]
+    reads: tuple[str, ...]
     needs: tuple[str, ...] = ()
     section: str = ""
-    keys: tuple[str, ...] = ()
+
+    @property
+    def sections(self) -> set[str]:
+        """The whole sections among what it reads, and `run`."""
+        return {"run", *(name for name in self.reads if "." not in name)}
 
 
 BENCHMARKS = ("davis", "jhmdb", "vip")
 _PREP, _TRAIN = "00_data_prep", "01_pretraining"
-_EVALUATIONS = {
-    "03_davis_evaluation": "davis",
-    "04_jhmdb_evaluation": "jhmdb",
-    "05_vip_evaluation": "vip",
+_EVALUATIONS = {  # stage -> its section, a file that must lie in the benchmark's folder, and what `tcore fetch` calls it
+    "03_davis_evaluation": ("davis", "ImageSets/2017/{split}.txt", "davis2017"),
+    "04_jhmdb_evaluation": ("jhmdb", "splits", "jhmdb"),
+    "05_vip_evaluation": ("vip", "lists/{split}_videos.txt", "vip"),
 }
 STAGES = {
-    _PREP: Stage(("data",), keys=tuple(f"{name}.{key}" for name in BENCHMARKS for key in ("root", "enabled"))),
+    _PREP: Stage(("data", *(f"{name}.{key}" for name in BENCHMARKS for key in ("root", "enabled")))),
     _TRAIN: Stage(("data", "pretrain"), (_PREP,), "pretrain"),
     "02_checkpoint_inspection": Stage(("data", "checkpoint"), (_PREP, _TRAIN)),
-    **{stage: Stage(("checkpoint", name), (_PREP, _TRAIN), name) for stage, name in _EVALUATIONS.items()},
-    "06_attention_visualization": Stage(
+    **{stage: Stage(("checkpoint", name), (_PREP, _TRAIN), name) for stage, (name, *_) in _EVALUATIONS.items()},
+    "06_attention_visualization": Stage(  # a clip of a benchmark is looked at, too
         ("data", "pretrain", "checkpoint", *BENCHMARKS, "attention"), (_PREP, _TRAIN)
-    ),  # a clip of a benchmark is looked at, too
+    ),
     "07_paper_table": Stage(("checkpoint", *BENCHMARKS), (_TRAIN, *_EVALUATIONS)),
 }
+
+
+def is_enabled(stage: str, params: Params) -> bool:
+    """Whether the profile wants this stage at all."""
+    section = STAGES[stage].section
+    return not section or getattr(params, section).enabled
 
 
 def needs(stage: str, params: Params) -> list[str]:
@@ -81,19 +90,13 @@ def needs(stage: str, params: Params) -> list[str]:
 
     Scoring on a benchmark's own files needs no prepared videos, and no training where no encoder is this run's.
     """
-    needed = [need for need in STAGES[stage].needs if is_enabled(need, params)]
+    needed = {need for need in STAGES[stage].needs if is_enabled(need, params)}
     if stage in _EVALUATIONS:
-        if getattr(params, _EVALUATIONS[stage]).root != "synthetic":
-            needed = [need for need in needed if need != _PREP]
+        if getattr(params, _EVALUATIONS[stage][0]).root != "synthetic":
+            needed.discard(_PREP)
         if not any(source.partition("@")[0] == "run" for source in params.checkpoint.encoders.values()):
-            needed = [need for need in needed if need != _TRAIN]
-    return needed
-
-
-def is_enabled(stage: str, params: Params) -> bool:
-    """Whether the profile wants this stage at all."""
-    section = STAGES[stage].section
-    return not section or getattr(params, section).enabled
+            needed.discard(_TRAIN)
+    return sorted(needed)
 
 
 def run_folder(params: Params) -> Path:
@@ -116,11 +119,11 @@ def _marker_path(stage: str, params: Params) -> Path:
 
 def _marker(stage: str, params: Params) -> dict[str, Any]:
     """What the stage's marker says; empty where there is none, or a damaged one: the stage is not finished."""
-    try:
+    with suppress(OSError, ValueError):
         marker = json.loads(_marker_path(stage, params).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return marker if isinstance(marker, dict) else {}
+        if isinstance(marker, dict):
+            return marker
+    return {}
 
 
 def stage_key(stage: str, params: Params) -> str:
@@ -129,11 +132,12 @@ def stage_key(stage: str, params: Params) -> str:
     The notebook counts by the source of its cells, so opening, running or stripping it changes nothing.
     """
     notebook = read_json(project_root() / "notebooks" / f"{stage}.ipynb")
+    dumped = params.model_dump(mode="json", include=STAGES[stage].sections)
+    single = {name: operator.attrgetter(name)(params) for name in STAGES[stage].reads if "." in name}
     parts = {
         "cells": ["".join(cell["source"]) for cell in notebook["cells"]],
         "library": code_digest(),
-        "params": params.digest("run", *STAGES[stage].sections),
-        "keys": {key: operator.attrgetter(key)(params) for key in STAGES[stage].keys},
+        "params": dumped | single,
         "needs": {need: _marker(need, params).get("id") for need in needs(stage, params)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -144,11 +148,6 @@ def is_finished(stage: str, params: Params) -> bool:
     marker = _marker(stage, params)
     outputs = marker.get("outputs", [])
     return marker.get("key") == stage_key(stage, params) and all(Path(path).exists() for path in outputs)
-
-
-def has_marker(stage: str, params: Params) -> bool:
-    """Whether the stage's last cell has run since the stage was begun, whatever has changed meanwhile."""
-    return bool(_marker(stage, params))
 
 
 def forget(stage: str, params: Params) -> None:
@@ -194,16 +193,15 @@ class StageRun:
             with atomic_path(self.folder / f"{self.stage}.{name}.csv") as temporary:
                 table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
         path = self.folder / f"{self.stage}.json"
-        settings = self.params.model_dump(mode="json", include={"run", *STAGES[self.stage].sections})
+        settings = self.params.model_dump(mode="json", include=STAGES[self.stage].sections)
         origin = provenance(self.params, self.started) | {"data_sha256": dict(data or {})}
         # A second run finds training and predictions done and would record seconds for hours: the larger cost counts.
         with suppress(InputError, KeyError, TypeError):  # nothing there, or not ours
             before = read_json(path)
             same = ("library_sha256", "device", "processor")
             if before["settings"] == settings and all(before["provenance"][name] == origin[name] for name in same):
-                origin |= {
-                    name: max(before["provenance"][name], origin[name]) for name in ("seconds", "peak_memory_gb")
-                }
+                costs = ("seconds", "peak_memory_gb")
+                origin |= {name: max(before["provenance"][name], origin[name]) for name in costs}
         write_json(path, {"stage": self.stage, "result": dict(result), "settings": settings, "provenance": origin})
         marker = {"key": self.key, "id": uuid.uuid4().hex, "outputs": [str(Path(file).absolute()) for file in outputs]}
         write_text(_marker_path(self.stage, self.params), json.dumps(marker))
@@ -216,13 +214,13 @@ def open_stage(stage: str, params: Params) -> StageRun:
     Raises:
         InputError: a stage this one builds on is not finished; the sentence says how to run it.
     """
+    folder = run_folder(params)
     for need in needs(stage, params):
         if not _marker(need, params):
             raise InputError(
                 f"{stage} builds on {need}, which has not finished for the run {params.run.name!r} in "
-                f"{run_folder(params)}; run notebooks/{need}.ipynb with the same parameters first."
+                f"{folder}; run notebooks/{need}.ipynb with the same parameters first."
             )
-    folder = run_folder(params)
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         forget(stage, params)
@@ -231,37 +229,23 @@ def open_stage(stage: str, params: Params) -> StageRun:
 
 # --- before anything starts -------------------------------------------------------------------------------------------
 
-# What lies in a benchmark's folder, and how to get it.
-_LAYOUT = {
-    "davis": ("ImageSets/2017/{split}.txt", "davis2017"),
-    "jhmdb": ("splits", "jhmdb"),
-    "vip": ("lists/{split}_videos.txt", "vip"),
-}
-
 
 def problems(params: Params, stages: Sequence[str]) -> list[str]:
-    """What the profile names that is not there: one sentence each, with the remedy. Looks, but opens nothing.
-
-    Args:
-        params: the profile.
-        stages: those that are about to run; only what they read is asked for.
-    """
+    """What the profile names for these stages that is not there: one sentence each, with the remedy. Opens nothing."""
     found = []
-    source = params.data.source
-    if _PREP in stages and source != "synthetic" and not resolve(source).exists():
+    source, model = resolve(params.data.source), params.checkpoint.model
+    if _PREP in stages and params.data.source != "synthetic" and not source.exists():
         found.append(
-            f"data.source = {resolve(source)} is not there; put the training videos there or name their folder "
+            f"data.source = {source} is not there; put the training videos there or name their folder "
             "(Kinetics-400: tcore fetch kinetics400 says how)."
         )
-    for stage, name in _EVALUATIONS.items():
+    for stage, (name, file, dataset) in _EVALUATIONS.items():
         section = getattr(params, name)
-        if stage not in stages or not section.enabled or section.root == "synthetic":
-            continue
-        root, (listed, dataset) = resolve(section.root), _LAYOUT[name]
-        if not (root / listed.format(split=section.split)).exists():
+        root, listed = resolve(section.root), file.format(split=section.split)
+        if stage in stages and section.root != "synthetic" and not (root / listed).exists():
             found.append(
-                f"{name}.root = {root} has no {listed.format(split=section.split)}; run tcore fetch {dataset} "
-                f"--root {shlex.quote(str(root))}, or set {name}.root, or {name}.enabled: false."
+                f"{name}.root = {root} has no {listed}; run tcore fetch {dataset} --root {shlex.quote(str(root))}, "
+                f"or set {name}.root, or {name}.enabled: false."
             )
     if any(stage in stages for stage in ("02_checkpoint_inspection", *_EVALUATIONS)):
         trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
@@ -273,40 +257,25 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
                 found.append(f"{key} is this run's training, which has not been done; {remedy}.")
             elif not (value.partition("@")[0] in known or value.startswith("timm:") or resolve(value).exists()):
                 found.append(f"{key} is no file or folder; correct the path, or take one of {', '.join(known)}.")
-    model = params.checkpoint.model
     if model is not None and not resolve(model).exists():
         found.append(f"checkpoint.model = {resolve(model)} is not there; correct the path.")
     return found
 
 
 def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[[Params], Sequence[str]]) -> Params:
-    """Read a profile for a run: everything that is wrong with it, or missing for it, is said at once, before anything starts.
-
-    Args:
-        profile: a parameter file, or the name of one in `params/`.
-        changes: of single settings, see `params.changed`.
-        plan: the stages that are about to run.
-
-    Raises:
-        InputError: a list of everything that has to be mended.
-    """
+    """A profile for a run of the stages `plan` names: everything wrong with it, or missing for it, is one `InputError`."""
 
     def missing(params: Params) -> list[str]:
         return problems(params, [stage for stage in plan(params) if not is_finished(stage, params)])
 
-    sections, origin = read_profile(profile, changes)
-    return checked(Params, sections, origin, missing)
+    return load(profile, changes, missing)
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
 def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
-    """The record a stage wrote (`result`, `settings`, `provenance`), or None where it was not run.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """The record a stage wrote (`result`, `settings`, `provenance`), or None where it was not run."""
     path = Path(folder) / f"{stage}.json"
     if not path.is_file():
         return None
@@ -318,23 +287,7 @@ def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
 
 def read_results(folder: str | Path) -> dict[str, dict[str, Any]]:
     """Stage -> its record (`read_result`), of the stages that were run."""
-    found = {stage: read_result(folder, stage) for stage in STAGES}
-    return {stage: record for stage, record in found.items() if record is not None}
-
-
-def latest(records: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The provenance of the record that was finished last; at least one is needed."""
-    return max((record["provenance"] for record in records.values()), key=lambda origin: str(origin["finished"]))
-
-
-def machine(origin: Mapping[str, Any]) -> str:
-    """What a provenance says of the machine: its GPU, or its processor and the number of cores."""
-    return origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
-
-
-def commit(origin: Mapping[str, Any], changed: str = " + changes") -> str:
-    """What a provenance says of the code: ten digits of the commit, and `changed` where anything differed from it."""
-    return (origin["commit"] or "no git")[:10] + (changed if origin["uncommitted_changes"] else "")
+    return {stage: record for stage in STAGES if (record := read_result(folder, stage)) is not None}
 
 
 def read_table(folder: str | Path, stage: str, table: str) -> "pd.DataFrame":
@@ -352,23 +305,20 @@ def list_runs(results: str | Path) -> list[Path]:
     return sorted(folder for folder in root.glob("*/") if any((folder / f"{stage}.json").is_file() for stage in STAGES))
 
 
+# --- provenance -------------------------------------------------------------------------------------------------------
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pillow", "scipy", "av")
 
 
 def provenance(params: Params, started: float) -> dict[str, Any]:
-    """What a figure needs to be believed: code, parameters, versions, machine, time and memory.
-
-    Args:
-        params: the run's parameters.
-        started: Unix time in seconds when the work began.
-    """
+    """What a figure needs to be believed: code, parameters, versions, machine, time (since Unix time `started`) and memory."""
     import torch  # late: the driver lists and checks runs without paying for torch
 
-    commit, dirty = _git()
     has_gpu = torch.cuda.is_available() and params.run.device != "cpu"
+    changes = _git("status", "--porcelain", "--", ".", ":(exclude)results")
     return {
-        "commit": commit,
-        "uncommitted_changes": dirty,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else bool(changes),
         "params_sha256": params.digest(),
         "library_sha256": code_digest(),
         "command": " ".join(sys.argv) if "ipykernel" not in sys.argv[0] else "notebook",
@@ -385,22 +335,25 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    with suppress(OSError):
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine()
-        )
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()
 
 
-def _git() -> tuple[str | None, bool | None]:
-    """Commit, and whether anything but `results/` differs from it; (None, None) outside a git checkout."""
-
-    def ask(*words: str) -> str:
+def _git(*words: str) -> str | None:
+    """What git answers about the project; None outside a git checkout."""
+    with suppress(OSError, subprocess.SubprocessError):
         command = ["git", "-C", str(project_root()), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603 (git)
+    return None
 
-    try:
-        return ask("rev-parse", "HEAD"), bool(ask("status", "--porcelain", "--", ".", ":(exclude)results"))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
+
+def machine(origin: Mapping[str, Any]) -> str:
+    """What a provenance says of the machine: its GPU, or its processor and the number of cores."""
+    return origin["device"] if origin["device"] != "cpu" else f"{origin['processor']}, {origin['cores']} cores"
+
+
+def commit(origin: Mapping[str, Any], changed: str = " + changes") -> str:
+    """What a provenance says of the code: ten digits of the commit, and `changed` where anything differed from it."""
+    return (origin["commit"] or "no git")[:10] + (changed if origin["uncommitted_changes"] else "")

@@ -15,7 +15,7 @@ import pytest
 
 from tcore_lib import fetch
 from tcore_lib.errors import InputError
-from tcore_lib.fetch import Archive, DataSet
+from tcore_lib.fetch import Archive
 
 # requests leaves the connection of a refused answer to the garbage collector (`served` calls it)
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -56,7 +56,8 @@ def packed(path: Path, files: dict[str, bytes]) -> str:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *archives: Archive) -> None:
-    monkeypatch.setitem(fetch.DATASETS, "jhmdb", DataSet("", "", "", "", "", archives))
+    offered = fetch.datasets()["jhmdb"].model_copy(update={"archives": archives})
+    monkeypatch.setattr(fetch, "datasets", lambda: {"jhmdb": offered})
 
 
 def test_archives_are_fetched_once_and_leave_nothing_else(
@@ -67,8 +68,8 @@ def test_archives_are_fetched_once_and_leave_nothing_else(
     zipped = packed(folder / "davis.zip", {"DAVIS/ImageSets/val.txt": b"v", "DAVIS/JPEGImages/1.jpg": b"j"})
     offer(
         monkeypatch,
-        Archive(f"{address}/splits.tar.gz", tar, ("splits",)),
-        Archive(f"{address}/davis.zip", zipped, ("JPEGImages", "ImageSets"), "DAVIS"),
+        Archive(url=f"{address}/splits.tar.gz", checksum=tar, brings=("splits",)),
+        Archive(url=f"{address}/davis.zip", checksum=zipped, brings=("JPEGImages", "ImageSets"), inner="DAVIS"),
     )
     root = tmp_path / "root"
     assert fetch.fetch("jhmdb", root) == root
@@ -110,7 +111,7 @@ def test_a_bad_download_is_one_sentence_and_changes_nothing(
             root = tmp_path / "file" / "root"
             (tmp_path / "file").write_text("no folder")
             words = "cannot be written"
-    offer(monkeypatch, Archive(f"{address}/a.tar.gz", checksum, ("a",)))
+    offer(monkeypatch, Archive(url=f"{address}/a.tar.gz", checksum=checksum, brings=("a",)))
     before = sorted(root.rglob("*"))
     with pytest.raises(InputError, match=words) as caught:
         fetch.fetch("jhmdb", root)
@@ -134,7 +135,7 @@ def test_every_data_set_has_a_way_and_a_home() -> None:
     table = fetch.datasets_table()
     assert len(table) == 8
     assert table.map(bool).all(axis=None)
-    for archive in (archive for item in fetch.DATASETS.values() for archive in item.archives):
+    for archive in (archive for item in fetch.datasets().values() for archive in item.archives):
         algorithm, _, digest = archive.checksum.partition(":")
         assert len(digest) == {"sha256": 64, "md5": 32}[algorithm]
         assert archive.url.startswith("https://")

@@ -166,7 +166,7 @@ def _index(folder: Path) -> dict[str, Any]:
     if len(ahead := table.differences(folder)):
         tables.append(table.show_differences(ahead))
     if records:
-        last = runs.latest(records)
+        last = max((record["provenance"] for record in records.values()), key=lambda origin: str(origin["finished"]))
         facts = {
             "notebooks": f"{len(records)} of {len(runs.STAGES)}",
             "training": records.get("01_pretraining", {}).get("result", {}).get("description", table.NOT_RUN),

@@ -166,10 +166,8 @@ def run_notebook(stage: str, params: Params, output: Path) -> str:
         return " ".join(reason.split())
     except RuntimeError as error:  # nbclient: the kernel died or did not start
         return f"{type(error).__name__}: {error}"
-    if not runs.has_marker(stage, params):
-        return "the notebook ended without its last cell's result"
     if not runs.is_finished(stage, params):
-        return "the notebook, the library or the parameters changed while it ran; run the same command again"
+        return "its last cell left no result, or notebook, library or parameters changed meanwhile; run the same command again"
     return ""
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from tcore_lib import machine
 from tcore_lib.data.images import read_rgb
 from tcore_lib.data.sandwich import SandwichDataset, Videos
 from tcore_lib.data.shards import open_index
@@ -165,5 +166,9 @@ def forecast_command(profile: str, *, steps: int = 20, seconds: float = 60.0, ma
         made_up_frames: no data yet: frames of 340x256 made up.
     """
     params = load(profile)
+    if (busy := machine.load()) > 0.5:
+        print(
+            f"This machine is busy: others keep {busy:.1f} of {machine.cores()} cores. Alone, the run will be faster."
+        )
     index = MadeUpFrames() if made_up_frames else open_index(params.data)
     print(sentence(forecast(params, index, choose_device(params.run.device), steps=steps, seconds=seconds)))
