@@ -228,7 +228,7 @@ def train(bench: Bench) -> None:
 def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
     """The index of rendered videos, written and read back below `root`."""
     data = params.parse({"data": {"root": str(root / "data"), "synthetic": drawn, "num_frames": 20}}, "gpu.py").data
-    synthetic.write_videos(root / "videos", data.synthetic, seed=1, progress=False)
+    synthetic.write_set("videos", root / "videos", data.synthetic, seed=1, progress=False)
     return FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
 
 
@@ -240,7 +240,7 @@ def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> 
         chosen.append(params.Jhmdb(root=str(bench.real("jhmdb")), save_predictions=False))
     else:
         drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
-        synthetic.write_davis(scratch / "davis", drawn, seed=0, progress=False)
+        synthetic.write_set("davis", scratch / "davis", drawn, seed=0, progress=False)
         size = {"input_size": (64, 96)} if bench.tiny else {}
         chosen.append(params.Davis(root=str(scratch / "davis"), save_predictions=False, **size))
     found: dict[str, dict[str, float]] = {name: {} for name in encoders}

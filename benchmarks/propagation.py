@@ -81,7 +81,7 @@ def find_clip(args: argparse.Namespace, frames: int | None) -> tuple[Clip, param
         root, name = SAMPLE, name or "car-shadow"
     if root is None:
         root = Path(tempfile.gettempdir()) / "tcore-benchmark-davis"
-        synthetic.write_davis(root, params.SyntheticData(davis_clips=1, eval_frames=40), seed=0)
+        synthetic.write_set("davis", root, params.SyntheticData(davis_clips=1, eval_frames=40), seed=0)
     chosen = {"clips": [name] if name else None, "precision": args.precision, "input_size": tuple(args.size)}
     settings = params.Davis(root=str(root), **chosen)
     return cycled(load_clips(settings, root)[0], frames), settings

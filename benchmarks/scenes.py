@@ -40,10 +40,9 @@ def main() -> None:
     clips = {kind: cpu_seconds(render_scene, kind, 0, fresh, 1, repeats=args.repeats) for kind in KINDS}
     whole = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("videos", "davis", "jhmdb", "vip"):
-            write = getattr(synthetic, f"write_{name}")
-            settings, quietly = params.SyntheticData(), {"progress": False, "workers": 1}
-            whole[name] = cpu_seconds(write, Path(folder) / name, settings, 0, **quietly)
+        settings, quietly = params.SyntheticData(), {"progress": False, "workers": 1}
+        for name in synthetic.SETS:
+            whole[name] = cpu_seconds(synthetic.write_set, name, Path(folder) / name, settings, 0, **quietly)
     sets = whole | {"all": round(sum(whole.values()), 1)}
     files.write_json(args.output, {"fresh_clip_20_frames_340x256": clips, "default_sets": sets})
     print(clips, sets, sep="\n")

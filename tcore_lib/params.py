@@ -46,6 +46,7 @@ Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]  # a range
 Parts = Annotated[tuple[Part, Part], AfterValidator(_ordered)]
 Interval = Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ordered)]
 Size = tuple[Positive, Positive]  # pixels
+VideoSide = Annotated[Int, Field(ge=32, multiple_of=2)]
 
 
 def setting(default: Any, description: str, **limits: Any) -> Any:
@@ -85,8 +86,8 @@ class SyntheticData(Section):
     """What the embedded renderer draws when `data.source` is `synthetic`. Sizes are (width, height) in pixels."""
 
     videos: Positive = setting(48, "mini Kinetics: number of .mp4 clips")
-    classes: Positive = setting(6, "mini Kinetics: number of class folders (kinds of motion)")
-    video_size: Size = setting((340, 256), "mini Kinetics: frame size")
+    classes: Positive = setting(6, "mini Kinetics: number of class folders (kinds of motion)", le=10)
+    video_size: tuple[VideoSide, VideoSide] = setting((340, 256), "mini Kinetics: frame size; both even")
     video_seconds: AboveZero = setting(4.0, "mini Kinetics: length of a clip")
     fps: Positive = setting(15, "frames per second of the .mp4 files")
     davis_clips: Positive = setting(4, "mini DAVIS: number of clips; every second one is not 854x480")

@@ -34,7 +34,7 @@ def test_every_subcommand_is_run_by_a_test() -> None:
 def test_evaluation_commands_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As README lists them: examine a benchmark, evaluate an encoder on it, score the predictions again."""
     root, out = tmp_path / "davis", tmp_path / "out"
-    synthetic.write_davis(root, SyntheticData(davis_clips=1, eval_frames=3), 0, progress=False)
+    synthetic.write_set("davis", root, SyntheticData(davis_clips=1, eval_frames=3), 0, progress=False)
     assert main(["doctor", "davis", "--root", str(root)]) == 0
     assert main(["evaluate", "davis", "--root", str(root), "--encoder", str(ENCODER), "--output", str(out)]) == 0
     (predictions,) = (out / "predictions").iterdir()
@@ -51,7 +51,7 @@ def test_evaluation_commands_one_after_the_other(tmp_path: Path, capsys: pytest.
 
 def test_data_and_table_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = SyntheticData(videos=2, classes=2, video_size=(96, 64), video_seconds=1.0)
-    synthetic.write_videos(tmp_path / "videos", settings, 0, progress=False)
+    synthetic.write_set("videos", tmp_path / "videos", settings, 0, progress=False)
     assert main(["prepare", str(tmp_path / "videos"), str(tmp_path / "frames"), "--frames", "4"]) == 0
     assert "2 videos" in capsys.readouterr().out
     assert main(["doctor", "frames", "--root", str(tmp_path / "frames")]) == 0

@@ -109,7 +109,7 @@ def test_the_log_shows_what_is_worth_reading(message: str, shown: str | None) ->
 def test_hours_of_an_evaluation_are_measured(tmp_path: Path) -> None:
     """On clips of one's own folder; rendered ones need no estimate, and what is still to be trained cannot be tried."""
     small = SyntheticData(davis_clips=1, eval_frames=3)
-    synthetic.write_davis(tmp_path / "davis", small, 0, progress=False)
+    synthetic.write_set("davis", tmp_path / "davis", small, 0, progress=False)
     encoders = {"pixels": "pixels", "later": "run"}
     sections = {
         "davis": {"root": str(tmp_path / "davis"), "input_size": [64, 96]},

@@ -63,16 +63,13 @@ def render(params: Params, *, progress: bool = True) -> list[Path]:
     """
     settings = params.data.synthetic
     seed = params.run.seed if settings.seed is None else settings.seed
-    drawn = {}
-    if params.data.source == SYNTHETIC:
-        drawn[source(params)] = synthetic.write_videos
-    writers = {"davis": synthetic.write_davis, "jhmdb": synthetic.write_jhmdb, "vip": synthetic.write_vip}
-    for name, write in writers.items():
+    drawn = {"videos": source(params)} if params.data.source == SYNTHETIC else {}
+    for name in runs.BENCHMARKS:
         if getattr(params, name).enabled and getattr(params, name).root == SYNTHETIC:
-            drawn[benchmark_root(params, name)] = write
-    for folder, write in drawn.items():
-        write(folder, settings, seed, progress=progress)
-    return list(drawn)
+            drawn[name] = benchmark_root(params, name)
+    for name, folder in drawn.items():
+        synthetic.write_set(name, folder, settings, seed, progress=progress)
+    return list(drawn.values())
 
 
 def clips(params: Params, name: str) -> list[Clip]:

@@ -1,6 +1,6 @@
 """The renderer of the synthetic scenes: layers through a camera onto a backdrop.
 
-Letters: N frames, H W pixels of a frame, h w pixels of the window a layer is drawn in.
+Letters: N frames, H W pixels of a frame, n frames drawn at once, h w pixels of the window a layer is drawn in.
 
 Every layer is drawn by its inverse map: pixel -> world -> the sprite's own coordinates, where texture and coverage
 are looked up. So a texture moves, turns and bends with its object, and the label maps follow from the very coverage
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tcore_lib.scenes.sprites import Camera, Layer, Sprite
+from tcore_lib.scenes.sprites import Camera, Layer
 
 # Light falls from the upper left towards the picture; a unit vector (x right, y down, z to the viewer).
 LIGHT = np.array([-0.42, -0.58, 0.70], np.float32)
@@ -48,17 +48,14 @@ def draw(layer: Layer, camera: Camera) -> Drawn:
     n = len(centre)
     drawn = Drawn(corner, np.empty((3, n, h, w), np.float32), np.empty((n, h, w), np.float32))
     if layer.shadow is not None:
-        dx, dy, _ = layer.shadow
-        drawn.offset = (round(dx * min(camera.size)), round(dy * min(camera.size)))
+        drawn.offset = (round(layer.shadow[0] * min(camera.size)), round(layer.shadow[1] * min(camera.size)))
         drawn.shadow = np.empty((n, h, w), np.float32)
     inverse = np.linalg.inv(axes)
-    origin = corner - centre
     # A few frames at a time: what is worked on stays in the processor's cache.
     few = max(1, CHUNK // (h * w))
     for start in range(0, n, few):
         part = slice(start, start + few)
-        x, y = _own_coordinates(layer, inverse[part], origin[part], part, (h, w))
-        maps = _look_up(layer.sprite, x, y)
+        maps = _look_up(layer, inverse[part], corner[part] - centre[part], part, (h, w))
         drawn.cover[part] = maps[3]
         _shade(maps, inverse[part], drawn.colour[:, part])
         if drawn.shadow is not None and layer.shadow is not None:
@@ -81,40 +78,32 @@ def _windows(layer: Layer, axes: np.ndarray, centre: np.ndarray) -> tuple[np.nda
     return corner, (int(w), int(h))
 
 
-def _own_coordinates(
-    layer: Layer, inverse: np.ndarray, origin: np.ndarray, part: slice, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The sprite's coordinates x, y (n, h, w) of every pixel of the windows: the inverse map."""
+def _look_up(layer: Layer, inverse: np.ndarray, origin: np.ndarray, part: slice, shape: tuple[int, int]) -> np.ndarray:
+    """The sprite's maps at every pixel of the windows, (7, n, h, w): the inverse map."""
     h, w = shape
     px = (origin[:, 0, None] + np.arange(w)).astype(np.float32)[:, None, :]
     py = (origin[:, 1, None] + np.arange(h)).astype(np.float32)[:, :, None]
     entry = inverse.astype(np.float32)[:, :, :, None, None]
-    x = entry[:, 0, 0] * px + entry[:, 0, 1] * py
+    x = entry[:, 0, 0] * px + entry[:, 0, 1] * py  # (n, h, w), in the sprite's units
     y = entry[:, 1, 0] * px + entry[:, 1, 1] * py
+    x0, y0, x1, y1 = layer.sprite.bounds
     if layer.shown is not None:
         shown = np.maximum(layer.shown[part], SHORTEST).astype(np.float32)[:, None, None]
         y += np.clip(y, 0, shown) * (layer.sprite.length / shown - 1)
     if layer.wave is not None:
         amplitude, number, phase = layer.wave
-        x0, _, x1, _ = layer.sprite.bounds
         bend = np.sin(number * x + phase[part].astype(np.float32)[:, None, None])
         y += amplitude * (0.3 + 0.7 * (x1 - x) / (x1 - x0)) * bend
-    return x, y
-
-
-def _look_up(sprite: Sprite, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The sprite's maps at its own coordinates (n, h, w): (7, n, h, w)."""
-    x0, y0, x1, y1 = sprite.bounds
     grid = np.empty((*x.shape, 2), np.float32)
     np.multiply(x - np.float32((x0 + x1) / 2), np.float32(2 / (x1 - x0)), out=grid[..., 0])
     np.multiply(y - np.float32((y0 + y1) / 2), np.float32(2 / (y1 - y0)), out=grid[..., 1])
-    looked = torch.nn.functional.grid_sample(
-        sprite.maps[None],
-        torch.from_numpy(grid.reshape(1, -1, x.shape[-1], 2)),
-        padding_mode="border",
-        align_corners=False,
-    )
-    return looked.numpy().reshape(7, *x.shape)
+    return _sample(layer.sprite.maps, grid.reshape(-1, w, 2), "border").reshape(7, *x.shape)
+
+
+def _sample(maps: torch.Tensor, grid: np.ndarray, beyond: str) -> np.ndarray:
+    """Maps (C, R_y, R_x) at places (h, w, 2) in -1..1, bilinearly: (C, h, w)."""
+    places = torch.from_numpy(grid)[None]
+    return torch.nn.functional.grid_sample(maps[None], places, padding_mode=beyond, align_corners=False)[0].numpy()
 
 
 def _shade(maps: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> None:
@@ -138,14 +127,7 @@ def _shade(maps: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> None:
 
 
 def backdrop_frame(canvas: np.ndarray, reach: tuple[float, float], camera: Camera, index: int) -> np.ndarray:
-    """The part of a backdrop that frame `index` sees: (3, H, W).
-
-    Args:
-        canvas: (3, Hc, Wc).
-        reach: half width and half height of the canvas in world units.
-        camera: see `Camera`.
-        index: frame.
-    """
+    """The part (3, H, W) of a backdrop (3, Hc, Wc) that frame `index` sees; `reach` is half of its size in world units."""
     width, height = camera.size
     inverse = np.linalg.inv(camera.axes()[index]) / np.array(reach)[:, None]
     shift = camera.centre[index] / np.array(reach)
@@ -153,53 +135,35 @@ def backdrop_frame(canvas: np.ndarray, reach: tuple[float, float], camera: Camer
     py = (np.arange(height) - (height - 1) / 2)[:, None]
     grid = np.empty((height, width, 2), np.float32)
     for axis in (0, 1):
-        np.add(
-            (inverse[axis, 0] * px + shift[axis]).astype(np.float32),
-            (inverse[axis, 1] * py).astype(np.float32),
-            out=grid[..., axis],
-        )
-    looked = torch.nn.functional.grid_sample(
-        torch.from_numpy(canvas)[None],
-        torch.from_numpy(grid)[None],
-        padding_mode="reflection",
-        align_corners=False,
-    )
-    return looked[0].numpy()
+        across, down = inverse[axis, 0] * px + shift[axis], inverse[axis, 1] * py
+        np.add(across.astype(np.float32), down.astype(np.float32), out=grid[..., axis])
+    return _sample(torch.from_numpy(canvas), grid, "reflection")
 
 
 def composite(image: np.ndarray, layers: Sequence[Layer], drawn: Sequence[Drawn], index: int) -> np.ndarray:
-    """Lay the layers over a frame, farthest first, in place.
-
-    Args:
-        image: (3, H, W) float, the backdrop; changed in place.
-        layers: all of a scene.
-        drawn: their windows.
-        index: frame.
+    """Lay all layers, as drawn, over the backdrop (3, H, W) of frame `index`, farthest first, in place.
 
     Returns:
         (H, W) uint8: 1 + index of the nearest layer that covers at least half of the pixel; 0 = the backdrop.
     """
-    height, width = image.shape[1:]
-    top = np.zeros((height, width), np.uint8)
+    top = np.zeros(image.shape[1:], np.uint8)
     for i in np.argsort([layer.depth[index] for layer in layers], kind="stable"):
         piece = drawn[i]
-        h, w = piece.cover.shape[1:]
         x, y = piece.corner[index]
         if piece.shadow is not None:
-            place, part = _overlap(x + piece.offset[0], y + piece.offset[1], w, h, width, height)
-            image[:, *place] *= piece.shadow[index][part]
-        place, part = _overlap(x, y, w, h, width, height)
-        cover = piece.cover[index][part]
+            place, part = _overlap(x + piece.offset[0], y + piece.offset[1], piece.shadow[index], top)
+            image[:, *place] *= part
+        place, cover = _overlap(x, y, piece.cover[index], top)
         image[:, *place] *= 1 - cover
-        image[:, *place] += piece.colour[:, index, *part]
+        image[:, *place] += _overlap(x, y, piece.colour[:, index], top)[1]
         top[place][cover >= 0.5] = i + 1
     return top
 
 
-def _overlap(
-    x: int, y: int, w: int, h: int, width: int, height: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a window lies in the frame, and which part of the window that is."""
+def _overlap(x: int, y: int, window: np.ndarray, frame: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+    """Where a window (..., h, w) at (x, y) lies in the frame, and the part of it that does."""
+    (h, w), (height, width) = window.shape[-2:], frame.shape
     left, upper = max(x, 0), max(y, 0)
     right, lower = max(left, min(x + w, width)), max(upper, min(y + h, height))
-    return (slice(upper, lower), slice(left, right)), (slice(upper - y, lower - y), slice(left - x, right - x))
+    part = window[..., upper - y : lower - y, left - x : right - x]
+    return (slice(upper, lower), slice(left, right)), part

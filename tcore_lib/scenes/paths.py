@@ -4,7 +4,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tcore_lib.scenes.sprites import turned
 from tcore_lib.scenes.textures import Rng
+
+
+@dataclass(frozen=True)
+class World:
+    """What the makers of a scene's parts share; lengths in world units."""
+
+    rng: Rng
+    tones: np.ndarray  # (6, 3) palette
+    aspect: float  # width of the frame
+    tall: float  # height of the frame
+    ground: float  # y that things stand on
+    times: np.ndarray  # (N,) seconds at which the frames look
+    seconds: float  # length of the clip
+    resolution: float  # pixels per world unit
+
+    @property
+    def width(self) -> float:
+        """What the objects of a scene without a figure share."""
+        return min(self.aspect, 1.8) - 0.35
+
+    def some_tones(self) -> np.ndarray:
+        """Three or four of the scene's colours, the darkest and lightest among them: things look alike on purpose."""
+        order = self.tones[np.argsort(self.tones.sum(1))]
+        middle = order[1:5][self.rng.permutation(4)[: self.rng.integers(1, 3)]]
+        return np.concatenate([order[-1:], middle, order[:1]])[self.rng.permutation(len(middle) + 2)]
 
 
 @dataclass(frozen=True)
@@ -27,9 +53,7 @@ class Path:
 
     def axes(self, radius: float) -> np.ndarray:
         """(N, 2, 2) world vectors of the object's units, as columns."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        turn = np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
-        return radius * turn * self.scale[:, None, :]
+        return radius * turned(self.angle) * self.scale[:, None, :]
 
     def at(self, radius: float, x: float, y: float) -> np.ndarray:
         """World position (N, 2) of a point of the object."""
@@ -61,63 +85,32 @@ def hopping(beat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return hop, 0.25 * np.exp(-hop / 0.12)
 
 
-def pass_by(
-    rng: Rng, shape: str, start: float, velocity: float, radius: float, ground: float, front: bool, times: np.ndarray
-) -> Path:
-    """Pass a figure: cars drive, birds and balloons fly, everything else hops.
+def pass_by(world: World, shape: str, start: float, velocity: float, radius: float, front: bool) -> Path:
+    """Pass a figure, before it (`front`) or behind it: cars drive, birds and balloons fly, everything else hops.
 
-    Args:
-        rng: tempo and height are drawn from it.
-        shape: of the object.
-        start: world x at time 0.
-        velocity: world units per second.
-        radius: world units.
-        ground: world y of the ground.
-        front: before the figure or behind it.
-        times: (N,) seconds.
+    From world x `start` at time 0, with world units per second.
     """
-    x = start + velocity * times
-    beat = rng.uniform(3.5, 5) * times + rng.uniform(0, 6)
-    depth = 3.0 if front else 1.0
+    rng, ground, x = world.rng, world.ground, start + velocity * world.times
+    beat = rng.uniform(3.5, 5) * world.times + rng.uniform(0, 6)
+    depth, side = 3.0 if front else 1.0, float(np.sign(velocity))
     if shape == "car":
         lane = ground + (0.1 if front else -0.02)
-        side = float(np.sign(velocity))
         wheels = (x - start) / (0.29 * radius)
         return path(x, lane - 0.66 * radius, depth, wheels, 0.01 * np.sin(3 * beat), (side, 1.0))
     if shape in ("bird", "balloon"):
         y = rng.uniform(-0.3, -0.12) + 0.05 * np.sin(0.6 * beat)
-        side = float(np.sign(velocity)) if shape == "bird" else 1.0
-        return path(x, y, depth, beat, 0.12 * np.sin(0.6 * beat + 1), (side, 1.0))
+        return path(x, y, depth, beat, 0.12 * np.sin(0.6 * beat + 1), (side if shape == "bird" else 1.0, 1.0))
     hop, flat = hopping(0.75 * beat)
     y = ground + (0.1 if front else 0.0) - radius * (1 - flat) - rng.uniform(0.18, 0.32) * hop
     return path(x, y, depth, beat, 0.2 * np.sin(beat) * (shape == "blob"), (1 + 0.8 * flat, 1 - flat))
 
 
-def crossing(
-    rng: Rng,
-    kind: str,
-    shape: str,
-    place: tuple[int, int],
-    slot: float,
-    radius: float,
-    ground: float,
-    width: float,
-    times: np.ndarray,
-) -> Path:
-    """The way of one of several objects of a scene without a figure; the ways cross one another.
+def crossing(world: World, kind: str, shape: str, place: tuple[int, int], slot: float, radius: float) -> Path:
+    """The way of object `place` = (i, count) of a scene without a figure; the ways cross one another.
 
-    Args:
-        rng: tempo and extent are drawn from it.
-        kind: kind of motion.
-        shape: of the object.
-        place: (i, count): which of the objects.
-        slot: world x it starts from.
-        radius: world units.
-        ground: world y of the ground.
-        width: world units the objects share.
-        times: (N,) seconds.
+    `kind` is the kind of motion, `slot` the world x where it starts.
     """
-    i, count = place
+    (i, count), rng, ground, width, times = place, world.rng, world.ground, world.width, world.times
     tempo, phase = rng.uniform(0.8, 1.25), rng.uniform(0, 2 * np.pi)
     beat = 4.2 * tempo * times + phase
     if kind == "orbiting":

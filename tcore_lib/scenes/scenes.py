@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tcore_lib.errors import InputError
 from tcore_lib.randomness import generator
-from tcore_lib.scenes import figure, textures
+from tcore_lib.scenes import textures
 from tcore_lib.scenes.backdrops import BACKDROPS
+from tcore_lib.scenes.figure import Figure, dress
 from tcore_lib.scenes.layers import backdrop_frame, composite, draw
 from tcore_lib.scenes.objects import object_layers
-from tcore_lib.scenes.paths import crossing, pass_by
-from tcore_lib.scenes.skeleton import JOINTS, limbs_of, pose, skeleton
+from tcore_lib.scenes.paths import World, crossing, pass_by
+from tcore_lib.scenes.skeleton import ACTIONS, JOINTS, limbs_of, pose, skeleton
 from tcore_lib.scenes.sprites import NO_LIMB, Camera, Layer
 from tcore_lib.scenes.textures import Rng
 
@@ -37,7 +37,6 @@ KINDS: dict[str, tuple[str, ...]] = {
     "dancing": ("room", "street", "meadow"),
     "spinning": ("stone", "table"),
 }
-ACTION = {"walking": "walk", "jumping": "jump", "waving": "wave", "dancing": "dance"}
 # Who takes part in the kinds without a figure.
 CAST = {
     "bouncing": ("ball", "blob", "star", "donut"),
@@ -59,7 +58,6 @@ class Scene:
     """A rendered scene.
 
     Attributes:
-        kind: kind of motion, a key of `KINDS`.
         frames: uint8 (N, H, W, 3), RGB.
         objects: uint8 (N, H, W), id of the object that is seen in a pixel, 0 = backdrop. Ids count from 1.
         parts: uint8 (N, H, W), VIP class of the body part that is seen in a pixel, 0 = none.
@@ -68,7 +66,6 @@ class Scene:
         visible: bool (N, 15), whether the joint's own limb is what is seen at the joint.
     """
 
-    kind: str
     frames: np.ndarray
     objects: np.ndarray
     parts: np.ndarray
@@ -78,25 +75,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Stage:
-    """A scene before it is drawn.
+    """A scene before it is drawn."""
 
-    Attributes:
-        kind: kind of motion.
-        layers: everything that moves.
-        canvas: (3, Hc, Wc) backdrop.
-        reach: half width and half height of the canvas in world units.
-        camera: where the frames look.
-        joints: (N, 15, 2) world positions of the figure's joints, or None.
-        exposure: (N,) brightness of the frames.
-    """
-
-    kind: str
-    layers: list[Layer]
-    canvas: np.ndarray
-    reach: tuple[float, float]
+    layers: list[Layer]  # everything that moves
+    canvas: np.ndarray  # (3, Hc, Wc) backdrop
+    reach: tuple[float, float]  # half width and half height of the canvas in world units
     camera: Camera
-    joints: np.ndarray | None
-    exposure: np.ndarray
+    joints: np.ndarray | None  # (N, 15, 2) world positions of the figure's joints
+    exposure: np.ndarray  # (N,) brightness of the frames
 
 
 def render_scene(
@@ -108,32 +94,22 @@ def render_scene(
         kind: a key of `KINDS`.
         seed: the run's seed.
         counter: which scene; with the seed it decides everything random.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels, at least 32.
         num_frames: frames, spread evenly over `seconds`.
         seconds: length of the clip.
-
-    Raises:
-        InputError: an unknown kind or a frame too small to draw in.
     """
-    if kind not in KINDS:
-        raise InputError(f"The scene kind {kind!r} does not exist; known are {', '.join(KINDS)}.")
-    if min(size) < 32 or num_frames < 1:
-        raise InputError(
-            f"A scene of {size[0]}x{size[1]} pixels and {num_frames} frames cannot be drawn; 32x32 and 1 are least."
-        )
     times = np.arange(num_frames) * seconds / num_frames
     return render(compose(kind, generator(seed, "scenes", *counter), size, times, seconds))
 
 
 def render(stage: Stage) -> Scene:
     """Draw what `compose` has put on the stage."""
-    camera, layers = stage.camera, stage.layers
+    camera, layers, n = stage.camera, stage.layers, len(stage.exposure)
     width, height = camera.size
     drawn = [draw(layer, camera) for layer in layers]
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / max(width, height)
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / max(width, height)
     vignette = 255 * (1.05 - 0.42 * (x[None, :] ** 2 + y[:, None] ** 2))
-    n = len(stage.exposure)
     frames = np.empty((n, height, width, 3), np.uint8)
     top = np.empty((n, height, width), np.uint8)
     for i in range(n):
@@ -144,8 +120,7 @@ def render(stage: Stage) -> Scene:
         frames[i] = np.moveaxis(np.clip(image, 0, 255, out=image).astype(np.uint8), 0, -1)
     owners = np.array([0] + [layer.owner for layer in layers], np.uint8)
     labels = np.array([0] + [layer.label for layer in layers], np.uint8)
-    joints, visible = _project_joints(stage, top)
-    return Scene(stage.kind, frames, owners.take(top), labels.take(top), joints, visible)
+    return Scene(frames, owners.take(top), labels.take(top), *_project_joints(stage, top))
 
 
 def _project_joints(stage: Stage, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,115 +134,86 @@ def _project_joints(stage: Stage, top: np.ndarray) -> tuple[np.ndarray, np.ndarr
     x, y = np.rint(joints).astype(int).transpose(2, 0, 1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     seen = limb[top[np.arange(n)[:, None], np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]]
-    for joint in range(visible.shape[1]):
-        visible[:, joint] = inside[:, joint] & np.isin(seen[:, joint], limbs_of(joint))
+    for joint, name in enumerate(JOINTS):
+        visible[:, joint] = inside[:, joint] & np.isin(seen[:, joint], limbs_of(name))
     return joints, visible
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What the makers of a scene's parts share: size and ground in world units, palette, times (N,) in seconds."""
-
-    rng: Rng
-    tones: np.ndarray
-    aspect: float
-    tall: float
-    ground: float
-    times: np.ndarray
-    seconds: float
-    resolution: float  # pixels per world unit
-
-    def some_tones(self) -> np.ndarray:
-        """Three or four of the scene's colours, the darkest and lightest among them: things look alike on purpose."""
-        order = self.tones[np.argsort(self.tones.sum(1))]
-        middle = order[1:5][self.rng.permutation(4)[: self.rng.integers(1, 3)]]
-        return np.concatenate([order[-1:], middle, order[:1]])[self.rng.permutation(len(middle) + 2)]
-
-
 def compose(kind: str, rng: Rng, size: tuple[int, int], times: np.ndarray, seconds: float) -> Stage:
-    """Decide what stands in a scene and where everything is.
+    """Decide what stands in a scene and where everything is: see `render_scene`.
 
-    Args:
-        kind: a key of `KINDS`.
-        rng: everything random is drawn from it, and no draw depends on `times`.
-        size: (width, height) in pixels.
-        times: (N,) seconds at which the frames look.
-        seconds: length of the clip.
+    Everything random is drawn from `rng`, and no draw depends on `times`, the (N,) seconds at which the frames look.
     """
     place = KINDS[kind][rng.integers(len(KINDS[kind]))]
     tones = textures.palette(rng)
     aspect, tall, resolution = size[0] / min(size), size[1] / min(size), float(min(size))
-    plan = _Plan(rng, tones, aspect, tall, float(rng.uniform(0.3, 0.36)) * tall, times, seconds, resolution)
+    world = World(rng, tones, aspect, tall, float(rng.uniform(0.3, 0.36)) * tall, times, seconds, resolution)
     joints, walk = None, 0.0
     camera_rng, backdrop_rng, cast_rng = rng.spawn(3)
-    if kind in ACTION:
-        layers, joints, walk = _figure(plan, ACTION[kind])
-        layers += _companions(replace(plan, rng=cast_rng), COMPANIONS[place][: int(rng.integers(1, 4))])
+    if kind in ACTIONS:
+        layers, joints, walk = _figure(world, kind)
+        layers += _companions(replace(world, rng=cast_rng), COMPANIONS[place][: int(rng.integers(1, 4))])
     else:
-        layers = _objects(replace(plan, rng=cast_rng), kind)
-    camera = _camera(replace(plan, rng=camera_rng), size, walk)
+        layers = _objects(replace(world, rng=cast_rng), kind)
+    camera = _camera(replace(world, rng=camera_rng), size, walk)
     reach = (aspect / 2 + 0.37 + 0.32 * abs(walk), tall / 2 + 0.17)
     shape = (round(2 * reach[1] * resolution), round(2 * reach[0] * resolution))
-    canvas = BACKDROPS[place](backdrop_rng, shape, tones, (plan.ground + reach[1]) / (2 * reach[1]))
+    canvas = BACKDROPS[place](backdrop_rng, shape, tones, (world.ground + reach[1]) / (2 * reach[1]))
     canvas = np.ascontiguousarray(np.moveaxis(np.clip(canvas, 0, 1), -1, 0), np.float32)
     exposure = 1 + rng.uniform(0.02, 0.07) * np.sin(rng.uniform(0.5, 1.5) * times + rng.uniform(0, 6))
-    return Stage(kind, layers, canvas, reach, camera, joints, exposure)
+    return Stage(layers, canvas, reach, camera, joints, exposure)
 
 
-def _camera(plan: _Plan, size: tuple[int, int], walk: float) -> Camera:
+def _camera(world: World, size: tuple[int, int], walk: float) -> Camera:
     """Slow pan, zoom and a little roll; follows a walk of `walk` units through the middle of the scene."""
-    rng, times = plan.rng, plan.times
+    rng, times = world.rng, world.times
     wave = np.sin(rng.uniform(0.6, 1.3, 4) * times[:, None] + rng.uniform(0, 2 * np.pi, 4))
     centre = wave[:, :2] * [rng.uniform(0.08, 0.2), rng.uniform(0.02, 0.06)]
-    centre[:, 0] += 0.6 * walk * (times / plan.seconds - 0.5)
+    centre[:, 0] += 0.6 * walk * (times / world.seconds - 0.5)
     zoom = np.exp(0.12 + rng.uniform(0.06, 0.16) * wave[:, 2])
     return Camera(centre, zoom, rng.uniform(0.005, 0.03) * wave[:, 3], size)
 
 
-def _figure(plan: _Plan, action: str) -> tuple[list[Layer], np.ndarray, float]:
+def _figure(world: World, kind: str) -> tuple[list[Layer], np.ndarray, float]:
     """The figure: its layers, its joints (N, 15, 2) in world units, and how far it walks."""
-    rng = plan.rng
-    height = rng.uniform(0.62, 0.72) if action != "jump" else rng.uniform(0.56, 0.62)
-    held = pose(rng, action, plan.times)
+    rng = world.rng
+    height = rng.uniform(0.62, 0.72) if kind != "jumping" else rng.uniform(0.56, 0.62)
+    held = pose(rng, kind, world.times)
     towards = float(rng.choice([-1.0, 1.0]))
-    yaw = towards * (rng.uniform(0.75, 1.2) if action == "walk" else rng.uniform(0.0, 0.45))
+    yaw = towards * (rng.uniform(0.75, 1.2) if kind == "walking" else rng.uniform(0.0, 0.45))
     # A long walk is slowed down, so that it ends within the backdrop.
-    walk = towards * min(held.speed * np.sin(abs(yaw)) * height * plan.seconds, 2.5)
-    x = rng.uniform(-0.12, 0.12) + walk * (plan.times / plan.seconds - 0.5)
-    foot = np.stack([x, np.full_like(x, plan.ground + 0.03)], -1)
-    stand = figure.Stand(foot, height, yaw, 2.0, 1, [])
-    clothes = 0.75 * textures.palette(rng) + 0.25 * plan.tones
-    worn = figure.outfit(rng)
-    layers, joints = figure.figure_layers(rng, skeleton(held), worn, clothes, stand, plan.resolution)
-    return layers, joints, walk
+    walk = towards * min(held.speed * np.sin(abs(yaw)) * height * world.seconds, 2.5)
+    x = rng.uniform(-0.12, 0.12) + walk * (world.times / world.seconds - 0.5)
+    foot = np.stack([x, np.full_like(x, world.ground + 0.03)], -1)
+    clothes = 0.75 * textures.palette(rng) + 0.25 * world.tones
+    return *dress(Figure(rng, clothes, skeleton(held), foot, height, yaw, world.resolution)), walk
 
 
-def _companions(plan: _Plan, cast: tuple[str, ...]) -> list[Layer]:
+def _companions(world: World, cast: tuple[str, ...]) -> list[Layer]:
     """Objects that pass a figure, in turn behind it and before it, from both sides."""
-    rng = plan.rng
+    rng = world.rng
     layers: list[Layer] = []
     first = rng.choice([-1, 1])
     for i, shape in enumerate(cast):
         side = first * (1 - 2 * (i % 2))
         radius = float(rng.uniform(0.085, 0.125)) * (1.35 if shape == "car" else 1)
-        start, velocity = side * rng.uniform(0.22, 0.32) * plan.aspect, -side * rng.uniform(0.12, 0.3)
-        way = pass_by(rng, shape, start, velocity, radius, plan.ground, bool(i % 2), plan.times)
-        layers += object_layers(rng, shape, plan.some_tones(), radius, way, 2 + i, plan.resolution)
+        start, velocity = side * rng.uniform(0.22, 0.32) * world.aspect, -side * rng.uniform(0.12, 0.3)
+        way = pass_by(world, shape, start, velocity, radius, bool(i % 2))
+        layers += object_layers(world, shape, radius, way, 2 + i)
     return layers
 
 
-def _objects(plan: _Plan, kind: str) -> list[Layer]:
+def _objects(world: World, kind: str) -> list[Layer]:
     """The cast of a kind without a figure, each in a place of its own at first."""
-    rng = plan.rng
+    rng = world.rng
     count = int(rng.integers(3, 5))
     order = rng.permutation(len(CAST[kind])).tolist() * count
-    width = min(plan.aspect, 1.8) - 0.35
     slots = (np.arange(count) + 0.5) / count - 0.5 + rng.uniform(-0.06, 0.06, count)
-    slots = slots[rng.permutation(count)] * width
+    slots = slots[rng.permutation(count)] * world.width
     layers: list[Layer] = []
     for i in range(count):
         shape = CAST[kind][order[i]]
         radius = float(rng.uniform(0.11, 0.16)) * (1.1 if shape in ("fish", "leaf", "bird") else 1.0)
-        way = crossing(rng, kind, shape, (i, count), slots[i], radius, plan.ground, width, plan.times)
-        layers += object_layers(rng, shape, plan.some_tones(), radius, way, i + 1, plan.resolution)
+        way = crossing(world, kind, shape, (i, count), slots[i], radius)
+        layers += object_layers(world, shape, radius, way, i + 1)
     return layers

@@ -4,7 +4,6 @@ Axes: x to the figure's left, y down, z forward; unit = the figure's height; ori
 Joints are JHMDB's, in its order. Left and right are the figure's own.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,34 +12,29 @@ from tcore_lib import bodies
 from tcore_lib.scenes.textures import Rng
 
 JOINTS = tuple(name.replace(" ", "_") for name in bodies.JOINTS)
-LIMBS = (
-    "torso", "head", "right_upper_arm", "left_upper_arm", "right_forearm", "left_forearm", "right_thigh", "left_thigh",
-    "right_shank", "left_shank",
-)  # fmt: skip
-LIMB = {name: i for i, name in enumerate(LIMBS)}
+PAIRS = [f"{side}_{limb}" for limb in ("upper_arm", "forearm", "thigh", "shank") for side in ("right", "left")]
+LIMB = {name: number for number, name in enumerate(("torso", "head", *PAIRS))}
 
 # Lengths in units of the figure's height.
 THIGH, SHANK, UPPER, FORE, TORSO, FOOT = 0.205, 0.205, 0.15, 0.14, 0.315, 0.04
 SHOULDER, HIP = 0.112, 0.058
 
 
-def limbs_of(joint: int) -> tuple[int, ...]:
-    """Limbs that meet in a joint: it is visible where one of them is the nearest thing."""
-    name = JOINTS[joint]
-    if name in ("neck", "belly"):
-        return (LIMB["torso"],)
-    if name == "face":
-        return (LIMB["head"],)
-    side, kind = name.split("_")
+def limbs_of(joint: str) -> tuple[int, ...]:
+    """Limbs that meet in a joint, one of `JOINTS`: it is visible where one of them is the nearest thing."""
+    side, _, kind = joint.partition("_")
     meeting = {
+        "neck": ("torso",),
+        "belly": ("torso",),
+        "face": ("head",),
         "shoulder": ("torso", f"{side}_upper_arm"),
         "hip": ("torso", f"{side}_thigh"),
         "elbow": (f"{side}_upper_arm", f"{side}_forearm"),
         "knee": (f"{side}_thigh", f"{side}_shank"),
         "wrist": (f"{side}_forearm",),
         "ankle": (f"{side}_shank",),
-    }[kind]
-    return tuple(LIMB[limb] for limb in meeting)
+    }
+    return tuple(LIMB[limb] for limb in meeting[kind or side])
 
 
 @dataclass(frozen=True)
@@ -75,19 +69,8 @@ def _walk(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
     upper = -0.5 * extent * np.sin(stride)
     # A foot on the ground moves back by two half strides per step, two steps per stride.
     speed = 4 * np.sin(0.5 * extent) * (THIGH + SHANK) * 0.95 * tempo
-    return Pose(
-        thigh,
-        thigh - bend,
-        zero + 0.03,
-        upper,
-        zero + 0.1,
-        upper + 0.45,
-        zero + 0.02,
-        still + 0.05,
-        still,
-        still,
-        speed,
-    )
+    arms = (upper, zero + 0.1, upper + 0.45, zero + 0.02)
+    return Pose(thigh, thigh - bend, zero + 0.03, *arms, still + 0.05, still, still, speed)
 
 
 def _wave(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
@@ -121,18 +104,13 @@ def _dance(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
     return Pose(dip + 0.15 * turn, -dip, zero + 0.2, zero + 0.25, spread, zero + 0.35, fore_spread, lean, sway, hop)
 
 
-ACTIONS: dict[str, Callable[[Rng, np.ndarray, float, float], Pose]] = {
-    "walk": _walk,
-    "wave": _wave,
-    "jump": _jump,
-    "dance": _dance,
-}
+ACTIONS = {"walking": _walk, "waving": _wave, "jumping": _jump, "dancing": _dance}  # kind of motion -> how
 
 
-def pose(rng: Rng, action: str, times: np.ndarray) -> Pose:
-    """An action (a key of `ACTIONS`) at the times (N,) in seconds, with random tempo, phase and extent."""
+def pose(rng: Rng, kind: str, times: np.ndarray) -> Pose:
+    """A kind of motion (a key of `ACTIONS`) at the times (N,) in seconds, with random tempo, phase and extent."""
     tempo, phase, extent = rng.uniform(0.85, 1.15), rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.15)
-    return ACTIONS[action](rng, 2 * np.pi * tempo * times + phase, tempo, extent)
+    return ACTIONS[kind](rng, 2 * np.pi * tempo * times + phase, tempo, extent)
 
 
 def skeleton(held: Pose) -> dict[str, np.ndarray]:
@@ -142,24 +120,23 @@ def skeleton(held: Pose) -> dict[str, np.ndarray]:
     up = np.stack([held.sway * 0.8, -np.cos(held.lean), np.sin(held.lean)], -1)
     nod = np.stack([0.6 * held.sway, -np.ones(n), 0.5 * np.sin(held.lean) + 0.03], -1)
     neck = pelvis + TORSO * up
+    lateral = np.stack([SIDES, [0.0, 0.0], [0.0, 0.0]], -1)  # (2, 3): right, left
+    hip = pelvis[:, None] + HIP * lateral  # (N, 2, 3), as everything that there are two of
+    shoulder = (neck - 0.05 * up)[:, None] + SHOULDER * lateral
+    knee = hip + THIGH * _direction(held.leg_spread, held.thigh)
+    ankle = knee + SHANK * _direction(held.leg_spread, held.shank)
+    elbow = shoulder + UPPER * _direction(held.upper_spread, held.upper)
+    wrist = elbow + FORE * _direction(held.fore_spread, held.fore)
+    pairs = {"hip": hip, "knee": knee, "ankle": ankle, "shoulder": shoulder, "elbow": elbow, "wrist": wrist}
     out = {"pelvis": pelvis, "neck": neck, "belly": pelvis + 0.45 * TORSO * up, "face": neck + 0.122 * nod}
-    for i, name in enumerate(("right", "left")):
-        lateral = np.array([SIDES[i], 0.0, 0.0])
-        hip, shoulder = pelvis + HIP * lateral, neck - 0.05 * up + SHOULDER * lateral
-        knee = hip + THIGH * _direction(held.leg_spread[:, i], held.thigh[:, i], SIDES[i])
-        ankle = knee + SHANK * _direction(held.leg_spread[:, i], held.shank[:, i], SIDES[i])
-        elbow = shoulder + UPPER * _direction(held.upper_spread[:, i], held.upper[:, i], SIDES[i])
-        wrist = elbow + FORE * _direction(held.fore_spread[:, i], held.fore[:, i], SIDES[i])
-        limb = {"hip": hip, "knee": knee, "ankle": ankle, "shoulder": shoulder, "elbow": elbow, "wrist": wrist}
-        out |= {f"{name}_{joint}": place for joint, place in limb.items()}
+    out |= {f"{side}_{name}": both[:, i] for name, both in pairs.items() for i, side in enumerate(("right", "left"))}
     # The lower foot stands on the ground (y = 0), or is lifted above it.
-    lowest = np.maximum(out["right_ankle"][:, 1], out["left_ankle"][:, 1])
-    shift = np.stack([held.sway, -FOOT - lowest - held.lift, np.zeros(n)], -1)
+    shift = np.stack([held.sway, -FOOT - ankle[..., 1].max(1) - held.lift, np.zeros(n)], -1)
     out = {name: place + shift for name, place in out.items()}
     pitch = np.clip(0.7 * held.shank, -0.9, 0.3)
     return out | {"right_foot": pitch[:, 0], "left_foot": pitch[:, 1]}
 
 
-def _direction(spread: np.ndarray, swing: np.ndarray, side: float) -> np.ndarray:
-    """Unit vector (N, 3) along a limb."""
-    return np.stack([side * np.sin(spread), np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing)], -1)
+def _direction(spread: np.ndarray, swing: np.ndarray) -> np.ndarray:
+    """Unit vectors (N, 2, 3) along the right and the left limb."""
+    return np.stack([SIDES * np.sin(spread), np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing)], -1)

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import ConvexHull
 
 NO_LIMB = -1
+Bounds = tuple[float, float, float, float]  # x0, y0, x1, y1 in a sprite's own units
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,14 @@ class Sprite:
 
     Attributes:
         maps: (7, R_y, R_x) float32: red, green, blue (times coverage), coverage, a normal's x and y, shadow.
-        bounds: (x0, y0, x1, y1) of the maps in the sprite's own units.
+        bounds: of the maps.
         outline: (k, 2) points in the sprite's units that show how far it reaches.
         margin: units around the outline within which the shadow ends.
         length: y of the far joint of a limb; the part between 0 and `length` is what foreshortening compresses.
     """
 
     maps: torch.Tensor
-    bounds: tuple[float, float, float, float]
+    bounds: Bounds
     outline: np.ndarray
     margin: float
     length: float = 0.0
@@ -67,6 +68,12 @@ class Layer:
     shadow: tuple[float, float, float] | None = None
 
 
+def turned(angle: np.ndarray, scale: np.ndarray | float = 1.0) -> np.ndarray:
+    """Rotations (N, 2, 2) by angles (N,) clockwise in the picture, times a scale."""
+    c, s = np.cos(angle) * scale, np.sin(angle) * scale
+    return np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+
+
 @dataclass(frozen=True)
 class Camera:
     """Where the frame looks: (N, 2) world centre, (N,) zoom, (N,) roll in radians, and the frame's (width, height)."""
@@ -76,15 +83,9 @@ class Camera:
     roll: np.ndarray
     size: tuple[int, int]
 
-    @property
-    def scale(self) -> np.ndarray:
-        """(N,) pixels per world unit."""
-        return self.zoom * min(self.size)
-
     def axes(self) -> np.ndarray:
         """(N, 2, 2) world -> pixel directions."""
-        c, s = np.cos(self.roll) * self.scale, np.sin(self.roll) * self.scale
-        return np.stack([np.stack([c, -s], -1), np.stack([s, c], -1)], -2)
+        return turned(self.roll, self.zoom * min(self.size))
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """World (N, ..., 2) -> pixel coordinates (N, ..., 2)."""
@@ -93,10 +94,35 @@ class Camera:
         return np.einsum("nij,n...j->n...i", self.axes(), relative) + middle
 
 
+# ---- cutting ---------------------------------------------------------------------------------------------------------
+
+
+def ellipse(
+    rx: float, ry: float, x: float = 0.0, y: float = 0.0, start: float = 0.0, stop: float = 2 * np.pi
+) -> np.ndarray:
+    """Outline (k, 2) of an ellipse around (x, y), or of an arc of one; angles clockwise from the right."""
+    angle = np.linspace(start, stop, 36)
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1)
+
+
+def mirrored(along: np.ndarray, half: np.ndarray, upright: bool = False) -> np.ndarray:
+    """Outline (2 k, 2) of something symmetric about the x axis (`upright`: the y axis), with half widths (k,) along it."""
+    sides = [np.stack([side, along] if upright else [along, side], 1) for side in (half, -half)]
+    return np.concatenate([sides[0], sides[1][::-1]])
+
+
+def sheet(outlines: Sequence[np.ndarray], resolution: float, margin: float) -> tuple[tuple[int, int], Bounds]:
+    """Pixels (R_y, R_x) and bounds of a texture around outlines; `resolution` in pixels per unit, `margin` in units."""
+    points, margin = np.concatenate(list(outlines)), max(margin, 2.5 / resolution)
+    (x0, y0), (x1, y1) = points.min(0) - margin, points.max(0) + margin
+    rows, columns = (max(6, round(size * resolution)) for size in (y1 - y0, x1 - x0))
+    return (rows, columns), (x0, y0, x0 + columns / resolution, y0 + rows / resolution)
+
+
 def cut(
     texture: np.ndarray,
     outlines: Sequence[np.ndarray],
-    bounds: tuple[float, float, float, float],
+    bounds: Bounds,
     bevel: float,
     *,
     holes: Sequence[np.ndarray] = (),
@@ -106,9 +132,9 @@ def cut(
     """Cut a texture along outlines and give it a rounded relief.
 
     Args:
-        texture: (R_y, R_x, 3) in 0..1, covering `bounds`.
+        texture: (R_y, R_x, 3) in 0..1, covering `bounds`, which leave a margin around the outlines.
         outlines: polygons (k, 2) in the sprite's units; their union is kept.
-        bounds: (x0, y0, x1, y1) in the sprite's units, with a margin around the outlines.
+        bounds: of the texture.
         bevel: width of the rounded border in units.
         holes: polygons that are cut out again.
         length: see `Sprite`.
@@ -117,12 +143,12 @@ def cut(
     rows, columns = texture.shape[:2]
     x0, y0, x1, _ = bounds
     scale = columns / (x1 - x0)
-    sheet = Image.new("L", (columns * 4, rows * 4), 0)
-    draw = ImageDraw.Draw(sheet)
+    stencil = Image.new("L", (columns * 4, rows * 4), 0)
+    draw = ImageDraw.Draw(stencil)
     for polygons, fill in ((outlines, 255), (holes, 0)):
         for polygon in polygons:
             draw.polygon([(4 * scale * (x - x0) - 0.5, 4 * scale * (y - y0) - 0.5) for x, y in polygon], fill=fill)
-    cover = np.asarray(sheet.reduce(4), np.float32) / 255
+    cover = np.asarray(stencil.reduce(4), np.float32) / 255
     cover[[0, -1]] = cover[:, [0, -1]] = 0  # what is looked up beyond the maps takes the border's value
     sigma = max(0.6, bevel * scale * 0.5)
     soft = gaussian_filter(cover, sigma, truncate=2.5)
@@ -142,11 +168,3 @@ def cut(
     # Foreshortening bends straight edges: a limb keeps all its points.
     reach = points if length else points[ConvexHull(points).vertices]
     return Sprite(torch.from_numpy(np.ascontiguousarray(maps, np.float32)), bounds, reach, margin, length)
-
-
-def ellipse(
-    rx: float, ry: float, x: float = 0.0, y: float = 0.0, start: float = 0.0, stop: float = 2 * np.pi
-) -> np.ndarray:
-    """Outline (k, 2) of an ellipse around (x, y), or of an arc of one; angles clockwise from the right."""
-    angle = np.linspace(start, stop, 36)
-    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1)

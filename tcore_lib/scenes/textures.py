@@ -56,18 +56,11 @@ def coordinates(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 def noise(rng: Rng, shape: Shape, cells: float, octaves: int = 5, stretch: float = 1.0) -> np.ndarray:
     """Fractal noise: octaves of smooth random grids, each twice as fine and half as strong.
 
-    Args:
-        rng: where the grids are drawn from.
-        shape: (H, W).
-        cells: grid cells of the first octave along the short side.
-        octaves: how many; those finer than two pixels are left out.
-        stretch: > 1 draws the noise out horizontally.
-
-    Returns:
-        float32 (H, W) in 0..1, mean 0.5, standard deviation about 0.2.
+    The first octave has `cells` along the short side; octaves finer than two pixels are left out; `stretch` > 1 draws the
+    noise out horizontally. Returns float32 (H, W) in 0..1, mean 0.5, standard deviation about 0.2.
     """
     height, width = shape
-    total: np.ndarray | None = None
+    total = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
         fine = cells / min(shape) * 2**octave
         size = (max(2, round(width * fine / stretch)) + 1, max(2, round(height * fine)) + 1)
@@ -75,8 +68,7 @@ def noise(rng: Rng, shape: Shape, cells: float, octaves: int = 5, stretch: float
             break
         grid = rng.standard_normal(size[::-1], np.float32) * 0.5**octave
         # A coarse octave is enlarged step by step: one resize to the full size instead of one per octave.
-        total = grid if total is None else grid + _resize(total, size)
-    assert total is not None, "octaves must be at least 1"
+        total = grid + _resize(total, size)
     total = _resize(total, (width, height))
     return np.clip(0.5 + 0.2 * (total - total.mean()) / (total.std() + 1e-6), 0, 1)
 
@@ -90,8 +82,8 @@ def ramp(values: np.ndarray, stops: np.ndarray) -> np.ndarray:
     places = np.linspace(0, len(stops) - 1, 512)
     low = np.minimum(places.astype(int), len(stops) - 2)
     share = (places - low)[:, None]
-    table = (stops[low] * (1 - share) + stops[low + 1] * share).astype(np.float32)
-    return table[np.clip(values * 511, 0, 511).astype(np.int32)]
+    colour = (stops[low] * (1 - share) + stops[low + 1] * share).astype(np.float32)
+    return colour[np.clip(values * 511, 0, 511).astype(np.int32)]
 
 
 def step(values: np.ndarray, width: float) -> np.ndarray:
@@ -99,8 +91,8 @@ def step(values: np.ndarray, width: float) -> np.ndarray:
     return np.clip(values / width + 0.5, 0, 1)
 
 
-def mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Blend `above` over `below` by a share (H, W) in 0..1."""
+def mix(below: np.ndarray, above: np.ndarray | float, share: np.ndarray) -> np.ndarray:
+    """Blend `above` over `below` by a share (H, W) in 0..1; all three may be narrower where they are the same throughout."""
     return below + (above - below) * share[..., None]
 
 
@@ -111,11 +103,9 @@ def grain(rng: Rng, image: np.ndarray, strength: float = 0.08, cells: float = 24
 
 def bands(phase: np.ndarray, stops: np.ndarray, soft: float) -> np.ndarray:
     """Periodic bands: phase (H, W) in bands -> colour n at n..n+1, edges `soft` bands wide."""
-    n = len(stops)
-    within = phase % 1
-    index = np.floor(phase).astype(np.int32) % n
-    share = np.clip((within - 1 + soft) / soft, 0, 1)
-    return mix(stops[index], stops[(index + 1) % n], share)
+    index = np.floor(phase).astype(np.int32) % len(stops)
+    share = np.clip((phase % 1 - 1 + soft) / soft, 0, 1)
+    return mix(stops[index], stops[(index + 1) % len(stops)], share)
 
 
 def marble(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
@@ -141,10 +131,9 @@ def plaid(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
     frequency = rng.uniform(5, 9)
     soft = max(0.08, 1.5 * frequency / min(shape))
     order = tones[rng.permutation(len(tones))]
-    across = bands(np.broadcast_to(frequency * x, shape), order, soft)
-    down = bands(np.broadcast_to(frequency * y, shape), order, soft)
+    across, down = bands(frequency * x, order, soft), bands(frequency * y, order, soft)
     thin = step(np.abs((frequency * x / 2 + frequency * y / 2) % 1 - 0.5) - 0.44, 0.08)
-    return mix(0.5 * across + 0.5 * down, np.broadcast_to(tones[0], (*shape, 3)), 0.5 * thin)
+    return mix(0.5 * across + 0.5 * down, tones[0], 0.5 * thin)
 
 
 def dots(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
@@ -155,10 +144,9 @@ def dots(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
     shifted = x / pitch + 0.5 * (row % 2)
     column = np.floor(shifted)
     distance = np.hypot(shifted - column - 0.5, y / pitch - row - 0.5)
-    table = tones[rng.integers(1, len(tones), (16, 16))]
-    spot = table[row.astype(int) % 16, column.astype(int) % 16]
+    spot = tones[rng.integers(1, len(tones), (16, 16))][row.astype(int) % 16, column.astype(int) % 16]
     inside = step(rng.uniform(0.26, 0.38) - distance, 1.6 / (pitch * min(shape)))
-    return mix(np.broadcast_to(tones[0], (*shape, 3)), spot, inside)
+    return mix(tones[0], spot, inside)
 
 
 def planks(rng: Rng, shape: Shape, tones: np.ndarray, rows: float = 6, length: float = 3.0) -> np.ndarray:
@@ -170,10 +158,9 @@ def planks(rng: Rng, shape: Shape, tones: np.ndarray, rows: float = 6, length: f
     u = x * rows / length + shift[row % 64]
     column = np.floor(u).astype(int)
     tone = ramp(rng.random((64, 64), np.float32), tones)[row % 64, column % 64]
-    pixel = rows / min(shape)
     edge = np.minimum(np.minimum(v % 1, 1 - v % 1), np.minimum(u % 1, 1 - u % 1) * length)
     streaks = noise(rng, shape, 8, 4, stretch=6 if length > 2.5 else 1)
-    lit = (0.55 + 0.45 * step(edge - 0.05, max(0.06, 2 * pixel))) * (0.85 + 0.3 * streaks)
+    lit = (0.55 + 0.45 * step(edge - 0.05, max(0.06, 2 * rows / min(shape)))) * (0.85 + 0.3 * streaks)
     return np.clip(tone * lit[..., None], 0, 1).astype(np.float32)
 
 
@@ -196,21 +183,16 @@ def leaves(rng: Rng, shape: Shape, tones: np.ndarray, largest: float = 0.16, cou
     outlines = np.stack([u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)], -1)
     centres = rng.random((count, 1, 2)) * (width, height)
     tone = tones[rng.integers(len(tones), size=count)] * rng.uniform(0.8, 1.12, (count, 1))
+    coats = []
     # Each leaf: a dark edge, its own colour, a lighter spot towards the light.
-    coats = [
-        (
-            (centres + outlines * scale + offset * short * sizes[:, None, None]) * fine,
-            np.clip(tone * light * 255, 0, 255),
-        )
-        for scale, light, offset in ((1.0, 0.72, 0.05), (0.92, 1.0, 0.0), (0.5, 1.1, -0.12))
-    ]
-    drawn = [(points.reshape(count, -1).tolist(), fill.astype(int).tolist()) for points, fill in coats]
+    for scale, light, offset in ((1.0, 0.72, 0.05), (0.92, 1.0, 0.0), (0.5, 1.1, -0.12)):
+        points = (centres + outlines * scale + offset * short * sizes[:, None, None]) * fine
+        fill = np.clip(tone * light * 255, 0, 255).astype(int)
+        coats.append((points.reshape(count, -1).tolist(), fill.tolist()))
     for i in range(count):
-        for points, fill in drawn:
-            draw.polygon(points[i], fill=tuple(fill[i]))
-    if fine > 1:
-        sheet = sheet.reduce(fine)
-    return np.asarray(sheet, np.float32) / 255
+        for polygons, fills in coats:
+            draw.polygon(polygons[i], fill=tuple(fills[i]))
+    return np.asarray(sheet.reduce(fine), np.float32) / 255
 
 
 def knit(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
@@ -219,7 +201,7 @@ def knit(rng: Rng, shape: Shape, tones: np.ndarray) -> np.ndarray:
     pitch = rng.uniform(22, 30)
     bend = np.abs((x * pitch) % 1 - 0.5)
     ridge = 0.5 + 0.5 * np.cos(2 * np.pi * (y * pitch * 0.8 + bend))
-    base = bands(np.broadcast_to(y * rng.uniform(4, 8), shape), tones, 0.25)
+    base = bands(y * rng.uniform(4, 8), tones, 0.25)
     return base * (0.8 + 0.25 * ridge)[..., None]
 
 
