@@ -168,7 +168,7 @@ def load(bench: Bench) -> None:
         index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
         write_shards(index, Path(folder) / "shards", videos_per_shard=16, progress=False)
         for workers in counts:
-            for kind, source in (("frames", index), ("shards", ShardIndex([Path(folder) / "shards"]))):
+            for kind, source in (("frames", index), ("shards", ShardIndex(Path(folder) / "shards"))):
                 rates[f"{kind}, {workers} workers"] = rate_of_loader(bench, source, workers)
         settings = bench.settings("vit_small", workers=0)
         trainer, meter = Trainer(settings.pretrain, 0, bench.device), Meter(bench.device)

@@ -86,7 +86,7 @@ GLOBAL = T.RandomResizedCrop(SETTINGS.global_size, SETTINGS.global_scale, interp
 def per_image(index: FrameIndex, counter: int, auxiliary_locals: bool) -> list[torch.Tensor]:
     """One sample as the released loader makes it: one PIL image and one torchvision transform at a time."""
     video = counter % len(index)
-    past, current, future = (Image.open(index.frame_path(video, frame)).convert("RGB") for frame in (6, 10, 14))
+    past, current, future = (Image.open(path).convert("RGB") for path in index.frame_paths(video, (6, 10, 14)))
     crops = [colour(GLOBAL(current)) for colour in COLOURS]
     crops += [LOCAL(current) for _ in range(SETTINGS.num_local)]
     top, left, height, width = centre_boxes(np.array([SIZE]), SETTINGS.ratio)[0].tolist()

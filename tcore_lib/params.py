@@ -109,7 +109,7 @@ class Data(Section):
     fps: AboveZero | None = setting(None, "frames kept per second of video, instead of a fixed number")
     short_side: Positive = setting(256, "short side of kept frames in pixels; smaller videos stay as they are")
     workers: Positive | None = setting(None, "processes that decode; null = one per core")
-    shards: list[str] = setting([], "folders of tar shards, all parts of one set in order, read instead of frames")
+    shards: str | None = setting(None, "folder of tar shards (`tcore shard`), read instead of frames")
     synthetic: SyntheticData = SyntheticData()
 
 

@@ -17,7 +17,7 @@ from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sandwich import SandwichDataset, collate
 from tcore_lib.data.shards import ShardIndex, open_index, write_shards
 from tcore_lib.errors import InputError
-from tcore_lib.params import Data, Sandwich, load
+from tcore_lib.params import Sandwich, load
 
 LENGTHS = [20, 20, 9, 1, 20, 33, 20]  # frames of the videos
 
@@ -34,7 +34,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> FrameIndex:
             frame.save(root / path / (f"frame-{j:03d}.png" if i == 4 else f"{j:05d}.jpg"))
     sizes = {"widths": [26] * 7, "heights": [20] * 7, "short_side": 20}
     classes = {"class_ids": np.arange(7) % 2, "class_names": ["class 0", "class 1"]}
-    return FrameIndex(root=root, paths=paths, num_frames=LENGTHS, numbered=np.arange(7) != 4, **sizes, **classes)
+    return FrameIndex(root=root, paths=paths, num_frames=LENGTHS, **sizes, **classes)
 
 
 def test_the_layout_is_webdatasets(index: FrameIndex, tmp_path: Path) -> None:
@@ -50,18 +50,15 @@ def test_the_layout_is_webdatasets(index: FrameIndex, tmp_path: Path) -> None:
                 if extension == "json":
                     assert json.loads(content)["path"] == index.paths[int(key)]
                 else:
-                    assert content == index.frame_path(int(key), int(extension.split(".")[0])).read_bytes()
+                    assert content == index.frame_paths(int(key), [int(extension.split(".")[0])])[0].read_bytes()
     assert keys == [f"{i:09d}" for i in range(7)]
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-def test_frames_and_batches_are_those_of_the_frame_folders(index: FrameIndex, tmp_path: Path, parts: int) -> None:
-    """One folder, or three of consecutive parts; pickled, as for a worker; more than two epochs of seven videos."""
-    folders = [tmp_path / str(i) for i in range(parts)]
-    for i, folder in enumerate(folders):
-        write_shards(index, folder, part=(i, parts), videos_per_shard=2, progress=False)
-    got = pickle.loads(pickle.dumps(ShardIndex(folders)))
-    assert (got.paths.tolist(), got.num_frames.tolist()) == (index.paths.tolist(), LENGTHS)
+def test_frames_and_batches_are_those_of_the_frame_folders(index: FrameIndex, tmp_path: Path) -> None:
+    """Pickled, as for a worker; more than two epochs of seven videos."""
+    write_shards(index, tmp_path, videos_per_shard=2, progress=False)
+    got = pickle.loads(pickle.dumps(ShardIndex(tmp_path)))
+    assert got.num_frames.tolist() == LENGTHS
     for i, length in enumerate(LENGTHS):
         order = np.random.default_rng(i).permutation(length).tolist()
         assert np.array_equal(got.read(i, order), index.read(i, order))
@@ -86,30 +83,14 @@ def test_an_interrupted_writing_leaves_no_index(
             write_shards(index, tmp_path, videos_per_shard=2, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {*before} - {"index.parquet"}  # no half shard
     with pytest.raises(InputError, match=r"index\.parquet cannot be read .*; write the shards again"):
-        ShardIndex([tmp_path])
+        ShardIndex(tmp_path)
     write_shards(index, tmp_path, videos_per_shard=2, progress=False)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_what_does_not_fit_is_refused(index: FrameIndex, tmp_path: Path) -> None:
-    for i in range(2):
-        write_shards(index, tmp_path / str(i), part=(i, 2), videos_per_shard=3, progress=False)
-    for order, problem in (
-        ("10", "begins with video 3 where 0 comes next"),
-        ("00", "begins with video 0 where 3 comes"),
-    ):
-        with pytest.raises(InputError, match=problem):
-            ShardIndex([tmp_path / name for name in order])
-    with pytest.raises(InputError, match=r"shard-000001\.tar does not belong"):
-        write_shards(index, tmp_path / "1", part=(1, 2), videos_per_shard=4, progress=False)
-    for part in ((3, 3), (0, 99)):
-        with pytest.raises(InputError, match="is empty; parts of n are numbered 0 to n - 1"):
-            write_shards(index, tmp_path / "b", part=part, progress=False)
-
-
 def test_changed_cut_and_missing_shards_are_named(index: FrameIndex, tmp_path: Path) -> None:
     write_shards(index, tmp_path, videos_per_shard=4, progress=False)
-    path, got = tmp_path / "shard-000000.tar", ShardIndex([tmp_path])
+    path, got = tmp_path / "shard-000000.tar", ShardIndex(tmp_path)
     whole = path.read_bytes()
     position = whole.index(b"000000000.00000.jpg")
     start = position + 512
@@ -124,22 +105,20 @@ def test_changed_cut_and_missing_shards_are_named(index: FrameIndex, tmp_path: P
     path.unlink()
     with pytest.raises(InputError, match=r"shard-000000\.tar cannot be read \(No such file"):
         got.read(0, [0])
+    with pytest.raises(InputError, match=r"shard-000001\.tar does not belong"):
+        write_shards(index, tmp_path, videos_per_shard=7, progress=False)
 
 
 def test_command_and_setting(index: FrameIndex, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A profile's index -> two parts of shards -> the same profile with `data.shards`, without its frames."""
-    profile = tmp_path / "mine.yaml"
-    data = {"root": str(tmp_path / "data")}
+    """A profile's index -> shards -> the same profile with `data.shards`, without its frames."""
+    profile, folder = tmp_path / "mine.yaml", tmp_path / "shards"
+    data = {"root": "data"}
     profile.write_text(yaml.safe_dump({"data": data}))
     index.save(videos.index_path(load(profile).data))
-    folders = [tmp_path / f"part{i}" for i in range(2)]
-    for i, folder in enumerate(folders):
-        assert main(["shard", str(profile), str(folder), "--part", f"{i}/2", "--videos-per-shard", "2"]) == 0
-    assert "2 shards" in capsys.readouterr().out
-    profile.write_text(yaml.safe_dump({"data": data | {"shards": list(map(str, folders))}}))
+    assert isinstance(open_index(load(profile).data), FrameIndex)
+    assert main(["shard", str(profile), str(folder), "--videos-per-shard", "2"]) == 0
+    assert "4 shards" in capsys.readouterr().out
+    profile.write_text(yaml.safe_dump({"data": data | {"shards": "shards"}}))
     got = open_index(load(profile).data)
     assert isinstance(got, ShardIndex)
     assert got.num_frames.tolist() == LENGTHS
-    assert isinstance(open_index(Data(root=str(tmp_path / "data"))), FrameIndex)
-    with pytest.raises(InputError, match="'2' is not possible"):
-        shards.shard_command(str(profile), folders[0], part="2")

@@ -5,6 +5,7 @@ without decoding; where decoding then gives another number of frames (hidden or 
 choice is made again. Letters: T frames of a video, N frames kept, H W pixels.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.files import reading
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -70,23 +71,23 @@ def keep_frames(
         InputError: missing, no video, or damaged, in one sentence.
     """
     with reading(path, REMEDY):
-        times, step = _listed_times(path)
+        shown, step = _listed(path)
         while True:
-            wanted = set(choose(times, num_frames, fps).tolist())
+            wanted = set(choose(_ascending(shown, step), num_frames, fps).tolist())
             kept: list[Kept] = []
-            shown: list[float | None] = []
+            decoded: list[float | None] = []
             for position, frame in enumerate(_decoded(path)):
-                shown.append(frame.time)
+                decoded.append(frame.time)
                 if position in wanted:
                     image = _upright(frame)
                     if not kept:
                         size = images.reduced_size(image.shape[1], image.shape[0], short_side)
                     kept.append(convert(images.resize(image, size)))
-            if not shown:
+            if not decoded:
                 raise ValueError("no frame can be decoded")
-            if len(shown) == len(times):
+            if len(decoded) == len(shown):
                 return kept
-            times = _times(shown, step)
+            shown = decoded
 
 
 def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
@@ -118,8 +119,11 @@ def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """A video file at the stream a player would show. No network address is ever followed."""
+def _opened(path: Path) -> Iterator[tuple["VideoStream", Iterator["Packet"]]]:
+    """The stream that a player would show, and its packets. No network address is ever followed.
+
+    What precedes the first keyframe cannot be decoded and is left out.
+    """
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
@@ -132,29 +136,23 @@ def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
             raise ValueError("unknown video codec")
         images.refuse_huge(stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.thread_count = 1  # one process per core does better than threads
-        yield container, stream
+        yield stream, itertools.dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
 
 
-def _listed_times(path: Path) -> tuple[np.ndarray, float]:
-    """(T,) seconds of the frames, from the packets alone, and the seconds between two frames as the container states.
-
-    What precedes the first keyframe cannot be decoded and is no frame. A file cut off ends within a packet.
-    """
+def _listed(path: Path) -> tuple[list[float | None], float]:
+    """Seconds of the frames, from the packets alone, and the seconds between two frames as the container states."""
     listed: list[float | None] = []
-    with _opened(path) as (container, stream):
-        step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
-        started = False
-        for number, packet in enumerate(container.demux(stream)):
-            started |= packet.is_keyframe
-            if packet.is_corrupt:
-                raise ValueError(f"cut off or damaged at frame {number} of {stream.frames or 'unknown'}")
-            if packet.size and started and not packet.is_discard:
+    with _opened(path) as (stream, packets):
+        for packet in packets:
+            if packet.is_corrupt:  # a file cut off ends within a packet
+                raise ValueError(f"cut off or damaged at frame {len(listed)} of {stream.frames or 'unknown'}")
+            if packet.size and not packet.is_discard:
                 listed.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-    return _times(listed or [0.0], step), step
+        return listed or [0.0], float(1 / (stream.average_rate or stream.guessed_rate or 25))
 
 
-def _times(shown: list[float | None], step: float) -> np.ndarray:
-    """Ascending seconds; by counting, where the container gives none or two frames the same (AVI)."""
+def _ascending(shown: list[float | None], step: float) -> np.ndarray:
+    """(T,) seconds; by counting, where the container gives none or two frames the same (AVI)."""
     known = [time for time in shown if time is not None]
     if len(set(known)) < len(shown):
         return np.arange(len(shown)) * step
@@ -163,14 +161,11 @@ def _times(shown: list[float | None], step: float) -> np.ndarray:
 
 def _decoded(path: Path) -> Iterator["VideoFrame"]:
     """Every frame in the order of showing; a frame that the decoder calls damaged ends the video."""
-    with _opened(path) as (container, stream):
-        started = False
-        for packet in container.demux(stream):
-            started |= packet.is_keyframe
-            for frame in packet.decode() if started else ():
-                if frame.is_corrupt:
-                    raise ValueError("a frame is damaged")
-                yield frame
+    with _opened(path) as (_, packets):
+        for frame in itertools.chain.from_iterable(packet.decode() for packet in packets):
+            if frame.is_corrupt:
+                raise ValueError("a frame is damaged")
+            yield frame
 
 
 def _upright(frame: "VideoFrame") -> np.ndarray:

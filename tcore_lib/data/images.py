@@ -48,35 +48,12 @@ def read_rgb(source: Path | bytes, remedy: str = "replace it with a whole image"
             grey = np.nan_to_num(np.asarray(image), posinf=0, neginf=0)  # (H, W)
             grey = np.rint(grey * 255 if grey.max() <= 1 else grey)
             image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-        if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip instead of scale
+        elif image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip instead of scale
             grey = np.asarray(image, dtype=np.uint32) >> 8  # (H, W)
             image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-        if image.mode == "P" and "transparency" in image.info:
+        elif image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return np.asarray(image.convert("RGB"))
-
-
-def size_of(path: Path, remedy: str = "replace it with a whole image") -> tuple[int, int]:
-    """(width, height) of an image file as `read_rgb` gives it; a cut file is noticed by its end, not by decoding it.
-
-    Raises:
-        InputError: as `read_rgb`.
-    """
-    with reading(path, remedy):
-        data = path.read_bytes()
-        if not data:
-            raise ValueError("the file is empty")
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            refuse_huge(width, height)
-            with suppress(Exception):
-                if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 lie on their side
-                    width, height = height, width
-            ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-            whole = ends.get(image.format or "", b"") in data[-64:]
-    if not whole:  # an unusual end: decode to be sure
-        read_rgb(data)
-    return width, height
 
 
 def refuse_huge(width: int, height: int) -> None:
@@ -124,16 +101,17 @@ def in_order(names: Iterable[Name]) -> list[Name]:
 
 def _keys(names: Sequence[str | Path]) -> list[tuple[object, ...]]:
     """What frames are ordered by: text and numbers in turn, ("frame_", 10, ""), or with one decimal number each."""
-    stems = [_stem(name) for name in names]
-    decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", stem) for stem in stems]
+    stems = [stem(name) for name in names]
+    decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", one) for one in stems]
     keys: list[tuple[object, ...]] = [(found[1], Decimal(found[2]), found[3]) for found in decimals if found]
     if len(set(keys)) == len(stems):
         return keys
-    parts = [re.split(r"(\d+)", stem) for stem in stems]
+    parts = [re.split(r"(\d+)", one) for one in stems]
     return [tuple(int(part) if k % 2 else part for k, part in enumerate(one)) for one in parts]
 
 
-def _stem(name: str | Path) -> str:
+def stem(name: str | Path) -> str:
+    """A file's name without folder, suffix and case."""
     return os.path.splitext(os.path.basename(name))[0].casefold()
 
 
@@ -166,21 +144,21 @@ def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
     """
     if len(names) == 1:
         return names, []
-    numbered = [name for name in names if re.search(r"\d", _stem(name))]
+    numbered = in_order(name for name in names if re.search(r"\d", stem(name)))
     if not numbered:
         raise InputError(f"{folder} holds {len(names)} pictures, none with a number in its name; number them.")
-    keys = _keys(numbered)
-    patterns = Counter(re.sub(r"\d+", "#", _stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
-    if len(patterns) > 1 or len(set(keys)) < len(keys) or _restarts(keys):
+    patterns = Counter(re.sub(r"\d+", "#", stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
+    if len(patterns) > 1 or _starts_again(_keys(numbered)):
         shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in patterns.most_common(3))
         raise InputError(
             f"{folder} holds several sequences or a number twice ({shown}); give each sequence a folder of its own."
         )
-    return in_order(numbered), sorted(set(names) - set(numbered))
+    return numbered, sorted(set(names) - set(numbered))
 
 
-def _restarts(keys: list[tuple[object, ...]]) -> bool:
-    """Whether the last number that varies starts again for each of the others: cam1_01 ... cam1_20, cam2_01 ..."""
+def _starts_again(keys: list[tuple[object, ...]]) -> bool:
+    """Whether a number stands twice, or the last one starts again where another changes: cam1_01 ... cam2_01 ..."""
     varying = [column for column in zip(*keys, strict=True) if len(set(column)) > 1]
-    groups = Counter(zip(*varying[:-1], strict=True))
-    return len(groups) > 1 and max(groups.values()) > 1 and len(set(varying[-1])) < len(keys)
+    runs = Counter(zip(*varying[:-1], strict=True))
+    again = len(runs) > 1 and max(runs.values()) > 1 and len(set(varying[-1])) < len(keys)
+    return again or len(set(keys)) < len(keys)

@@ -7,12 +7,12 @@ Letters: n videos, T frames of a video, H W pixels.
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +29,6 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "width": ("widths", np.int32),
     "height": ("heights", np.int32),
     "bytes": ("bytes", np.int64),
-    "numbered": ("numbered", np.bool_),
 }
 
 
@@ -46,10 +45,9 @@ class FrameIndex:
         widths, heights: (n,) int32, pixels of a frame as `read` returns it.
         bytes: (n,) int64, size of the frame files together; 0 where unknown. Two preparations that gave the same frames
             have the same.
-        numbered: (n,) bool; True = frames are named 00000.jpg, 00001.jpg, ...; False = the folder is listed.
         kind: "frames" = folders of frames, "images" = single images (clips of one frame).
         short_side: frames whose short side is larger are reduced to it when read; None = never.
-        settings: what made the index. "layout": "videos" there says that the frames are ours, made by `prepare`.
+        settings: what made the index. "layout": "videos" there says that the frames are ours: 00000.jpg, 00001.jpg, ...
     """
 
     root: Path
@@ -59,20 +57,15 @@ class FrameIndex:
     num_frames: np.ndarray
     widths: np.ndarray
     heights: np.ndarray
-    bytes: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    numbered: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    bytes: Any = 0
     kind: Literal["frames", "images"] = "frames"
     short_side: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Give every column its type and check that they belong together."""
-        self.bytes = self.bytes if len(self.bytes) else np.zeros(len(self))
-        self.numbered = self.numbered if len(self.numbered) else np.ones(len(self))
+        """Give every column its type and length, and check that they belong together."""
         for name, kind in COLUMNS.values():
-            column = np.asarray(getattr(self, name), dtype=kind)
-            assert column.shape == (len(self),), f"{name} has shape {column.shape}, paths {(len(self),)}"
-            setattr(self, name, column)
+            setattr(self, name, np.broadcast_to(np.asarray(getattr(self, name), dtype=kind), len(self)))
         assert (self.num_frames > 0).all(), "a video without frames"
         assert ((self.class_ids >= 0) & (self.class_ids < len(self.class_names))).all(), "a class without a name"
 
@@ -88,9 +81,25 @@ class FrameIndex:
         """Folder or file of video i."""
         return self.root / self.paths[i]
 
-    def frame_path(self, i: int, j: int) -> Path:
-        """File that holds frame j of video i."""
-        return self._files(i, [j])[0]
+    @property
+    def ours(self) -> bool:
+        """Whether `prepare` made the frames."""
+        return self.settings.get("layout") == "videos"
+
+    def frame_paths(self, i: int, frame_indices: Sequence[int]) -> list[Path]:
+        """Files that hold frames of video i, in the order asked for."""
+        folder, total = self.path(i), int(self.num_frames[i])
+        assert all(0 <= j < total for j in frame_indices), f"{folder} has frames 0 to {total - 1}"
+        if self.kind == "images":
+            return [folder] * len(frame_indices)
+        if self.ours:
+            return [folder / f"{j:05d}.jpg" for j in frame_indices]
+        names: list[str] = []
+        with suppress(InputError, OSError):
+            names = images.frame_names(folder)
+        if len(names) != total:
+            raise InputError(f"{folder} held {total} frames and now holds {len(names)}; {self.remedy(i)}.")
+        return [folder / names[j] for j in frame_indices]
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
@@ -98,36 +107,18 @@ class FrameIndex:
         Raises:
             InputError: a file is missing or damaged; with what repairs it.
         """
-        frames = [images.read_rgb(file, self.remedy(i)) for file in self._files(i, frame_indices)]
-        return [images.reduce_short_side(frame, self.short_side) for frame in frames]
-
-    def _files(self, i: int, frame_indices: Sequence[int]) -> list[Path]:
-        folder, total = self.path(i), int(self.num_frames[i])
-        assert all(0 <= j < total for j in frame_indices), f"{folder} has frames 0 to {total - 1}"
-        if self.kind == "images":
-            return [folder] * len(frame_indices)
-        if self.numbered[i]:
-            return [folder / f"{j:05d}.jpg" for j in frame_indices]
-        with reading(folder, self.remedy(i)):
-            names = images.frame_names(folder)
-        if len(names) != total:
-            raise InputError(f"{folder} held {total} frames and now holds {len(names)}; {self.remedy(i)}.")
-        return [folder / names[j] for j in frame_indices]
+        files = self.frame_paths(i, frame_indices)
+        return [images.reduce_short_side(images.read_rgb(file, self.remedy(i)), self.short_side) for file in files]
 
     def remedy(self, i: int) -> str:
         """What repairs a damaged frame of video i, as the end of a sentence."""
-        if self.settings.get("layout") == "videos":
+        if self.ours:
             return f"remove {self.path(i)}, which `tcore prepare` wrote, and run it again: it makes that video anew"
         return "put a whole file in its place, or move it out of the data and run `tcore prepare` again"
 
-    def subset(self, rows: npt.ArrayLike) -> "FrameIndex":
-        """An index of some of the videos, in that order; class ids stay as they are."""
-        columns = {name: getattr(self, name)[np.asarray(rows, dtype=np.int64)] for name, _ in COLUMNS.values()}
-        return FrameIndex(**vars(self) | columns)
-
-    def save(self, path: str | Path) -> None:
+    def save(self, path: Path) -> None:
         """Write the index as parquet, atomically. A root below the file's folder is kept relative: both may move."""
-        path, root = Path(path).absolute(), self.root.absolute()
+        path, root = path.absolute(), self.root.absolute()
         meta = {
             "kind": self.kind,
             "root": os.path.relpath(root, path.parent) if root.is_relative_to(path.parent) else str(root),
@@ -135,29 +126,21 @@ class FrameIndex:
             "short_side": self.short_side,
             "settings": self.settings,
         }
-        columns = {name: getattr(self, attribute) for name, (attribute, _) in COLUMNS.items()}
-        columns["path"] = self.paths.tolist()
+        columns = {name: getattr(self, attribute).tolist() for name, (attribute, _) in COLUMNS.items()}
         table = pa.table(columns).replace_schema_metadata({META: json.dumps(meta).encode()})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @classmethod
-    def load(cls, path: str | Path, remedy: str = "prepare the data (notebook 00, or `tcore prepare`)") -> "FrameIndex":
+    def load(cls, path: Path, remedy: str = "prepare the data (notebook 00, or `tcore prepare`)") -> "FrameIndex":
         """Read an index file.
 
         Raises:
             InputError: the file is missing or is no index; with the remedy.
         """
-        path = Path(path).absolute()
+        path = path.absolute()
         with reading(path, remedy), open(path, "rb") as stream:
             table = pq.ParquetFile(stream, page_checksum_verification=True).read()
             meta = json.loads(table.schema.metadata[META])
-            columns = {attribute: _values(table.column(name)) for name, (attribute, _) in COLUMNS.items()}
+            columns = {attribute: table.column(name).to_pylist() for name, (attribute, _) in COLUMNS.items()}
             return cls(**meta | {"root": path.parent / meta["root"]}, **columns)
-
-
-def _values(column: pa.ChunkedArray) -> Any:
-    """A column for NumPy. `to_numpy` would import pandas, which takes longer than opening the index."""
-    if pa.types.is_integer(column.type) and len(column):
-        return np.from_dlpack(column.combine_chunks())
-    return column.to_pylist()

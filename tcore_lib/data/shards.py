@@ -6,9 +6,9 @@ lies; and `index.parquet`, the `FrameIndex` of its videos, which is written last
     000000041.json                              {"path", "class", "num_frames", "width", "height"}
     000000041.00000.jpg  000000041.00001.jpg    the frame files, byte for byte
 
-The number is the video's row in the index it was written from. So a folder, or several that hold consecutive rows, is the
-same list of videos as that index, and the same seed draws the same batches from it. A frame is one read of known place
-and length; WebDataset's own indexed reader (wids) lists a whole tar again whenever it opens one (see CONTRIBUTING).
+The videos are those of the index the shards were written from, in its order, so the same seed draws the same batches. A
+frame is one read of known place and length; WebDataset's own indexed reader (wids) lists a whole tar again whenever it
+opens one (see CONTRIBUTING).
 """
 
 import io
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from tcore_lib import params
 from tcore_lib.data import images
 from tcore_lib.data.index import FrameIndex
-from tcore_lib.data.videos import index_path, parse_part
+from tcore_lib.data.videos import index_path
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, reading
 
@@ -33,20 +33,12 @@ BLOCK = 512  # bytes of a tar header; a member's content follows it
 AGAIN = "write the shards again (`tcore shard`)"
 
 
-def write_shards(
-    index: FrameIndex,
-    folder: Path,
-    *,
-    part: tuple[int, int] = (0, 1),
-    videos_per_shard: int = 3000,
-    progress: bool = True,
-) -> list[Path]:
-    """Write the frames of an index, or of a part of its rows, as tar shards, whose bytes follow from the frames alone.
+def write_shards(index: FrameIndex, folder: Path, *, videos_per_shard: int = 3000, progress: bool = True) -> list[Path]:
+    """Write the frames of an index as tar shards, whose bytes follow from the frames alone.
 
     Args:
         index: what `prepare` made.
-        folder: created. Other parts go to other folders, e.g. on other file systems.
-        part: (i, n), this call's share of the rows: consecutive, of nearly equal number.
+        folder: created.
         videos_per_shard: 3,000 of 20 frames of 340x256 are about 1 GB.
         progress: show a progress bar.
 
@@ -54,45 +46,34 @@ def write_shards(
         The shards, in order.
 
     Raises:
-        InputError: a part that does not exist or is empty; a frame is missing; the folder holds other shards.
+        InputError: a frame is missing; the folder holds other shards.
     """
-    i, n = part
-    rows = range(len(index) * i // n, len(index) * (i + 1) // n) if 0 <= i < n else range(0)
-    if not rows:
-        raise InputError(f"part = {i}/{n} of {len(index)} videos is empty; parts of n are numbered 0 to n - 1.")
-    paths = [folder / f"shard-{k:06d}.tar" for k in range(-(-len(rows) // videos_per_shard))]
+    paths = [folder / f"shard-{k:06d}.tar" for k in range(-(-len(index) // videos_per_shard))]
     strange = sorted(set(folder.glob("*.tar")) - set(paths))
     if strange:
         raise InputError(f"{strange[0]} does not belong to these shards; choose another folder.")
     (folder / INDEX).unlink(missing_ok=True)  # it says that all shards are there
     places: list[tuple[int, int]] = []  # (offset, size) of each frame's content
-    with tqdm(total=len(rows), unit="video", desc="shards", file=sys.stdout, disable=not progress) as bar:
+    with tqdm(total=len(index), unit="video", desc="shards", file=sys.stdout, disable=not progress) as bar:
         for k, path in enumerate(paths):
             with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for row in rows[k * videos_per_shard : (k + 1) * videos_per_shard]:
-                    places += _write_video(tar, index, row)
+                for i in range(len(index))[k * videos_per_shard : (k + 1) * videos_per_shard]:
+                    places += _write_video(tar, index, i)
                     bar.update()
     with atomic_path(folder / PLACES) as temporary:
         np.save(temporary, np.array(places))
-    chosen = index.subset(rows)
-    chosen.settings = index.settings | {"first": rows.start, "videos_per_shard": videos_per_shard}
-    chosen.save(folder / INDEX)
+    settings = index.settings | {"videos_per_shard": videos_per_shard}
+    FrameIndex(**vars(index) | {"settings": settings}).save(folder / INDEX)
     return paths
 
 
 def _write_video(tar: tarfile.TarFile, index: FrameIndex, i: int) -> list[tuple[int, int]]:
     """Add the members of one video. Returns (offset, size) of each frame's content."""
-    facts = {
-        "path": str(index.paths[i]),
-        "class": index.class_name(i),
-        "num_frames": int(index.num_frames[i]),
-        "width": int(index.widths[i]),
-        "height": int(index.heights[i]),
-    }
+    facts = {"path": index.paths[i], "class": index.class_name(i), "num_frames": int(index.num_frames[i])}
+    facts |= {"width": int(index.widths[i]), "height": int(index.heights[i])}
     _add(tar, f"{i:09d}.json", json.dumps(facts).encode())
     places = []
-    for j in range(index.num_frames[i]):
-        path = index.frame_path(i, j)
+    for j, path in enumerate(index.frame_paths(i, range(index.num_frames[i]))):
         with reading(path, index.remedy(i)):
             content = path.read_bytes()
         places.append((_add(tar, f"{i:09d}.{j:05d}{path.suffix.lower()}", content), len(content)))
@@ -108,44 +89,27 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 class ShardIndex:
-    """The videos of one or several folders of shards (`write_shards`), in the order of the folders.
-
-    Args:
-        folders: all parts of one set.
+    """The videos of a folder of shards (`write_shards`).
 
     Attributes:
-        paths: (n,) str, where each video came from.
         num_frames: (n,) int32.
 
     Raises:
-        InputError: a folder has no index, or they do not belong together.
+        InputError: the folder has no index.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._shards: list[Path] = []  # (n,), the tar of each video
-        places, indexes = [], []
-        for folder in folders:
-            index = FrameIndex.load(folder / INDEX, AGAIN)
-            with reading(folder / PLACES, AGAIN):
-                places.append(np.load(folder / PLACES))
-                first, per_shard = index.settings["first"], index.settings["videos_per_shard"]
-            if first != len(self._shards):
-                raise InputError(
-                    f"{folder} begins with video {first} where {len(self._shards)} comes next; list the folders of all "
-                    "parts of one set in their order in data.shards."
-                )
-            shards = [folder / f"shard-{k:06d}.tar" for k in range(-(-len(index) // per_shard))]
-            self._shards += [shards[row // per_shard] for row in range(len(index))]
-            indexes.append(index)
-        self.short_side = indexes[0].short_side
-        self.paths = np.concatenate([index.paths for index in indexes])
-        self.num_frames = np.concatenate([index.num_frames for index in indexes])
-        self._places = np.concatenate(places)  # (all frames, 2) int64
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = FrameIndex.load(folder / INDEX, AGAIN)
+        self.num_frames = self.index.num_frames
+        with reading(folder / PLACES, AGAIN):
+            self._places = np.load(folder / PLACES)  # (all frames, 2) int64
+            self._per_shard = self.index.settings["videos_per_shard"]
         self._starts = np.cumsum(self.num_frames, dtype=np.int64) - self.num_frames  # (n,), each video's first place
 
     def __len__(self) -> int:
         """Number of videos."""
-        return len(self.paths)
+        return len(self.index)
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
@@ -154,17 +118,17 @@ class ShardIndex:
             InputError: a shard is missing, has changed or holds a damaged frame.
         """
         assert all(0 <= j < self.num_frames[i] for j in frame_indices)
-        shard, found = self._shards[i], []
+        shard, found = self.folder / f"shard-{i // self._per_shard:06d}.tar", []
         with reading(shard, AGAIN), open(shard, "rb") as stream:
             for j in frame_indices:
                 offset, size = self._places[self._starts[i] + j].tolist()
                 stream.seek(offset - BLOCK)
                 data = stream.read(BLOCK + size)
                 # the member's header stands before its content, and its name says whether this is the frame
-                if len(data) != BLOCK + size or f".{j:05d}." not in data[:100].decode("ascii", "replace"):
+                if len(data) != BLOCK + size or not data.startswith(f"{i:09d}.{j:05d}.".encode()):
                     raise ValueError("it has changed since it was indexed")
-                image = images.read_rgb(data[BLOCK:], f"{shard} holds it as frame {j} of {self.paths[i]}; {AGAIN}")
-                found.append(images.reduce_short_side(image, self.short_side))
+                remedy = f"{shard} holds it as frame {j} of {self.index.paths[i]}; {AGAIN}"
+                found.append(images.reduce_short_side(images.read_rgb(data[BLOCK:], remedy), self.index.short_side))
         return found
 
 
@@ -174,20 +138,17 @@ def open_index(cfg: params.Data) -> FrameIndex | ShardIndex:
     Raises:
         InputError: what is named is not there.
     """
-    if cfg.shards:
-        return ShardIndex([params.resolve(folder) for folder in cfg.shards])
-    return FrameIndex.load(index_path(cfg))
+    return ShardIndex(params.resolve(cfg.shards)) if cfg.shards else FrameIndex.load(index_path(cfg))
 
 
-def shard_command(profile: str, folder: Path, /, *, part: str = "0/1", videos_per_shard: int = 3000) -> None:
-    """Write the frames of a profile's index as tar shards that training can read (data.shards). Continues if run again.
+def shard_command(profile: str, folder: Path, /, *, videos_per_shard: int = 3000) -> None:
+    """Write the frames of a profile's index as tar shards that training can read (data.shards).
 
     Args:
         profile: name of a profile, or a parameter file.
         folder: folder for the shards.
-        part: this folder's share of the videos, such as 0/4, where several file systems share them.
         videos_per_shard: videos of one tar file.
     """
     index = FrameIndex.load(index_path(params.load(profile).data))
-    paths = write_shards(index, folder, part=parse_part(part), videos_per_shard=videos_per_shard)
+    paths = write_shards(index, folder, videos_per_shard=videos_per_shard)
     print(f"{folder}: {len(paths)} shards, {sum(path.stat().st_size for path in paths) / 1e9:.3f} GB")

@@ -8,11 +8,10 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -30,20 +29,8 @@ OURS = re.compile(r"bad_files\.csv|left_out\.csv|index-[\w-]+\.parquet")  # writ
 
 Layout = Literal["videos", "frames", "images"]
 LeftOut = list[tuple[str, str]]  # (file, folder or row; why it is not used)
-Tree = dict[str, list[str]]  # folder relative to the root -> its files; each folder before those inside it
-
-
-class Item(NamedTuple):
-    """One video, frame folder or image."""
-
-    class_name: str
-    name: str
-    path: Path
-
-    @property
-    def target(self) -> str:
-        """`<class>/<name>`, which no other item of a source has."""
-        return f"{self.class_name}/{self.name}"
+Key = tuple[str, ...]  # (id, start, end) of a row of Kinetics' CSV, or (id,)
+Folders = dict[Path, list[str]]  # folder -> names of its pictures; each folder before those inside it
 
 
 @dataclass
@@ -53,21 +40,20 @@ class Source:
     root: Path  # the folder that was looked through
     layout: Layout
     guessed: str  # what `layout: auto` was guessed from; empty where the layout was given
-    items: list[Item] = field(default_factory=list)  # sorted by target
-    left_out: LeftOut = field(default_factory=list)
-    class_names: list[str] = field(default_factory=list)  # all that the annotations name, sorted
+    items: dict[str, Path]  # `<class>/<name>` -> a video, a folder of frames or an image; sorted
+    left_out: LeftOut
 
     def summary(self) -> str:
         """What is going to be used and what is not, in counts, for a person to check before anything is written."""
-        classes = len({item.class_name for item in self.items})
+        classes = len({target.split("/")[0] for target in self.items})
         what = {"videos": "videos", "frames": "videos as folders of frames", "images": "single images (no motion)"}
         lines = [f"{self.root}: {len(self.items)} {what[self.layout]} in {classes} class{'es' * (classes != 1)}"]
         if self.guessed:
-            lines.append(f"  guessed from {self.guessed}; data.layout (--layout) says it for certain")
+            lines.append(f"guessed from {self.guessed}; data.layout (--layout) says it for certain")
         examples = {reason: name for name, reason in reversed(self.left_out)}
         for reason, count in Counter(reason for _, reason in self.left_out).most_common():
-            lines.append(f"  left out: {count} {reason}, such as {examples[reason]}")
-        return "\n".join(lines).encode(errors="backslashreplace").decode()
+            lines.append(f"left out: {count} {reason}, such as {examples[reason]}")
+        return "\n  ".join(lines).encode(errors="backslashreplace").decode()
 
 
 def find(cfg: params.Data, source: Path | None = None) -> Source:
@@ -81,29 +67,38 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
         InputError: no folder, nothing usable in it, or `layout: auto` finds what may be read in two ways.
     """
     if cfg.source == "synthetic" and source is None:
-        raise InputError(
-            "data.source is synthetic: these videos are drawn by notebook 00, which then says where they lie."
-        )
-    root = params.resolve(cfg.source) if source is None else Path(source)
+        raise InputError("data.source = synthetic is drawn by notebook 00, which then says where it lies; run that.")
+    root = params.resolve(cfg.source) if source is None else source
     if not root.is_dir():
         raise InputError(f"data.source = {root} is not a folder; give a folder of videos, frame folders or images.")
     prepared = params.resolve(cfg.root)
     splits = [path.parent.name.removeprefix(".prepare-") for path in prepared.glob(".prepare-*/settings.json")]
     ours = {os.path.realpath(prepared / "frames" / split) for split in splits}
     root = _step_into_split(root, cfg.split, ours)
+
     left_out: LeftOut = []
-    tree = _walk(root, ours, left_out)
-    layout, guessed = _guess(root, tree) if cfg.layout == "auto" else (cfg.layout, "")
+    files = _walk(root, ours, left_out)
+    videos = [path for path in files if _is_video(path.name)]
+    pictures = [path for path in files if images.is_image(path.name)]
+    folders: Folders = {}
+    for path in pictures:
+        folders.setdefault(path.parent, []).append(path.name)
+    layout, guessed = _guess(root, len(videos), folders) if cfg.layout == "auto" else (cfg.layout, "")
+    wanted = videos if layout == "videos" else pictures
+    strange = sorted(set(files) - set(wanted))
+    left_out += [(str(path), f"files of type {path.suffix.lower() or path.name!r}") for path in strange]
     if layout == "frames":
-        items = _frame_folders(root, tree, left_out)
-    else:
-        items = _single_files(root, tree, _is_video if layout == "videos" else images.is_image, left_out)
-    found = Source(root, layout, guessed, items, left_out)
+        wanted = _frame_folders(folders, left_out)
+
     if cfg.annotations:
-        _label(found, params.resolve(cfg.annotations), cfg.split)
-    found.items = sorted(_distinct(found), key=lambda item: item.target)
-    if not found.items:
-        raise InputError(f"No {layout} to use (data.layout = {cfg.layout}). {found.summary()}; check data.source.")
+        named = _by_annotations(wanted, layout, params.resolve(cfg.annotations), cfg.split, left_out)
+    else:
+        named = [(_target(path, root, layout), path) for path in wanted]
+    items = _distinct(named, left_out)
+    found = Source(root, layout, guessed, dict(sorted(items.items())), left_out)
+    if not items:
+        told = "; ".join(found.summary().split("\n  "))
+        raise InputError(f"There is nothing to use in {told}; check data.source and data.layout.")
     return found
 
 
@@ -116,9 +111,9 @@ def _step_into_split(root: Path, split: str, ours: set[str]) -> Path:
     return root / split if split in inner and inner <= {split, *SPLITS} else root
 
 
-def _walk(root: Path, ours: set[str], left_out: LeftOut) -> Tree:
+def _walk(root: Path, ours: set[str], left_out: LeftOut) -> list[Path]:
     """The files below root. Links to folders are followed, each folder is entered once; hidden files do not count."""
-    tree: Tree = {}
+    found: list[Path] = []
     entered = set(ours)
     for folder, inner, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -126,47 +121,40 @@ def _walk(root: Path, ours: set[str], left_out: LeftOut) -> Tree:
             inner.clear()
             continue
         entered.add(real)
-        stray = sorted(name for name in inner if STRAY.fullmatch(name))
+        stray = sorted(filter(STRAY.fullmatch, inner))
         inner[:] = sorted(set(inner) - set(stray))
         left_out += [(f"{folder}/{name}", "stray folders of a disk or viewer") for name in stray if name[0] != "."]
-        relative = os.path.relpath(folder, root)
-        tree["" if relative == "." else relative] = sorted(
-            name for name in files if name[0] != "." and not OURS.fullmatch(name)
-        )
-    return tree
+        found += [Path(folder, name) for name in sorted(files) if name[0] != "." and not OURS.fullmatch(name)]
+    return found
 
 
 def _is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
-# ---------------------------------------------------------------------------------------------- which layout
+# ---------------------------------------------------------------------------------------------- frames or photos
 
 
-def _guess(root: Path, tree: Tree) -> tuple[Layout, str]:
+def _guess(root: Path, videos: int, folders: Folders) -> tuple[Layout, str]:
     """The layout and what speaks for it.
 
     Raises:
-        InputError: nothing there, or it may be read in two ways; a wrong guess would train on stills without a word.
+        InputError: it may be read in two ways; a wrong guess would train on stills without a word.
     """
-    files = [name for names in tree.values() for name in names]
-    videos, pictures = sum(map(_is_video, files)), sum(map(images.is_image, files))
-    if not videos and not pictures:
-        kinds = Counter(os.path.splitext(name)[1].lower() or name for name in files)
-        held = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5)) or "nothing"
-        raise InputError(f"{root} holds no videos, frame folders or images, but {held}; check data.source.")
-    by_folder = {folder: list(filter(images.is_image, names)) for folder, names in tree.items()}
-    sequences = {folder: names for folder, names in by_folder.items() if _is_sequence(names, root / folder)}
-    frames = sum(map(len, sequences.values()))
+    sequences = [(folder, names) for folder, names in folders.items() if _is_sequence(names, folder)]
+    pictures, frames = sum(map(len, folders.values())), sum(len(names) for _, names in sequences)
     counts = (
         f"{videos} video files, {len(sequences)} folders of numbered pictures ({frames}), {pictures} pictures in all"
     )
-    if videos and pictures <= 4 * videos:
+    if pictures <= 4 * videos:
         return "videos", counts
     if not videos and frames < 0.1 * pictures:
         return "images", counts
     # <class>/<video>/<frame>, or frames by name; <folder>/0001.jpg may as well be a class of photos
-    certain = all(os.sep in folder or _named_as_frames(folder, names[0]) for folder, names in sequences.items())
+    certain = all(
+        folder.parent not in (root, root.parent) or _named_as_frames(folder.name, names[0])
+        for folder, names in sequences
+    )
     if not videos and frames >= 0.9 * pictures and certain:
         return "frames", counts
     raise InputError(
@@ -177,117 +165,98 @@ def _guess(root: Path, tree: Tree) -> tuple[Layout, str]:
 
 def _named_as_frames(folder: str, first: str) -> bool:
     """frame_0001.jpg, img_f1.png; 00000.jpg, as this library counts; or any name in a folder called clip.mp4."""
-    stem = os.path.splitext(first)[0].lower()
-    return bool(re.search(r"(^|[\W_])(frame|frm|f)[\W_]*\d", stem)) or stem == "00000" or _is_video(folder)
+    return bool(re.match(r"(.*[\W_])?(frame|frm|f)[\W_]*\d|00000\.", first.lower())) or _is_video(folder)
 
 
 def _is_sequence(names: list[str], folder: Path) -> bool:
     """Whether a number in the names of pictures grows in steps that are the same nine times of ten."""
-    ordered: list[str] = []
-    with suppress(InputError):
+    try:
         ordered, _ = images.sequence(names, folder)
+    except InputError:
+        return False
     numbers = [re.findall(r"\d+(?:\.\d+)?", os.path.splitext(name)[0]) for name in ordered]
-    for column in zip(*numbers, strict=False) if len(ordered) > 1 else ():
-        values, counts = np.unique(np.diff(np.array(column, dtype=float)).round(6), return_counts=True)
-        if values[counts.argmax()] > 0 and counts.max() >= 0.9 * counts.sum():
+    for column in zip(*numbers, strict=False):
+        steps, counts = np.unique(np.diff(np.array(column, dtype=float)).round(6), return_counts=True)
+        if (steps[counts >= 0.9 * counts.sum()] > 0).any():
             return True
     return False
 
 
-# ---------------------------------------------------------------------------------------------- the items
-
-
-def _item(folder: str, name: str, path: Path) -> Item:
-    """The item of a file or folder below `folder`: the first folder is the class, deeper ones go before the name."""
-    first, *deeper = folder.split(os.sep) if folder else [UNLABELLED]
-    return Item(first, "_".join([*deeper, name]), path)
-
-
-def _single_files(root: Path, tree: Tree, wanted: Callable[[str], bool], left_out: LeftOut) -> list[Item]:
-    """A video or an image each. A video goes by its name without the suffix."""
-    items = []
-    for folder, files in tree.items():
-        for name in files:
-            stem, suffix = os.path.splitext(name)
-            if wanted(name):
-                items.append(_item(folder, stem if _is_video(name) else name, root / folder / name))
-            else:
-                left_out.append((str(root / folder / name), f"files of type {suffix.lower() or name!r}"))
-    return items
-
-
-def _frame_folders(root: Path, tree: Tree, left_out: LeftOut) -> list[Item]:
-    """Folders of frames, wherever they lie. What lies inside a folder of frames is no video of its own."""
-    items: list[Item] = []
+def _frame_folders(folders: Folders, left_out: LeftOut) -> list[Path]:
+    """The folders that hold a video's frames. What lies inside one is no video of its own."""
+    found: list[Path] = []
     below: Counter[Path] = Counter()  # pictures in the folders below a folder
-    for folder, files in tree.items():
-        below.update(dict.fromkeys((root / folder).parents, sum(map(images.is_image, files))))
-    for folder, files in tree.items():
-        path, pictures = root / folder, list(filter(images.is_image, files))
-        left_out += [(str(path / name), "files that are no pictures") for name in files if name not in pictures]
-        if not pictures:
-            continue
-        if items and items[-1].path in path.parents:
-            left_out.append((str(path), "folders inside a video's folder"))
-        elif below[path] > 5 * len(pictures) or (below[path] and not _is_sequence(pictures, path)):
-            left_out += [(str(path / name), "pictures outside a video's folder") for name in pictures]
+    for folder, names in folders.items():
+        below.update(dict.fromkeys(folder.parents, len(names)))
+    for folder, names in folders.items():
+        if found and found[-1] in folder.parents:
+            left_out.append((str(folder), "folders inside a video's folder"))
+        elif below[folder] > 5 * len(names) or (below[folder] and not _is_sequence(names, folder)):
+            left_out += [(str(folder / name), "pictures outside a video's folder") for name in names]
         else:
-            items.append(_item(os.path.dirname(folder), os.path.basename(folder) or root.name, path))
+            found.append(folder)
             with suppress(InputError):  # no sequence: said when the folder is examined
-                others = images.sequence(pictures, path)[1]
-                left_out += [(str(path / name), "pictures without a number among frames") for name in others]
+                others = images.sequence(names, folder)[1]
+                left_out += [(str(folder / name), "pictures without a number among frames") for name in others]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------- names and classes
+
+
+def _target(path: Path, root: Path, layout: Layout) -> str:
+    """`<class>/<name>`: the first folder below the root is the class, deeper ones go before the name."""
+    class_name, *deeper = path.relative_to(root).parts[:-1] or [UNLABELLED]
+    return f"{class_name}/{'_'.join([*deeper, path.stem if layout == 'videos' else path.name])}"
+
+
+def _distinct(named: list[tuple[str, Path]], left_out: LeftOut) -> dict[str, Path]:
+    """a.mp4 beside a.avi: the second one keeps its suffix. A name that no index can hold is left out."""
+    items: dict[str, Path] = {}
+    for target, path in named:
+        unique = f"{target}{path.suffix}" if target in items else target
+        if unique in items:
+            left_out.append((str(path), "files whose name another one has"))
+        elif str(path).encode(errors="replace").decode() != str(path):
+            left_out.append((ascii(str(path)), "files whose name is no text; rename them"))
+        else:
+            items[unique] = path
     return items
 
 
-def _distinct(found: Source) -> list[Item]:
-    """a.mp4 beside a.avi: the second one keeps its suffix. A name that no index can hold is left out."""
-    items: dict[str, Item] = {}
-    for item in found.items:
-        if item.target in items:
-            item = item._replace(name=f"{item.name}{item.path.suffix}")
-        path = str(item.path)
-        if item.target in items:
-            found.left_out.append((path, "files whose name another one has"))
-        elif path.encode(errors="replace").decode() != path:
-            found.left_out.append((ascii(path), "files whose name is no text; rename them"))
-        else:
-            items[item.target] = item
-    return list(items.values())
-
-
-# ---------------------------------------------------------------------------------------------- classes
-
-
-def _label(found: Source, path: Path, split: str) -> None:
-    """Give the items the classes of Kinetics' official CSV (label, youtube_id, time_start, time_end, split).
+def _by_annotations(
+    paths: list[Path], layout: Layout, annotations: Path, split: str, left_out: LeftOut
+) -> list[tuple[str, Path]]:
+    """`<class>/<name>` by Kinetics' official CSV.
 
     A file belongs to the row of its whole name (`<id>_<start>_<end>`, with zeros before the numbers or not), else to the
-    first row of its id. Files without a row and rows without a file are noted in `left_out`.
+    first row of its id.
     """
-    labels: dict[tuple[str, ...], str] = {}  # (id, start, end), and (id,) alone
-    with reading(path, "data.annotations takes the official CSV (label, youtube_id, time_start, time_end, split)"):
-        for row in _csv_rows(path):
+    labels: dict[Key, str] = {}
+    with reading(
+        annotations, "data.annotations takes the official CSV (label, youtube_id, time_start, time_end, split)"
+    ):
+        for row in _csv_rows(annotations):
             if (row.get("split") or split)[:3] == split[:3]:  # val, validate
-                whole = (row["youtube_id"], *(str(int(float(row[key]))) for key in ("time_start", "time_end")))
-                for key in (whole, whole[:1]):
-                    labels.setdefault(key, class_folder(row.get("label") or UNLABELLED))
+                start, end = (str(int(float(row[name]))) for name in ("time_start", "time_end"))
+                for whole in ((row["youtube_id"], start, end), (row["youtube_id"],)):
+                    labels.setdefault(whole, class_folder(row.get("label") or UNLABELLED))
     if not labels:
-        raise InputError(f"{path} has no row of split {split!r}; check data.split and data.annotations.")
-    used: set[tuple[str, ...]] = set()
-    items, found.items = found.items, []
-    for item in items:
-        stem = item.path.name if found.layout == "frames" else item.path.stem
-        parts = re.fullmatch(r"(.+)_(\d+)_(\d+)", stem)
-        clip = (parts[1], str(int(parts[2])), str(int(parts[3]))) if parts else (stem,)
+        raise InputError(f"{annotations} has no row of split {split!r}; check data.split and data.annotations.")
+    named, used = [], set()
+    for path in paths:
+        stem = path.name if layout == "frames" else path.stem
+        parts = re.fullmatch(r"(.+)_0*(\d+)_0*(\d+)", stem)
+        clip: Key = parts.groups() if parts else (stem,)
         key = clip if clip in labels else clip[:1]
         if key in labels:
             used.add(key)
-            found.items.append(Item(labels[key], item.path.name if found.layout == "images" else stem, item.path))
+            named.append((f"{labels[key]}/{path.name if layout == 'images' else stem}", path))
         else:
-            found.left_out.append((str(item.path), "files that the annotations do not name"))
-    missing = [key for key in labels if len(key) == 3 and key not in used and key[:1] not in used]
-    found.left_out += [("_".join(key), "rows of the annotations without a file") for key in missing]
-    found.class_names = sorted(set(labels.values()))
+            left_out.append((str(path), "files that the annotations do not name"))
+    missing = sorted(key for key in labels if len(key) == 3 and key not in used and key[:1] not in used)
+    left_out += [("_".join(key), "rows of the annotations without a file") for key in missing]
+    return named
 
 
 def _csv_rows(path: Path) -> "csv.DictReader[str]":

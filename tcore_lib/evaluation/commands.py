@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from tcore_lib import params, runs
-from tcore_lib.data.checks import doctor_frames
+from tcore_lib.data.checks import broken_frames
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
 from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips, name_of
@@ -42,7 +42,13 @@ def doctor_command(kind: Literal["davis", "jhmdb", "vip", "frames"], *, root: Pa
     Returns:
         1 where something has to be put right.
     """
-    report = doctor_frames(root) if kind == "frames" else doctor.examine(getattr(_settings(kind, root), kind), root)
+    if kind == "frames":
+        broken = broken_frames(root)
+        for video, problem in broken.items():
+            print(f"{video}: {problem}")
+        print(f"{root}: {'NOT ' * bool(broken)}fit for training")
+        return 1 if broken else 0
+    report = doctor.examine(getattr(_settings(kind, root), kind), root)
     print(report)
     return 0 if report.ok else 1
 
