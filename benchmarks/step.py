@@ -69,6 +69,10 @@ def parts_of(trainer: Trainer, batch: tuple[dict[str, Tensor], Draws], hyper: Hy
     parts = {"teacher": model.teacher.encoder, "student": model.student.encoder, "decoder": model.decoder}
     parts |= {"head": model.student.head}
     hooks = []
+
+    def end(*_: Any) -> None:  # whatever a hook returns would take the place of the module's output
+        running.pop().__exit__(None, None, None)
+
     for name, module in parts.items():
 
         def begin(*_: Any, part: str = name) -> None:
@@ -76,7 +80,7 @@ def parts_of(trainer: Trainer, batch: tuple[dict[str, Tensor], Draws], hyper: Hy
             running[-1].__enter__()
 
         hooks.append(module.register_forward_pre_hook(begin))
-        hooks.append(module.register_forward_hook(lambda *_: running.pop().__exit__(None, None, None)))
+        hooks.append(module.register_forward_hook(end))
     with meter("losses and backward"):
         trainer.gradients([batch], hyper)
     with meter("clip, AdamW, centres, EMA"):
