@@ -138,7 +138,9 @@ def test_the_book_of_the_run(finished: tuple[Path, str]) -> None:
     for stage in runs.STAGES:
         page = (folder / "book" / f"{stage}.html").read_text()
         assert f'href="{stage}.html"' in index
-        assert not re.search(r'(src|<link[^>]*href)="(https?:)?//|@import', page), f"{stage} asks the network for something"
+        assert not re.search(r'(src|<link[^>]*href)="(https?:)?//|@import', page), (
+            f"{stage} asks the network for something"
+        )
     assert "pretrained - random" in index
     assert main(["book", str(folder), "--markdown", str(folder / "chapters")]) == 0
     written = list((folder / "chapters").rglob("*"))

@@ -12,9 +12,8 @@ from filelock import FileLock
 
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.params import Params, SyntheticData
-from tcore_lib.reproduction import profile, reproduce
-from tcore_lib.scenes import synthetic
+from tcore_lib.params import Params
+from tcore_lib.reproduction import reproduce
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,19 +103,3 @@ def test_the_log_shows_what_is_worth_reading(message: str, shown: str | None) ->
     record = logging.LogRecord("papermill", logging.INFO, "", 0, message, (), None)
     assert reproduce._worth_reading(record) == (shown is not None)
     assert shown is None or record.getMessage() == shown
-
-
-def test_hours_of_an_evaluation_are_measured(tmp_path: Path) -> None:
-    """On clips of one's own folder; rendered ones need no estimate, and what is still to be trained cannot be tried."""
-    small = SyntheticData(davis_clips=1, eval_frames=3)
-    synthetic.write_set("davis", tmp_path / "davis", small, 0, progress=False)
-    encoders = {"pixels": "pixels", "later": "run"}
-    sections = {
-        "davis": {"root": str(tmp_path / "davis"), "input_size": [64, 96]},
-        "checkpoint": {"encoders": encoders},
-    }
-    hours = profile.evaluation_hours(Params.model_validate(sections), smallest=1)
-    row = hours.iloc[0]
-    assert (len(hours), row["encoder"], row["frames"]) == (1, "pixels", 3)
-    assert row["hours"] == pytest.approx(3 * row["seconds per frame"] / 3600)
-    assert len(profile.evaluation_hours(Params(), smallest=1)) == 0

@@ -17,9 +17,7 @@ from tcore_lib.reproduction import study
 BASE: dict[str, Any] = {
     "run": {"name": "tiny", "device": "cpu"},
     "data": {
-        "num_frames": 8,
-        "short_side": 64,
-        "workers": 1,
+        "num_frames": 8, "short_side": 64, "workers": 1,
         "synthetic": {"videos": 2, "classes": 2, "video_size": [96, 64], "video_seconds": 1.0, "davis_clips": 1,
                       "eval_frames": 3},
     },
@@ -31,9 +29,7 @@ BASE: dict[str, Any] = {
         "optimiser": {"epochs": 2.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0},
         "loop": {"batch_size": 2, "workers": 0},
     },
-    "davis": {"input_size": [120, 216]},
-    "jhmdb": {"enabled": False},
-    "vip": {"enabled": False},
+    "davis": {"input_size": [120, 216]}, "jhmdb": {"enabled": False}, "vip": {"enabled": False},
 }  # fmt: skip
 STUDY: dict[str, Any] = {
     "base": "",
@@ -43,7 +39,6 @@ STUDY: dict[str, Any] = {
         "full": {"title": "T-CoRe"},
         "past_only": {"title": "past only", "pretrain": {"decoder": {"branches": "past"}}},
         "random": {"title": "random initialisation", "encoder": "random"},
-        "pixels": {"title": "raw pixels", "encoder": "pixels"},
     },
     "comparisons": [{"claim": "pretraining helps", "better": "full", "worse": "random"}],
 }
@@ -51,10 +46,8 @@ STUDY: dict[str, Any] = {
 
 def written(folder: Path, **changes: object) -> Path:
     """A study file and its base profile below `folder`."""
-    base = parameters.merged(
-        BASE, {"run": {"results": str(folder / "results")}, "data": {"root": str(folder / "data")}}
-    )
-    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    places = {"run": {"results": str(folder / "results")}, "data": {"root": str(folder / "data")}}
+    (folder / "base.yaml").write_text(yaml.safe_dump(parameters.merged(BASE, places)))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": str(folder / "base.yaml")} | changes))
     return folder / "tiny.yaml"
 
@@ -64,11 +57,15 @@ def test_the_shipped_studies_are_possible() -> None:
     assert files
     for path in files:
         loaded = study.Study(path.stem)
-        assert len({loaded.key(*task) for task in loaded.tasks if task[1] == 0}) == len(loaded.settings.variants)
+        assert len({loaded.keys[task] for task in loaded.tasks if task[1] == 0}) == len(loaded.settings.variants)
         assert path.read_text().startswith("# Asks:")
         shown = loaded.folder / "README.md"  # not there before its first task is finished
         if shown.exists():
-            assert study.page(loaded, study.scores_of(loaded)) == shown.read_text(), f"tcore study {path.stem} --tables"
+            page = study.page(loaded, study.titled(loaded.scores()))
+            assert page == shown.read_text(), f"tcore study {path.stem} --tables"
+
+
+MISSPELT = {"wide": {"title": "c", "pretrain": {"decoder": {"branch": "past"}}}}
 
 
 @pytest.mark.parametrize(
@@ -79,10 +76,7 @@ def test_the_shipped_studies_are_possible() -> None:
         ({"sedes": [1]}, "did you mean 'seeds'"),
         ({"comparisons": [{"claim": "x", "better": "full", "worse": "none"}]}, "comparisons names 'none'"),
         ({"real": {"coco": "x"}}, "coco"),
-        (
-            {"variants": STUDY["variants"] | {"wide": {"title": "c", "pretrain": {"decoder": {"branch": "past"}}}}},
-            "variant wide: the key pretrain.decoder.branch",
-        ),
+        ({"variants": STUDY["variants"] | MISSPELT}, "variant wide: the key pretrain.decoder.branch"),
     ],
 )
 def test_an_impossible_study_is_one_sentence(tmp_path: Path, changes: dict[str, object], words: str) -> None:
@@ -100,52 +94,47 @@ def test_variants_differ_only_in_what_they_name(tmp_path: Path) -> None:
     assert full.pretrain.decoder.heads == past.pretrain.decoder.heads == 2  # merged, not replaced
     assert full.checkpoint.encoders == {"step 1": "run@1", "step 2": "run@2"}
     assert full.pretrain.loop.milestone_every == 1
-    untrained = loaded.params("pixels", 0)[0]
-    assert (untrained.pretrain.enabled, untrained.checkpoint.encoders) == (False, {"step 0": "pixels"})
+    untrained = loaded.params("random", 0)[0]
+    assert (untrained.pretrain.enabled, untrained.checkpoint.encoders) == (False, {"step 0": "random"})
 
 
 def test_real_clips_are_scored_with_the_trainings_checkpoints(tmp_path: Path) -> None:
+    """Also those of a benchmark that the base profile leaves out."""
     (tmp_path / "clips").mkdir()
-    real = {"davis": str(tmp_path / "clips"), "vip": str(tmp_path / "no")}
-    params = study.Study(written(tmp_path, real=real)).params("full", 0)[1]
+    real = {"davis": str(tmp_path / "clips"), "jhmdb": str(tmp_path / "clips"), "vip": str(tmp_path / "no")}
+    loaded = study.Study(written(tmp_path, real=real))
+    params = loaded.params("full", 0)[1]
     assert params.davis == Davis(root=str(tmp_path / "clips"))  # the protocol's input size, not the base profile's
-    assert {params.vip.enabled, params.jhmdb.enabled, params.pretrain.enabled} == {False}
-    assert list(params.checkpoint.encoders) == ["step 2"]
-    assert params.checkpoint.encoders["step 2"].endswith("runs/full-seed0/checkpoints/step-00000002.pt")
-    every = study.Study(written(tmp_path, real=real, real_points="all"))
-    assert list(every.params("full", 0)[1].checkpoint.encoders) == ["step 1", "step 2"]
+    assert (params.jhmdb.enabled, params.vip.enabled, params.pretrain.enabled) == (True, False, False)
+    files = [f"{tmp_path}/results/studies/tiny/runs/full-seed0/checkpoints/step-0000000{step}.pt" for step in (1, 2)]
+    assert list(params.checkpoint.encoders.values()) == files
+    other = loaded.params("past_only", 0)[1]
+    assert params.run.title != other.run.title, "other weights are another run"
 
 
 def test_verdicts_by_hand() -> None:
     """t(0.975, 2 degrees of freedom) = 4.3027; differences 1, 2, 3: mean 2, std 1, half width 4.3027 / sqrt(3) = 2.4841."""
     word, low, high = study.verdict([1.0, 2.0, 3.0])
-    assert (word, round(low, 4), round(high, 4)) == ("cannot tell at this scale", -0.4841, 4.4841)
+    assert (word, round(low, 4), round(high, 4)) == ("cannot tell", -0.4841, 4.4841)
     assert study.verdict([2.0, 2.1, 2.2])[0] == "holds here"
     assert study.verdict([-2.0, -2.1, -2.2])[0] == "does not hold here"
-    for few in ([5.0], [5.0, 5.1]):
-        assert study.verdict(few)[0] == "cannot tell at this scale"
-    assert study.verdict([])[0] == "not run"
-
-
-def scores(*rows: tuple[str, int, int, float]) -> pd.DataFrame:
-    """`scores.csv` on rendered DAVIS, of (variant, seed, step, value)."""
-    table = pd.DataFrame(rows, columns=["variant", "seed", "step", "value"])
-    return table.assign(benchmark="davis", metric="J&F_m", clips=1, real=False).reindex(columns=study.SCORES)
+    assert [study.verdict(few)[0] for few in ([5.0], [5.0, 5.1], [])] == ["cannot tell", "cannot tell", "not run"]
 
 
 def test_the_page_and_its_pairs_seed_by_seed_after_the_last_step(tmp_path: Path) -> None:
     loaded = study.Study(written(tmp_path))
     rows = [("full", 0, 1, 99.0), ("full", 0, 2, 40.0), ("full", 1, 2, 43.0)]
     rows += [("random", 0, 0, 39.0), ("random", 1, 0, 42.0), ("random", 2, 0, 50.0)]
-    study.write_csv(loaded.folder / "scores.csv", scores(*rows))
+    scores = pd.DataFrame(rows, columns=["variant", "seed", "step", "value"])
+    scores = scores.assign(benchmark="davis", metric="J&F_m", clips=1, real=False, machine="one", minutes=2.0)
+    study.write_csv(loaded.folder / "scores.csv", scores.reindex(columns=study.COLUMNS))
     study.write_page(loaded)
-    row = pd.read_csv(loaded.folder / "comparisons.csv").iloc[0]
-    assert (row["benchmark"], row["seeds"], row["difference"]) == ("rendered DAVIS, J&F_m", 2, 1.0)
     page = (loaded.folder / "README.md").read_text().replace(" ", "")
+    assert "5of6tasksarefinished,2minuteseach(median)onone" in page
+    assert "after2stepsof2samples" in page
     assert "|T-CoRe|41.5±2.1|2|" in page
     assert "|pastonly|notrun|notrun|" in page
-    assert "+1.0[+1.0,+1.0]:cannottell" in page
-    assert "after2stepsof2samples" in page
+    assert "|pretraininghelps|+1.0[+1.0,+1.0]:cannottell|" in page
     assert {"curves.png", "seeds.png"} <= {path.name for path in loaded.folder.iterdir()}
 
 
@@ -159,8 +148,7 @@ def test_what_a_task_measured_is_kept_and_belongs_to_its_question(tmp_path: Path
         record = {"result": {"scores": found, "data": "x"}, "settings": params.model_dump(mode="json")}
         write_json(runs.run_folder(params) / "03_davis_evaluation.json", record | {"provenance": origin})
         study.keep(loaded, "full", 0)
-    assert loaded.read("scores", study.SCORES)[["step", "value"]].to_numpy().tolist() == [[1, 30.0], [2, 41.0]]
-    assert loaded.read("tasks", study.TASKS)["minutes"].tolist() == [1.5]
+    assert loaded.scores()[["step", "value", "minutes"]].to_numpy().tolist() == [[1, 30.0, 1.5], [2, 41.0, 1.5]]
     assert loaded.is_finished("full", 0)
     assert not loaded.is_finished("full", 1)
     assert not study.Study(written(tmp_path, points=1)).is_finished("full", 0)
@@ -178,7 +166,7 @@ def test_a_whole_study(tmp_path: Path) -> None:
     assert main(["study", str(path)]) == 0
     loaded = study.Study(path)
     assert all(loaded.is_finished(*task) for task in loaded.tasks)
-    before = (loaded.folder / "tasks.csv").read_text()
+    before = (loaded.folder / "scores.csv").read_text()
     assert main(["study", str(path)]) == 0
-    assert (loaded.folder / "tasks.csv").read_text() == before
+    assert (loaded.folder / "scores.csv").read_text() == before
     assert "2 of 2 tasks are finished" in (loaded.folder / "README.md").read_text()

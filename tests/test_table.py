@@ -11,7 +11,7 @@ from tcore_lib import runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_json, write_text
-from tcore_lib.params import Davis, Params
+from tcore_lib.params import Davis
 from tcore_lib.reproduction import readme, table
 
 ROOT = Path(__file__).parents[1]
@@ -19,14 +19,19 @@ RELEASED = "vits16_400ep_K400.pth"
 
 
 def a_run(
-    results: Path, name: str = "r", root: str = "data/davis", value: float | None = 64.9, **settings: object
+    results: Path,
+    name: str = "r",
+    root: str = "data/davis",
+    value: float | None = 64.9,
+    source: str = "x.pth",
+    **settings: object,
 ) -> Path:
     """A run folder with one evaluation on DAVIS, of a released encoder and of the random initialisation."""
     scores: dict[str, Any] = {
         "theirs": {"value": value, "low": 60.0, "high": 68.0, "clips": 30},
         "random": {"value": 30.0, "low": None, "high": None, "clips": 30},
     }
-    checkpoint = {"encoders": {"theirs": "x.pth", "random": "random"}, "paper_rows": {"theirs": RELEASED}}
+    checkpoint = {"encoders": {"theirs": source, "random": "random"}, "paper_rows": {"theirs": RELEASED}}
     record = {
         "stage": "03_davis_evaluation",
         "result": {"scores": scores, "data": "val, 30 clips"},
@@ -124,27 +129,23 @@ def test_paired_differences_by_hand(tmp_path: Path) -> None:
         (math.nan, math.nan, "-0.5 points; too few clips"),
     ],
 )
-def test_a_headline_in_words(low: float, high: float, says: str) -> None:
-    scores = {"ours": {"value": 33.2, "clips": 4}, "random": {"value": 33.7, "clips": 4}, "lost": {"value": None}}
-    paired = {"benchmark": "davis", "better": "ours", "worse": "random", "difference": -0.5, "low": low, "high": high}
-    first, second = table.in_words("davis", scores, pd.DataFrame([paired])).splitlines()
-    assert first == "DAVIS J&F_m in percent over 4 clips: ours 33.2, random 33.7."
-    assert second.startswith("ours - random: ")
+def test_scores_in_words(low: float, high: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paired = {"benchmark": "davis", "better": "theirs", "worse": "random", "difference": -0.5, "low": low, "high": high}
+    monkeypatch.setattr(table, "differences", lambda _: pd.DataFrame([paired]))
+    first, second = table.in_words(a_run(tmp_path), "davis").splitlines()
+    assert first == "DAVIS J&F_m in percent over 30 clips: theirs 64.9, random 30.0."
+    assert second.startswith("theirs - random: ")
     assert says in second
 
 
 @pytest.mark.parametrize(
     ("source", "value", "verdict"),
-    [("vits16_k400", 64.6, "yes"), ("vits16_k400", 64.55, "no"), ("run", 63.7, "yes"), ("run", 63.6, "no")],
+    [("x.pth", 64.6, "yes"), ("x.pth", 64.55, "no"), ("run", 63.7, "yes"), ("run", 63.6, "no")],
 )
-def test_reproduced_means_within_the_accepted_band(source: str, value: float, verdict: str) -> None:
-    checkpoint = {"encoders": {"ours16": source, "random": "random"}, "paper_rows": {"ours16": RELEASED}}
-    params = Params.model_validate({"checkpoint": checkpoint, "davis": {"root": "data/davis"}})
-    none = {"low": None, "high": None, "clips": 30}
-    shown = table.compared(params, "davis", {"ours16": {"value": value} | none, "random": {"value": 30.0} | none})
-    assert shown["reproduced"].tolist() == [verdict, ""]
-    alone = table.compared(params, "davis", {"random": {"value": 30.0} | none})
-    assert list(alone.columns) == ["measured, %", "clips"], "no empty columns where nothing is expected"
+def test_reproduced_means_within_the_accepted_band(source: str, value: float, verdict: str, tmp_path: Path) -> None:
+    assert table.compared(a_run(tmp_path, value=value, source=source), "davis")["reproduced"].tolist() == [verdict, ""]
+    rendered = table.compared(a_run(tmp_path, root="synthetic"), "davis")
+    assert list(rendered.columns) == ["measured, %", "clips"], "no empty columns where nothing is expected"
 
 
 def test_table_command_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,11 +43,6 @@ def book(run: str | Path, *, output: str | None = None, markdown: str | None = N
         markdown: write chapters as markdown with pictures into this folder, instead of the site.
         only: the chapters that become markdown.
 
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        InputError: no notebook of the run, or none of the chapters, has been executed.
     """
     folder = Path(run).absolute()
     paths = {stage: folder / "notebooks" / f"{stage}.ipynb" for stage in runs.STAGES}
@@ -130,13 +125,7 @@ def _markdown(source: str) -> str:
 
 
 def write_site(folder: Path, notebooks: dict[str, NotebookNode], target: Path) -> None:
-    """Write `index.html` and one page per notebook into `target`.
-
-    Args:
-        folder: the run's folder, for the table.
-        notebooks: stage -> executed notebook.
-        target: folder of the site; pages of an earlier one are replaced.
-    """
+    """Write `index.html` and one page per executed notebook (by stage) into `target`; the run's folder gives the table."""
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)
     common = {
         "run": folder.name, "notebooks": notebooks, "title": title, "style": STYLE.read_text(encoding="utf-8"),
@@ -161,28 +150,25 @@ def write_site(folder: Path, notebooks: dict[str, NotebookNode], target: Path) -
 def _index(folder: Path) -> dict[str, Any]:
     """What the first page shows: facts, tables, a card for every chapter, settings."""
     records = runs.read_results(folder)
+    origins = [record["provenance"] for record in records.values()]
     settings = {name: section for record in records.values() for name, section in record["settings"].items()}
     tables, facts = [table.show(table.of_runs([folder])).drop(columns="run")], {}
     if len(ahead := table.differences(folder)):
         tables.append(table.show_differences(ahead))
-    if records:
-        last = max((record["provenance"] for record in records.values()), key=lambda origin: str(origin["finished"]))
+    if origins:
+        last = max(origins, key=lambda origin: str(origin["finished"]))
         facts = {
             "notebooks": f"{len(records)} of {len(runs.STAGES)}",
             "training": records.get("01_pretraining", {}).get("result", {}).get("description", table.NOT_RUN),
-            "time": f"{sum(record['provenance']['seconds'] for record in records.values()) / 60:.1f} minutes",
+            "time": f"{sum(origin['seconds'] for origin in origins) / 60:.1f} minutes",
             "machine": runs.machine(last),
             "finished": str(last["finished"]).replace("T", " ").replace("+00:00", " UTC"),
             "code": runs.commit(last),
         }
-    cards = {"stages": list(runs.STAGES), "question": question, "picture_of": picture_of, "markdown": _markdown}
     return {
-        "tables": tables,
-        "facts": facts,
-        "settings": settings,
-        "yaml": yaml.safe_dump(settings, sort_keys=False),
-        **cards,
-    }
+        "tables": tables, "facts": facts, "settings": settings, "yaml": yaml.safe_dump(settings, sort_keys=False),
+        "stages": list(runs.STAGES), "question": question, "picture_of": picture_of, "markdown": _markdown,
+    }  # fmt: skip
 
 
 # --- markdown ---------------------------------------------------------------------------------------------------------

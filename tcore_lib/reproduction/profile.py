@@ -2,9 +2,7 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import davis, jhmdb
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import evaluate, folder_name
+from tcore_lib.evaluation.evaluate import folder_name
 from tcore_lib.machine import choose_device, place_of
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.params import Benchmark, Params, resolve
@@ -25,16 +23,10 @@ from tcore_lib.training import checkpoints
 from tcore_lib.training.tcore import TCoRe
 
 SYNTHETIC = "synthetic"
-WORTH_SAYING = 1000  # frames; below that, a trial costs more than it tells
-TRIAL = 12  # frames
 
 
 def device(params: Params) -> torch.device:
-    """Where the run computes; also sets torch's thread count where `run.threads` does.
-
-    Raises:
-        InputError: the GPU the profile names is not there.
-    """
+    """Where the run computes; also sets torch's thread count where `run.threads` does."""
     if params.run.threads:
         torch.set_num_threads(params.run.threads)
     return choose_device(params.run.device, place_of(os.environ))
@@ -73,11 +65,7 @@ def render(params: Params, *, progress: bool = True) -> list[Path]:
 
 
 def clips(params: Params, name: str) -> list[Clip]:
-    """The clips of a benchmark.
-
-    Raises:
-        InputError: something of the benchmark is missing or damaged.
-    """
+    """The clips of a benchmark."""
     return load_clips(getattr(params, name), benchmark_root(params, name))
 
 
@@ -89,11 +77,10 @@ def data_digest(clips: Sequence[Clip]) -> str:
 def described(params: Params, name: str, found: Sequence[Clip]) -> str:
     """What a score was measured on, for the table: real split or rendered clips, and how many."""
     section = getattr(params, name)
-    kind = {"davis": "DAVIS-2017", "jhmdb": "JHMDB split", "vip": "VIP"}[name] + f" {section.split}"
     if section.root == SYNTHETIC:
-        kind = f"rendered {kind.split('-')[0].split()[0]}-style clips"
-    where = "" if section.clips is None and section.root == SYNTHETIC else f", {section.root}"
-    return f"{kind}, {len(found)} clips{where}"
+        return f"rendered {name.upper()}-style clips, {len(found)} clips"
+    kind = {"davis": "DAVIS-2017", "jhmdb": "JHMDB split", "vip": "VIP"}[name]
+    return f"{kind} {section.split}, {len(found)} clips, {section.root}"
 
 
 def settings_table(settings: Benchmark) -> pd.DataFrame:
@@ -107,11 +94,7 @@ def settings_table(settings: Benchmark) -> pd.DataFrame:
 
 
 def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
-    """What `checkpoint.encoders` means by `name`: a file or folder, a name `load_encoder` knows, or the random encoder.
-
-    Raises:
-        InputError: there is no such name, or the run has no such checkpoint.
-    """
+    """What `checkpoint.encoders` means by `name`: a file or folder, a name `load_encoder` knows, or the random encoder."""
     sources = params.checkpoint.encoders
     if name not in sources:
         raise InputError(f"checkpoint.encoders has no {name!r}; it has {', '.join(sources)}.")
@@ -125,11 +108,7 @@ def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
 
 
 def encoder(params: Params, name: str) -> FeatureEncoder:
-    """The encoder that `checkpoint.encoders` calls `name`, on the run's device.
-
-    Raises:
-        InputError: there is no such name, or its weights cannot be had.
-    """
+    """The encoder that `checkpoint.encoders` calls `name`, on the run's device."""
     source = encoder_source(params, name)
     found = source if isinstance(source, FeatureEncoder) else load_encoder(source)
     found.name = name
@@ -147,11 +126,7 @@ def networks(params: Params) -> dict[str, FeatureEncoder]:
 
 
 def newest_checkpoint(params: Params, step: int | None = None) -> Path:
-    """The run's last training checkpoint, or the one after `step` steps.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The run's last training checkpoint, or the one after `step` steps."""
     folder = runs.run_folder(params) / "checkpoints"
     found = checkpoints.steps_in(folder)
     step = max(found, default=None) if step is None else step
@@ -167,11 +142,7 @@ def untrained_model(params: Params) -> TCoRe:
 
 
 def trained_model(params: Params) -> TCoRe:
-    """Student, teacher and decoder of `checkpoint.model`, or of the run's last checkpoint.
-
-    Raises:
-        InputError: there is no checkpoint, or it was trained with other settings.
-    """
+    """Student, teacher and decoder of `checkpoint.model`, or of the run's last checkpoint."""
     if params.checkpoint.model is None:
         path = newest_checkpoint(params)
         model = checkpoints.model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path))
@@ -186,61 +157,11 @@ def trained_model(params: Params) -> TCoRe:
     return model.to(device(params))
 
 
-# --- evaluations ------------------------------------------------------------------------------------------------------
-
-
-def evaluation_hours(
-    params: Params, names: Sequence[str] = runs.BENCHMARKS, *, smallest: int = WORTH_SAYING
-) -> pd.DataFrame:
-    """What a profile's evaluations on real clips will cost here: the first frames of one clip are evaluated, and timed.
-
-    Args:
-        params: the checked profile.
-        names: benchmarks; those that are disabled, rendered or small are left out.
-        smallest: frames of a benchmark from which on it is worth a trial.
-
-    Returns:
-        One row per benchmark and encoder: benchmark, encoder, frames, seconds per frame, hours. Without the encoders that this run
-        has still to train.
-
-    Raises:
-        InputError: a benchmark's data or an encoder cannot be had.
-    """
-    rows = []
-    for name in names:
-        settings = getattr(params, name)
-        if not settings.enabled or settings.root == SYNTHETIC:
-            continue
-        found = clips(params, name)
-        frames = sum(map(len, found))
-        if frames < smallest:
-            continue
-        # Input sizes differ by a clip's shape: the middle one is typical.
-        clip = sorted(found, key=lambda clip: clip.size[1] / clip.size[0])[len(found) // 2]
-        joints = None if clip.joints is None else clip.joints[:TRIAL]
-        trial = replace(clip, frames=clip.frames[:TRIAL], annotations=clip.annotations[:TRIAL], joints=joints)
-        for key, value in params.checkpoint.encoders.items():
-            if value.partition("@")[0] == "run":
-                continue
-            began = time.perf_counter()
-            evaluate(encoder(params, key), [trial], settings, progress=False, device=str(device(params)))
-            seconds = (time.perf_counter() - began) / len(trial)
-            rows.append((name, key, frames, seconds, frames * seconds / 3600))
-    return pd.DataFrame(rows, columns=["benchmark", "encoder", "frames", "seconds per frame", "hours"])
-
-
 def predictions(output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray | None:
-    """What an evaluation predicted for some frames of a clip.
-
-    Args:
-        output: the folder given to `evaluate.evaluate`.
-        encoder_name: as there.
-        clip: one of its clips.
-        frames: indices.
+    """What an evaluation (`evaluate`, with the same `output` and encoder name) predicted for some frames of a clip.
 
     Returns:
-        Id maps uint8 (n, H, W), joints (n, 15, 2) in pixels with NaN for not found, or None where predictions were not kept
-        (`save_predictions: false`).
+        Id maps uint8 (n, H, W), joints (n, 15, 2) in pixels with NaN for not found, or None where predictions were not kept.
     """
     folder = output / "predictions" / folder_name(encoder_name)
     benchmark = davis if clip.joints is None else jhmdb  # VIP's are label images as DAVIS' are

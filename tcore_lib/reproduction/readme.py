@@ -31,9 +31,6 @@ def publish(run: str | Path) -> int:
 
     Args:
         run: a run's folder, such as results/quick.
-
-    Raises:
-        InputError: the folder holds no finished stage.
     """
     folder = Path(run).absolute()
     if folder not in runs.list_runs(folder.parent):
@@ -55,9 +52,6 @@ def table_of(*names: str, readme: bool = False) -> int:
     Args:
         names: runs, by name or folder; all below results/ and results/published/ by default.
         readme: also renew README's tables, from what is published.
-
-    Raises:
-        InputError: there is no such run.
     """
     known = {folder.name: folder for place in (published(), published().parent) for folder in runs.list_runs(place)}
     chosen = [known.get(name, Path(name)) for name in names] or list(known.values())
@@ -72,37 +66,33 @@ def table_of(*names: str, readme: bool = False) -> int:
 
 def write_readme() -> None:
     """Renew every block of README.md that stands between `<!-- NAME:begin ... -->` and `<!-- NAME:end -->`."""
-    readme = project_root() / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    path = project_root() / "README.md"
+    text = path.read_text(encoding="utf-8")
     for name, block in blocks().items():
-        pattern = rf"(<!-- {name}:begin[^\n]*-->\n).*?(<!-- {name}:end -->)"
-        literal = block.replace("\\", r"\\")
-        text = re.sub(pattern, rf"\g<1>{literal}\n\g<2>", text, flags=re.DOTALL)
-    write_text(readme, text)
+        old = re.search(rf"<!-- {name}:begin[^\n]*-->\n(.*?)<!-- {name}:end -->", text, re.DOTALL)
+        if old:
+            text = f"{text[: old.start(1)]}{block}\n{text[old.end(1) :]}"
+    write_text(path, text)
 
 
 def blocks() -> dict[str, str]:
     """README's blocks as markdown, by name."""
-    measured = table.of_runs([published(name) for name in SHOWN])
-    shown = table.show(measured)
+    shown = table.show(table.of_runs(map(published, SHOWN)))
     shown["run"] = [f"[{run}](results/published/{run})" if run else "" for run in shown["run"]]
     real = table.show(table.of_runs([published(REAL)]))
     real = real[real["who"] == "ours"].drop(columns=["who", "training"])
-    ahead = pd.concat([table.differences(published(name)) for name in SHOWN])
 
     data = fetch.datasets_table()
-    data["data"] = [f"[{name}]({page})" for name, page in zip(data["name"], data["page"], strict=True)]
-    data["layout"] = [f"`{layout}`" for layout in data["layout"]]
+    data["data"] = "[" + data["name"] + "](" + data["page"] + ")"
+    data["layout"] = "`" + data["layout"] + "`"
     data["checksum"] = data["checksum"].str.replace(r"([0-9a-f]{8})[0-9a-f]+", r"\1…", regex=True)
     data["get it"] = [f"`{how}`" if how.startswith("tcore") else "by hand" for how in data["how"]]
 
-    cost = table.provenance(published(COST_OF))
-    for name in ("minutes", "peak memory, GB"):
-        cost[name] = cost[name].map("{:.1f}".format)
+    cost = table.provenance(published(COST_OF)).round(1).astype(str)
     cost["command"] = [f"`tcore reproduce {COST_OF} --only {stage[:2]}`" for stage in cost["stage"]]
     return {
         "table": table.markdown(shown),
-        "differences": table.markdown(table.show_differences(ahead)),
+        "differences": table.markdown(table.show_differences(pd.concat(map(table.differences, map(published, SHOWN))))),
         "real": table.markdown(real) if len(real) else "not run",
         "data": table.markdown(data[["data", "use", "licence", "size", "checksum", "layout", "get it"]]),
         "cost": table.markdown(cost[["stage", "minutes", "peak memory, GB", "machine", "command"]]),

@@ -59,18 +59,14 @@ def reproduce(
 
 
 def stages_to_run(params: Params, only: str | None = None, start: str | None = None) -> list[str]:
-    """The stages of a run, in order, without those that the profile disables; arguments as of `reproduce`.
-
-    Raises:
-        InputError: a number names no notebook, or nothing is left to run.
-    """
+    """The stages of a run, in order, without those that the profile disables; arguments as of `reproduce`."""
     numbers = {name[:2]: name for name in runs.STAGES}
     chosen = [word.strip().zfill(2) for word in only.split(",")] if only else list(numbers)
     first = (start or "0").zfill(2)
     for number in (*chosen, first):
         if number not in numbers:
             raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
-    wanted = [name for number, name in numbers.items() if number in chosen and number >= first]
+    wanted = (name for number, name in numbers.items() if number in chosen and number >= first)
     left = [name for name in wanted if runs.is_enabled(name, params)]
     if not left:
         raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
@@ -90,7 +86,6 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
     began = time.monotonic()
     print(f"run {params.run.name!r} into {folder}", flush=True)
     with lock:
-        _say_hours(params, [stage for stage in stages if force or not runs.is_finished(stage, params)])
         for number, stage in enumerate(stages, 1):
             head = f"[{number}/{len(stages)}] {stage}"
             if not force and runs.is_finished(stage, params):
@@ -112,30 +107,15 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
     return 0
 
 
-def _say_hours(params: Params, stages: list[str]) -> None:
-    """Print what evaluations on large real benchmarks will take, if any of them is about to run."""
-    ahead = [name for name in runs.BENCHMARKS if any(name in stage for stage in stages)]
-    if any(getattr(params, name).root != "synthetic" for name in ahead):
-        from tcore_lib.reproduction import profile, table  # late: torch, which the driver of other runs does without
-
-        hours = profile.evaluation_hours(params, ahead)
-        if len(hours):
-            total = hours["hours"].sum()
-            print(table.markdown(hours.round(3).astype(str), "simple"))
-            print(f"evaluation, measured on this machine just now: about {total:.1f} hours in all", flush=True)
-
-
 def _clock(began: float) -> str:
     seconds = time.monotonic() - began
     return f"{int(seconds // 60)} min {seconds % 60:02.0f} s"
 
 
 def run_notebook(stage: str, params: Params, output: Path) -> str:
-    """Execute one notebook into `output`, its log above papermill's progress bar.
+    """Execute one notebook into `output`, its log above papermill's progress bar; returns why it failed, or "".
 
-    Returns:
-        Why it failed; "" when its last cell has left the stage's result. papermill's own word is not enough: after a killed
-        kernel the executed notebook says "completed".
+    papermill's own word is not enough: after a killed kernel the executed notebook says "completed". The stage's marker counts.
     """
     os.environ.setdefault("TQDM_MININTERVAL", NEW_STATE)  # read by tqdm when it is imported
     from jupyter_client.kernelspec import KernelSpecManager

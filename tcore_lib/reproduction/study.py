@@ -4,37 +4,39 @@
     tcore study small_scale --only full,random      the same, for two of its variants
 
 A task is one variant with one seed: `reproduce` with changes, for the stages that prepare, train and evaluate, and once more on
-real clips where these are at hand. What a task measured is kept in `results/studies/<study>/`:
+real clips where these are at hand. In `results/studies/<study>/`:
 
-    tasks.csv    one row per finished task: variant, seed, SHA-256 of its parameters, minutes, machine, commit, when
-    scores.csv   its scores: variant, seed, step, benchmark, metric, value, low, high (percent), clips, real
-    README.md    the page, `curves.png`, `seeds.png`, `comparisons.csv`: computed from these two
+    scores.csv   the scores of finished tasks, with what they belong to and what they cost (`COLUMNS`)
+    README.md    the page, with `curves.png` and `seeds.png`: computed from that table
     runs/        the runs themselves; not kept in git
 """
 
-import statistics
+import hashlib
+import json
 import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from filelock import FileLock
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import stats
 
 from tcore_lib import figures, params as parameters, runs
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, write_text
-from tcore_lib.params import Int, Params, Positive, Section
+from tcore_lib.params import Count, Params, Positive, Section, setting
 from tcore_lib.reproduction import table
 from tcore_lib.reproduction.reproduce import Busy, run_stages
 from tcore_lib.training.schedules import Schedules
 
 FOLDER = "studies"  # below params/ and below results/
 ENOUGH = 3  # seeds; two differences that happen to be equal would make an interval of no width
-TASKS = ["variant", "seed", "params", "minutes", "machine", "commit", "finished"]
-SCORES = ["variant", "seed", "step", "benchmark", "metric", "value", "low", "high", "clips", "real"]
+# One row per score: `params` is a digest of what it depends on besides the code, `minutes` are the whole task's.
+COLUMNS = ["variant", "seed", "step", "benchmark", "metric", "value", "low", "high", "clips", "real",
+           "params", "minutes", "machine", "commit"]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,31}$")]
 
 
@@ -44,9 +46,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,31}$")]
 class Variant(Section):
     """What one variant changes in the base profile."""
 
-    title: str = Field(description="one line for tables and figures")
-    pretrain: dict[str, Any] = Field({}, description="changes of the section `pretrain`, nested like it")
-    encoder: str = Field("run", description="run = it is trained; random, pixels, a file or a name = only evaluated")
+    title: str  # one line for tables and figures
+    pretrain: dict[str, Any] = setting({}, "changes of the section `pretrain`, nested like it")
+    encoder: str = setting("run", "run = it is trained; random, pixels, a file or a name = only evaluated")
 
 
 class Comparison(Section):
@@ -60,31 +62,23 @@ class Comparison(Section):
 class Settings(Section):
     """A whole file."""
 
-    base: str = Field(description="the profile that is varied: a file in params/, or a path")
-    seeds: list[Annotated[Int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
-    points: Positive = Field(2, description="equally spaced points of the training that are scored, with the last one")
+    base: str  # the profile that is varied: a file in params/, or a path
+    seeds: list[Count] = Field([0, 1, 2], min_length=1)
+    points: Positive = setting(2, "equally spaced points of the training that are scored, with the last one")
     variants: dict[Name, Variant] = Field(min_length=1)
-    baseline: Name = Field("random", description="the variant figures compare all others with")
-    comparisons: list[Comparison] = Field([])
-    real: dict[Literal["davis", "jhmdb", "vip"], str] = Field({}, description="benchmark -> folder of real clips")
-    real_points: Literal["last", "all"] = Field("last", description="when real clips are scored")
+    baseline: Name = setting("random", "the variant figures compare all others with")
+    comparisons: tuple[Comparison, ...] = ()
+    real: dict[Literal["davis", "jhmdb", "vip"], str] = setting({}, "benchmark -> folder of real clips")
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must differ from one another")
-        compared = [("comparisons", name) for claim in self.comparisons for name in (claim.better, claim.worse)]
-        for key, name in [("baseline", self.baseline), *compared]:
-            if name not in self.variants:
-                raise ValueError(f"{key} names {name!r}, which variants does not")
-        return self
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        yield len(set(self.seeds)) == len(self.seeds), "seeds must differ from one another"
+        yield self.baseline in self.variants, f"baseline names {self.baseline!r}, which variants does not"
+        for name in (name for claim in self.comparisons for name in (claim.better, claim.worse)):
+            yield name in self.variants, f"comparisons names {name!r}, which variants does not"
 
 
 class Study:
-    """A study that has been read and checked.
-
-    Args:
-        study: a path, or the name of a file in `params/studies/`.
+    """A study that has been read and checked: a path, or the name of a file in `params/studies/`.
 
     Attributes:
         settings: what the file says.
@@ -92,9 +86,6 @@ class Study:
         folder: `results/studies/<study>`.
         tasks: (variant, seed); seed by seed, so that a study that is stopped early has whole seeds.
         real: folders of the real clips that are on this machine, by benchmark.
-
-    Raises:
-        InputError: the study, the base or a variant is not possible; the sentence names the file and the key.
     """
 
     def __init__(self, study: str | Path) -> None:
@@ -108,8 +99,7 @@ class Study:
         self.tasks = [(variant, seed) for seed, variant in product(self.settings.seeds, self.settings.variants)]
         folders = {str(name): parameters.resolve(path) for name, path in self.settings.real.items()}
         self.real = {name: folder for name, folder in folders.items() if folder.is_dir()}
-        for task in self.tasks:
-            self.key(*task)
+        self.keys = {task: self._key(*task) for task in self.tasks}  # checks all of them, too
 
     def params(self, variant: str, seed: int) -> tuple[Params, Params]:
         """A task's parameters: for its training and the base profile's clips, and for the real clips.
@@ -118,56 +108,60 @@ class Study:
         the protocol is the benchmark's own, not that of the base profile's small rendered clips.
         """
         name, source = f"{variant}-seed{seed}", self.settings.variants[variant].encoder
-        run = {"name": name, "seed": seed, "results": str(self.folder / "runs")}
+        folder = self.folder / "runs"
+        run = {"name": name, "seed": seed, "results": str(folder)}
         data = {"root": str(parameters.resolve(self.base.data.root)), "synthetic": {"seed": self.base.run.seed}}
         changes = self.settings.variants[variant].pretrain
         own = parameters.merged(self.sections, {"run": run, "data": data, "pretrain": changes})
-        points = {0: source}  # step -> the encoder that is scored there
-        rendered = files = points
         trained: dict[str, Any] = {"enabled": False}
+        rendered = files = {0: source}  # step -> the encoder that is scored there
         if source == "run":
             steps = Schedules(self._checked(own, variant).pretrain).steps
-            if steps % self.settings.points:
+            every = steps // self.settings.points
+            if every * self.settings.points != steps:
                 raise InputError(
                     f"{self.path}: points = {self.settings.points} does not divide {steps} steps of {variant}."
                 )
-            every = steps // self.settings.points
-            rendered = {step: f"run@{step}" for step in range(every, steps + 1, every)}
-            scored = rendered if self.settings.real_points == "all" else [steps]
-            files = {step: str(self.folder / "runs" / name / "checkpoints" / f"step-{step:08d}.pt") for step in scored}
             trained = {"enabled": True, "loop": {"milestone_every": every}}
-        on_rendered = parameters.merged(own, {"pretrain": trained, "checkpoint": _encoders(rendered)})
-        on_real = parameters.merged(own, {"run": {"name": f"{name}-real"}, "pretrain": {"enabled": False}})
-        on_real["checkpoint"] = _encoders(files)
+            rendered = {step: f"run@{step}" for step in range(every, steps + 1, every)}
+            files = {step: f"{folder}/{name}/checkpoints/step-{step:08d}.pt" for step in rendered}
+        own = parameters.merged(own, {"pretrain": trained, "checkpoint": _encoders(rendered)})
+        on_rendered = self._checked(own, variant)
+        # The title belongs to what makes a stage: other weights under the same names are scored anew.
+        run = {"name": f"{name}-real", "title": on_rendered.digest("data", "pretrain")}
+        on_real = {**own, "run": {**own["run"], **run}, "pretrain": {"enabled": False}, "checkpoint": _encoders(files)}
         for benchmark in table.BENCHMARKS:
-            folder = self.real.get(benchmark)
-            on_real[benchmark] = {"root": str(folder)} if folder else {"enabled": False}
-        return self._checked(on_rendered, variant), self._checked(on_real, variant)
-
-    def key(self, variant: str, seed: int) -> str:
-        """What a task's scores depend on besides the code: its parameters, and the real clips that are scored."""
-        rendered = self.params(variant, seed)[0]
-        anywhere = rendered.model_copy(update={"data": rendered.data.model_copy(update={"root": "data"})})
-        digest = anywhere.digest("data", "pretrain", "checkpoint", *table.BENCHMARKS)
-        return " ".join([digest[:16], self.settings.real_points, *sorted(self.real)])
+            there = self.real.get(benchmark)
+            on_real[benchmark] = {"enabled": True, "root": str(there)} if there else {"enabled": False}
+        return on_rendered, self._checked(on_real, variant)
 
     def _checked(self, sections: dict[str, Any], variant: str) -> Params:
         return parameters.parse(sections, f"{self.path}, variant {variant}")
 
-    def read(self, name: str, columns: list[str]) -> pd.DataFrame:
-        """`tasks.csv` or `scores.csv`; without rows where nothing is finished."""
-        path = self.folder / f"{name}.csv"
-        return pd.read_csv(path).reindex(columns=columns) if path.is_file() else pd.DataFrame(columns=columns)
+    def _key(self, variant: str, seed: int) -> str:
+        """What a task's scores depend on besides the code: its parameters, and the real clips that are scored."""
+        dumped = self.params(variant, seed)[0].model_dump(mode="json", exclude={"run", "attention"})
+        dumped["data"].pop("root")
+        digest = hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
+        return " ".join([digest[:16], *sorted(self.real)])
+
+    def scores(self) -> pd.DataFrame:
+        """`scores.csv`; without rows where nothing is finished."""
+        path = self.folder / "scores.csv"
+        return pd.read_csv(path)[COLUMNS] if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
     def is_finished(self, variant: str, seed: int) -> bool:
         """Whether the task's scores are there and belong to what the study says now."""
-        tasks = self.read("tasks", TASKS)
-        same = (tasks["variant"] == variant) & (tasks["seed"] == seed) & (tasks["params"] == self.key(variant, seed))
-        return bool(same.any())
+        scores = self.scores()
+        return bool((_of(scores, variant, seed) & (scores["params"] == self.keys[variant, seed])).any())
 
 
-def _encoders(points: dict[int, str]) -> dict[str, dict[str, str]]:
+def _encoders(points: dict[int, str]) -> dict[str, Any]:
     return {"encoders": {f"step {step}": source for step, source in points.items()}}
+
+
+def _of(scores: pd.DataFrame, variant: str, seed: int) -> pd.Series:
+    return (scores["variant"] == variant) & (scores["seed"] == seed)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -211,40 +205,30 @@ def run_study(study: str | Path, *, only: str | None = None, tables: bool = Fals
 
 
 def run_task(study: Study, variant: str, seed: int) -> int:
-    """Train and score one task, on rendered clips and on the real ones that are here; returns the exit code.
-
-    Raises:
-        Busy: another process works on it.
-    """
+    """Train and score one task, on rendered clips and on the real ones that are here; returns the exit code."""
     rendered, real = study.params(variant, seed)
-    trained = runs.run_folder(rendered) / "01_pretraining.json"
-    before = trained.stat().st_mtime_ns if trained.exists() else 0
     code = run_stages(rendered, only="00,01,03,04,05")
     if code == 0 and study.real:
-        anew = trained.exists() and trained.stat().st_mtime_ns != before  # the same file names, other weights
-        code = run_stages(real, only="03,04,05", force=anew)
+        code = run_stages(real, only="03,04,05")
     if code == 0:
         keep(study, variant, seed)
     return code
 
 
 def keep(study: Study, variant: str, seed: int) -> None:
-    """Put what a task's runs measured into `scores.csv` and `tasks.csv`, in place of what was there of it."""
+    """Put what a task's runs measured into `scores.csv`, in place of what was there of it."""
     folders = [runs.run_folder(params) for params in study.params(variant, seed)]
-    found = table.of_runs(folders)
-    found = found.assign(variant=variant, seed=seed, step=found["encoder"].str.split().str[1].astype(int))
-    records = [record["provenance"] for folder in folders for record in runs.read_results(folder).values()]
-    last = max(records, key=lambda origin: str(origin["finished"]))
-    row = {"variant": variant, "seed": seed, "params": study.key(variant, seed), "finished": last["finished"]}
-    row |= {"minutes": sum(origin["seconds"] for origin in records) / 60}
-    row |= {"machine": runs.machine(last), "commit": runs.commit(last, "+")}
+    origins = [record["provenance"] for folder in folders for record in runs.read_results(folder).values()]
+    last = max(origins, key=lambda origin: str(origin["finished"]))
+    found = table.of_runs(folders).assign(
+        variant=variant, seed=seed, params=study.keys[variant, seed],
+        minutes=sum(origin["seconds"] for origin in origins) / 60,
+        machine=runs.machine(last), commit=runs.commit(last, "+"),
+    )  # fmt: skip
+    found["step"] = found["encoder"].str.split().str[1].astype(int)
     with FileLock(study.folder / "runs" / ".lock"):  # another terminal may do the same
-        for name, columns, rows in (("scores", SCORES, found), ("tasks", TASKS, pd.DataFrame([row]))):
-            old = study.read(name, columns)
-            others = old[(old["variant"] != variant) | (old["seed"] != seed)]
-            write_csv(
-                study.folder / f"{name}.csv", pd.concat([others, rows[columns]]) if len(others) else rows[columns]
-            )
+        others = study.scores()[lambda scores: ~_of(scores, variant, seed)]
+        write_csv(study.folder / "scores.csv", pd.concat([others, found[COLUMNS]]) if len(others) else found[COLUMNS])
 
 
 def write_csv(path: Path, content: pd.DataFrame) -> None:
@@ -256,31 +240,30 @@ def write_csv(path: Path, content: pd.DataFrame) -> None:
 # --- verdicts and the page --------------------------------------------------------------------------------------------
 
 
-def scores_of(study: Study) -> pd.DataFrame:
-    """`scores.csv` with `benchmark` as a category in the page's order: `rendered DAVIS, J&F_m`, ..., `real DAVIS, J&F_m`, ..."""
-    scores = study.read("scores", SCORES)
-    order = [
-        (real, name, f"{'real' if real else 'rendered'} {heading.replace(' ', ', ')}")
+def titled(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with `benchmark` as a category in the page's order: `rendered DAVIS, J&F_m`, ..., `real DAVIS, J&F_m`, ..."""
+    titles = {
+        (real, name): f"{'real' if real else 'rendered'} {heading.replace(' ', ', ')}"
         for real in (False, True)
         for name, (_, heading) in table.BENCHMARKS.items()
-    ]
-    titles = {(real, name): title for real, name, title in order}
+    }
     named = [titles[key] for key in zip(scores["real"], scores["benchmark"], strict=True)]
     shown = [title for title in titles.values() if title in named]
     return scores.assign(benchmark=pd.Categorical(named, shown, ordered=True))
 
 
-def final(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows after each task's last step."""
+def final(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Scores after a task's last step: one row per benchmark and seed, a column per variant."""
     last = scores.groupby(["variant", "seed", "benchmark"], observed=True)["step"].transform("max")
-    return scores[scores["step"] == last]
+    wide = scores[scores["step"] == last].pivot(index=["benchmark", "seed"], columns="variant", values="value")
+    return wide.reindex(columns=list(study.settings.variants))
 
 
 def verdict(differences: list[float]) -> tuple[str, float, float]:
     """(verdict, low, high): what paired differences (better minus worse, points) say about "better scores higher".
 
-    "holds here" where the whole 95 % t-interval lies above 0, "does not hold here" where it lies below, else "cannot tell at this
-    scale"; fewer than three pairs cannot tell either, one has no interval (NaN). It speaks about chance in training: the clips are
+    "holds here" where the whole 95 % t-interval lies above 0, "does not hold here" where it lies below, else "cannot tell";
+    fewer than three pairs cannot tell either, one has no interval (NaN). It speaks about chance in training: the clips are
     the same for all seeds, so it says nothing about other clips.
     """
     low = high = differences[0] if len(differences) > 1 else float("nan")
@@ -289,62 +272,53 @@ def verdict(differences: list[float]) -> tuple[str, float, float]:
     if not differences:
         word = table.NOT_RUN
     elif len(differences) < ENOUGH or low <= 0 <= high:
-        word = "cannot tell at this scale"
+        word = "cannot tell"
     else:
         word = "holds here" if low > 0 else "does not hold here"
     return word, low, high
 
 
-def comparisons(study: Study, scores: pd.DataFrame) -> pd.DataFrame:
-    """Every claim on every benchmark, seed by seed: claim, benchmark, difference (mean), low, high (points), seeds, verdict."""
-    wide = final(scores).pivot(index=["benchmark", "seed"], columns="variant", values="value")
+def comparisons(study: Study, last: pd.DataFrame) -> pd.DataFrame:
+    """Every claim on every benchmark: claim, benchmark, seeds, and as text the mean difference, its interval and the verdict."""
     rows = []
-    for claim, benchmark in product(study.settings.comparisons, scores["benchmark"].cat.categories):
-        pairs = wide.loc[benchmark].reindex(columns=[claim.better, claim.worse]).dropna()
-        paired = pairs[claim.better] - pairs[claim.worse]
+    for claim, (benchmark, wide) in product(study.settings.comparisons, last.groupby("benchmark", observed=True)):
+        paired = (wide[claim.better] - wide[claim.worse]).dropna()  # seed by seed
         word, low, high = verdict(paired.tolist())
-        measured = {"difference": paired.mean(), "low": low, "high": high, "seeds": len(paired), "verdict": word}
-        rows.append({"claim": claim.claim, "benchmark": benchmark, **measured})
-    return pd.DataFrame(rows, columns=["claim", "benchmark", "difference", "low", "high", "seeds", "verdict"])
+        measured = f"{table.text(paired.mean(), low, high, sign=True)}: {word}" if len(paired) else word
+        rows.append({"claim": claim.claim, "benchmark": benchmark, "seeds": len(paired), "verdict": measured})
+    return pd.DataFrame(rows, columns=["claim", "benchmark", "seeds", "verdict"])
 
 
-def gains(scores: pd.DataFrame, titles: dict[str, str], baseline: str) -> pd.DataFrame:
-    """Every variant minus the baseline, seed by seed: encoder, benchmark, difference (mean), low and high over seeds (points)."""
-    wide = (
-        final(scores)
-        .pivot(index=["benchmark", "seed"], columns="variant", values="value")
-        .reindex(columns=list(titles))
-    )
-    paired = wide.sub(wide[baseline], axis=0).rename(columns=titles).melt(ignore_index=False, var_name="encoder")
-    ends = paired.groupby(["encoder", "benchmark"], sort=False, observed=True)["value"]
-    return ends.agg(difference="mean", low="min", high="max").reset_index()
+def _mean_and_std(values: pd.Series) -> str:
+    return table.text(values.mean()) + (f" ± {values.std():.1f}" if values.count() > 1 else "")
 
 
 def write_page(study: Study) -> None:
-    """Write a study's page, its figures and `comparisons.csv` from `scores.csv` and `tasks.csv`."""
-    scores = scores_of(study)
+    """Write a study's page, and its figures, from `scores.csv`."""
+    scores = titled(study.scores())
     if len(scores):
         titles = {name: variant.title for name, variant in study.settings.variants.items()}
         baseline = study.settings.baseline
-        gained = gains(scores, titles, baseline)
+        last = final(scores, study)
+        gained = last.sub(last[baseline], axis=0).rename(columns=titles).melt(ignore_index=False, var_name="encoder")
+        gained = gained.groupby(["encoder", "benchmark"], sort=False, observed=True)["value"]
+        gained = gained.agg(difference="mean", low="min", high="max").reset_index()
         curves = figures.study_curves(scores, titles)
         seeds = figures.score_table(gained, against=titles[baseline], interval="from seed to seed")
         for name, figure in (("curves", curves), ("seeds", seeds)):
             with atomic_path(study.folder / f"{name}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=110)
-        write_csv(study.folder / "comparisons.csv", comparisons(study, scores))
     write_text(study.folder / "README.md", page(study, scores))
     print(study.folder / "README.md")
 
 
 def page(study: Study, scores: pd.DataFrame) -> str:
     """The study as markdown: what was trained, the scores along it, the verdicts where the study makes claims."""
-    base, tasks, name = study.base, study.read("tasks", TASKS), study.path.stem
+    base, name = study.base, study.path.stem
     width, depth, _ = base.pretrain.encoder.shape
-    cost = ""
-    if len(tasks):
-        machines = " and ".join(sorted(set(tasks["machine"])))
-        cost = f", {statistics.median(tasks['minutes']):.0f} minutes each (median) on {machines}"
+    tasks = scores.drop_duplicates(["variant", "seed"])
+    machines, minutes = " and ".join(sorted(set(tasks["machine"]))), tasks["minutes"].median()
+    cost = f", {minutes:.0f} minutes each (median) on {machines}" if len(tasks) else ""
     parts = [
         f"# Study `{name}`",
         f"Written by `tcore study {name}`; {len(tasks)} of {len(study.tasks)} tasks are finished{cost}. A "
@@ -352,40 +326,30 @@ def page(study: Study, scores: pd.DataFrame) -> str:
         f"{base.pretrain.loop.batch_size} samples (`params/{parameters.find_profile(study.settings.base).name}`); variants differ "
         "only in what their title says, in brackets T-CoRe's own setting. Scores are percent, mean ± standard deviation over "
         "seeds. They are not comparable with the paper's: other data, a smaller encoder, a small part of its training.",
-        _score_lines(study, final(scores)),
     ]
     if len(scores):
+        titles = {name: variant.title for name, variant in study.settings.variants.items()}
+        last = final(scores, study)
+        by_benchmark = last.groupby("benchmark", observed=True)
+        means = by_benchmark.agg(_mean_and_std).T.rename_axis("variant")
+        means["seeds"] = by_benchmark.count().max().replace(0, table.NOT_RUN)
         curves = scores.pivot_table("value", ["variant", "step"], "benchmark", sort=False, observed=True)
         curves = curves[scores["benchmark"].cat.categories].map(table.text).reset_index().astype(str)
-        parts += ["![Scores of every seed after training](seeds.png)", "## Along the training", table.markdown(curves)]
-        parts += ["![Scores along the training](curves.png)"]
-    if len(scores) and study.settings.comparisons:
-        found = comparisons(study, scores)
-        cells = [
-            f"{table.text(row.difference, row.low, row.high, sign=True)}: {row.verdict.removesuffix(' at this scale')}"
-            if row.seeds
-            else table.NOT_RUN
-            for row in found.itertuples()
+        parts += [
+            table.markdown(means.rename(index=titles).reset_index()),
+            f"![Scores after training, minus those of {titles[study.settings.baseline]}](seeds.png)",
+            "## Along the training",
+            table.markdown(curves),
+            "![Scores along the training](curves.png)",
         ]
-        wide = found.assign(cell=cells).pivot(index="claim", columns="benchmark", values="cell")
+    if len(scores) and study.settings.comparisons:
+        found = comparisons(study, last)
+        wide = found.pivot(index="claim", columns="benchmark", values="verdict")
         parts += [
             "## Verdicts",
             "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
             "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than "
-            "3 seeds. All in `comparisons.csv`.",
+            "3 seeds.",
             table.markdown(wide.loc[found["claim"].unique(), found["benchmark"].unique()].reset_index()),
         ]
     return "\n\n".join(parts) + "\n"
-
-
-def _score_lines(study: Study, scores: pd.DataFrame) -> str:
-    """Markdown: one row per variant, mean ± standard deviation over seeds, "not run" for what is missing."""
-    rows = []
-    for name, variant in study.settings.variants.items():
-        own = scores[scores["variant"] == name]
-        row = {"variant": variant.title}
-        for benchmark in scores["benchmark"].cat.categories:
-            values = own[own["benchmark"] == benchmark]["value"]
-            row[benchmark] = table.text(values.mean()) + (f" ± {values.std():.1f}" if len(values) > 1 else "")
-        rows.append(row | {"seeds": own["seed"].nunique() or table.NOT_RUN})
-    return table.markdown(pd.DataFrame(rows))

@@ -4,6 +4,7 @@ Every row is one score of one encoder on one benchmark (`COLUMNS`):
 
     run         the run that measured it; "paper" for the authors' figures
     encoder     what the run's parameter file calls it; the paper's rows: the architecture
+    source      what the encoder is: run, random, pixels, a file or a name
     training    what it was trained on
     benchmark   davis, vip or jhmdb
     metric      J&F_m, mIoU or PCK@0.1
@@ -12,11 +13,12 @@ Every row is one score of one encoder on one benchmark (`COLUMNS`):
     clips       how many clips
     real        True = real clips, False = rendered ones
     released    the published checkpoint whose row this is, or which it reproduces; else ""
+    paper       the authors' figure of that checkpoint; NaN where it reproduces none
     protocol    "protocol", or the settings that differ from it
     data        what it was measured on, in words
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ BENCHMARKS = {
 METRICS = {name: heading.split()[1] for name, (_, heading) in BENCHMARKS.items()}
 HEADINGS = [heading for _, heading in BENCHMARKS.values()]
 ROWS = {"davis": "objects", "vip": "parts", "jhmdb": "joints"}  # the table of a stage that its scores are means of
-COLUMNS = ["run", "encoder", "training", "benchmark", "metric", "value", "low", "high", "clips", "real", "released",
-           "protocol", "data"]  # fmt: skip
+COLUMNS = ["run", "encoder", "source", "training", "benchmark", "metric", "value", "low", "high", "clips", "real",
+           "released", "paper", "protocol", "data"]  # fmt: skip
 NOT_RUN = "not run"
 # Settings of a benchmark that say where and how it is computed, not what is measured.
 NO_PROTOCOL = {"enabled", "root", "clips", "precision", "save_predictions"}
@@ -54,11 +56,7 @@ ACCEPTED_RETRAINED = 1.0
 
 
 def paper(path: Path | None = None) -> pd.DataFrame:
-    """The authors' figures as rows (`COLUMNS`), from a CSV like `results/paper.csv`, which is the default.
-
-    Raises:
-        InputError: the file is missing or lacks a column.
-    """
+    """The authors' figures as rows, from a CSV like `results/paper.csv`, which is the default."""
     path = path or project_root() / "results" / "paper.csv"
     with reading(path, "restore it from git"):
         rows = [
@@ -72,36 +70,32 @@ def paper(path: Path | None = None) -> pd.DataFrame:
 
 
 def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
-    """What runs measured, as rows (`COLUMNS`); none for what was not run.
-
-    Args:
-        folders: run folders, `results/<run>` or `results/published/<run>`.
-
-    Raises:
-        InputError: a result file is damaged.
-    """
+    """What runs measured, as rows; none for what was not run. Folders: `results/<run>` or `results/published/<run>`."""
+    published = paper().set_index(["released", "benchmark"])["value"].to_dict()
     rows = []
     for folder in map(Path, folders):
+        records = runs.read_results(folder)
+        own = records.get("01_pretraining", {}).get("result", {}).get("description", "")
         for name, (stage, _) in BENCHMARKS.items():
-            record = runs.read_result(folder, stage)
-            if record is None:
+            if stage not in records:
                 continue
-            training = runs.read_result(folder, "01_pretraining")
-            trained = {"run": training["result"]["description"] if training else "", "random": "none", "pixels": "none"}
-            section, checkpoint = record["settings"][name], record["settings"]["checkpoint"]
+            result, settings = records[stage]["result"], records[stage]["settings"]
+            section, checkpoint = settings[name], settings["checkpoint"]
+            real = section["root"] != "synthetic"
             expected = getattr(Params(), name).model_dump(mode="json", exclude=NO_PROTOCOL)
             other = [f"{key} {section[key]}" for key in expected if section.get(key, expected[key]) != expected[key]]
-            for encoder, score in record["result"]["scores"].items():
-                source, real = checkpoint["encoders"][encoder], section["root"] != "synthetic"
+            for encoder, score in result["scores"].items():
+                source = checkpoint["encoders"][encoder]
                 released = checkpoint["paper_rows"].get(encoder, "") if real else ""  # rendered clips are another test
                 rows.append({
-                    "run": folder.name, "encoder": encoder, "training": trained.get(source, source), "benchmark": name,
-                    "metric": METRICS[name], **{key: score.get(key) for key in ("value", "low", "high", "clips")},
-                    "real": real, "released": released, "protocol": ", ".join(other) or "protocol",
-                    "data": record["result"]["data"],
+                    "run": folder.name, "encoder": encoder, "source": source,
+                    "training": {"run": own, "random": "none", "pixels": "none"}.get(source, source),
+                    "benchmark": name, "metric": METRICS[name], **score, "real": real, "released": released,
+                    "paper": published.get((released, name)), "protocol": ", ".join(other) or "protocol",
+                    "data": result["data"],
                 })  # fmt: skip
     found = pd.DataFrame(rows, columns=COLUMNS)
-    return found.astype({"value": float, "low": float, "high": float, "real": bool})
+    return found.astype({"value": float, "low": float, "high": float, "paper": float, "real": bool})
 
 
 def differences(folder: str | Path) -> pd.DataFrame:
@@ -113,22 +107,18 @@ def differences(folder: str | Path) -> pd.DataFrame:
     """
     from tcore_lib.evaluation import scores as summary  # late: listing runs needs no evaluation
 
-    folder, rows = Path(folder), []
-    for name, (stage, _) in BENCHMARKS.items():
-        record = runs.read_result(folder, stage)
-        if record is None:
-            continue
-        sources = record["settings"]["checkpoint"]["encoders"]
-        baselines = [encoder for encoder, source in sources.items() if source in ("random", "pixels")]
-        if len(baselines) == len(sources) or not baselines:
-            continue
-        table = runs.read_table(folder, stage, ROWS[name])
-        of = {encoder: table[table["encoder"] == encoder] for encoder in sources}
-        shared = {"run": folder.name, "benchmark": name, "real": record["settings"][name]["root"] != "synthetic"}
-        for better, worse in ((b, w) for w in baselines for b in sources if b not in baselines):
-            paired = summary.paired_difference(of[better], of[worse], name, seed=record["settings"]["run"]["seed"])
-            measured = paired.set_index("score").loc[METRICS[name]].to_dict()
-            rows.append(shared | {"better": better, "worse": worse} | measured)
+    rows = []
+    for name, scores in of_runs([folder]).groupby("benchmark", sort=False):
+        stage = BENCHMARKS[name][0]
+        is_floor = scores["source"].isin(["random", "pixels"])
+        items = {encoder: own for encoder, own in runs.read_table(folder, stage, ROWS[name]).groupby("encoder")}
+        seed = runs.read_results(folder)[stage]["settings"]["run"]["seed"]
+        for worse in scores[is_floor]["encoder"]:
+            for better in scores[~is_floor]["encoder"]:
+                paired = summary.paired_difference(items[better], items[worse], name, seed=seed)
+                measured = paired.set_index("score").loc[METRICS[name]].to_dict()
+                row = {"run": Path(folder).name, "benchmark": name, "better": better, "worse": worse, **measured}
+                rows.append(row | {"real": scores["real"].iloc[0]})
     columns = ["run", "benchmark", "better", "worse", "difference", "low", "high", "clips", "real"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -166,35 +156,20 @@ def markdown(shown: pd.DataFrame, form: str = "pipe") -> str:
 
 
 def beside_paper(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores as the figure of notebook 07 takes them, and the published figure beside those that reproduce one.
-
-    Args:
-        scores: rows of `of_runs`.
-
-    Returns:
-        Columns encoder, benchmark (heading), measured, low, high, clips, paper, difference; percent and points.
-    """
-    published = paper().set_index(["released", "benchmark"])["value"]
-    figures = [published.get(key, float("nan")) for key in zip(scores["released"], scores["benchmark"], strict=True)]
-    shown = scores.rename(columns={"value": "measured"}).assign(paper=figures)
-    shown["difference"] = shown["measured"] - shown["paper"]
-    shown["benchmark"] = shown["benchmark"].map(dict(zip(BENCHMARKS, HEADINGS, strict=True)))
+    """Rows of `of_runs` as `figures.score_table` takes them: benchmark as a heading, measured, paper, difference in points."""
+    shown = scores.rename(columns={"value": "measured"}).assign(difference=scores["value"] - scores["paper"])
+    shown["benchmark"] = shown["benchmark"].map({name: heading for name, (_, heading) in BENCHMARKS.items()})
     return shown[["encoder", "benchmark", "measured", "low", "high", "clips", "paper", "difference"]]
 
 
 def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
-    """The paper's table, and below it what runs measured.
-
-    Args:
-        scores: rows of `of_runs`.
-        intervals: also write the 95 % intervals.
+    """The paper's table, and below it what runs measured (rows of `of_runs`), as text.
 
     Returns:
-        Text. Columns who, encoder, training, one per benchmark, run. `paper`: the authors' figures; `reproduced`: the same rows
-        as measured on real clips, in round brackets the difference to the paper, "not run" where there is none; `ours`: every
+        Columns who, encoder, training, one per benchmark, run. `paper`: the authors' figures; `reproduced`: the same rows as
+        measured on real clips, in round brackets the difference to the paper, "not run" where there is none; `ours`: every
         other encoder, not comparable with the paper where clips are rendered or only a part of the benchmark.
     """
-    scores = scores.assign(expected=beside_paper(scores)["paper"])
     published = dict(list(paper().groupby("released", sort=False)))
     own = scores[scores["released"] == ""].groupby(["run", "encoder"], sort=False)
     groups = [("paper", rows, rows) for rows in published.values()]
@@ -205,7 +180,7 @@ def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
         line = {"who": who, **named.iloc[0][["encoder", "training"]], **dict.fromkeys(HEADINGS, NOT_RUN), "run": ""}
         for row in found.to_dict("records"):
             interval = (row["low"], row["high"]) if intervals else ()
-            line[BENCHMARKS[row["benchmark"]][1]] = text(row["value"], *interval, expected=row.get("expected"))
+            line[BENCHMARKS[row["benchmark"]][1]] = text(row["value"], *interval, expected=row["paper"])
             line["run"] = "" if who == "paper" else row["run"]
         lines.append(line)
     return pd.DataFrame(lines)
@@ -235,18 +210,13 @@ def summary_of(folder: str | Path) -> str:
 
 
 def headline(scores: pd.DataFrame, name: str) -> dict[str, dict[str, Any]]:
-    """A benchmark's one score per encoder, as its stage writes it into its result.
-
-    Args:
-        scores: of `evaluation.scores.summarise`.
-        name: davis, jhmdb or vip.
+    """A benchmark's one score per encoder, as its stage writes it into its result, from `evaluation.scores.summarise`.
 
     Returns:
         encoder -> `value`, `low`, `high` (percent, None where unknown) and `clips`.
     """
-    chosen = scores[scores["score"] == METRICS[name]].set_index("encoder")
-    known = chosen[["value", "low", "high"]].astype(object).where(chosen[["value", "low", "high"]].notna(), None)
-    return known.assign(clips=chosen["clips"].map(int).astype(object)).to_dict("index")
+    chosen = scores[scores["score"] == METRICS[name]].set_index("encoder")[["value", "low", "high", "clips"]]
+    return chosen.astype(object).where(chosen.notna(), None).to_dict("index")
 
 
 def per_clip(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -265,54 +235,39 @@ def per_clip(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     return pd.DataFrame(columns).T.rename_axis("clip").rename_axis(None, axis="columns")
 
 
-def compared(params: Params, name: str, scores: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Measured beside expected for one benchmark, as text.
+def compared(folder: str | Path, name: str) -> pd.DataFrame:
+    """A run's scores on one benchmark beside what is expected, as text; accepted differences: see `ACCEPTED`.
 
-    Something is expected only of encoders with a published row, and only on real clips: where none has one, the columns
-    about it are left out. Accepted differences: see `ACCEPTED`.
-
-    Args:
-        params: the run's.
-        name: davis, jhmdb or vip.
-        scores: of `headline`.
+    Something is expected only of encoders with a published row, on real clips: where none has one, the columns are left out.
     """
-    published = paper().set_index(["benchmark", "released"])["value"][name]
-    real = getattr(params, name).root != "synthetic"
     rows = {}
-    for encoder, score in scores.items():
-        row = {"measured, %": text(score["value"], score["low"], score["high"]), "clips": str(score["clips"])}
-        released = params.checkpoint.paper_rows.get(encoder)
-        if real and released in published and score["value"] is not None:
-            difference = score["value"] - published[released]
-            band = ACCEPTED_RETRAINED if params.checkpoint.encoders[encoder] == "run" else ACCEPTED[name]
-            row |= {"expected": text(published[released]), "difference": text(difference, sign=True)}
+    scores = of_runs([folder]).query("benchmark == @name")
+    for score in scores.itertuples():
+        row = {"measured, %": text(score.value, score.low, score.high), "clips": str(score.clips)}
+        difference = score.value - score.paper
+        if not pd.isna(difference):
+            band = ACCEPTED_RETRAINED if score.source == "run" else ACCEPTED[name]
+            row |= {"expected": text(score.paper), "difference": text(difference, sign=True)}
             row |= {"accepted": f"± {band}", "reproduced": "yes" if abs(difference) <= band + 1e-9 else "no"}
-        rows[encoder] = row
+        rows[score.encoder] = row
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("encoder")
 
 
-def in_words(name: str, scores: Mapping[str, Mapping[str, Any]], paired: pd.DataFrame) -> str:
-    """The scores of a benchmark as sentences: every encoder's, and who is ahead of whom.
-
-    Args:
-        name: davis, jhmdb or vip.
-        scores: of `headline`.
-        paired: rows of `differences`.
-    """
-    known = {encoder: score for encoder, score in scores.items() if score["value"] is not None}
-    if not known:
+def in_words(folder: str | Path, name: str) -> str:
+    """A run's scores on one benchmark as sentences: every encoder's, and who is ahead of whom."""
+    known = of_runs([folder]).query("benchmark == @name").dropna(subset="value")
+    if not len(known):
         return "No encoder has a score here."
-    clips = max(score["clips"] for score in known.values())
-    listed = ", ".join(f"{encoder} {text(score['value'])}" for encoder, score in known.items())
+    clips = known["clips"].max()
+    listed = ", ".join(f"{score.encoder} {text(score.value)}" for score in known.itertuples())
     lines = [f"{BENCHMARKS[name][1]} in percent over {clips} clip{'' if clips == 1 else 's'}: {listed}."]
-    for row in paired[paired["benchmark"] == name].to_dict("records"):
-        low, high = row["low"], row["high"]
-        if pd.isna(low):
+    for row in differences(folder).query("benchmark == @name").itertuples():
+        if pd.isna(row.low):
             verdict = "; too few clips for an interval"
-        elif low > 0:
+        elif row.low > 0:
             verdict = ": ahead"
         else:
-            verdict = ": behind" if high < 0 else ": the interval holds 0, so these clips cannot tell"
-        measured = text(row["difference"], low, high, sign=True)
-        lines.append(f"{row['better']} - {row['worse']}: {measured} points{verdict}.")
+            verdict = ": behind" if row.high < 0 else ": the interval holds 0, so these clips cannot tell"
+        measured = text(row.difference, row.low, row.high, sign=True)
+        lines.append(f"{row.better} - {row.worse}: {measured} points{verdict}.")
     return "\n".join(lines)
