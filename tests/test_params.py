@@ -25,49 +25,46 @@ def test_shipped_profile_is_valid_and_opens_with_its_purpose(path: Path) -> None
 
 def test_defaults_are_the_recipe_of_the_k400_row() -> None:
     """The full profile spells out docs/method.md's figures; the schema's defaults must be the same ones."""
-    spelled = parameters.load("k400_vits16_400ep").pretrain
-    changed = {"loop": {"checkpoint_every", "milestone_every", "log_every", "compile"}}
-    default = Params().pretrain
-    for name in type(spelled).model_fields:
-        left, right = getattr(spelled, name), getattr(default, name)
-        if name in changed:
-            left, right = left.model_dump(exclude=changed[name]), right.model_dump(exclude=changed[name])
-        assert left == right, name
+    spelled, default = (params.pretrain.model_dump() for params in (parameters.load("k400_vits16_400ep"), Params()))
+    for key in ("checkpoint_every", "milestone_every", "log_every", "compile"):
+        spelled["loop"].pop(key), default["loop"].pop(key)
+    assert spelled == default
 
 
 CASES = {
     "davis: {topk: 3}": ("davis.topk", "did you mean 'top_k'?"),
     "davsi: {}": ("davsi", "did you mean 'davis'?"),
     "davis: {temperature: 1e-4}": ("davis.temperature", "1.0e-4"),
-    "davis: {top_k: 0}": ("davis.top_k = 0", "greater than or equal to 1"),
-    "davis: {radius: 0.0}": ("davis.radius", "greater than 0"),
     "davis: {top_k: true}": ("davis.top_k = True", "integer"),
     "run: {sed: 1}\ndavis: {topk: 1, top_k: 0}\nvip: {root: 3}": (
-        "4 things are wrong",
-        "\n  - the key run.sed",
-        "davis.topk",
-        "davis.top_k = 0",
-        "vip.root = 3",
+        "4 things are wrong", "\n  - the key run.sed", "davis.topk", "davis.top_k = 0", "vip.root = 3",
     ),
-    "pretrain: {head: {prototypes: 0}}": ("pretrain.head.prototypes", "greater than or equal to 1"),
+    "pretrain: {views: {global_size: 200}, loop: {keep_last: 0}}": ("2 things are wrong", "patch_size", "keep_last = 0"),
     "pretrain: {masks: {ratio: [0.1, 1.5]}}": ("pretrain.masks.", "ratio.1 = 1.5"),
+    "pretrain: {masks: {ratio: [0.5, 0.1]}}": ("pretrain.masks.ratio", "the first value must not exceed the second"),
+    "pretrain: {views: {local_scale: [0.0, 0.1]}}": ("pretrain.views.local_scale.0 = 0.0", "greater than 0"),
+    "pretrain: {views: {blur_kernel: 4}}": ("pretrain.views", "must be odd"),
     "pretrain: {sandwich: {past_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "before the clip"),
     "pretrain: {sandwich: {future_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "after the clip"),
     "pretrain: {views: {global_size: 200}}": ("pretrain", "multiple of encoder.patch_size (16)"),
     "pretrain: {encoder: {width: 64}}": ("pretrain.encoder", "only read with arch: custom"),
+    "pretrain: {encoder: {arch: custom}}": ("pretrain.encoder", "needs width, depth and heads"),
     "pretrain: {decoder: {heads: 7}}": ("pretrain", "decoder.heads must divide"),
     "pretrain: {loop: {accumulate: 3}}": ("pretrain", "multiple of loop.accumulate"),
     "pretrain: {optimiser: {epochs: .inf}}": ("pretrain.optimiser.epochs", "finite"),
     "checkpoint: {encoders: {}}": ("checkpoint.encoders", "at least 1 item"),
+    "data: {direct: true}": ("data.direct (value True) was removed, because videos are", "; delete that line"),
     "run: {name: ../elsewhere}": ("run.name", "pattern"),
     "run: {seed: 1, seed: 2}": ("'seed' stands twice", "correct"),
     "run: &a {seed: 1}\ndata: *a": ("alias", "correct"),
     "run: !!python/object/apply:os.system [ls]": ("cannot be read", "correct that place"),
     "run: {seed: [": ("cannot be read", "correct that place"),
+    'davis: {"a\\nb": 1}': (r"davis.a\nb (value 1)",),
+    f"? {'k' * 300}\n: 1": ("k" * 77 + "...",),
     "": ("holds no sections", "run"),
     "- 1": ("holds no sections", "run"),
     "1: {}": ("holds no sections", "run"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", CASES, ids=lambda text: text[:40])
@@ -118,7 +115,7 @@ def test_a_name_that_papermill_injects_must_be_a_section(cell: str, words: str) 
         parameters.from_notebook({"profile": "quick", "data": 3})
 
 
-def test_what_is_injected_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_injected_is_read_as_it_was() -> None:
     loaded = parameters.load("explore", ["run.seed=3"])
     assert parameters.from_notebook({**parameters.injected(loaded), "In": INJECTED}) == loaded
 
@@ -126,24 +123,21 @@ def test_what_is_injected_is_read_as_it_was(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_relative_path_is_relative_to_its_file_or_to_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "files").mkdir()
-    (tmp_path / "files/mine").mkdir()
+    (tmp_path / "files/mine").mkdir(parents=True)
     text = "data: {source: videos, root: ../frames}\ncheckpoint: {encoders: {a: mine, b: run, c: sub/x.pth, d: 'timm:x/y'}}\n"
     (tmp_path / "files/my.yaml").write_text("\ufeff" + text)  # a byte order mark changes nothing
     monkeypatch.chdir(tmp_path)
-    loaded = parameters.load("files/my.yaml", ["davis.root=here", "vip.root=synthetic"])
+    loaded = parameters.load("files/my.yaml", ["davis.root=here", "vip.root=synthetic", "checkpoint.encoders.e=./y"])
     assert loaded.data.source == f"{tmp_path}/files/videos"
     assert loaded.data.root == f"{tmp_path}/frames"
     assert loaded.checkpoint.encoders == {
-        "a": f"{tmp_path}/files/mine", "b": "run", "c": f"{tmp_path}/files/sub/x.pth", "d": "timm:x/y",
+        "a": f"{tmp_path}/files/mine", "b": "run", "c": f"{tmp_path}/files/sub/x.pth", "d": "timm:x/y", "e": f"{tmp_path}/y",
     }  # fmt: skip
     assert (loaded.davis.root, loaded.vip.root) == (f"{tmp_path}/here", "synthetic")
     assert loaded.run.results == f"{tmp_path}/files/results", "outside a project: beside the file"
     monkeypatch.chdir(ROOT / "notebooks")
     quick = parameters.load("quick")
-    assert (quick.data.root, quick.run.results) == ("data/quick", "results"), (
-        "inside a project: the same on every machine"
-    )
+    assert (quick.data.root, quick.run.results) == ("data/quick", "results"), "in a project: the same on every machine"
     assert parameters.resolve(quick.data.root) == ROOT / "data/quick"
 
 
@@ -155,19 +149,6 @@ def test_the_template_is_a_profile_that_points_at_nothing_of_ours(tmp_path: Path
     assert [loaded.davis.enabled, loaded.jhmdb.enabled, loaded.vip.enabled] == [False] * 3
     with pytest.raises(InputError, match="exists already"):
         parameters.init(target)
-
-
-def test_a_removed_setting_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        InputError, match=r"data\.direct \(value True\) was removed, because videos are .*; delete that line"
-    ):
-        parameters.parse({"data": {"direct": True}}, "x")
-
-
-def test_digest_follows_its_sections() -> None:
-    one, two = Params(), Params.model_validate({"davis": {"top_k": 5}})
-    assert one.digest("davis") != two.digest("davis")
-    assert one.digest("pretrain") == two.digest("pretrain")
 
 
 def test_set_replaces_single_settings() -> None:
@@ -185,26 +166,16 @@ def test_set_replaces_single_settings() -> None:
         ("run.seed=[1", "write its value as YAML"),
         ("run.sed=1", "did you mean 'seed'"),
         ("run.seed=1e-4", "--set run.seed=1e-4"),
+        *(
+            (f"run.seed={value}", "--set run.seed=")
+            for value in ("[" * 3000, "!!python/name:os.system", "*a", "1" * 5000)
+        ),
     ],
+    ids=lambda text: text[:20],
 )
 def test_a_wrong_set_is_one_sentence(change: str, words: str) -> None:
-    with pytest.raises(InputError, match=re.escape(words)):
+    with pytest.raises(InputError, match=re.escape(words)) as caught:
         parameters.load("quick", [change])
-
-
-def test_a_strange_key_stays_on_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "bad.yaml"
-    for text, shown in (('davis: {"a\\nb": 1}', r"davis.a\nb (value 1)"), (f"? {'k' * 300}\n: 1", "k" * 77 + "...")):
-        path.write_text(text)
-        with pytest.raises(InputError) as caught:
-            parameters.load(path)
-        assert shown in str(caught.value)
-
-
-@pytest.mark.parametrize("value", ["[" * 5000, "2020-99-99", "!!python/name:os.system", "*a", "1" * 5000 + "e"])
-def test_a_hostile_value_of_set_is_one_sentence(value: str) -> None:
-    with pytest.raises(InputError) as caught:
-        parameters.load("quick", [f"run.seed={value}"])
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -212,5 +183,3 @@ def test_a_hostile_value_of_set_is_one_sentence(value: str) -> None:
 def test_nested_settings_as_dotted_keys() -> None:
     nested = {"a": {"b": 1, "c": {}, "d": {"e": None}}, "f": [{"g": 2}]}
     assert parameters.dotted(nested) == {"a.b": 1, "a.c": {}, "a.d.e": None, "f": [{"g": 2}]}
-    assert parameters.dotted(nested["a"], "a") == {"a.b": 1, "a.c": {}, "a.d.e": None}
-    assert parameters.dotted({}) == {}

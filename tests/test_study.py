@@ -57,7 +57,7 @@ def test_the_shipped_studies_are_possible() -> None:
     assert files
     for path in files:
         loaded = study.Study(path.stem)
-        assert len({loaded.keys[task] for task in loaded.tasks if task[1] == 0}) == len(loaded.settings.variants)
+        assert len({loaded.key(*task) for task in loaded.tasks if task[1] == 0}) == len(loaded.settings.variants)
         assert path.read_text().startswith("# Asks:")
         shown = loaded.folder / "README.md"  # not there before its first task is finished
         if shown.exists():
@@ -87,28 +87,28 @@ def test_an_impossible_study_is_one_sentence(tmp_path: Path, changes: dict[str, 
 
 def test_variants_differ_only_in_what_they_name(tmp_path: Path) -> None:
     loaded = study.Study(written(tmp_path))
-    full, past = (loaded.params(name, 1)[0] for name in ("full", "past_only"))
+    full, past = (loaded.tasks[name, 1][0] for name in ("full", "past_only"))
     assert past.pretrain.decoder.branches == "past"
     assert past.model_copy(update={"pretrain": full.pretrain, "run": full.run}) == full
     assert (full.run.seed, full.data.synthetic.seed) == (1, 0), "another seed trains on the same clips"
     assert full.pretrain.decoder.heads == past.pretrain.decoder.heads == 2  # merged, not replaced
     assert full.checkpoint.encoders == {"step 1": "run@1", "step 2": "run@2"}
     assert full.pretrain.loop.milestone_every == 1
-    untrained = loaded.params("random", 0)[0]
+    untrained = loaded.tasks["random", 0][0]
     assert (untrained.pretrain.enabled, untrained.checkpoint.encoders) == (False, {"step 0": "random"})
 
 
 def test_real_clips_are_scored_with_the_trainings_checkpoints(tmp_path: Path) -> None:
     """Also those of a benchmark that the base profile leaves out."""
     (tmp_path / "clips").mkdir()
-    real = {"davis": str(tmp_path / "clips"), "jhmdb": str(tmp_path / "clips"), "vip": str(tmp_path / "no")}
+    real = {"davis": "clips", "jhmdb": str(tmp_path / "clips"), "vip": "no"}  # relative to the study's file
     loaded = study.Study(written(tmp_path, real=real))
-    params = loaded.params("full", 0)[1]
+    params = loaded.tasks["full", 0][1]
     assert params.davis == Davis(root=str(tmp_path / "clips"))  # the protocol's input size, not the base profile's
     assert (params.jhmdb.enabled, params.vip.enabled, params.pretrain.enabled) == (True, False, False)
     files = [f"{tmp_path}/results/studies/tiny/runs/full-seed0/checkpoints/step-0000000{step}.pt" for step in (1, 2)]
     assert list(params.checkpoint.encoders.values()) == files
-    other = loaded.params("past_only", 0)[1]
+    other = loaded.tasks["past_only", 0][1]
     assert params.run.title != other.run.title, "other weights are another run"
 
 
@@ -142,7 +142,7 @@ def test_what_a_task_measured_is_kept_and_belongs_to_its_question(tmp_path: Path
     loaded = study.Study(written(tmp_path))
     origin = {"seconds": 90.0, "device": "cpu", "processor": "some", "cores": 2, "commit": "a" * 40,
               "uncommitted_changes": False, "finished": "2026-01-01"}  # fmt: skip
-    params = loaded.params("full", 0)[0]
+    params = loaded.tasks["full", 0][0]
     for value in (40.0, 41.0):  # measured twice: the second one stays
         found = {"step 1": {"value": 30.0, "clips": 1}, "step 2": {"value": value, "clips": 1}}
         record = {"result": {"scores": found, "data": "x"}, "settings": params.model_dump(mode="json")}

@@ -11,8 +11,6 @@ real clips where these are at hand. In `results/studies/<study>/`:
     runs/        the runs themselves; not kept in git
 """
 
-import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -84,8 +82,9 @@ class Study:
         settings: what the file says.
         base: the base profile.
         folder: `results/studies/<study>`.
-        tasks: (variant, seed); seed by seed, so that a study that is stopped early has whole seeds.
         real: folders of the real clips that are on this machine, by benchmark.
+        tasks: (variant, seed) -> the parameters of its runs: the training, scored on the base profile's clips; and where there
+            are real clips, the evaluation on these. Seed by seed, so that a study that is stopped early has whole seeds.
     """
 
     def __init__(self, study: str | Path) -> None:
@@ -93,56 +92,53 @@ class Study:
         if self.path.suffix not in (".yaml", ".yml"):
             self.path = parameters.project_root() / "params" / FOLDER / f"{study}.yaml"
         self.settings = parameters.checked(Settings, parameters.read_yaml(self.path), str(self.path))
-        self.sections, origin = parameters.read_profile(self.settings.base)
-        self.base = parameters.parse(self.sections, origin)
+        is_file = self.settings.base.endswith((".yaml", ".yml"))
+        sections, origin = parameters.read_profile(
+            self.path.parent / self.settings.base if is_file else self.settings.base
+        )
+        self.base = parameters.parse(sections, origin)
         self.folder = parameters.resolve(self.base.run.results) / FOLDER / self.path.stem
-        self.tasks = [(variant, seed) for seed, variant in product(self.settings.seeds, self.settings.variants)]
-        folders = {str(name): parameters.resolve(path) for name, path in self.settings.real.items()}
-        self.real = {name: folder for name, folder in folders.items() if folder.is_dir()}
-        self.keys = {task: self._key(*task) for task in self.tasks}  # checks all of them, too
+        folders = {
+            name: (self.path.parent / Path(path).expanduser()).resolve() for name, path in self.settings.real.items()
+        }
+        self.real = {str(name): folder for name, folder in folders.items() if folder.is_dir()}
+        grid = product(self.settings.seeds, self.settings.variants)
+        self.tasks = {(variant, seed): self._runs(sections, variant, seed) for seed, variant in grid}
 
-    def params(self, variant: str, seed: int) -> tuple[Params, Params]:
-        """A task's parameters: for its training and the base profile's clips, and for the real clips.
-
-        All tasks share the base's data, whatever their seed. On real clips the encoders are the checkpoints of the training, and
-        the protocol is the benchmark's own, not that of the base profile's small rendered clips.
-        """
-        name, source = f"{variant}-seed{seed}", self.settings.variants[variant].encoder
-        folder = self.folder / "runs"
+    def _runs(self, sections: dict[str, Any], variant: str, seed: int) -> list[Params]:
+        """All tasks share the base's data, whatever their seed. On real clips the protocol is the benchmark's own."""
+        origin, settings = f"{self.path}, variant {variant}", self.settings.variants[variant]
+        name, folder, trained = f"{variant}-seed{seed}", self.folder / "runs", settings.encoder == "run"
         run = {"name": name, "seed": seed, "results": str(folder)}
-        data = {"root": str(parameters.resolve(self.base.data.root)), "synthetic": {"seed": self.base.run.seed}}
-        changes = self.settings.variants[variant].pretrain
-        own = parameters.merged(self.sections, {"run": run, "data": data, "pretrain": changes})
-        trained: dict[str, Any] = {"enabled": False}
-        rendered = files = {0: source}  # step -> the encoder that is scored there
-        if source == "run":
-            steps = Schedules(self._checked(own, variant).pretrain).steps
+        data = {"synthetic": {"seed": self.base.run.seed}}
+        own = parameters.merged(sections, {"run": run, "data": data, "pretrain": settings.pretrain})
+        own = parameters.merged(own, {"pretrain": {"enabled": trained}})
+        encoders = files = {"step 0": settings.encoder}
+        if trained:
+            steps = Schedules(parameters.parse(own, origin).pretrain).steps
             every = steps // self.settings.points
             if every * self.settings.points != steps:
-                raise InputError(
-                    f"{self.path}: points = {self.settings.points} does not divide {steps} steps of {variant}."
-                )
-            trained = {"enabled": True, "loop": {"milestone_every": every}}
-            rendered = {step: f"run@{step}" for step in range(every, steps + 1, every)}
-            files = {step: f"{folder}/{name}/checkpoints/step-{step:08d}.pt" for step in rendered}
-        own = parameters.merged(own, {"pretrain": trained, "checkpoint": _encoders(rendered)})
-        on_rendered = self._checked(own, variant)
+                points = f"points = {self.settings.points}"
+                raise InputError(f"{self.path}: {points} does not divide {steps} steps of {variant}.")
+            own = parameters.merged(own, {"pretrain": {"loop": {"milestone_every": every}}})
+            scored = range(every, steps + 1, every)
+            encoders = {f"step {step}": f"run@{step}" for step in scored}
+            files = {f"step {step}": f"{folder}/{name}/checkpoints/step-{step:08d}.pt" for step in scored}
+        training = parameters.parse({**own, "checkpoint": {"encoders": encoders}}, origin)
+        if not self.real:
+            return [training]
         # The title belongs to what makes a stage: other weights under the same names are scored anew.
-        run = {"name": f"{name}-real", "title": on_rendered.digest("data", "pretrain")}
-        on_real = {**own, "run": {**own["run"], **run}, "pretrain": {"enabled": False}, "checkpoint": _encoders(files)}
+        run |= {"name": f"{name}-real", "title": training.digest("data", "pretrain")}
+        on_real = parameters.merged(own, {"run": run, "pretrain": {"enabled": False}})
+        on_real["checkpoint"] = {"encoders": files}
         for benchmark in table.BENCHMARKS:
             there = self.real.get(benchmark)
             on_real[benchmark] = {"enabled": True, "root": str(there)} if there else {"enabled": False}
-        return on_rendered, self._checked(on_real, variant)
+        return [training, parameters.parse(on_real, origin)]
 
-    def _checked(self, sections: dict[str, Any], variant: str) -> Params:
-        return parameters.parse(sections, f"{self.path}, variant {variant}")
-
-    def _key(self, variant: str, seed: int) -> str:
+    def key(self, variant: str, seed: int) -> str:
         """What a task's scores depend on besides the code: its parameters, and the real clips that are scored."""
-        dumped = self.params(variant, seed)[0].model_dump(mode="json", exclude={"run", "attention"})
-        dumped["data"].pop("root")
-        digest = hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest()
+        digest = self.tasks[variant, seed][0].digest("data", "pretrain", "checkpoint", *table.BENCHMARKS)
         return " ".join([digest[:16], *sorted(self.real)])
 
     def scores(self) -> pd.DataFrame:
@@ -153,11 +149,7 @@ class Study:
     def is_finished(self, variant: str, seed: int) -> bool:
         """Whether the task's scores are there and belong to what the study says now."""
         scores = self.scores()
-        return bool((_of(scores, variant, seed) & (scores["params"] == self.keys[variant, seed])).any())
-
-
-def _encoders(points: dict[int, str]) -> dict[str, Any]:
-    return {"encoders": {f"step {step}": source for step, source in points.items()}}
+        return bool((_of(scores, variant, seed) & (scores["params"] == self.key(variant, seed))).any())
 
 
 def _of(scores: pd.DataFrame, variant: str, seed: int) -> pd.Series:
@@ -205,25 +197,22 @@ def run_study(study: str | Path, *, only: str | None = None, tables: bool = Fals
 
 
 def run_task(study: Study, variant: str, seed: int) -> int:
-    """Train and score one task, on rendered clips and on the real ones that are here; returns the exit code."""
-    rendered, real = study.params(variant, seed)
-    code = run_stages(rendered, only="00,01,03,04,05")
-    if code == 0 and study.real:
-        code = run_stages(real, only="03,04,05")
-    if code == 0:
-        keep(study, variant, seed)
-    return code
+    """Train and score one task; returns the exit code."""
+    for params, only in zip(study.tasks[variant, seed], ("00,01,03,04,05", "03,04,05"), strict=False):
+        if code := run_stages(params, only=only):
+            return code
+    keep(study, variant, seed)
+    return 0
 
 
 def keep(study: Study, variant: str, seed: int) -> None:
     """Put what a task's runs measured into `scores.csv`, in place of what was there of it."""
-    folders = [runs.run_folder(params) for params in study.params(variant, seed)]
+    folders = [runs.run_folder(params) for params in study.tasks[variant, seed]]
     origins = [record["provenance"] for folder in folders for record in runs.read_results(folder).values()]
-    last = max(origins, key=lambda origin: str(origin["finished"]))
     found = table.of_runs(folders).assign(
-        variant=variant, seed=seed, params=study.keys[variant, seed],
+        variant=variant, seed=seed, params=study.key(variant, seed),
         minutes=sum(origin["seconds"] for origin in origins) / 60,
-        machine=runs.machine(last), commit=runs.commit(last, "+"),
+        machine=runs.machine(origins[-1]), commit=runs.commit(origins[-1], "+"),
     )  # fmt: skip
     found["step"] = found["encoder"].str.split().str[1].astype(int)
     with FileLock(study.folder / "runs" / ".lock"):  # another terminal may do the same
