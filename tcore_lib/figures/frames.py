@@ -6,8 +6,9 @@ Every function returns a Figure 10 inches wide.
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,53 +27,41 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 Box = tuple[float, float, float, float]
+GAP = 0.03  # inches
 HALO = [withStroke(linewidth=2.5, foreground=style.RIM)]
 
 
-def page(mosaic: Any, aspect: float, lines: int = 0) -> tuple[Figure, dict[str, Axes]]:
+def page(
+    mosaic: Any, aspect: float, lines: int = 0, heights: Sequence[float] | None = None, gap: float = GAP
+) -> tuple[Figure, dict[str, Axes]]:
     """A figure for pictures, and its axes by name; matplotlib sets them out.
 
     Args:
-        mosaic: rows of names (`plt.subplot_mosaic`), `.` = empty; all cells have one size.
+        mosaic: rows of names (`plt.subplot_mosaic`), `.` = empty.
         aspect: height by width of a cell.
         lines: of text above, between and below the pictures, together.
+        heights: of the rows, in widths of the figure; by default all cells are alike.
+        gap: half the space between pictures, in inches.
     """
-    height = len(mosaic) * aspect * style.WIDTH / len(mosaic[0]) + 0.25 * lines
-    figure, axes = plt.subplot_mosaic([list(row) for row in mosaic], figsize=(style.WIDTH, height))
+    rows, columns = np.shape(mosaic)
+    height = style.WIDTH * (sum(heights) if heights else rows * aspect / columns) + 0.25 * lines
+    names = [list(row) for row in mosaic]
+    figure, axes = plt.subplot_mosaic(names, figsize=(style.WIDTH, height), height_ratios=heights)
     # In a full grid of single cells matplotlib can take out the space that the pictures' shape leaves over.
-    pack(figure, "compressed" if len(axes) == np.size(mosaic) else "constrained")
+    layout = "compressed" if len(axes) == rows * columns else "constrained"
+    figure.set_layout_engine(layout, w_pad=gap, h_pad=GAP, wspace=0.0, hspace=0.0)
     return figure, axes
-
-
-def pack(figure: Figure, layout: Literal["constrained", "compressed"], gap: float = 0.03) -> None:
-    """Little space between pictures; `gap` is half of it, in inches."""
-    figure.set_layout_engine(layout, w_pad=gap, h_pad=0.03, wspace=0.0, hspace=0.0)
-
-
-def grid(rows: int, columns: int, shape: Sequence[float], lines: int = 0) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes (rows, columns) for pictures of one shape (height, width, ...)."""
-    names = np.arange(rows * columns).astype(str).reshape(rows, columns)
-    figure, axes = page(names, shape[0] / shape[1], lines)
-    return figure, np.array(list(axes.values())).reshape(rows, columns)
 
 
 def show(ax: Axes, image: np.ndarray, title: str = "", colour: str = style.INK) -> None:
     """One picture without ticks; a title that is wider than the picture is cut in its middle, as its end says most."""
     ax.imshow(style.to_frame(image))
-    ax.set(xticks=[], yticks=[])
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
+    ax.set(xticks=[], yticks=[], frame_on=False)
     place: Any = ax.get_subplotspec()
     room = int(140 * len(place.colspan) / place.get_gridspec().ncols)  # letters of this size
     if len(title) > room:
         title = f"{title[: room // 2 - 2].rstrip()} … {title[-(room - room // 2 - 1) :].lstrip()}"
     ax.set_title(title, fontsize=8.5, color=colour)
-
-
-def same_number(name: str, got: int, expected: int) -> None:
-    """Refuse lists that do not hold one entry per frame."""
-    if got != expected:
-        raise InputError(f"{name} has {got} entries for {expected} frames; give one per frame.")
 
 
 def headline(figure: Figure, title: str) -> None:
@@ -83,32 +72,40 @@ def headline(figure: Figure, title: str) -> None:
 
 def sheet(
     frames: Sequence[np.ndarray],
-    titles: Sequence[str] | None,
+    titles: Sequence[str],
     columns: int,
     title: str = "",
+    *,
     lines: int = 0,
     shape: Sequence[float] | None = None,
+    colours: Sequence[str] | None = None,
+    gap: float = GAP,
 ) -> tuple[Figure, list[Axes]]:
-    """Frames in rows of `columns`, each with its axes; `lines` of text come below, `shape` is the first frame's."""
+    """Frames in rows of `columns`, each with its axes; `lines` of text come below, `shape` is the first frame's.
+
+    `colours` are the titles'.
+    """
     if len(frames) == 0:
         raise InputError("there is no frame to draw; give at least one.")
-    texts = [""] * len(frames) if titles is None else titles
-    same_number("titles", len(texts), len(frames))
+    texts, tints = titles or [""] * len(frames), colours or [style.INK] * len(frames)
     columns = max(2, min(columns, len(frames)))
     rows = -(-len(frames) // columns)
-    lines += rows * (titles is not None) + bool(title)
-    figure, axes = grid(rows, columns, frames[0].shape if shape is None else shape, lines)
-    for ax, frame, text in zip(axes.flat, frames, texts, strict=False):
-        show(ax, frame, text)
-    for ax in axes.flat[len(frames) :]:
+    height, width, *_ = frames[0].shape if shape is None else shape
+    lines += rows * bool(titles) + bool(title)
+    names = np.arange(rows * columns).reshape(rows, columns).astype(str)
+    figure, axes = page(names, height / width, lines, gap=gap)
+    used, empty = [*axes.values()][: len(frames)], [*axes.values()][len(frames) :]
+    for ax, frame, text, colour in zip(used, frames, texts, tints, strict=True):
+        show(ax, frame, text, colour)
+    for ax in empty:
         ax.set_visible(False)
     headline(figure, title)
-    return figure, list(axes.flat[: len(frames)])
+    return figure, used
 
 
 @style.figure_in_style
 def contact_sheet(
-    frames: Sequence[np.ndarray], titles: Sequence[str] | None = None, columns: int = 6, *, title: str = ""
+    frames: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int = 6, *, title: str = ""
 ) -> Figure:
     """Frames in rows of `columns`; their sizes may differ."""
     return sheet(frames, titles, columns, title)[0]
@@ -127,32 +124,33 @@ def sandwich(
         frames: past, current and future.
         boxes: `past`, `current`, `future` -> list of (label, box); a label that starts with `local` is drawn thin.
         crops: `global`, `local`, `past`, `future` -> uint8 crops (`style.denormalise` makes them).
-        mask: bool (h, w) or (P,): the masked patches of the first global crop.
+        mask: bool (h, w): the masked patches of the first global crop.
     """
-    same_number("frames", len(frames), 3)
-    local = list(crops.get("local", ()))
-    size = (style.WIDTH, style.WIDTH * (frames[0].shape[0] / frames[0].shape[1] / 3 + 1 / 6 + bool(local) / 8) + 0.8)
-    figure = plt.figure(figsize=size)
-    pack(figure, "constrained")
-    heights = [8 * frames[0].shape[0] / frames[0].shape[1], 4, 3][: 2 + bool(local)]
-    rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    wide, pairs = rows[0].subplots(1, 3), rows[1].subplots(1, 6)
-    for i, (role, colour) in enumerate(style.ROLE_COLOURS.items()):
-        show(wide[i], frames[i], role, colour)
-        wide[i].title.set_fontweight("bold")
+    local = {f"local {j + 1}": crop for j, crop in enumerate(crops.get("local", ()))}
+    places = max(8, len(local))
+    columns = math.lcm(6, places)  # of the grid: three frames, six crops or all local crops fill a row
+    names = [f"{role} {j}" for role in style.ROLE_COLOURS for j in (1, 2)]
+    mosaic = [np.repeat([*style.ROLE_COLOURS], columns // 3), np.repeat(names, columns // 6)]
+    heights = [frames[0].shape[0] / frames[0].shape[1] / 3, 1 / 6]
+    if local:
+        mosaic.append(np.repeat([*local, *["."] * (places - len(local))], columns // places))
+        heights.append(1 / places)
+    figure, axes = page(mosaic, 1.0, 3, heights)
+    for (role, colour), frame in zip(style.ROLE_COLOURS.items(), frames, strict=True):
+        show(axes[role], frame, role, colour)
         named: dict[Box, list[str]] = {}
         for label, box in boxes.get(role, ()):
             named.setdefault(box, []).append(label)
         for box, labels in named.items():  # the two auxiliary crops are often one box
-            _draw_box(wide[i], ", ".join(labels), box, colour)
-        name = "global" if role == "current" else "auxiliary"
-        for j, crop in enumerate(crops["global" if role == "current" else role][:2]):
-            text = f"{name} {j + 1}"
-            if role == "current" and j == 0 and mask is not None:
+            _draw_box(axes[role], ", ".join(labels), box, colour)
+        name, own = ("global", crops["global"]) if role == "current" else ("auxiliary", crops[role])
+        for j, crop in enumerate(own[:2], 1):
+            text = f"{name} {j}"
+            if text == "global 1" and mask is not None:
                 crop, text = style.hide_patches(crop, mask), f"{text}, {np.mean(style.to_array(mask)):.0%} masked"
-            show(pairs[2 * i + j], crop, text, colour)
-    for j, crop in enumerate(local):
-        show(rows[2].add_subplot(1, max(8, len(local)), j + 1), crop, f"local {j + 1}", style.ROLE_COLOURS["current"])
+            show(axes[f"{role} {j}"], crop, text, colour)
+    for text, crop in local.items():
+        show(axes[text], crop, text, style.ROLE_COLOURS["current"])
     return figure
 
 
@@ -173,7 +171,7 @@ def _draw_box(ax: Axes, label: str, box: Box, colour: str) -> None:
 def masks_overlay(
     frames: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
     *,
     palette: np.ndarray | None = None,
     classes: Sequence[str] | None = None,
@@ -185,11 +183,10 @@ def masks_overlay(
 
     `rows` are names of the rows, written at their left.
     """
-    same_number("labels", len(labels), len(frames))
     palette = style.object_palette() if palette is None else palette
     alpha = 0.5 if classes is None else 0.65
     painted = [style.overlay_labels(*pair, palette, alpha=alpha) for pair in zip(frames, labels, strict=True)]
-    figure, axes = sheet(painted, titles, columns, title, 2 * (classes is not None))
+    figure, axes = sheet(painted, titles, columns, title, lines=2 * (classes is not None))
     for ax, name in zip(axes[::columns], rows, strict=False):
         ax.set_ylabel(name, color=style.INK)
     present = np.unique(np.concatenate([np.unique(one) for one in labels]))
@@ -217,26 +214,19 @@ def segmentation_strip(
     predictions: Mapping[str, Sequence[np.ndarray]],
     truth: Sequence[np.ndarray],
     times: Sequence[str],
-    *,
-    palette: np.ndarray | None = None,
-    classes: Sequence[str] | None = None,
-    title: str = "",
+    **look: Any,
 ) -> Figure:
     """Label maps through time: the ground truth on top, then a row per encoder; a column per frame, `times` its title.
 
-    `predictions`: encoder name -> label maps; `classes`: names of the ids, for a legend instead of the objects' numbers.
-    A single frame is shown side by side in its maps.
+    `predictions`: encoder name -> label maps; `look`: `palette`, `classes` and `title` of `masks_overlay`. A single frame is
+    shown side by side in its maps.
     """
     rows = {"ground truth": truth} | dict(predictions)
-    for name, maps in rows.items():
-        same_number(f"row {name!r}", len(maps), len(frames))
     labels = [one for maps in rows.values() for one in maps]
-    titles, columns = [*times] + [""] * (len(labels) - len(times)), len(frames)
     if len(frames) == 1:
-        titles, columns = [*rows], 4
-    names = [*rows] if len(frames) > 1 else []
-    look: Any = {"palette": palette, "classes": classes, "columns": columns, "rows": names, "title": title}
-    return masks_overlay(list(frames) * len(rows), labels, titles, **look)
+        return masks_overlay(list(frames) * len(rows), labels, [*rows], **look)
+    titles = [*times] + [""] * (len(labels) - len(times))
+    return masks_overlay(list(frames) * len(rows), labels, titles, columns=len(frames), rows=[*rows], **look)
 
 
 # ---- poses -----------------------------------------------------------------------------------------------------------
@@ -244,41 +234,28 @@ def segmentation_strip(
 
 @style.figure_in_style
 def pose(
-    frames: Any,
-    joints: Any,
-    truth: Any = None,
-    titles: Sequence[str] | None = None,
-    *,
-    zoom: bool = True,
-    title: str = "",
+    frames: Any, joints: Any, truth: Any = None, titles: Sequence[str] = (), *, zoom: bool = True, title: str = ""
 ) -> Figure:
     """Predicted joints, coloured; the ground truth as white rings, joined to its prediction by the error.
 
-    Args:
-        frames: one frame or several.
-        joints: predicted positions in pixels, (15, 2) or (N, 15, 2), x then y; NaN or negative = not found, not drawn.
-        truth: the annotation, same shape.
-        titles: one per frame.
-        zoom: show the part of each frame around the person, at one scale in all.
-        title: above the figure.
+    `frames` are one or several; `joints` and `truth` (15, 2) or (N, 15, 2), x then y in pixels, NaN or negative = not
+    found, not drawn. `zoom` shows the part of each frame around the person, at one scale in all.
     """
     frames = [frames] if isinstance(frames, np.ndarray) and frames.ndim == 3 else list(frames)
     joints = np.asarray(joints, float).reshape(-1, len(JOINTS), 2)
-    same_number("joints", len(joints), len(frames))
     true = np.full_like(joints, np.nan) if truth is None else np.asarray(truth, float).reshape(joints.shape)
     windows = _windows(np.concatenate([joints, true], axis=1), frames[0].shape)
     if not zoom:
         windows = [(0, 0, *frame.shape[:2]) for frame in frames]
     columns = len(frames) if len(frames) <= 6 else 4
-    figure, axes = sheet(frames, titles, columns, title, 1, windows[0][2:])
+    figure, axes = sheet(frames, titles, columns, title, lines=1, shape=windows[0][2:])
     for ax, found, known, (top, left, height, width) in zip(axes, joints, true, windows, strict=True):
         _skeleton(ax, found, known)
         ax.set(xlim=(left - 0.5, left + width - 0.5), ylim=(top + height - 0.5, top - 0.5))
     names = {"right": "right side", "left": "left side", "middle": "middle"}
     handles = [plt.Line2D([], [], color=style.SIDE_COLOURS[key], marker="o", label=text) for key, text in names.items()]
     if truth is not None:
-        ring: Any = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": style.MUTED, "linestyle": "none"}
-        handles.append(plt.Line2D([], [], label="ground truth", **ring))
+        handles.append(plt.Line2D([], [], color=style.MUTED, marker="o", mfc="none", ls="none", label="ground truth"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -307,10 +284,10 @@ def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray) -> None:
     for j in np.flatnonzero(found & known):
         ax.plot(*np.stack([joints[j], truth[j]]).T, color="white", linewidth=1.2)
     if known.any():
-        ax.scatter(
-            truth[known, 0], truth[known, 1], s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3
-        )
-    ax.scatter(joints[found, 0], joints[found, 1], s=18, c=side[found], edgecolors=style.RIM, linewidths=0.8, zorder=4)
+        x, y = truth[known].T
+        ax.scatter(x, y, s=22, facecolors="none", edgecolors="white", linewidths=1.2, zorder=3)
+    x, y = joints[found].T
+    ax.scatter(x, y, s=18, c=side[found], edgecolors=style.RIM, linewidths=0.8, zorder=4)
 
 
 # ---- features as colours ---------------------------------------------------------------------------------------------
@@ -337,7 +314,5 @@ def method_figure() -> "HTML":
     """The method on one page, `docs/method.svg`, in a form that every page shows: edited, executed, exported."""
     from IPython.display import HTML
 
-    svg = base64.b64encode((project_root() / "docs/method.svg").read_bytes()).decode()
-    return HTML(
-        f'<img alt="T-CoRe on one page" style="width: 100%; background: #fff" src="data:image/svg+xml;base64,{svg}">'
-    )
+    data = f"data:image/svg+xml;base64,{base64.b64encode((project_root() / 'docs/method.svg').read_bytes()).decode()}"
+    return HTML(f'<img alt="T-CoRe on one page" style="width: 100%; background: #fff" src="{data}">')

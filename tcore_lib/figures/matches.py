@@ -5,8 +5,8 @@ all queries (heads, h, w, h, w): the query's row and column first, then those of
 True where a patch was hidden from the encoder: it is veiled in the query's picture.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,32 +18,36 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from tcore_lib.figures import style
-from tcore_lib.figures.frames import HALO, grid, pack, page, show
+from tcore_lib.figures.frames import HALO, page, sheet, show
 
 Cell = tuple[int, int]
 Size = Sequence[int]  # (h, w) of a grid
 
 
-def _outline_cell(ax: Axes, cell: Cell, size: Size, shape: Size, colour: str = "white", dotted: bool = False) -> None:
-    """Outline one patch of a grid of `size` over a picture of `shape`."""
-    height, width = shape[0] / size[0], shape[1] / size[1]
-    corner = (cell[1] * width - 0.5, cell[0] * height - 0.5)
+def _place(ax: Axes, cell: Sequence[float], size: Size) -> tuple[float, float]:
+    """The upper left corner of a cell of a grid of `size` as (x, y) of the picture in `ax`."""
+    height, width = ax.images[0].get_size()
+    return cell[1] * width / size[1] - 0.5, cell[0] * height / size[0] - 0.5
+
+
+def _centre(ax: Axes, cell: Size, size: Size) -> tuple[float, float]:
+    return _place(ax, (cell[0] + 0.5, cell[1] + 0.5), size)
+
+
+def _outline_cell(ax: Axes, cell: Cell, size: Size, colour: str = "white", dotted: bool = False) -> None:
+    x, y = _place(ax, cell, size)
+    right, lower = _place(ax, (cell[0] + 1, cell[1] + 1), size)
     for line, edge, dash in ((3.2, style.RIM, "-"), (1.5, colour, (0, (1.5, 1)) if dotted else "-")):
-        ax.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=edge, linewidth=line, linestyle=dash))
+        look: Any = {"fill": False, "edgecolor": edge, "linewidth": line, "linestyle": dash}
+        ax.add_patch(Rectangle((x, y), right - x, lower - y, **look))
 
 
-def _centre(cell: Size, size: Size, shape: Size) -> tuple[float, float]:
-    """The middle of a patch as (x, y) of the picture."""
-    return (cell[1] + 0.5) * shape[1] / size[1] - 0.5, (cell[0] + 0.5) * shape[0] / size[0] - 0.5
-
-
-def _link(figure: Figure, first: Axes, second: Axes, ends: Sequence, colour: str, width: float, alpha: float) -> None:
-    """A line from a point of one picture to a point of another."""
-    link = ConnectionPatch(
-        ends[0], ends[1], "data", "data", axesA=first, axesB=second, color=colour, linewidth=width, alpha=alpha
-    )
+def _link(start: Axes, cell: Size, end: Axes, other: Size, size: Size, **look: Any) -> None:
+    """A line from the middle of a cell in one picture to the middle of a cell in another."""
+    ends: Any = {"xyA": _centre(start, cell, size), "xyB": _centre(end, other, size), "axesA": start, "axesB": end}
+    link = ConnectionPatch(coordsA="data", coordsB="data", **ends, **look)
     link.set_in_layout(False)
-    figure.add_artist(link)
+    start.figure.add_artist(link)
 
 
 def _scale(figure: Figure, axes: Sequence[Axes], limits: tuple[float, float], unit: str) -> None:
@@ -62,13 +66,12 @@ def heatmap_on_frame(
     """A frame beside the same frame under a map of floats (h, w), with its scale; `query` is outlined in both."""
     values = style.to_array(values)
     limits = (float(np.nanmin(values)), float(np.nanmax(values)))
-    figure, axes = grid(1, 2, frame.shape, 1)
-    show(axes[0, 0], frame, "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}")
-    show(axes[0, 1], style.overlay_heat(frame, values, limits=limits), title)
+    name = "frame" if query is None else f"query patch: row {query[0]}, column {query[1]}"
+    figure, axes = sheet([frame, style.overlay_heat(frame, values, limits=limits)], [name, title], 2)
     if query is not None:
-        for ax in axes[0]:
-            _outline_cell(ax, query, values.shape, frame.shape)
-    _scale(figure, [axes[0, 1]], limits, unit)
+        for ax in axes:
+            _outline_cell(ax, query, values.shape)
+    _scale(figure, axes[1:], limits, unit)
     return figure
 
 
@@ -80,7 +83,7 @@ def top_k_links(
     positions: np.ndarray,
     weights: np.ndarray,
     size: Size,
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
 ) -> Figure:
     """The k context patches that vote on one patch in label propagation, joined to it by lines.
 
@@ -92,17 +95,16 @@ def top_k_links(
     names = [[str(i) if i < len(context) else "." for i in range(start, start + columns)] for start in (0, columns)]
     figure, axes = page([["query", "query", *row] for row in names], frame.shape[0] / frame.shape[1], lines=2)
     show(axes["query"], frame, f"query: row {query[0]}, column {query[1]}", style.ROLE_COLOURS["current"])
-    _outline_cell(axes["query"], query, size, frame.shape)
+    _outline_cell(axes["query"], query, size)
     for j, picture in enumerate(context):
         ax, votes = axes[str(j)], positions[:, 0] == j
-        name = titles[j] if titles is not None else f"context {j}"
+        name = titles[j] if titles else f"context {j}"
         count = f"{votes.sum()} vote{'' if votes.sum() == 1 else 's'}, {weights[votes].sum():.0%}"
         show(ax, picture, f"{name}: {count if votes.any() else 'no vote'}")
-        for (_, *cell), weight in zip(positions[votes], weights[votes], strict=True):
-            share = weight / weights.max()
-            _outline_cell(ax, cell, size, picture.shape, style.OBJECT_COLOURS[1])
-            ends = _centre(query, size, frame.shape), _centre(cell, size, picture.shape)
-            _link(figure, axes["query"], ax, ends, style.OKABE_ITO["orange"], 0.6 + 2.4 * share, 0.25 + 0.65 * share)
+        for (_, *cell), weight in zip(positions[votes], weights[votes] / weights.max(), strict=True):
+            _outline_cell(ax, cell, size, style.OBJECT_COLOURS[1])
+            look = {"color": style.OKABE_ITO["orange"], "linewidth": 0.6 + 2.4 * weight, "alpha": 0.25 + 0.65 * weight}
+            _link(axes["query"], query, ax, cell, size, **look)
     return figure
 
 
@@ -118,21 +120,17 @@ def match_links(
 
     `matches` has a row per line: `row`, `column`, `to_row`, `to_column`, and `similarity`, written beside the patch.
     """
-    figure, axes = grid(1, 2, frame.shape, 1)
-    left, right = axes[0]
-    show(left, frame, titles[0])
-    show(right, other, titles[1])
+    figure, (left, right) = sheet([frame, other], titles, 2)
     for i, match in enumerate(matches.itertuples()):
         colour = style.OBJECT_COLOURS[i % len(style.OBJECT_COLOURS)]
-        start = _centre((match.row, match.column), size, frame.shape)
-        end = _centre((match.to_row, match.to_column), size, other.shape)
-        for ax, point in ((left, start), (right, end)):
-            ax.plot(*point, marker="o", markersize=6, color=colour, markeredgecolor="white", markeredgewidth=1)
-        _link(figure, left, right, (start, end), colour, 1.4, 1.0)
-        upper = start[1] < frame.shape[0] / 2  # the number stays inside the frame
-        left.annotate(f"{match.similarity:.2f}", start, xytext=(0, -7 if upper else 7), textcoords="offset points",
-                      fontsize=7, color="white", va="top" if upper else "bottom", path_effects=HALO,
-                      ha="left" if start[0] < 0.04 * frame.shape[1] else "center")  # fmt: skip
+        cells = {left: (match.row, match.column), right: (match.to_row, match.to_column)}
+        for ax, cell in cells.items():
+            ax.plot(*_centre(ax, cell, size), "o", markersize=6, color=colour, mec="white", mew=1)
+        _link(left, cells[left], right, cells[right], size, color=colour, linewidth=1.4)
+        upper = match.row < size[0] / 2  # the number stays inside the frame
+        look: Any = {"va": "top" if upper else "bottom", "ha": "center" if match.column else "left"}
+        left.annotate(f"{match.similarity:.2f}", _centre(left, cells[left], size), xytext=(0, -7 if upper else 7),
+                      textcoords="offset points", fontsize=7, color="white", path_effects=HALO, **look)  # fmt: skip
     return figure
 
 
@@ -153,38 +151,27 @@ def attention_compared(
     states: Mapping[str, Mapping[str, np.ndarray]],
     *,
     mask: np.ndarray | None = None,
-    heads: bool = False,
 ) -> Figure:
     """Where one patch looks in several states of a network, side by side, mean over heads, all on one scale.
 
     The query's picture is at the left, its place is dotted in the others. `frames`: `past`, `future`, ... -> the picture
-    looked at, a row each; `states`: `before training`, ... -> {`past`: attention of the query, ...}, a column each; with
-    `heads` another column beside it shows every head, each on its own scale.
+    looked at, a row each; `states`: `before training`, ... -> {`past`: attention of the query, ...}, a column each.
     """
-    maps = {state: {role: style.to_array(own[role]) for role in frames} for state, own in states.items()}
-    highest = max(float(one.mean(0).max()) for own in maps.values() for one in own.values())
-    rows: dict[str, dict[str, np.ndarray]] = {role: {role: picture} for role, picture in frames.items()}
-    for state, role in itertools.product(maps, frames):
-        values, picture = maps[state][role], frames[role]
-        mean = values.mean(0)
-        rows[role][f"{state}: up to {mean.max():.1%}"] = style.overlay_heat(picture, mean, limits=(0.0, highest))
-        if heads:
-            painted = [style.overlay_heat(picture, one, limits=(0.0, one.max())) for one in values]
-            gap = max(2, picture.shape[1] // 40)
-            rows[role][f"heads 1 to {len(values)}"] = style.tile(painted, max(1, round(len(values) ** 0.5)), gap)
-    names = [["query", *(f"{role}/{text}" for text in pictures)] for role, pictures in rows.items()]
-    figure, axes = page(names, frame.shape[0] / frame.shape[1], lines=len(rows))
-    show(
-        axes["query"], _veiled(frame, mask), f"query: row {query[0]}, column {query[1]}", style.ROLE_COLOURS["current"]
-    )
-    _outline_cell(axes["query"], query, mean.shape, frame.shape)
-    for role, pictures in rows.items():
-        for text, picture in pictures.items():
-            show(axes[f"{role}/{text}"], picture, text, style.ROLE_COLOURS.get(role, style.INK))
-            if not text.startswith("heads"):
-                _outline_cell(axes[f"{role}/{text}"], query, mean.shape, picture.shape, dotted=True)
-    if not heads:
-        _scale(figure, [axes[row[-1]] for row in names], (0.0, 100 * highest), "attention, %")
+    means = {state: {role: style.to_array(own[role]).mean(0) for role in frames} for state, own in states.items()}
+    highest = max(float(mean.max()) for own in means.values() for mean in own.values())
+    names = [["query", role, *(f"{role}/{state}" for state in states)] for role in frames]
+    figure, axes = page(names, frame.shape[0] / frame.shape[1], lines=len(names))
+    title = f"query: row {query[0]}, column {query[1]}"
+    show(axes["query"], _veiled(frame, mask), title, style.ROLE_COLOURS["current"])
+    for role, picture in frames.items():
+        colour = style.ROLE_COLOURS.get(role, style.INK)
+        show(axes[role], picture, role, colour)
+        for state, own in means.items():
+            heat = style.overlay_heat(picture, own[role], limits=(0.0, highest))
+            show(axes[f"{role}/{state}"], heat, f"{state}: up to {own[role].max():.1%}", colour)
+    for name, ax in axes.items():
+        _outline_cell(ax, query, own[role].shape, dotted=name != "query")
+    _scale(figure, [axes[row[-1]] for row in names], (0.0, 100 * highest), "attention, %")
     return figure
 
 
@@ -196,13 +183,10 @@ def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.
     white one marks the query's own place. Maps of patches that were not hidden are paler. `maps`: `past`, `future` ->
     attention of all queries.
     """
-    figure, axes = grid(1, 1 + len(maps), frame.shape, 1)
-    pack(figure, "compressed", gap=0.08)
-    show(axes[0, 0], _veiled(frame, mask), "queries", style.ROLE_COLOURS["current"])
-    for ax, (role, heads) in zip(axes[0, 1:], maps.items(), strict=True):
-        text = f"{role}: a map per patch, at its place"
-        show(ax, _atlas(style.to_array(heads).mean(0), mask), text, style.ROLE_COLOURS.get(role, style.INK))
-    return figure
+    pictures = [_veiled(frame, mask), *(_atlas(style.to_array(heads).mean(0), mask) for heads in maps.values())]
+    titles = ["queries", *(f"{role}: a map per patch, at its place" for role in maps)]
+    colours = [style.ROLE_COLOURS.get(role, style.INK) for role in ("current", *maps)]
+    return sheet(pictures, titles, len(pictures), colours=colours, gap=0.08)[0]
 
 
 def _atlas(mean: np.ndarray, mask: np.ndarray) -> np.ndarray:

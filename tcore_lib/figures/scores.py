@@ -23,11 +23,8 @@ BARS = 40  # of a histogram
 def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "count") -> Figure:
     """Distribution of one quantity, with its median and the 5th and 95th percentile marked.
 
-    Args:
-        values: numbers of any shape; what is not finite is left out and counted in the title.
-        unit: label of the horizontal axis.
-        title: what it is.
-        name: label of the vertical axis.
+    `values` are numbers of any shape; what is not finite is left out and counted in the title. `unit` and `name` label the
+    axes.
     """
     flat = style.to_array(values).astype(float).ravel()
     good = flat[np.isfinite(flat)]
@@ -39,19 +36,20 @@ def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "coun
     marks: dict[float, list[str]] = {}
     for share, text in ((5, "5 %"), (50, "median"), (95, "95 %")):
         marks.setdefault(float(np.percentile(good, share)), []).append(text)
+    halo = [withStroke(linewidth=2.5, foreground="white")]
     for line, (at, texts) in enumerate(marks.items()):  # one below the other: close marks stay readable
         middle = "median" in texts
         ax.axvline(at, color=style.INK, linewidth=1.2 if middle else 0.7, linestyle="-" if middle else ":")
         text = f"{', '.join(texts) if np.ptp(good) else 'all'} {at:.4g}"
-        ax.annotate(text, (at, 1), xycoords=("data", "axes fraction"), xytext=(3, -2 - 11 * line), fontsize=8, va="top",
-                    textcoords="offset points", path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+        place: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top"}
+        ax.annotate(text, (at, 1), xytext=(3, -2 - 11 * line), fontsize=8, path_effects=halo, **place)
     if whole:
         spare = max(0.0, 4 - np.ptp(good)) / 2  # a single value is drawn as a bar, not as a wall
         ax.set_xlim(good.min() - 0.5 - spare, good.max() + 0.5 + spare)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylim(0, ax.get_ylim()[1] * 1.12)
     left_out = flat.size - good.size
-    ax.set(xlabel=unit, ylabel=name, title=title + (f"  ({left_out:,} not finite, left out)" if left_out else ""))
+    note = f"  ({left_out:,} not finite, left out)" if left_out else ""
+    ax.set(xlabel=unit, ylabel=name, title=title + note, ylim=(0, ax.get_ylim()[1] * 1.12))
     ax.set_title(f"n = {good.size:,}", loc="right", fontsize=8.5, color=style.MUTED)
     ax.grid(axis="x", visible=False)
     return figure
@@ -71,9 +69,6 @@ def score_table(
         interval: what `low` and `high` are.
     """
     value = "difference" if against else "measured"
-    for name in ("encoder", "benchmark", value):
-        if name not in table.columns:
-            raise InputError(f"the score table has no column {name!r}; its columns are {', '.join(map(str, table))}.")
     benchmarks, encoders = list(dict.fromkeys(table["benchmark"])), list(dict.fromkeys(table["encoder"]))
     columns = min(4, len(benchmarks))
     lines = -(-len(benchmarks) // columns)
@@ -116,12 +111,8 @@ def score_table(
 def clip_bars(table: pd.DataFrame, *, unit: str = "%", title: str = "", top: int = 40) -> Figure:
     """Scores per clip (or joint, or part), best first: one dot per clip and encoder on a common scale.
 
-    Args:
-        table: index = clip, one numeric column per encoder; sorted by the first column. The index's name says what a row
-            is, `clip` by default.
-        unit: of the score.
-        title: what it is.
-        top: if there are more clips, the best and the worst `top` / 2 are drawn and the title says so.
+    `table` has a row per clip and a column per encoder, and is sorted by the first; its index's name says what a row is,
+    `clip` by default. Of more than `top` the best and the worst half of that are drawn, and the title says so.
     """
     if table.empty:
         raise InputError(f"{title or 'clip_bars'}: there is no row to draw.")

@@ -67,8 +67,8 @@ P = ParamSpec("P")
 def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a function that returns a Figure with the style's settings.
 
-    In a notebook the figure is shown when the cell is done (end the line with `;`, or the returned figure is shown
-    again); anywhere else it comes back closed for pyplot, so that nothing piles up.
+    A notebook shows it when the cell is done (end the line with `;`, or the returned figure is shown again); anywhere
+    else it comes back closed for pyplot, so that nothing piles up.
     """
 
     @functools.wraps(draw)
@@ -92,14 +92,13 @@ def side_of(joint: int) -> str:
 
 def object_palette(n: int = 256) -> np.ndarray:
     """Colours for objects drawn over a frame, uint8 (n, 3); id 0 is black and stands for background."""
-    rgb = [to_rgb8(colour) for colour in OBJECT_COLOURS]
-    return np.array([(0, 0, 0)] + [rgb[i % len(rgb)] for i in range(n - 1)], dtype=np.uint8)[:n]
+    colours = [to_rgb8(colour) for colour in OBJECT_COLOURS] * n
+    return np.array([(0, 0, 0), *colours], dtype=np.uint8)[:n]
 
 
-def to_rgb8(value: Any) -> tuple[int, int, int]:
+def to_rgb8(value: Any) -> tuple[int, ...]:
     """Any matplotlib colour as three integers 0..255."""
-    red, green, blue = (round(255 * channel) for channel in mpl.colors.to_rgb(value))
-    return red, green, blue
+    return tuple(round(255 * channel) for channel in mpl.colors.to_rgb(value))
 
 
 def to_colours(values: np.ndarray) -> np.ndarray:
@@ -113,11 +112,7 @@ def to_array(value: Any) -> np.ndarray:
 
 
 def to_frame(frame: Any) -> np.ndarray:
-    """Check a frame: uint8 (H, W, 3). Floats, tensors of planes and grey images are refused, not guessed.
-
-    Raises:
-        InputError: another shape or type.
-    """
+    """A frame, uint8 (H, W, 3). Floats, tensors of planes and grey images are refused (InputError), not guessed."""
     array = np.asarray(frame)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
         raise InputError(
@@ -172,27 +167,20 @@ def overlay_heat(
 ) -> np.ndarray:
     """Paint a map (h, w) over a grey copy of a frame -> uint8 (H, W, 3): the larger a value, the less is seen through it.
 
-    `limits` are the values that get the darkest colour and none of it, and the brightest and a share `alpha` of it; the
-    map's own range by default.
+    `limits` are the values that get none of the darkest colour, and a share `alpha` of the brightest; the map's own range
+    by default.
     """
     frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
-    low, high = limits if limits is not None else (float(np.nanmin(values)), float(np.nanmax(values)))
-    scaled = np.clip((values - low) / (high - low if high > low else 1.0), 0, 1)
-    large = enlarge(scaled, frame.shape[:2])
+    low, high = limits if limits is not None else (np.nanmin(values), np.nanmax(values))
+    large = enlarge(np.clip((values - low) / (high - low or 1.0), 0, 1), frame.shape[:2])
     colours = 255 * mpl.colormaps[MAP](large)[..., :3]
     grey = 0.85 * (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
     return np.round(grey + alpha * large[..., None] * (colours - grey)).astype(np.uint8)
 
 
 def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -> np.ndarray:
-    """Cover the masked patches of a crop. `mask`: bool (h, w), or (P,) of a square grid; the crop uint8 (H, W, 3)."""
-    mask = to_array(mask).astype(bool)
-    if mask.ndim == 1:
-        side = round(mask.size**0.5)
-        if side * side != mask.size:
-            raise InputError(f"a mask of {mask.size} patches is not a square grid; reshape it to (h, w) first.")
-        mask = mask.reshape(side, side)
-    hidden = enlarge(mask, to_frame(image).shape[:2])
+    """Cover the masked patches, bool (h, w), of a crop uint8 (H, W, 3)."""
+    hidden = enlarge(to_array(mask).astype(bool), to_frame(image).shape[:2])
     return np.where(hidden[..., None], np.array(to_rgb8(colour), dtype=np.uint8), image)
 
 

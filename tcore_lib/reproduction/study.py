@@ -292,7 +292,10 @@ def write_page(study: Study) -> None:
         gained = last.sub(last[baseline], axis=0).rename(columns=titles).melt(ignore_index=False, var_name="encoder")
         gained = gained.groupby(["encoder", "benchmark"], sort=False, observed=True)["value"]
         gained = gained.agg(difference="mean", low="min", high="max").reset_index()
-        curves = figures.study_curves(scores, titles)
+        along = scores.pivot_table("value", "step", ["variant", "benchmark"], sort=False, observed=True)
+        along = {titles[name]: along[name].dropna(how="all") for name in titles if name in along}
+        benchmarks = list(scores["benchmark"].cat.categories)
+        curves = figures.curves(along, benchmarks, title="scores along the training, %, mean over seeds")
         seeds = figures.score_table(gained, against=titles[baseline], interval="from seed to seed")
         for name, figure in (("curves", curves), ("seeds", seeds)):
             with atomic_path(study.folder / f"{name}.png") as temporary:
