@@ -14,10 +14,8 @@ from tcore_lib.__main__ import COMMANDS, NOTEBOOKS, main, summary
 ROOT = Path(__file__).parents[1]
 
 
-def tcore(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tcore_lib", *words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -60,7 +58,7 @@ def test_help_and_checks_need_no_torch(tmp_path: Path) -> None:
         "heavy = {'torch', 'papermill', 'jupyterlab', 'anywidget', 'timm', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -80,27 +78,30 @@ def test_the_library_does_without_jupyter() -> None:
         "cli.find_spec = lambda name: None\n"
         "sys.exit(cli.main(['reproduce', 'quick']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python(code)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "pip install 'tcore-notebooks[notebooks]'" in done.stderr
 
 
-def test_everything_missing_is_said_at_once_and_nothing_is_left(tmp_path: Path) -> None:
+def test_everything_missing_is_said_at_once_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "my.yaml").write_text(
         "run: {name: trial, sed: 1}\ndata: {source: films}\ncheckpoint: {encoders: {mine: weights/best.pth}}\n"
         "pretrain: {enabled: false}\ndavis: {root: my davis}\njhmdb: {root: jhmdb}\nvip: {enabled: false, root: vip}\n"
     )
-    done = tcore("reproduce", "my.yaml", cwd=tmp_path)
-    assert done.returncode == 2
-    said = done.stderr
-    assert "5 things are wrong" in said
+    assert main(["reproduce", "my.yaml"]) == 2
+    said = capsys.readouterr().err
     for part in (
-        "run.sed", f"data.source = {tmp_path}/films is not there", f"tcore fetch davis2017 --root '{tmp_path}/my davis'",
-        f"tcore fetch jhmdb --root {tmp_path}/jhmdb", f"checkpoint.encoders.mine = {tmp_path}/weights/best.pth is no file",
+        "5 things are wrong", "run.sed", f"data.source = {tmp_path}/films is not there",
+        f"tcore fetch davis2017 --root '{tmp_path}/my davis'", f"tcore fetch jhmdb --root {tmp_path}/jhmdb",
+        f"checkpoint.encoders.mine = {tmp_path}/weights/best.pth is no file",
     ):  # fmt: skip
         assert part in said, said
     assert "vip" not in said
-    only = tcore("reproduce", "my.yaml", "--only", "3", cwd=tmp_path).stderr
+    assert main(["reproduce", "my.yaml", "--only", "3"]) == 2
+    only = capsys.readouterr().err
     assert ("jhmdb" in only, "films" in only, "davis2017" in only) == (False, False, True)
     assert os.listdir(tmp_path) == ["my.yaml"]
 

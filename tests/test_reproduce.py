@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,21 +16,18 @@ from tcore_lib.reproduction import reproduce
 ROOT = Path(__file__).parents[1]
 
 
-def run(project: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tcore_lib", "reproduce", "params/p.yaml", *options]
-    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(command, capture_output=True, text=True, cwd=project, env=variables, check=False)
-
-
-def test_runs_skips_and_reports_failure(project: Path, tmp_path: Path) -> None:
+def test_runs_skips_and_reports_failure(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The kernel is this interpreter, whatever else is called python3."""
     other = tmp_path / "jupyter" / "kernels" / "python3"
     other.mkdir(parents=True)
     spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "another", "language": "python"}
     (other / "kernel.json").write_text(json.dumps(spec))
-    first = run(project, "--only", "0,1", JUPYTER_PATH=str(tmp_path / "jupyter"))
-    assert first.returncode == 1, first.stdout + first.stderr
-    lines = first.stdout.splitlines()
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main(["reproduce", "params/p.yaml", "--only", "0,1"]) == 1
+    lines = capsys.readouterr().out.splitlines()
     assert "[1/2] 00_data_prep" in lines
     assert f"    half way {sys.executable}" in lines
     assert any(line.startswith("[1/2] 00_data_prep: finished in") for line in lines)
@@ -40,20 +35,20 @@ def test_runs_skips_and_reports_failure(project: Path, tmp_path: Path) -> None:
     saved = project / "results" / "p" / "notebooks" / "01_pretraining.ipynb"
     assert f"The notebook as far as it came: {saved}" in lines
     assert saved.is_file()
-    second = run(project, "--only", "00")
-    assert "[1/1] 00_data_prep: finished earlier and unchanged, skipped" in second.stdout
-    assert "not run" in second.stdout, "it ends with the table"
-    assert f"tcore book {project / 'results' / 'p'}" in second.stdout
+    assert main(["reproduce", "params/p.yaml", "--only", "00"]) == 0
+    second = capsys.readouterr().out
+    assert "[1/1] 00_data_prep: finished earlier and unchanged, skipped" in second
+    assert "not run" in second, "it ends with the table"
+    assert f"tcore book {project / 'results' / 'p'}" in second
 
 
-def test_a_killed_kernel_is_a_failure(project: Path) -> None:
-    (project / "results/p/.finished").mkdir(parents=True)
+def test_a_killed_kernel_is_a_failure(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (project / "results/run/.finished").mkdir(parents=True)
     for stage in ("00_data_prep", "01_pretraining"):
-        (project / f"results/p/.finished/{stage}").write_text('{"id": "x"}')
-    done = run(project, "--only", "02", "--set", "checkpoint.encoders={random: random}")
-    assert done.returncode == 1
-    assert "02_checkpoint_inspection failed: DeadKernelError: Kernel died" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+        (project / f"results/run/.finished/{stage}").write_text('{"id": "x"}')
+    failure = reproduce.run_notebook("02_checkpoint_inspection", Params(), project / "out.ipynb")
+    assert failure.startswith("DeadKernelError: Kernel died")
 
 
 def test_refuses_before_starting(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
