@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,8 @@ def small_explorer() -> Explorer:
     features = {name: rng.normal(size=(4, 5, 8, 24)) @ rng.normal(size=(24, 40)) for name in ("teacher", "other")}
     attention = {pair: rng.dirichlet(np.ones(40), size=(2, 40)) for pair in ((0, 1), (3, 2))}
     labels = rng.dirichlet(np.ones(3), size=(4, 5, 8)).transpose(0, 3, 1, 2)
-    return Explorer(frames, features, cross_attention=attention, labels=labels, dims=20, pick=(1, 2, 3))
+    with mock.patch("tcore_lib.widgets.explorer.DIMS", 20):
+        return Explorer(frames, features, cross_attention=attention, labels=labels, pick=(1, 2, 3))
 
 
 def measured() -> dict[str, Any]:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips
 from tcore_lib.figures import style
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
 from tcore_lib.params import Davis
@@ -65,20 +64,18 @@ def test_labels_on_a_grid_are_enlarged_to_the_frame() -> None:
     np.testing.assert_array_equal(widget.run()[2], cells)
 
 
-@pytest.mark.parametrize(("count", "words"), [(2, "2 label maps"), (4, "more label maps")])
-def test_a_callback_that_miscounts_is_told(count: int, words: str) -> None:
-    with pytest.raises(InputError, match=f"gives {words} for a clip of 3 frames"):
-        painter(propagate=lambda mask: [mask] * count, mask=SQUARE).run()
-
-
 def test_errors_are_told_in_the_widget_and_bugs_are_raised() -> None:
     messages: list[dict[str, Any]] = []
     press(painter(messages), "propagate", bytes(H * W))
     assert messages[-1]["text"].startswith("nothing is painted")
+    press(painter(messages, propagate=lambda mask: [mask] * 2), "propagate", SQUARE.tobytes())
+    assert messages[-1]["text"].startswith("propagate gives 2 label maps for a clip of 3 frames")
     press(painter(messages), "propagate", bytes(5))
     assert messages[-1]["text"].startswith("the browser sent 5 pixels")
     press(painter(messages, output="x"), "save")
     assert messages[-1]["text"].startswith("there is no result to save yet")
+    with pytest.raises(InputError, match=r"the mask is \(4, 4\) pixels, the frames are \(60, 96\)"):
+        painter().mask = np.zeros((4, 4))
 
     def broken(mask: np.ndarray) -> list[np.ndarray]:
         raise ZeroDivisionError("oh")
@@ -104,13 +101,6 @@ def test_saved_masks_are_palette_files_and_the_video_shows_them(tmp_path: Path) 
     expected = style.overlay_labels(frames()[2], np.roll(SQUARE, 10, axis=1))
     assert np.abs(shown[2][30, 52].astype(int) - expected[30, 52]).max() < 16  # inside; lossy
     assert np.abs(shown[2][5, 5].astype(int) - 100).max() < 8  # outside: 60 + 2 * 20
-
-
-def test_a_mask_is_read_from_a_palette_file_and_must_fit(tmp_path: Path) -> None:
-    clips.write_ids(tmp_path / "mask.png", SQUARE)
-    np.testing.assert_array_equal(painter(mask=tmp_path / "mask.png").mask, SQUARE)
-    with pytest.raises(InputError, match=r"the mask is \(4, 4\) pixels, the frames are \(60, 96\)"):
-        painter().mask = np.zeros((4, 4))
 
 
 class MeanColour(torch.nn.Module):

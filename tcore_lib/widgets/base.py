@@ -33,13 +33,6 @@ class StandaloneWidget(anywidget.AnyWidget):
         own = {name for kind in type(self).__mro__ if issubclass(kind, StandaloneWidget) for name in vars(kind)}
         return {name: getattr(self, name) for name in self.traits(sync=True) if name in own}
 
-    @property
-    def payload_bytes(self) -> int:
-        """Size in bytes of what the browser gets, besides about 30 kB of program."""
-        return sum(
-            len(value) if isinstance(value, bytes) else len(json.dumps(value)) for value in self._state().values()
-        )
-
     def to_html(self, path: str | Path, title: str = "Correspondence explorer") -> Path:
         """Write one self-contained page that opens from disk, without a network; `title` is also its heading."""
         state = {
@@ -60,11 +53,7 @@ class StandaloneWidget(anywidget.AnyWidget):
 def fragment(name: str, state: Mapping[str, Any], program: str, style: str) -> str:
     """A widget as a piece of HTML that works by itself.
 
-    Args:
-        name: the id of its element; letters, digits and hyphens.
-        state: its traits; bytes as `{"base64": text}`.
-        program: its browser module.
-        style: its style sheet.
+    `name` is the id of its element, `state` its traits with bytes as `{"base64": text}`; then its browser module and style.
     """
     # `<` cannot close the script element it stands in when it is written as an escape of JSON.
     text = json.dumps(state, allow_nan=False).replace("<", "\\u003c")
@@ -77,7 +66,7 @@ def fragment(name: str, state: Mapping[str, Any], program: str, style: str) -> s
 
 
 def embed(notebook: Any) -> Any:
-    """An executed notebook in which our widgets are plain HTML that works without kernel and network.
+    """A copy of an executed notebook in which our widgets are plain HTML that works without kernel and network.
 
     The book of a run, and anybody's export, is made like this::
 
@@ -87,9 +76,6 @@ def embed(notebook: Any) -> Any:
     Jupyter saves a widget's state in the notebook's metadata when it is executed (nbclient, papermill) or saved from
     JupyterLab; each output that shows one of our widgets becomes `text/html` made of that state. The metadata goes, so that
     nbconvert loads no widget manager from the internet. Widgets of others stay as they are, without their state.
-
-    Args:
-        notebook: as `nbformat.read` gives it; not changed.
     """
     notebook = copy.deepcopy(notebook)
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})

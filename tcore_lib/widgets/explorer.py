@@ -17,7 +17,10 @@ from tcore_lib.figures import style
 from tcore_lib.widgets import payload
 from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
 
+DIMS = 64  # directions kept of a feature; fewer where the features would not fit
 FEWEST_DIMS = 16  # below this a similarity map is not worth showing
+MAX_BYTES = 16_000_000  # of the features, and of the attention
+LONG_SIDE = 640  # pixels that shown frames are reduced to
 
 
 class Explorer(StandaloneWidget):
@@ -31,7 +34,6 @@ class Explorer(StandaloneWidget):
         encoder: the encoder shown, or `compare` for all.
         temperature: tau of the map exp((cosine - best cosine) / tau), 0.01 to 1.
         top_k: patches marked per frame.
-        description: one line about what was packed: sizes, dimensions kept, largest error of a cosine.
     """
 
     _esm = module("explorer.js")
@@ -54,15 +56,13 @@ class Explorer(StandaloneWidget):
         features: Mapping[str, Any],
         *,
         labels: Any = None,
-        label_names: Sequence[str] | None = None,
+        label_names: Sequence[str] = (),
         palette: np.ndarray | None = None,
         cross_attention: Mapping[tuple[int, int], Any] | None = None,
         attention_grid: tuple[int, int] | None = None,
         names: Sequence[str] | None = None,
         pick: tuple[int, int, int] | None = None,
-        dims: int = 64,
-        max_bytes: int = 16_000_000,
-        long_side: int = 640,
+        max_bytes: int = MAX_BYTES,
         **traits: Any,
     ) -> None:
         """Pack everything for the browser.
@@ -70,17 +70,15 @@ class Explorer(StandaloneWidget):
         Args:
             frames: N pictures of one size, uint8 (H, W, 3).
             features: encoder name -> patch features (N, h, w, D), any scale (they are L2-normalised); one grid for all.
-            labels: propagated labels on the grid, ids (N, h, w) or soft (N, C, h, w); channel 0 is the background.
+            labels: propagated soft labels on the grid, (N, C, h, w); channel 0 is the background.
             label_names: one per channel.
             palette: uint8 (C, 3).
-            cross_attention: (query frame, looked-at frame) -> weights (heads, P, P) or (P, P), rows sum to 1.
+            cross_attention: (query frame, looked-at frame) -> weights (heads, P, P), rows sum to 1.
             attention_grid: grid of `cross_attention`, which may be coarser than the features'; the same by default.
             names: of the frames; `frame 0` ... by default.
             pick: (frame, row, column) at the start; the middle of the first frame by default.
-            dims: directions kept of a feature; lowered where `max_bytes` demands it.
             max_bytes: bound on the features' part of the payload, and on the attention's: where the heads do not fit,
                 only their mean is sent.
-            long_side: pixels that shown frames are reduced to.
             traits: initial `mode`, `encoder`, `temperature`, `top_k`, `frame`.
 
         Raises:
@@ -89,29 +87,27 @@ class Explorer(StandaloneWidget):
         arrays = {name: style.to_array(value) for name, value in features.items()}
         self._grid, self._count = grid, count = _check(frames, arrays), len(frames)
         room = max_bytes // (count * grid[0] * grid[1] * len(arrays))
-        if room < min(FEWEST_DIMS, dims):
+        if room < FEWEST_DIMS:
             raise InputError(
                 f"{count} frames of {grid[0]} x {grid[1]} patches and {len(arrays)} encoders do not fit {max_bytes:,} "
                 "bytes; show fewer frames, or raise max_bytes."
             )
-        packed = {name: payload.pack_features(array, min(dims, room)) for name, array in arrays.items()}
+        packed = {name: payload.pack_features(array, min(DIMS, room)) for name, array in arrays.items()}
         data = {"_features": b"".join(codes for codes, _ in packed.values())}
         meta: dict[str, Any] = {
             "grid": list(grid),
-            "names": list(names) if names is not None else [f"frame {i}" for i in range(count)],
+            "names": list(names or (f"frame {i}" for i in range(count))),
             "encoders": [{"name": name} | about for name, (_, about) in packed.items()],
             "colours": style.to_colours(np.linspace(0, 1, 256)).tolist(),
         }
-        if len(meta["names"]) != count:
-            raise InputError(f"names has {len(meta['names'])} entries for {count} frames; give one per frame.")
-        data["_frames"], meta["frames"] = payload.pack_frames(frames, long_side)
+        data["_frames"], meta["frames"] = payload.pack_frames(frames, LONG_SIDE)
         if cross_attention:
             own = attention_grid or grid
             data["_attention"], meta["attention"] = payload.pack_attention(cross_attention, own, count, max_bytes)
         if labels is not None:
             data["_labels"], meta["labels"] = payload.pack_labels(labels, grid, label_names, palette)
-        meta["note"] = self.description = _describe(meta, arrays, sum(map(len, data.values())))
-        where = pick if pick is not None else (0, grid[0] // 2, grid[1] // 2)
+        meta["note"] = _describe(meta, arrays, sum(map(len, data.values())))
+        where = pick or (0, grid[0] // 2, grid[1] // 2)
         super().__init__(
             _meta=meta,
             pick=dict(zip(("frame", "row", "column"), map(operator.index, where), strict=True)),
@@ -144,16 +140,11 @@ class Explorer(StandaloneWidget):
 
     def similarity(self, encoder: str, frame: int, row: int, column: int) -> np.ndarray:
         """What the browser computes: cosine of one patch with all patches, float32 (N, h, w), from packed features."""
-        if encoder not in self.encoders:
-            raise InputError(f"encoder {encoder!r} is not in this explorer; it has {', '.join(self.encoders)}.")
-        start = 0
-        for about in self._meta["encoders"]:
-            length = self._count * self._grid[0] * self._grid[1] * about["dims"]
-            if about["name"] == encoder:
-                break
-            start += length
-        codes = np.frombuffer(self._features, np.int8)[start : start + length]
-        restored = codes.reshape(self._count, *self._grid, -1) * np.array(about["scales"], np.float32)
+        sizes = [self._count * self._grid[0] * self._grid[1] * about["dims"] for about in self._meta["encoders"]]
+        number = self.encoders.index(encoder)
+        codes = np.frombuffer(self._features, np.int8)[sum(sizes[:number]) :][: sizes[number]]
+        scales = np.array(self._meta["encoders"][number]["scales"], np.float32)
+        restored = codes.reshape(self._count, *self._grid, -1) * scales
         return restored @ restored[frame, row, column]
 
 

@@ -4,7 +4,6 @@ Letters: N frames, H W pixels of a frame, h w patch grid.
 """
 
 import io
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ from tcore_lib.widgets import payload
 from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
 
 FPS = 10  # of saved videos
+OBJECTS = 4  # colours on offer at least
+LONG_SIDE = 960  # pixels that shown frames are reduced to
 Propagate = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
@@ -50,11 +51,9 @@ class MaskPainter(StandaloneWidget):
         frames: Sequence[np.ndarray],
         propagate: Propagate,
         *,
-        mask: np.ndarray | str | Path | None = None,
-        objects: int = 4,
+        mask: np.ndarray | None = None,
         output: str | Path | None = None,
         names: Sequence[str] | None = None,
-        long_side: int = 960,
     ) -> None:
         """Pack the frames for the browser.
 
@@ -63,14 +62,12 @@ class MaskPainter(StandaloneWidget):
             propagate: called with the mask uint8 (H, W) when the button is pressed; gives the N label maps one after
                 the other (a generator shows its progress), frame 0 first, at the frame's size or any smaller one.
                 `mask_propagator` makes one from an encoder.
-            mask: a mask to begin with, or the palette or grey PNG that holds it.
-            objects: colours on offer.
+            mask: a mask to begin with.
             output: folder that the save button writes to; without it there is no such button.
             names: of the frames.
-            long_side: pixels that shown frames are reduced to.
 
         Raises:
-            InputError: frames of different sizes, a mask of another size, or a file that is no mask.
+            InputError: frames of different sizes, or a mask of another size.
         """
         sizes = {style.to_frame(frame).shape for frame in frames}
         if len(sizes) != 1:
@@ -78,20 +75,15 @@ class MaskPainter(StandaloneWidget):
         self.labels: np.ndarray | None = None
         self._pictures, self._shape = list(frames), frames[0].shape[:2]
         self._propagate, self._output = propagate, Path(output) if output is not None else None
-        jpegs, about = payload.pack_frames(frames, long_side)
-        if isinstance(mask, (str, Path)):
-            mask = clips.read_ids(Path(mask))
+        jpegs, about = payload.pack_frames(frames, LONG_SIDE)
         first = self._checked(np.zeros(self._shape, np.uint8) if mask is None else mask)
-        super().__init__(
-            _meta={
-                "frames": about,
-                "names": list(names) if names is not None else [f"frame {i}" for i in range(len(frames))],
-                "palette": style.object_palette(1 + max(objects, int(first.max()))).tolist(),
-                "saves": output is not None,
-            },
-            _frames=jpegs,
-            _mask=first.tobytes(),
-        )
+        meta = {
+            "frames": about,
+            "names": list(names or (f"frame {i}" for i in range(len(frames)))),
+            "palette": style.object_palette(1 + max(OBJECTS, int(first.max()))).tolist(),
+            "saves": output is not None,
+        }
+        super().__init__(_meta=meta, _frames=jpegs, _mask=first.tobytes())
         self.on_msg(self._on_message)
 
     def _checked(self, mask: np.ndarray) -> np.ndarray:
@@ -121,15 +113,14 @@ class MaskPainter(StandaloneWidget):
         self.send({"kind": "started", "text": f"Propagating through {count} frames ..."})
         found: list[np.ndarray] = []
         pngs: list[bytes] = []
-        for labels in itertools.islice(self._propagate(mask), count + 1):
+        for number, labels in enumerate(self._propagate(mask)):
             found.append(style.enlarge(np.asarray(labels), self._shape).astype(np.uint8))
             pngs.append(_grey_png(found[-1]))
-            message = {"kind": "frame", "frame": len(found) - 1, "text": f"frame {len(found)} of {count}"}
-            if len(found) <= count:
-                self.send(message, [pngs[-1]])
+            self.send({"kind": "frame", "frame": number, "text": f"frame {number + 1} of {count}"}, [pngs[-1]])
         if len(found) != count:
-            many = f"{len(found)} label maps" if len(found) < count else "more label maps"
-            raise InputError(f"propagate gives {many} for a clip of {count} frames; give one per frame.")
+            raise InputError(
+                f"propagate gives {len(found)} label maps for a clip of {count} frames; give one per frame."
+            )
         self.labels = np.stack(found)
         self.set_trait("_results", b"".join(pngs))
         self.set_trait("_results_meta", {"lengths": [len(png) for png in pngs]})
@@ -185,13 +176,8 @@ def mask_propagator(
 ) -> Propagate:
     """The callback of a painter: an encoder's features and the DAVIS protocol (docs/protocol.md), frame by frame.
 
-    Features are computed once, when they are first needed; a second mask only costs the propagation.
-
-    Args:
-        encoder: on `device`.
-        frames: uint8 (H, W, 3).
-        settings: section `davis`: its `input_size` (floored to whole patches), how it propagates, and `upsampling`.
-        device: where it runs.
+    Features are computed once, when they are first needed; a second mask only costs the propagation. `settings` are the
+    section `davis`; its `input_size` is floored to whole patches. The encoder is on `device`.
     """
     size = labelmaps.whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
     known: list[torch.Tensor] = []

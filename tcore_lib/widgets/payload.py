@@ -53,10 +53,8 @@ def pack_features(features: Any, dims: int) -> Packed:
     return codes.tobytes(), {"dims": dims, "scales": scales.tolist(), "energy": energy, "error": error}
 
 
-def pack_attention(
-    maps: Mapping[tuple[int, int], Any], grid: tuple[int, int], frames: int, max_bytes: int = 16_000_000
-) -> Packed:
-    """Attention (heads, P, P) or (P, P) of (query frame, looked-at frame) -> uint8 rows, scaled to their largest.
+def pack_attention(maps: Mapping[tuple[int, int], Any], grid: tuple[int, int], frames: int, max_bytes: int) -> Packed:
+    """Attention (heads, P, P) of (query frame, looked-at frame) -> uint8 rows, scaled to their largest.
 
     The mean over heads comes first; where the heads do not fit `max_bytes`, it is packed alone, and `heads` is 0.
 
@@ -65,17 +63,13 @@ def pack_attention(
     """
     patches = grid[0] * grid[1]
     arrays = {pair: np.asarray(style.to_array(weights), np.float32) for pair, weights in maps.items()}
-    arrays = {pair: array[None] if array.ndim == 2 else array for pair, array in arrays.items()}
+    heads = len(next(iter(arrays.values())))
     for (query, key), array in arrays.items():
-        if not (0 <= query < frames and 0 <= key < frames) or array.shape[1:] != (patches, patches):
+        if max(query, key) >= frames or array.shape != (heads, patches, patches):
             raise InputError(
                 f"cross_attention[{query}, {key}] has shape {array.shape} for {frames} frames of {grid[0]} x {grid[1]} "
-                f"patches; give (heads, {patches}, {patches}) and frames below {frames}."
+                f"patches; give ({heads}, {patches}, {patches}) and frames below {frames}."
             )
-    counts = {len(array) for array in arrays.values()}
-    if len(counts) > 1:
-        raise InputError(f"cross_attention has maps of {sorted(counts)} heads; give the same number.")
-    heads = counts.pop() if counts else 0
     if len(maps) * patches**2 > max_bytes:
         raise InputError(
             f"the attention between {len(maps)} pairs of frames of {grid[0]} x {grid[1]} patches does not fit "
@@ -91,22 +85,18 @@ def pack_attention(
     return b"".join([*codes, *largest]), {"pairs": [list(pair) for pair in maps], "heads": heads, "grid": list(grid)}
 
 
-def pack_labels(labels: Any, grid: tuple[int, int], names: Sequence[str] | None, palette: np.ndarray | None) -> Packed:
-    """Label maps, integers (N, h, w) or soft (N, C, h, w) in 0..1, 0 = background -> uint8 (2, N, P).
+def pack_labels(labels: Any, grid: tuple[int, int], names: Sequence[str], palette: np.ndarray | None) -> Packed:
+    """Soft label maps (N, C, h, w), channel 0 = background -> uint8 (2, N, P).
 
     First every patch's channel with the largest share, then 255 x that share.
     """
     array = np.asarray(style.to_array(labels))
-    if array.ndim == 3:
-        array = np.where(array == 255, 0, array)  # void
-        array = np.moveaxis(np.eye(int(array.max()) + 1, dtype=np.float32)[array.astype(int)], -1, 1)
     if array.ndim != 4 or array.shape[2:] != tuple(grid):
         raise InputError(
-            f"labels have shape {np.shape(labels)} on a grid of {grid[0]} x {grid[1]} patches; "
-            "give (N, h, w) ids or (N, C, h, w) shares."
+            f"labels have shape {array.shape} on a grid of {grid[0]} x {grid[1]} patches; give (N, C, h, w)."
         )
     channels = array.shape[1]
-    known = list(names) if names is not None else ["background", *(f"object {i}" for i in range(1, channels))]
+    known = list(names or ["background", *(f"object {i}" for i in range(1, channels))])
     if len(known) != channels:
         raise InputError(f"label_names has {len(known)} names for {channels} channels; name each, background first.")
     colours = style.object_palette(channels) if palette is None else np.asarray(palette)[:channels]
