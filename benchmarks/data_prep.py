@@ -86,9 +86,8 @@ def index(path: Path) -> dict[str, float]:
     """An index of 240,000 videos of 400 classes: seconds to save, to open, and samples drawn per second."""
     names = [f"class_{k % 400:03d}/video_{k:06d}" for k in range(VIDEOS)]
     columns = {"num_frames": np.full(VIDEOS, 20), "widths": np.full(VIDEOS, 340), "heights": np.full(VIDEOS, 256)}
-    classes = [f"class_{k:03d}" for k in range(400)]
     began = time.perf_counter()
-    FrameIndex(path.parent / "frames", np.array(names), np.arange(VIDEOS) % 400, classes, **columns).save(path)
+    FrameIndex(path.parent / "frames", np.array(names), **columns, kind="videos").save(path)
     saved = time.perf_counter()
     found = FrameIndex.load(path)
     opened = time.perf_counter()

@@ -54,11 +54,8 @@ def write_frames(root: Path, videos: int = VIDEOS) -> FrameIndex:
             path = root / f"{video:02d}" / f"{frame:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=95)
-    ones = np.ones(videos, dtype=np.int32)
-    return FrameIndex(
-        root=root, paths=np.array([f"{video:02d}" for video in range(videos)]), class_ids=0 * ones,
-        class_names=["unlabelled"], num_frames=FRAMES * ones, widths=width * ones, heights=height * ones,
-    )  # fmt: skip
+    sizes = {"widths": [width] * videos, "heights": [height] * videos}
+    return FrameIndex(root, [f"{video:02d}" for video in range(videos)], [FRAMES] * videos, **sizes, kind="videos")
 
 
 def photometry(blur: float, solarize: float) -> T.Compose:

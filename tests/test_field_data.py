@@ -92,7 +92,7 @@ def test_a_folder_holds_one_sequence_or_is_reported(tmp_path: Path, kind: str) -
     frames(tmp_path / "in/walk/two sizes", ["3.jpg"], (32, 24))
     report = videos.prepare(data(tmp_path / "in", layout="frames"), progress=False)
     assert FrameIndex.load(report.index).paths.tolist() == ["walk/good"]
-    said = (tmp_path / "in-out/bad_files.csv").read_text()
+    said = report.bad_files.read_text()
     assert "several sequences" in said or "none with a number" in said
     assert "different sizes (32x24, 64x48)" in said
 

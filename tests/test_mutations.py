@@ -75,10 +75,8 @@ def spoil(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes:
 
 def write_index(folder: Path, lengths: Any = (20,) * 40) -> Path:
     n = len(lengths)
-    columns = {"class_ids": [0] * n, "num_frames": lengths, "widths": [64] * n, "heights": [48] * n}
-    FrameIndex(root=folder, paths=[f"v{i}" for i in range(n)], class_names=["any"], **columns).save(
-        folder / "i.parquet"
-    )
+    columns = {"num_frames": lengths, "widths": [64] * n, "heights": [48] * n}
+    FrameIndex(root=folder, paths=[f"v{i}" for i in range(n)], **columns).save(folder / "i.parquet")
     return folder / "i.parquet"
 
 
@@ -182,7 +180,7 @@ def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_damaged_media_stop_nobody(tmp_path: Path) -> None:
-    """Of 40 damaged videos and images each is prepared or stands in bad_files.csv with a reason of one line."""
+    """Of 40 damaged videos and images each is prepared or stands among the bad files with a reason of one line."""
     (tmp_path / "whole").mkdir()
     for name, codec in {"a.mp4": "libx264", "b.mkv": "libx264", "c.webm": "libvpx-vp9"}.items():
         write_video(tmp_path / "whole" / name, frames=24, codec=codec)
@@ -202,7 +200,7 @@ def test_damaged_media_stop_nobody(tmp_path: Path) -> None:
         )
         assert report.complete
         assert report.videos + report.bad == 20
-        rows = (root / "bad_files.csv").read_text().splitlines()[1:]
+        rows = report.bad_files.read_text().splitlines()[1:]
         assert max(map(len, rows)) < LONGEST_SENTENCE
         skipped += report.bad
     assert skipped > 10

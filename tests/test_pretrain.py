@@ -191,8 +191,8 @@ def prepared(folder: Path, **changes: Any) -> params.Params:
         (folder / f"clip{i}").mkdir(parents=True)
         for j, frame in enumerate(pictures.read(i, range(20))):
             Image.fromarray(frame).save(folder / f"clip{i}" / f"{j:05d}.jpg")
-    columns = {"class_ids": [0] * count, "num_frames": [20] * count, "widths": [64] * count, "heights": [48] * count}
-    index = FrameIndex(root=folder, paths=[f"clip{i}" for i in range(count)], class_names=["any"], **columns)
+    columns = {"num_frames": [20] * count, "widths": [64] * count, "heights": [48] * count}
+    index = FrameIndex(root=folder, paths=[f"clip{i}" for i in range(count)], **columns)
     index.save(videos.index_path(settings.data))
     return settings
 

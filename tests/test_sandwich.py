@@ -12,7 +12,6 @@ from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
 from tcore_lib.data.sandwich import (
-    CounterBatches,
     SandwichDataset,
     collate,
     counters,
@@ -137,7 +136,7 @@ def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
 
 def test_workers_change_nothing() -> None:
     dataset = SandwichDataset(Coded([20, 9, 1, 33, 20], [(4, 6), (6, 4)]), DEFAULT, seed=5)
-    batches = CounterBatches(2, 6, batch_size=4, rank=0, world=1, accumulate=2)
+    batches = [micro for step in range(2, 6) for micro in counters(step, 4, rank=0, world=1, accumulate=2)]
     alone = list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate))
     workers: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": START}
     shared = list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **workers))
@@ -159,4 +158,4 @@ def test_ranks_and_micro_batches_partition_the_step(world: int, accumulate: int)
 
 def test_an_impossible_split_is_refused() -> None:
     with pytest.raises(InputError, match="10 is not a multiple"):
-        CounterBatches(0, 1, 10, 0, 4, 1)
+        counters(0, 10, 0, 4, 1)

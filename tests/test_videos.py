@@ -18,7 +18,7 @@ from coded_videos import coded_frame, read_code, write_sound, write_video
 from PIL import Image
 
 from tcore_lib.__main__ import main
-from tcore_lib.data import checks, videos
+from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.params import Data
@@ -29,6 +29,12 @@ ROOT = Path(__file__).parents[1]
 def prepare(source: Path, root: Path, shard: tuple[int, int] = (0, 1), **changes: Any) -> videos.Prepared:
     cfg = Data(**{"source": str(source), "root": str(root), "num_frames": 8, "workers": 1} | changes)
     return videos.prepare(cfg, shard=shard, progress=False)
+
+
+def bad_files(report: videos.Prepared) -> dict[str, str]:
+    """Name -> reason."""
+    table = pd.read_csv(report.bad_files)
+    return {Path(file).name: reason for file, reason in zip(table["file"], table["reason"], strict=True)}
 
 
 def codes(index: FrameIndex, i: int) -> list[int]:
@@ -61,11 +67,9 @@ def test_videos_of_all_kinds_and_all_defects(tmp_path: Path, here: None) -> None
     shutil.copy(source / "run/a.mp4", source / ".hidden/a.mp4")
 
     report = prepare(source, root, short_side=40)
-    assert (report.videos, report.done, report.bad, report.left_out, report.complete) == (7, 7, 3, 1, True)
+    assert (report.videos, report.done, report.bad, report.complete) == (7, 7, 3, True)
     index = FrameIndex.load(report.index)
     assert index.paths.tolist() == ["jump/a", "jump/b", "jump/deep_c", "run/a", "run/b", "run/large", "run/short"]
-    assert index.class_names == ["jump", "run"]
-    assert index.class_ids.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert index.num_frames.tolist() == [8, 8, 8, 8, 8, 8, 3]
     assert index.widths.tolist() == [53, 53, 53, 53, 53, 48, 53]  # 64 * 40 / 48 = 53.3; 96 * 40 / 80 = 48
     assert set(index.heights.tolist()) == {40}
@@ -75,19 +79,16 @@ def test_videos_of_all_kinds_and_all_defects(tmp_path: Path, here: None) -> None
     folder = root / "frames/train/run/a"
     assert index.frame_paths(3, [7]) == [folder / "00007.jpg"]
     assert index.bytes[3] == sum(path.stat().st_size for path in folder.iterdir())
-
-    bad = checks.bad_files(root)
-    reasons = {Path(file).name: reason for file, reason in zip(bad["file"], bad["reason"], strict=True)}
+    reasons = bad_files(report)
     assert "the file is empty" in reasons["empty.mp4"]
     assert "audio only" in reasons["sound.mp4"]
     assert "cannot be read" in reasons["noise.mp4"]
-    assert "notes.txt" in (root / "left_out.csv").read_text()
+    assert "notes.txt,files of type '.txt'" in (root / "left_out-train.csv").read_text()
 
     before = tree(root / "frames")
     again = prepare(source, root, short_side=40)
     assert (again.videos, again.done, again.skipped, again.bad) == (7, 0, 7, 3)
     assert tree(root / "frames") == before
-
     write_video(source / "run/empty.mp4", frames=29)  # the bad file is replaced by a good one
     third = prepare(source, root, short_side=40)
     assert (third.videos, third.done, third.bad) == (8, 1, 2)
@@ -114,9 +115,9 @@ def test_a_decoder_that_dies_or_hangs_costs_one_file(tmp_path: Path, monkeypatch
     monkeypatch.setattr(videos, "PATIENCE_S", 4)
     report = prepare(tmp_path / "in", tmp_path / "out", workers=2)
     assert FrameIndex.load(report.index).paths.tolist() == [f"unlabelled/{name}" for name in "abc"]
-    bad = checks.bad_files(tmp_path / "out").set_index("file")["reason"]
-    assert "the decoding process died with code -11" in bad[str(tmp_path / "in/dies.mp4")]
-    assert "it took longer than 4 s" in bad[str(tmp_path / "in/hangs.mp4")]
+    reasons = bad_files(report)
+    assert "ended its decoder, or kept it too long (Abnormal termination)" in reasons["dies.mp4"]
+    assert "Task timeout" in reasons["hangs.mp4"]
 
 
 SCRIPT = """
@@ -159,11 +160,11 @@ def test_killed_in_the_middle_and_started_again(tmp_path: Path, here: None) -> N
     assert not list((root / ".prepare-train").glob("unfinished*")), "unfinished folders are removed"
     prepare(source, tmp_path / "whole")
     resumed, whole = (FrameIndex.load(folder / "index-train.parquet") for folder in (root, tmp_path / "whole"))
-    for name in ("paths", "class_ids", "num_frames", "widths", "heights", "bytes"):
+    for name in ("paths", "num_frames", "widths", "heights", "bytes"):
         assert np.array_equal(getattr(resumed, name), getattr(whole, name)), name
 
 
-# ---------------------------------------------------------------------------------------------- sharing the work
+# ---------------------------------------------------------------------------------------------- what may go wrong
 
 
 def test_shards_partition_the_work_and_the_last_index_has_all(tmp_path: Path, here: None) -> None:
@@ -174,14 +175,11 @@ def test_shards_partition_the_work_and_the_last_index_has_all(tmp_path: Path, he
     assert [report.done for report in reports] == [2, 3, 2]  # of 2, 3 and 3: v07 is bad
     assert [report.videos for report in reports] == [2, 5, 7]
     assert [report.complete for report in reports] == [False, False, True]
-    assert checks.bad_files(root)["file"].tolist() == [str(source / "v07.mp4")]
+    assert [list(bad_files(report)) for report in reports] == [[], [], ["v07.mp4"]]
     again = prepare(source, root)
     assert (again.skipped, again.bad, again.complete) == (7, 1, True), "another division finds everything done"
     with pytest.raises(InputError, match="2/2 is not possible"):
         prepare(source, root, shard=(2, 2))
-
-
-# ---------------------------------------------------------------------------------------------- what may go wrong
 
 
 def test_a_full_disk_stops_cleanly_and_makes_no_file_bad(
@@ -234,15 +232,16 @@ def test_the_named_remedy_repairs_a_damaged_frame(tmp_path: Path, here: None) ->
     os.truncate(index.frame_paths(0, [3])[0], 0)  # as after a power cut: noticed when the folders are looked at
     report = prepare(tmp_path / "in", tmp_path / "out")
     assert (report.done, report.videos, report.bad) == (0, 1, 1)
-    assert f"remove {index.path(0)}, which" in checks.bad_files(tmp_path / "out")["reason"][0]
+    assert f"remove {index.path(0)}, which" in report.bad_files.read_text()
 
 
 def test_a_source_that_is_its_own_root(tmp_path: Path, here: None) -> None:
     """`prepare x x`, twice: the second time everything is found finished, and the frames are no input."""
     copies(tmp_path / "walk", 3)
-    assert prepare(tmp_path, tmp_path).done == 3
-    again = prepare(tmp_path, tmp_path)
-    assert (again.done, again.skipped, again.videos, again.left_out) == (0, 3, 3, 0)
+    for done in (3, 0):
+        report = prepare(tmp_path, tmp_path)
+        assert (report.done, report.skipped, report.videos) == (done, 3 - done, 3)
+    assert len((tmp_path / "left_out-train.csv").read_text().splitlines()) == 1
     assert len(list((tmp_path / "walk").iterdir())) == 3
 
 
@@ -265,31 +264,23 @@ def test_nothing_usable_is_said_at_once(tmp_path: Path, here: None) -> None:
 # ---------------------------------------------------------------------------------------------- the index
 
 
-def large_index(n: int, root: Path) -> FrameIndex:
-    rows = np.arange(n)
-    return FrameIndex(
-        root=root,
+def test_index_survives_saving_moving_and_pickling(tmp_path: Path) -> None:
+    n = 5000
+    index = FrameIndex(
+        root=tmp_path / "one/videos",
         paths=[f"class {k % 7}/video {k}" for k in range(n)],
-        class_ids=rows % 7,
-        class_names=[f"class {k}" for k in range(7)],
-        num_frames=1 + rows % 30,
+        num_frames=1 + np.arange(n) % 30,
         widths=[340] * n,
         heights=[256] * n,
-        bytes=rows,
+        bytes=np.arange(n),
         short_side=256,
-        settings={"fps": None},
     )
-
-
-def test_index_survives_saving_moving_and_pickling(tmp_path: Path) -> None:
-    index = large_index(5000, tmp_path / "one/videos")
     index.save(tmp_path / "one/index.parquet")
     for copy in (FrameIndex.load(tmp_path / "one/index.parquet"), pickle.loads(pickle.dumps(index))):
         assert all(np.array_equal(value, vars(index)[name]) for name, value in vars(copy).items())
     assert pd.read_parquet(tmp_path / "one/index.parquet")["path"][3] == "class 3/video 3"
     (tmp_path / "one").rename(tmp_path / "two")
     assert FrameIndex.load(tmp_path / "two/index.parquet").path(3) == tmp_path / "two/videos/class 3/video 3"
-    assert index.class_name(4) == "class 4"
 
 
 def test_a_wrong_index_is_refused(tmp_path: Path) -> None:
@@ -314,33 +305,17 @@ def test_reading_what_is_not_there(tmp_path: Path, here: None) -> None:
         index.read(0, [3])
 
 
-# ---------------------------------------------------------------------------------------------- looking at it
-
-
-def test_an_estimate_before_starting(tmp_path: Path, here: None) -> None:
-    copies(tmp_path / "in", 6, size=(160, 120))
-    (tmp_path / "in/v06.mp4").touch()
-    cfg = Data(source=str(tmp_path / "in"), root=str(tmp_path / "out"), workers=2)
-    guess = checks.estimate(cfg, sample=7, progress=False)["estimate"]
-    assert guess["videos found"] == "7"
-    assert guess["tried"] == "7, 1 of them bad"
-    assert guess["all videos take"].endswith("h with 2 processes")
-    assert not (tmp_path / "out").exists(), "an estimate leaves nothing behind"
-    assert checks.bad_files(tmp_path / "out").empty
-
-
 def test_doctor_finds_what_is_wrong_with_frames(tmp_path: Path, here: None) -> None:
     copies(tmp_path / "in", 5)
-    prepare(tmp_path / "in", tmp_path / "out")
-    assert not checks.broken_frames(tmp_path / "out", progress=False)
+    index = FrameIndex.load(prepare(tmp_path / "in", tmp_path / "out").index)
+    assert not index.broken(progress=False)
     frames = tmp_path / "out/frames/train/unlabelled"
     (frames / "v00/00003.jpg").unlink()
     os.truncate(frames / "v01/00003.jpg", 300)
     Image.fromarray(coded_frame(0, (32, 24))).save(frames / "v02/00000.jpg")
     shutil.copy(frames / "v03/00001.jpg", frames / "v03/00000.jpg")
-    broken = checks.broken_frames(tmp_path / "out", progress=False)
     expected = ("v00/00003.jpg cannot", "v01/00003.jpg cannot", "different sizes (32x24, 64x48)", "bytes, where")
-    for problem, words in zip(broken.values(), expected, strict=True):
+    for problem, words in zip(index.broken(progress=False).values(), expected, strict=True):
         assert words in problem
         assert "remove" in problem
     assert main(["doctor", "frames", "--root", str(tmp_path / "out")]) == 1

@@ -110,7 +110,7 @@ def test_grayscale_blur_and_solarize_are_torchvisions() -> None:
 
 def test_fused_colours_are_the_same(compile_with: Callable[..., None]) -> None:
     """A graph break would raise."""
-    compile_with(backend="aot_eager", fullgraph=True)
+    compile_with(backend="eager", fullgraph=True)
     frames, views = sandwich(3, 60, 80), draw_views(2, range(3), [(60, 80)] * 3, SMALL)
     plain = make_views(frames, views, SMALL, batched=True)
     for name, crops in make_views(frames, views, SMALL, batched=True, fused=True).items():

@@ -33,13 +33,10 @@ Kept = TypeVar("Kept")
 
 
 def choose(times: np.ndarray, num_frames: int | None, fps: float | None = None) -> np.ndarray:
-    """Positions (N,) int64 of the frames to keep, ascending, no frame twice.
+    """Positions (N,) int64 of the frames to keep, ascending, no frame twice; `times` (T,) are ascending seconds.
 
-    Args:
-        times: (T,) float64, seconds at which the frames are shown, ascending.
-        num_frames: that many, spread evenly over the clip, the first and last included (all, where it has fewer; the
-            middle one, where one is wanted). None: all.
-        fps: instead of a number: for k = 0, 1, ... the frame shown k / fps seconds after the first.
+    `num_frames` are spread evenly over the clip, the first and last included (all, where it has fewer or None are asked
+    for; the middle one, where one is). `fps` instead: for k = 0, 1, ... the frame shown k / fps seconds after the first.
     """
     total = len(times)
     if fps is not None:
@@ -60,12 +57,8 @@ def keep_frames(
 ) -> list[Kept]:
     """Decode the frames to keep (see `choose`) and convert each at once, so that large frames are held one at a time.
 
-    Args:
-        path: the video file.
-        num_frames: see `choose`.
-        fps: see `choose`.
-        short_side: larger frames are reduced to it; None = as they are. All get the size of the first.
-        convert: what becomes of uint8 (H, W, 3) RGB.
+    Frames whose short side exceeds `short_side` pixels are reduced to it; all get the size of the first. `convert` takes
+    uint8 (H, W, 3) RGB.
 
     Raises:
         InputError: missing, no video, or damaged, in one sentence.
@@ -94,8 +87,7 @@ def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
     """Frames of a video as uint8 (T, H, W, 3) RGB, from whatever it is given as.
 
     Args:
-        video: a path to a video file or to a folder of frames; or frames already, as an array or tensor (T, H, W, 3) or
-            (T, 3, H, W) of uint8.
+        video: a video file; a folder of frames; or uint8 frames already, array or tensor, (T, H, W, 3) or (T, 3, H, W).
         num_frames: that many, spread evenly, first and last included; None = all.
 
     Raises:

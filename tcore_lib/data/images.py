@@ -25,17 +25,13 @@ MOST_PIXELS = 100_000_000  # of a frame; a small file can claim any number and f
 
 
 def read_rgb(source: Path | bytes, remedy: str = "replace it with a whole image") -> np.ndarray:
-    """Read an image file as uint8 (H, W, 3) RGB, upright. Training, evaluation and widgets see this picture of a file.
+    """Read an image file, or its content, as uint8 (H, W, 3) RGB. Training, evaluation and widgets see this picture of a file.
 
-    Deeper grey than 8 bits is scaled down, floating-point grey is taken as 0..1 where nothing exceeds 1 and else as
-    0..255, transparency is dropped, of an animation the first picture is taken, and EXIF orientation is obeyed.
-
-    Args:
-        source: a file, or its content.
-        remedy: what the person may do, for the message.
+    It is upright by EXIF. Deeper grey than 8 bits is scaled down, floating-point grey is taken as 0..1 where nothing
+    exceeds 1 and else as 0..255, transparency is dropped, of an animation the first picture is taken.
 
     Raises:
-        InputError: missing, empty, damaged, no image, or larger than `MOST_PIXELS`.
+        InputError: missing, empty, damaged, no image, or larger than `MOST_PIXELS`; with the remedy.
     """
     shown = "an image" if isinstance(source, bytes) else source
     with reading(shown, remedy), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
@@ -86,14 +82,11 @@ def reduce_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
 
 
 def in_order(names: Iterable[Name]) -> list[Name]:
-    """Frame files in the order of their numbers, whatever the padding or prefix: 1, 2, ... 10; frame_1, frame_2, ...
+    """Frame files (names, or paths by their last part) in the order of their numbers, whatever the padding or prefix.
 
     Everything that orders frames does it here. Digits compare as numbers, the rest as text without regard to case, the
     suffix not at all. Names that hold one decimal number each (seconds: 0.04, 0.1, 0.12) go by its value, unless two of
     them would be equal (1.1 and 1.10 are the first and the tenth frame of video 1).
-
-    Args:
-        names: file names or paths; of a path the last part counts.
     """
     chosen = list(names)
     return [name for _, _, name in sorted(zip(_keys(chosen), map(str, chosen), chosen, strict=True))]
@@ -134,10 +127,6 @@ def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
 
     The frames of a sequence are named alike but for their numbers. A picture without any number (cover.jpg,
     thumbnail.jpg) beside them is no frame.
-
-    Args:
-        names: the names of the pictures.
-        folder: for the message.
 
     Raises:
         InputError: no picture; pictures without numbers, which have no order; or several sequences.

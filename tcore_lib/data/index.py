@@ -1,20 +1,21 @@
 """The index that training reads: one row per video, opened in a fraction of a second for all of Kinetics-400.
 
-A parquet file holds the columns; its metadata holds the kind, the root, the class names and the settings that made it.
-Letters: n videos, T frames of a video, H W pixels.
+A parquet file holds the columns; its metadata holds the rest. Letters: n videos, T frames of a video, H W pixels.
 """
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from tcore_lib.data import images
 from tcore_lib.errors import InputError
@@ -24,7 +25,6 @@ META = b"tcore_index"
 # column of the file -> attribute, type
 COLUMNS: dict[str, tuple[str, Any]] = {
     "path": ("paths", np.dtypes.StringDType()),
-    "class_id": ("class_ids", np.int32),
     "num_frames": ("num_frames", np.int32),
     "width": ("widths", np.int32),
     "height": ("heights", np.int32),
@@ -34,57 +34,30 @@ COLUMNS: dict[str, tuple[str, Any]] = {
 
 @dataclass
 class FrameIndex:
-    """What training reads. The columns, given as lists or arrays, are kept as NumPy arrays of length n.
+    """What training reads. The columns, given as lists or arrays, are kept as NumPy arrays of length n."""
 
-    Attributes:
-        root: folder that `paths` are relative to.
-        paths: (n,) str: a folder of frames or an image file.
-        class_ids: (n,) int32 into `class_names`.
-        class_names: names of the classes; the one "unlabelled" where there are none.
-        num_frames: (n,) int32, T of each video.
-        widths, heights: (n,) int32, pixels of a frame as `read` returns it.
-        bytes: (n,) int64, size of the frame files together; 0 where unknown. Two preparations that gave the same frames
-            have the same.
-        kind: "frames" = folders of frames, "images" = single images (clips of one frame).
-        short_side: frames whose short side is larger are reduced to it when read; None = never.
-        settings: what made the index. "layout": "videos" there says that the frames are ours: 00000.jpg, 00001.jpg, ...
-    """
-
-    root: Path
-    paths: np.ndarray
-    class_ids: np.ndarray
-    class_names: list[str]
-    num_frames: np.ndarray
-    widths: np.ndarray
-    heights: np.ndarray
-    bytes: Any = 0
-    kind: Literal["frames", "images"] = "frames"
-    short_side: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    root: Path  # folder that `paths` are relative to
+    paths: np.ndarray  # (n,) str, <class>/<name> of a folder of frames or an image file
+    num_frames: np.ndarray  # (n,) int32, T of each video
+    widths: np.ndarray  # (n,) int32, pixels of a frame as `read` returns it
+    heights: np.ndarray  # (n,) int32
+    bytes: Any = 0  # (n,) int64, size of the frame files together; 0 where unknown. Other frames have another size
+    kind: Literal["videos", "frames", "images"] = "frames"  # "videos": made by `prepare`, 00000.jpg, 00001.jpg, ...
+    short_side: int | None = None  # frames whose short side is larger are reduced to it when read
 
     def __post_init__(self) -> None:
-        """Give every column its type and length, and check that they belong together."""
+        """Give every column its type and length."""
         for name, kind in COLUMNS.values():
             setattr(self, name, np.broadcast_to(np.asarray(getattr(self, name), dtype=kind), len(self)))
         assert (self.num_frames > 0).all(), "a video without frames"
-        assert ((self.class_ids >= 0) & (self.class_ids < len(self.class_names))).all(), "a class without a name"
 
     def __len__(self) -> int:
         """Number of videos."""
         return len(self.paths)
 
-    def class_name(self, i: int) -> str:
-        """Class of video i."""
-        return self.class_names[self.class_ids[i]]
-
     def path(self, i: int) -> Path:
         """Folder or file of video i."""
         return self.root / self.paths[i]
-
-    @property
-    def ours(self) -> bool:
-        """Whether `prepare` made the frames."""
-        return self.settings.get("layout") == "videos"
 
     def frame_paths(self, i: int, frame_indices: Sequence[int]) -> list[Path]:
         """Files that hold frames of video i, in the order asked for."""
@@ -92,7 +65,7 @@ class FrameIndex:
         assert all(0 <= j < total for j in frame_indices), f"{folder} has frames 0 to {total - 1}"
         if self.kind == "images":
             return [folder] * len(frame_indices)
-        if self.ours:
+        if self.kind == "videos":
             return [folder / f"{j:05d}.jpg" for j in frame_indices]
         names: list[str] = []
         with suppress(InputError, OSError):
@@ -112,20 +85,31 @@ class FrameIndex:
 
     def remedy(self, i: int) -> str:
         """What repairs a damaged frame of video i, as the end of a sentence."""
-        if self.ours:
+        if self.kind == "videos":
             return f"remove {self.path(i)}, which `tcore prepare` wrote, and run it again: it makes that video anew"
         return "put a whole file in its place, or move it out of the data and run `tcore prepare` again"
+
+    def broken(self, progress: bool = True) -> dict[str, str]:
+        """Read every frame and compare with what was recorded: video -> what is wrong with it."""
+        found: dict[str, str] = {}
+        for i in tqdm(range(len(self)), desc="doctor", unit="clip", file=sys.stdout, disable=not progress):
+            try:
+                every = range(self.num_frames[i])
+                sizes = {f"{frame.shape[1]}x{frame.shape[0]}" for j in every for frame in self.read(i, [j])}
+                held = sum(path.stat().st_size for path in self.frame_paths(i, every))
+                if sizes != {f"{self.widths[i]}x{self.heights[i]}"}:
+                    found[self.paths[i]] = f"frames of different sizes ({', '.join(sorted(sizes))}); {self.remedy(i)}"
+                elif self.bytes[i] and held != self.bytes[i]:
+                    found[self.paths[i]] = f"{held} bytes, where {self.bytes[i]} were prepared; {self.remedy(i)}"
+            except InputError as error:
+                found[self.paths[i]] = str(error)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the index as parquet, atomically. A root below the file's folder is kept relative: both may move."""
         path, root = path.absolute(), self.root.absolute()
-        meta = {
-            "kind": self.kind,
-            "root": os.path.relpath(root, path.parent) if root.is_relative_to(path.parent) else str(root),
-            "class_names": self.class_names,
-            "short_side": self.short_side,
-            "settings": self.settings,
-        }
+        place = os.path.relpath(root, path.parent) if root.is_relative_to(path.parent) else str(root)
+        meta = {"kind": self.kind, "root": place, "short_side": self.short_side}
         columns = {name: getattr(self, attribute).tolist() for name, (attribute, _) in COLUMNS.items()}
         table = pa.table(columns).replace_schema_metadata({META: json.dumps(meta).encode()})
         with atomic_path(path) as temporary:
@@ -142,5 +126,6 @@ class FrameIndex:
         with reading(path, remedy), open(path, "rb") as stream:
             table = pq.ParquetFile(stream, page_checksum_verification=True).read()
             meta = json.loads(table.schema.metadata[META])
-            columns = {attribute: table.column(name).to_pylist() for name, (attribute, _) in COLUMNS.items()}
-            return cls(**meta | {"root": path.parent / meta["root"]}, **columns)
+            columns: dict[str, Any] = {name: table.column(key).to_pylist() for key, (name, _) in COLUMNS.items()}
+            root = path.parent / meta["root"]
+            return cls(root=root, **columns, kind=meta["kind"], short_side=meta["short_side"])

@@ -10,20 +10,12 @@ TRIES = 10  # per block
 
 
 def fill_with_blocks(counts: np.ndarray, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Mask `counts[i]` patches of crop i by rectangles; all crops advance together, one try at a time.
+    """Mask `counts[i]` patches of crop i by rectangles: counts (n,) int, grid (h, w) patches -> bool (n, h, w).
 
-    A try draws a block's area uniformly between 4 and what is left to mask, its aspect and its place. It is taken if
-    the block is smaller than the grid in both directions and masks at least one and at most that many new patches. A
-    crop ends when its count is reached or ten tries in a row failed: it then stays a little below its count, as in
-    BEiT.
-
-    Args:
-        counts: (n,) int, patches to mask.
-        grid: (h, w) patches.
-        rng: source of the draws.
-
-    Returns:
-        bool (n, h, w).
+    All crops advance together, one try at a time. A try draws a block's area uniformly between 4 and what is left to
+    mask, its aspect and its place. It is taken if the block is smaller than the grid in both directions and masks at
+    least one and at most that many new patches. A crop ends when its count is reached or ten tries in a row failed: it
+    then stays a little below its count, as in BEiT.
     """
     height, width = grid
     masks = np.zeros((len(counts), height, width), dtype=bool)
@@ -56,16 +48,8 @@ def block_masks(
 ) -> np.ndarray:
     """Masks of one optimiser step over the whole global batch, a function of (seed, step) alone.
 
-    `int(num_crops * share)` crops are masked; their target ratios are stratified over `ratio`, and masked and unmasked
-    crops are shuffled.
-
-    Args:
-        seed: the run's seed.
-        step: the optimiser step.
-        num_crops: 2 * global batch.
-        grid: (h, w) patches of a crop.
-        share: share of the crops that are masked, 0..1.
-        ratio: range of the masked share of a masked crop's P = h * w patches.
+    `int(num_crops * share)` of the 2 * global batch crops are masked; their targets, shares of a crop's P = h * w
+    patches, are stratified over `ratio`, and masked and unmasked crops are shuffled.
 
     Returns:
         bool (num_crops, P), crop-major like the crops.

@@ -44,45 +44,43 @@ def luma(x: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
+# The argument of the next four and of the blur is (n, 1, 1, 1), a value per crop.
+
+
 def adjust_brightness(x: Tensor, factor: Tensor) -> None:
-    """Blend with black; factor (n, 1, 1, 1)."""
+    """Blend with black."""
     x.mul_(factor).clamp_(0, 1)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> None:
-    """Blend with the crop's mean gray; factor (n, 1, 1, 1)."""
+    """Blend with the crop's mean gray."""
     means = x.mean((2, 3), keepdim=True)
     x.mul_(factor).add_(luma(means) * (1 - factor)).clamp_(0, 1)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> None:
-    """Blend with gray; factor (n, 1, 1, 1)."""
+    """Blend with gray."""
     gray = luma(x).mul_(1 - factor)
     x.mul_(factor).add_(gray).clamp_(0, 1)
 
 
 def adjust_hue(x: Tensor, shift: Tensor) -> None:
-    """Turn the hue by `shift` (n, 1, 1, 1) of the circle, in -0.5..0.5; HSV value and saturation stay.
+    """Turn the hue by `shift` of the circle, in -0.5..0.5; HSV value and saturation stay.
 
-    Between a pixel's largest and smallest value, which stay, each channel is a clipped triangle wave of the hue h in
-    sextants (0 = red, 2 = green, 4 = blue), with chroma = largest - smallest:
-
-        red   = smallest + chroma * clamp(|h - 3| - 1, 0, 1)
-        green = largest  - chroma * clamp(|h - 2| - 1, 0, 1)
-        blue  = largest  - chroma * clamp(|h - 4| - 1, 0, 1)
-
-    The hue itself is 0 + (green - blue) / chroma where red is the largest, 2 + (blue - red) / chroma where green is, and
-    4 + (red - green) / chroma where blue is. Selections are products with 0 or 1, as `torch.where` is ten times slower on
-    a CPU.
+    Selections are products with 0 or 1, as `torch.where` is ten times slower on a CPU.
     """
     red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)
     chroma = largest - smallest
-    hue = (red - green).add_(chroma, alpha=4)  # times chroma; what follows overrides it, red last
+    # hue in sextants (0 = red, 2 = green, 4 = blue), times chroma: 4 chroma + (red - green) where blue is the largest,
+    # 2 chroma + (blue - red) where green is, (green - blue) where red is
+    hue = (red - green).add_(chroma, alpha=4)
     hue.lerp_((blue - red).add_(chroma, alpha=2), torch.eq(largest, green, out=torch.empty_like(hue)))
     hue.lerp_(green - blue, torch.eq(largest, red, out=torch.empty_like(hue)))
     hue.div_(chroma.clamp(min=1e-12)).mul_(1 / 6).add_(shift + 1).frac_().mul_(6)  # 0..6, turned
+    # each channel is a clipped triangle wave of the hue h between smallest and largest:
+    # red = smallest + chroma * clamp(|h - 3| - 1, 0, 1), green and blue = largest - chroma * clamp(|h - 2 or 4| - 1, 0, 1)
     below, above = smallest - chroma, largest + chroma  # clamp(d, 1, 2) instead of clamp(d - 1, 0, 1)
     red.copy_(below.addcmul_((hue - 3).abs_().clamp_(1, 2), chroma))
     green.copy_(torch.addcmul(above, (hue - 2).abs_().clamp_(1, 2), chroma, value=-1))
@@ -95,7 +93,7 @@ def to_grayscale(x: Tensor) -> None:
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, width: int, fused: bool = False) -> None:
-    """Gaussian blur with a `width` x `width` kernel (odd) and mirrored borders; sigma (n, 1, 1, 1) in pixels."""
+    """Gaussian blur with a `width` x `width` kernel (odd) and mirrored borders; sigma in pixels."""
     taps = torch.arange(width, device=x.device, dtype=torch.float32) - width // 2
     kernel = torch.exp(-0.5 * (taps / sigma).square())  # (n, 1, 1, width)
     (compiled(_convolve, dynamic=True) if fused else _convolve)(x, kernel / kernel.sum(-1, keepdim=True))
@@ -142,13 +140,10 @@ def apply_photometry(x: Tensor, draws: Photometry, blur_kernel: int, fused: bool
         blur_kernel: odd width of the blur in pixels.
         fused: generate one kernel for each operation (torch.compile).
     """
-
-    def ready(operation: Callable[..., None]) -> Callable[..., None]:
-        return compiled(operation, dynamic=True) if fused else operation
-
+    ready = partial(compiled, dynamic=True) if fused else lambda operation: operation
     for step in draws.order.T:  # (n,), which operation each crop does now
-        for i in range(len(_JITTER)):
-            _edit(x, draws.jitter & (step == i), ready(_JITTER[i]), draws.factors[:, i])
+        for i, operation in enumerate(_JITTER):
+            _edit(x, draws.jitter & (step == i), ready(operation), draws.factors[:, i])
     _edit(x, draws.grayscale, ready(to_grayscale))
     _edit(x, draws.sigma > 0, partial(gaussian_blur, width=blur_kernel, fused=fused), draws.sigma)
     _edit(x, draws.solarize, ready(solarize))

@@ -33,15 +33,10 @@ def cubic(distance: Tensor) -> Tensor:
 def axis_matrices(
     start: np.ndarray, length: np.ndarray, flip: np.ndarray, pixels: int, size: int, device: torch.device
 ) -> Tensor:
-    """Weights of the antialiased bicubic resize of one axis, for each of n crops.
+    """Weights of the antialiased bicubic resize of one (padded) axis of `pixels` pixels to S = `size`.
 
-    Args:
-        start: (n,) int, first pixel of the box along this axis; host array, like the next two.
-        length: (n,) int, pixels of the box.
-        flip: (n,) bool, whether the output runs backwards.
-        pixels: of the whole (padded) axis.
-        size: S.
-        device: where the matrices are made.
+    The box of each of n crops is `length` (n,) pixels long from `start` (n,) on; where `flip` (n,), the output runs
+    backwards. Host arrays.
 
     Returns:
         (n, S, pixels) float32; rows sum to 1 and are zero outside [start, start + length).
@@ -74,12 +69,10 @@ def resize_batch(
     Returns:
         (n, 3, S, S) float32 in 0..1, clamped where the cubic overshoots.
     """
-    height, width = images.shape[-2:]
-    upright = np.zeros_like(flips)
-    rows = axis_matrices(boxes[:, 0], boxes[:, 2], upright, height, size, images.device)  # (n, S, H)
+    count, _, height, width = images.shape
+    rows = axis_matrices(boxes[:, 0], boxes[:, 2], np.zeros_like(flips), height, size, images.device)  # (n, S, H)
     columns = axis_matrices(boxes[:, 1], boxes[:, 3], flips, width, size, images.device)  # (n, S, W)
     dtype = dtype or (torch.float16 if images.is_cuda else torch.float32)
-    count, size = len(images), rows.shape[1]
     lines = images.permute(0, 2, 1, 3).to(dtype, memory_format=torch.contiguous_format)  # (n, H, 3, W)
     with torch.autocast(images.device.type, enabled=False):  # it would choose bf16
         narrow = lines.flatten(1, 2) @ columns.to(dtype).mT  # (n, 3 * H, S)

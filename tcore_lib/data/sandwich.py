@@ -4,9 +4,9 @@ docs/method.md section 1. Letters: B samples, H W pixels, T frames of a video, n
 current, future.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch.utils.data import Dataset
 
 from tcore_lib import params, randomness
 from tcore_lib.errors import InputError
+
+Sample = dict[str, Any]  # frames uint8 (3 roles, 3 channels, H, W), counter, video (row of the index)
 
 
 class Videos(Protocol):
@@ -27,47 +29,20 @@ class Videos(Protocol):
         """Frames of video i as uint8 (H, W, 3) RGB."""
 
 
-class Sample(TypedDict):
-    """One sample: frames uint8 (3 roles, 3 channels, H, W), its counter and the index of its video."""
-
-    frames: torch.Tensor
-    counter: int
-    video: int
-
-
-class Batch(TypedDict):
-    """B samples: frames uint8 (B, 3, 3, Hmax, Wmax), sizes (B, 2) true (H, W), counter and video (B,), all int64."""
-
-    frames: torch.Tensor
-    sizes: torch.Tensor
-    counter: torch.Tensor
-    video: torch.Tensor
-
-
 def sandwich_indices(num_frames: int, ranges: params.Sandwich, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Draw the frame indices (past, current, future) of one sample.
+    """Draw the frame indices (past, current, future) of one sample out of T = `num_frames` >= 1.
 
     Current is uniform over `int(0.3 T) ... int(0.7 T) - 1`, past and future at offsets `int(0.15 T) ... int(0.25 T)`
     from it, every end included. `int()` truncates the floating-point product, so 0.7 T is one short at T = 90, 170,
     ...: kept, as in the released code. Where a range is empty or the roles could not be told apart, one frame, uniform
     over the clip, takes all three roles (docs/method.md section 1).
-
-    Args:
-        num_frames: T >= 1, frames of the video.
-        ranges: shares of T.
-        rng: generator of this sample.
-
-    Returns:
-        Indices with 0 <= past <= current <= future < T.
     """
-    first = int(ranges.current_range[0] * num_frames)
-    stop = int(ranges.current_range[1] * num_frames)
+    first, stop = (int(share * num_frames) for share in ranges.current_range)
     past_near, past_far = (int(share * num_frames) for share in ranges.past_offset_range)
     future_near, future_far = (int(share * num_frames) for share in ranges.future_offset_range)
     # past_start < past_end <= current <= future_start < future_end, written as offsets from the current frame
     if first >= stop or past_near >= past_far or future_near >= future_far:
-        only = int(rng.integers(num_frames))
-        return only, only, only
+        return (int(rng.integers(num_frames)),) * 3
     current = int(rng.integers(first, stop))
     past = int(rng.integers(current - past_far, current - past_near, endpoint=True))
     future_end = min(current + future_far, num_frames - 1)
@@ -95,11 +70,6 @@ class SandwichDataset(Dataset[Sample]):
     The same counter gives the same sample for any number of workers, ranks and restarts. Every epoch (`len(dataset)`
     counters) shows each video once.
 
-    Args:
-        index: the videos, e.g. a `FrameIndex`.
-        ranges: where the three frames lie.
-        seed: the run's seed.
-
     Raises:
         InputError: when reading: a frame is missing, undecodable or of another size than its clip.
     """
@@ -112,7 +82,7 @@ class SandwichDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, counter: int) -> Sample:
-        """Read one sample (see `Sample`)."""
+        """Read one sample."""
         video = video_of(self.seed, counter, len(self.index))
         rng = randomness.generator(self.seed, "frames", counter)
         roles = sandwich_indices(int(self.index.num_frames[video]), self.ranges, rng)
@@ -124,30 +94,25 @@ class SandwichDataset(Dataset[Sample]):
                 f"Video {video} of the index holds frames of different sizes {sorted(shapes)}; give each size a folder of "
                 "its own and run `tcore prepare` again."
             )
-        stacked = np.stack([frames[role] for role in roles])  # (3, H, W, 3)
-        return {
-            "frames": torch.from_numpy(stacked).permute(0, 3, 1, 2),  # as decoded: pixel by pixel in memory
-            "counter": counter,
-            "video": video,
-        }
+        stacked = np.stack([frames[role] for role in roles])  # (3, H, W, 3): pixel by pixel in memory, as decoded
+        return {"frames": torch.from_numpy(stacked).permute(0, 3, 1, 2), "counter": counter, "video": video}
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples, padded with zeros at the right and the bottom to the largest height and width among them.
+def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Stack B samples, padded with zeros at the right and the bottom to the largest height and width among them.
 
     In memory the three channels of a pixel stay together, as decoders give them: turning them apart is the device's.
+
+    Returns:
+        frames uint8 (B, 3 roles, 3, Hmax, Wmax); sizes (B, 2) the true (H, W), counter (B,), video (B,), int64.
     """
-    sizes = torch.tensor([sample["frames"].shape[-2:] for sample in samples], dtype=torch.int64)  # (B, 2)
+    sizes = torch.tensor([sample["frames"].shape[-2:] for sample in samples])
     height, width = sizes.amax(dim=0).tolist()
     frames = torch.zeros((len(samples), 3, height, width, 3), dtype=torch.uint8).permute(0, 1, 4, 2, 3)
     for target, sample, (h, w) in zip(frames, samples, sizes.tolist(), strict=True):
         target[..., :h, :w] = sample["frames"]
-    return {
-        "frames": frames,
-        "sizes": sizes,
-        "counter": torch.tensor([sample["counter"] for sample in samples], dtype=torch.int64),
-        "video": torch.tensor([sample["video"] for sample in samples], dtype=torch.int64),
-    }
+    numbers = {name: torch.tensor([sample[name] for sample in samples]) for name in ("counter", "video")}
+    return {"frames": frames, "sizes": sizes, **numbers}
 
 
 def counters(step: int, batch_size: int, rank: int, world: int, accumulate: int) -> list[list[int]]:
@@ -168,28 +133,3 @@ def counters(step: int, batch_size: int, rank: int, world: int, accumulate: int)
         )
     starts = (step * batch_size + (micro * world + rank) * size for micro in range(accumulate))
     return [list(range(start, start + size)) for start in starts]
-
-
-class CounterBatches:
-    """Micro-batches of this rank from one step to another, for a DataLoader's `batch_sampler`.
-
-    Args:
-        first_step, last_step: steps first_step ... last_step - 1; a resumed run begins where it stopped.
-        batch_size, rank, world, accumulate: as in `counters`.
-    """
-
-    def __init__(
-        self, first_step: int, last_step: int, batch_size: int, rank: int, world: int, accumulate: int
-    ) -> None:
-        self.steps = range(first_step, last_step)
-        self.split = (batch_size, rank, world, accumulate)
-        counters(first_step, *self.split)  # refuse an impossible split now, not in the loop
-
-    def __len__(self) -> int:
-        """Number of micro-batches."""
-        return len(self.steps) * self.split[3]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Yield the counters of one micro-batch after the other."""
-        for step in self.steps:
-            yield from counters(step, *self.split)

@@ -1,18 +1,15 @@
 """Training frames in tar files, for file systems that do not like millions of small ones.
 
 A folder of shards is complete in itself: `shard-000000.tar`, ... in WebDataset's naming; `places.npy`, where every frame
-lies; and `index.parquet`, the `FrameIndex` of its videos, which is written last. The members of video number 41:
+lies; and `index.parquet`, the `FrameIndex` of its videos, which is written last. Frame 7 of video 41 is the member
+`000000041.00007.jpg`, byte for byte the frame's file. The videos are those of the index the shards were written from, in
+its order, so the same seed draws the same batches.
 
-    000000041.json                              {"path", "class", "num_frames", "width", "height"}
-    000000041.00000.jpg  000000041.00001.jpg    the frame files, byte for byte
-
-The videos are those of the index the shards were written from, in its order, so the same seed draws the same batches. A
-frame is one read of known place and length; WebDataset's own indexed reader (wids) lists a whole tar again whenever it
+A frame is one read of known place and length; WebDataset's own indexed reader (wids) lists a whole tar again whenever it
 opens one (see CONTRIBUTING).
 """
 
 import io
-import json
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -36,14 +33,7 @@ AGAIN = "write the shards again (`tcore shard`)"
 def write_shards(index: FrameIndex, folder: Path, *, videos_per_shard: int = 3000, progress: bool = True) -> list[Path]:
     """Write the frames of an index as tar shards, whose bytes follow from the frames alone.
 
-    Args:
-        index: what `prepare` made.
-        folder: created.
-        videos_per_shard: 3,000 of 20 frames of 340x256 are about 1 GB.
-        progress: show a progress bar.
-
-    Returns:
-        The shards, in order.
+    3,000 videos of 20 frames of 340x256 are about 1 GB.
 
     Raises:
         InputError: a frame is missing; the folder holds other shards.
@@ -53,58 +43,44 @@ def write_shards(index: FrameIndex, folder: Path, *, videos_per_shard: int = 300
     if strange:
         raise InputError(f"{strange[0]} does not belong to these shards; choose another folder.")
     (folder / INDEX).unlink(missing_ok=True)  # it says that all shards are there
-    places: list[tuple[int, int]] = []  # (offset, size) of each frame's content
+    places: list[tuple[int, int, int]] = []  # (shard, offset, size) of each frame's content
     with tqdm(total=len(index), unit="video", desc="shards", file=sys.stdout, disable=not progress) as bar:
         for k, path in enumerate(paths):
             with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for i in range(len(index))[k * videos_per_shard : (k + 1) * videos_per_shard]:
-                    places += _write_video(tar, index, i)
+                    places += [(k, *place) for place in _write_video(tar, index, i)]
                     bar.update()
     with atomic_path(folder / PLACES) as temporary:
         np.save(temporary, np.array(places))
-    settings = index.settings | {"videos_per_shard": videos_per_shard}
-    FrameIndex(**vars(index) | {"settings": settings}).save(folder / INDEX)
+    index.save(folder / INDEX)
     return paths
 
 
 def _write_video(tar: tarfile.TarFile, index: FrameIndex, i: int) -> list[tuple[int, int]]:
-    """Add the members of one video. Returns (offset, size) of each frame's content."""
-    facts = {"path": index.paths[i], "class": index.class_name(i), "num_frames": int(index.num_frames[i])}
-    facts |= {"width": int(index.widths[i]), "height": int(index.heights[i])}
-    _add(tar, f"{i:09d}.json", json.dumps(facts).encode())
+    """Add the frames of one video. Returns (offset, size) of each frame's content."""
     places = []
     for j, path in enumerate(index.frame_paths(i, range(index.num_frames[i]))):
         with reading(path, index.remedy(i)):
             content = path.read_bytes()
-        places.append((_add(tar, f"{i:09d}.{j:05d}{path.suffix.lower()}", content), len(content)))
+        header = tarfile.TarInfo(f"{i:09d}.{j:05d}{path.suffix.lower()}")
+        header.size = len(content)
+        places.append((tar.offset + BLOCK, len(content)))
+        tar.addfile(header, io.BytesIO(content))
     return places
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    offset = tar.offset + BLOCK  # a name of so few letters takes one block
-    tar.addfile(header, io.BytesIO(content))
-    return offset
-
-
 class ShardIndex:
-    """The videos of a folder of shards (`write_shards`).
-
-    Attributes:
-        num_frames: (n,) int32.
+    """The videos of a folder of shards (`write_shards`), as training reads them (`sandwich.Videos`).
 
     Raises:
         InputError: the folder has no index.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.index = FrameIndex.load(folder / INDEX, AGAIN)
-        self.num_frames = self.index.num_frames
+        self.folder, self.index = folder, FrameIndex.load(folder / INDEX, AGAIN)
+        self.num_frames = self.index.num_frames  # (n,) int32
         with reading(folder / PLACES, AGAIN):
-            self._places = np.load(folder / PLACES)  # (all frames, 2) int64
-            self._per_shard = self.index.settings["videos_per_shard"]
+            self._places = np.load(folder / PLACES)  # (all frames, 3) int64
         self._starts = np.cumsum(self.num_frames, dtype=np.int64) - self.num_frames  # (n,), each video's first place
 
     def __len__(self) -> int:
@@ -118,10 +94,10 @@ class ShardIndex:
             InputError: a shard is missing, has changed or holds a damaged frame.
         """
         assert all(0 <= j < self.num_frames[i] for j in frame_indices)
-        shard, found = self.folder / f"shard-{i // self._per_shard:06d}.tar", []
+        shard, found = self.folder / f"shard-{self._places[self._starts[i], 0]:06d}.tar", []
         with reading(shard, AGAIN), open(shard, "rb") as stream:
             for j in frame_indices:
-                offset, size = self._places[self._starts[i] + j].tolist()
+                _, offset, size = self._places[self._starts[i] + j].tolist()
                 stream.seek(offset - BLOCK)
                 data = stream.read(BLOCK + size)
                 # the member's header stands before its content, and its name says whether this is the frame

@@ -25,7 +25,7 @@ UNLABELLED = "unlabelled"
 SPLITS = {"train", "val", "valid", "validate", "validation", "test", "annotations"}
 # Folders that network disks, operating systems and viewers put between a person's own.
 STRAY = re.compile(r"\..*|@.*|#.*|\$.*|__MACOSX|_?thumb(nail)?s?|lost\+found|System Volume Information", re.IGNORECASE)
-OURS = re.compile(r"bad_files\.csv|left_out\.csv|index-[\w-]+\.parquet")  # written by `prepare` into its root
+OURS = re.compile(r"(bad_files|left_out)-[\w-]+\.csv|index-[\w-]+\.parquet")  # written by `prepare` into its root
 
 Layout = Literal["videos", "frames", "images"]
 LeftOut = list[tuple[str, str]]  # (file, folder or row; why it is not used)

@@ -13,10 +13,9 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
@@ -33,18 +32,8 @@ from tcore_lib.machine import cores
 
 JPEG_QUALITY = 95
 PATIENCE_S = 300  # that a worker may take for a video, and a second more for every 200 kB of it
-BAD_COLUMNS = ("split", "class", "file", "reason")  # of bad_files.csv
-Line = tuple[str, ...]  # of a CSV
+Row = tuple[int, int, int, int]  # what the index says of one video: frames, width, height, bytes
 Call = tuple[Any, ...]  # (function that gives a Row, path, further arguments)
-
-
-class Row(NamedTuple):
-    """What the index says of one video; see `FrameIndex`."""
-
-    num_frames: int
-    widths: int
-    heights: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -52,19 +41,18 @@ class Prepared:
     """What a call of `prepare` did."""
 
     index: Path  # the index file; it covers what all shards have finished so far
+    bad_files: Path  # a CSV: file, reason
     videos: int  # rows of the index
     done: int  # finished by this call
-    skipped: int  # of this shard, finished before
-    bad: int  # files of this split in bad_files.csv
-    left_out: int  # lines of left_out.csv
-    complete: bool  # everything in the source is in the index or in bad_files.csv
+    skipped: int  # finished before
+    bad: int  # lines of bad_files
+    complete: bool  # everything in the source is in the index or in bad_files
 
     def __str__(self) -> str:
         """One line for a person."""
         return (
             f"{self.videos} videos in {self.index} ({self.done} prepared now, {self.skipped} before); {self.bad} bad files "
-            f"and {self.left_out} left out, see bad_files.csv and left_out.csv there"
-            f"{'' if self.complete else '; other shards are not finished'}"
+            f"in {self.bad_files}{'' if self.complete else '; when all shards have ended, run it once without --shard'}"
         )
 
 
@@ -79,8 +67,8 @@ def prepare(
     """Prepare `cfg.source`, or continue doing so.
 
     What is going to be used is printed before anything is written. Written under `<root>`:
-    `frames/<split>/<class>/<video>/00000.jpg ...` (of videos), `index-<split>.parquet`, `bad_files.csv` (what cannot be
-    used, with the reason), `left_out.csv` (what is no video, with the reason) and `.prepare-<split>/`.
+    `frames/<split>/<class>/<video>/00000.jpg ...` (of videos), `index-<split>.parquet`, `bad_files-<split>.csv` (what
+    cannot be used, with the reason), `left_out-<split>.csv` (what is no video, with the reason) and `.prepare-<split>/`.
 
     Args:
         cfg: the section `data` of a parameter file.
@@ -100,45 +88,44 @@ def prepare(
         raise InputError(f"Folders of {found.layout} are indexed by one process; --shard is for videos.")
     if progress:
         print(found.summary(), flush=True)
-    root, mine, name = params.resolve(cfg.root), list(found.items)[part::parts], f"{part}-of-{parts}"
-    state, frames = root / f".prepare-{cfg.split}", root / "frames" / cfg.split
-    scratch = state / f"unfinished-{name}"
+    root, mine = params.resolve(cfg.root), list(found.items)[part::parts]
+    name = cfg.split if parts == 1 else f"{cfg.split}-{part}-of-{parts}"
+    state, frames, bad_files = (
+        root / f".prepare-{cfg.split}",
+        root / "frames" / cfg.split,
+        root / f"bad_files-{name}.csv",
+    )
     with writable(root):
         state.mkdir(parents=True, exist_ok=True)
-        calls: dict[str, Call]
+        calls: dict[str, Call] = {
+            target: (examine, found.items[target], found.layout, cfg.short_side) for target in mine
+        }
         if found.layout == "videos":
-            _check_recipe(_recipe(cfg), state / "settings.json", frames)
+            _check_recipe(cfg, state / "settings.json", frames)
+            scratch = state / f"unfinished-{name}"
             todo = [target for target in mine if not (frames / target).is_dir()]
             calls = {target: (extract, found.items[target], frames / target, scratch, cfg) for target in todo}
-        else:
-            calls = {target: (examine, found.items[target], found.layout, cfg.short_side) for target in mine}
-        rows, reasons = _run(calls, cfg.workers or cores(), progress)
+        rows, bad = _run(calls, cfg.workers or cores(), progress)
         done = len(rows)
-        shutil.rmtree(scratch, ignore_errors=True)
-
-        refused = [(cfg.split, target.split("/")[0], str(found.items[target]), why) for target, why in reasons.items()]
-        _write_csv(state / f"bad-{name}.csv", refused)
-        damaged: list[Line] = []
-        if found.layout == "videos":  # whichever shard or call made them
-            rows, damaged = _finished(frames, cfg.split)
-        waiting = {str(path) for target, path in found.items.items() if target not in rows}
-        noted = [line for path in sorted(state.glob("bad-*.csv")) for line in read_bad(path) if line[2] in waiting]
-        bad = {line[2]: line for line in noted + damaged}
-        other_splits = [line for line in read_bad(root / "bad_files.csv") if line[0] != cfg.split]
-        _write_csv(root / "bad_files.csv", [BAD_COLUMNS, *sorted([*other_splits, *bad.values()])])
-        _write_csv(root / "left_out.csv", [("what", "reason"), *found.left_out])
+        if found.layout == "videos":
+            shutil.rmtree(scratch, ignore_errors=True)
+            rows, damaged = _finished(frames)  # whichever shard or call made them
+            bad |= damaged
+        lines = sorted((str(found.items.get(target, frames / target)), reason) for target, reason in bad.items())
+        _write_csv(bad_files, lines)
+        _write_csv(root / f"left_out-{cfg.split}.csv", found.left_out)
         if not rows:
-            why = "".join(line[3] for line in list(bad.values())[:1])
-            raise InputError(f"None of the files in {found.root} can be used. {why} See {root / 'bad_files.csv'}.")
+            reason = lines[0][1] if lines else ""
+            raise InputError(f"None of the files in {found.root} can be used. {reason} See {bad_files}.")
         _index(cfg, found, rows, frames).save(index_path(cfg))
     return Prepared(
         index=index_path(cfg),
+        bad_files=bad_files,
         videos=len(rows),
         done=done,
         skipped=len(mine) - len(calls),
         bad=len(bad),
-        left_out=len(found.left_out),
-        complete=waiting <= set(bad),
+        complete=found.items.keys() <= rows.keys() | bad.keys(),
     )
 
 
@@ -185,11 +172,7 @@ def prepare_command(
 def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
     """Write the chosen frames of a video to `folder`, which appears when all of them are there.
 
-    Args:
-        video: the file.
-        folder: of the frames; must not exist.
-        scratch: folder on the same disk for what is unfinished.
-        cfg: num_frames, fps and short_side are read.
+    What is unfinished lies in `scratch`, on the same disk.
 
     Raises:
         InputError: the video cannot be used.
@@ -230,7 +213,7 @@ def finished_row(folder: Path) -> Row:
         if not sizes or not all(sizes):
             raise ValueError("it holds an empty file or none")
         with Image.open(folder / "00000.jpg") as image:
-            return Row(len(sizes), *image.size, sum(sizes))
+            return len(sizes), *image.size, sum(sizes)
 
 
 def examine(path: Path, layout: Layout, short_side: int) -> Row:
@@ -245,57 +228,41 @@ def examine(path: Path, layout: Layout, short_side: int) -> Row:
         shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:3])
         raise InputError(f"{path} holds frames of different sizes ({shown}); give each size a folder of its own.")
     size = sum(file.stat().st_size for file in files)
-    return Row(len(files), *images.reduced_size(*sizes.pop(), short_side), size)
+    return len(files), *images.reduced_size(*sizes.pop(), short_side), size
 
 
 # ---------------------------------------------------------------------------------------------- all of them
 
 
 def _run(calls: dict[str, Call], workers: int, progress: bool) -> tuple[dict[str, Row], dict[str, str]]:
-    """Make calls in processes: their rows, and why the others have none.
-
-    A decoder that dies or hangs costs the file it was given.
-    """
+    """Make calls in processes: their rows, and why the others have none. A decoder that dies or hangs costs its file."""
     rows: dict[str, Row] = {}
-    reasons: dict[str, str] = {}
+    bad: dict[str, str] = {}
     # Forking a process that has threads (Jupyter, torch) may deadlock.
     pool = ProcessPool(max_workers=workers, context=multiprocessing.get_context("spawn"))
     try:
-        futures = {
-            target: pool.schedule(function, args=(path, *others), timeout=_patience(path))
-            for target, (function, path, *others) in calls.items()
-        }
+        futures = {}
+        for target, (function, path, *others) in calls.items():
+            # a folder of pictures, of which none lets a decoder hang, takes what it takes
+            patience = PATIENCE_S + path.stat().st_size / 200_000 if path.is_file() else None
+            futures[target] = pool.schedule(function, args=(path, *others), timeout=patience)
         bar = tqdm(futures.items(), unit="clip", desc="prepare", file=sys.stdout, disable=not progress or not futures)
         for target, future in bar:
-            path = calls[target][1]
             try:
                 rows[target] = future.result()
             except InputError as error:
-                reasons[target] = str(error)
-            except ProcessExpired as error:
-                died = f"the decoding process died with code {error.exitcode}"
-                reasons[target] = f"{path} cannot be read ({died}); {decode.REMEDY}."
-            except TimeoutError:
-                slow = f"it took longer than {_patience(path):.0f} s"
-                reasons[target] = f"{path} cannot be read ({slow}); {decode.REMEDY}."
+                bad[target] = str(error)
+            except (ProcessExpired, TimeoutError) as error:
+                bad[target] = f"{calls[target][1]} ended its decoder, or kept it too long ({error}); {decode.REMEDY}."
     finally:
         pool.stop()
         pool.join()
-    return rows, reasons
+    return rows, bad
 
 
-def _patience(path: Path) -> float | None:
-    """Seconds for a file; a folder of pictures, of which none lets a decoder hang, takes what it takes."""
-    return PATIENCE_S + path.stat().st_size / 200_000 if path.is_file() else None
-
-
-def _recipe(cfg: params.Data) -> dict[str, Any]:
-    """What the frames of videos depend on."""
-    return {"num_frames": cfg.num_frames, "fps": cfg.fps, "short_side": cfg.short_side, "layout": "videos"}
-
-
-def _check_recipe(recipe: dict[str, Any], known: Path, frames: Path) -> None:
+def _check_recipe(cfg: params.Data, known: Path, frames: Path) -> None:
     """Frames made with other settings, or by somebody else, are never mixed with ours."""
+    recipe = {"num_frames": cfg.num_frames, "fps": cfg.fps, "short_side": cfg.short_side, "layout": "videos"}
     if not known.exists() and not (frames.is_dir() and any(frames.iterdir())):
         write_json(known, recipe)
     earlier = read_json(known) if known.exists() else "another tool"
@@ -306,50 +273,37 @@ def _check_recipe(recipe: dict[str, Any], known: Path, frames: Path) -> None:
         )
 
 
-def _finished(frames: Path, split: str) -> tuple[dict[str, Row], list[Line]]:
-    """Rows of every finished folder, whichever shard or call made it; and lines for bad_files.csv of the damaged ones."""
+def _finished(frames: Path) -> tuple[dict[str, Row], dict[str, str]]:
+    """Rows of the finished folders; and what is wrong with the damaged ones."""
     rows: dict[str, Row] = {}
-    damaged: list[Line] = []
+    damaged: dict[str, str] = {}
     for folder in frames.glob("*/*/"):
+        target = f"{folder.parent.name}/{folder.name}"
         try:
-            rows[f"{folder.parent.name}/{folder.name}"] = finished_row(folder)
+            rows[target] = finished_row(folder)
         except InputError as error:
-            damaged.append((split, folder.parent.name, str(folder), str(error)))
+            damaged[target] = str(error)
     return rows, damaged
 
 
 def _index(cfg: params.Data, found: Source, rows: dict[str, Row], frames: Path) -> FrameIndex:
     targets = sorted(rows)
-    columns: dict[str, Any] = dict(
-        zip(Row._fields, zip(*(rows[target] for target in targets), strict=True), strict=True)
-    )
-    class_names, class_ids = np.unique([target.split("/")[0] for target in targets], return_inverse=True)
-    root, paths, settings = frames, targets, _recipe(cfg)
-    if found.layout != "videos":
-        root, paths = found.root, [os.path.relpath(found.items[target], found.root) for target in targets]
-        settings = {"layout": found.layout, "source": str(root.absolute())}
+    num_frames, widths, heights, sizes = np.array([rows[target] for target in targets]).T
+    ours = found.layout == "videos"
+    paths = targets if ours else [os.path.relpath(found.items[target], found.root) for target in targets]
     return FrameIndex(
-        root=root,
+        root=frames if ours else found.root,
         paths=np.array(paths),
-        class_ids=class_ids,
-        class_names=class_names.tolist(),
-        kind="images" if found.layout == "images" else "frames",
+        num_frames=num_frames,
+        widths=widths,
+        heights=heights,
+        bytes=sizes,
+        kind=found.layout,
         short_side=cfg.short_side,
-        settings=settings,
-        **columns,
     )
 
 
-def read_bad(path: Path) -> list[Line]:
-    """The lines of a file like bad_files.csv, without their header; none where it is missing."""
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as stream:
-        lines = [tuple(line) for line in csv.reader(stream)]
-    return [line for line in lines if len(line) == len(BAD_COLUMNS) and line != BAD_COLUMNS]
-
-
-def _write_csv(path: Path, lines: Iterable[Line]) -> None:
+def _write_csv(path: Path, lines: list[tuple[str, str]]) -> None:
     stream = io.StringIO(newline="")
-    csv.writer(stream).writerows(lines)
+    csv.writer(stream).writerows([("file", "reason"), *lines])
     write_text(path, stream.getvalue().encode(errors="backslashreplace").decode())

@@ -42,7 +42,7 @@ class Uniforms:
 
 
 def crop_names(num_local: int) -> list[str]:
-    """Names of a sample's V = 6 + num_local crops, in storage order; `past_*` and `future_*` are the auxiliary ones."""
+    """Names of a sample's V = 6 + num_local crops, in storage order."""
     return [*LARGE, *(f"local_{i + 1}" for i in range(num_local))]
 
 
@@ -131,13 +131,9 @@ def draw_photometry(uniform: np.ndarray, cfg: Views) -> Photometry:
 
 
 def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views) -> ViewParams:
-    """Draw boxes and photometry of a batch; sample b depends on (seed, counters[b], sizes[b]) alone.
+    """Draw boxes and photometry of B samples; sample b depends on (seed, counters[b], sizes[b]) alone.
 
-    Args:
-        seed: the run's seed.
-        counters: B global sample counters.
-        sizes: (B, 2) true (H, W) of the frames in pixels; the three frames of a sample share it.
-        cfg: section `pretrain.views`.
+    `sizes` (B, 2) are the true (H, W) of the frames in pixels, which the three frames of a sample share.
     """
     sizes = np.asarray(sizes)
     assert sizes.shape == (len(counters), 2)
@@ -194,16 +190,14 @@ def make_views(
         views: the draws of the same B samples.
         cfg: section `pretrain.views`, as given to `draw_views`.
         dtype: of the result; the arithmetic is float32.
-        batched: many crops at a time instead of one by one; default: on a GPU. The two differ in the resize alone, by
-            at most two grey levels (see `resample`).
-        auxiliary: `past` and `future` -> (2B,) bool, which of their crops are made (a step needs only those of masked
-            crops); default: all.
+        batched: many crops at a time, the default on a GPU, or one by one; they differ by at most two grey levels.
+        auxiliary: `past` and `future` -> (2B,) bool, which of their crops are made; default: all.
         fused: generate one kernel for each colour operation (torch.compile), for a GPU.
 
     Returns:
-        `current`, `past`, `future` (2B, 3, S, S) and `local` (num_local * B, 3, s, s), normalised with the ImageNet
-        mean and standard deviation; crop-major: all first crops, then all second. With `auxiliary`, `past` and `future`
-        hold the wanted crops only.
+        `current`, `past`, `future` (2B, 3, S, S), of the last two the wanted crops only, and `local`
+        (num_local * B, 3, s, s), normalised with the ImageNet mean and standard deviation; crop-major: all first crops,
+        then all second.
     """
     batch, drawn = views.flips.shape
     assert (frames.dtype, frames.shape[:3]) == (torch.uint8, (batch, 3, 3)), "frames are uint8 (B, 3, 3, H, W)"

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from tcore_lib import params, runs
-from tcore_lib.data.checks import broken_frames
+from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
 from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips, name_of
@@ -43,7 +43,7 @@ def doctor_command(kind: Literal["davis", "jhmdb", "vip", "frames"], *, root: Pa
         1 where something has to be put right.
     """
     if kind == "frames":
-        broken = broken_frames(root)
+        broken = FrameIndex.load(root / "index-train.parquet").broken()
         for video, problem in broken.items():
             print(f"{video}: {problem}")
         print(f"{root}: {'NOT ' * bool(broken)}fit for training")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tcore_lib.data.sandwich import CounterBatches, Sample, SandwichDataset, Videos, collate
+from tcore_lib.data.sandwich import Sample, SandwichDataset, Videos, collate, counters
 from tcore_lib.data.views import ViewParams, draw_views
 from tcore_lib.errors import InputError
 from tcore_lib.files import reason
@@ -63,12 +63,9 @@ def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
 def loader(
     params: Params, index: Videos, place: Place, device: torch.device, first_step: int, last_step: int
 ) -> DataLoader:
-    """Micro-batches of this rank for steps first_step ... last_step - 1, in order.
-
-    Raises:
-        InputError: the batch does not divide among ranks and micro-batches.
-    """
+    """Micro-batches of this rank for steps first_step ... last_step - 1, in order."""
     loop = params.pretrain.loop
+    split = (loop.batch_size, place.rank, place.world, loop.accumulate)
     workers = worker_count(loop.workers, device, place)
     settings: dict[str, Any] = {}
     if workers:
@@ -79,7 +76,7 @@ def loader(
         settings["multiprocessing_context"] = context
     return DataLoader(
         SandwichDataset(index, params.pretrain.sandwich, params.run.seed),
-        batch_sampler=CounterBatches(first_step, last_step, loop.batch_size, place.rank, place.world, loop.accumulate),
+        batch_sampler=(batch for step in range(first_step, last_step) for batch in counters(step, *split)),
         collate_fn=Collate(params),
         pin_memory=device.type == "cuda",
         **settings,
