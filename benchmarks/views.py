@@ -14,7 +14,6 @@ written to results/benchmarks/views.json. Targets: (a) / (d) >= 20 in CPU time, 
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -121,25 +121,17 @@ def contestants(index: FrameIndex, samples: int) -> dict[str, Callable[[int], ob
     }
 
 
-def measure(index: FrameIndex, samples: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure(index: FrameIndex, samples: int, rounds: int) -> pd.DataFrame:
     """Median CPU and wall milliseconds per sample of every contestant; the first round warms up and is not counted."""
-    cpu: dict[str, list[float]] = {}
-    wall: dict[str, list[float]] = {}
+    rows = []
     for turn in tqdm(range(rounds + 1), desc="rounds", file=sys.stdout):
         for name, run in contestants(index, samples).items():
-            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            wall, cpu = time.perf_counter(), time.process_time()
             run(turn * samples)
-            if turn:
-                cpu.setdefault(name, []).append(1e3 * (time.process_time() - cpu_start) / samples)
-                wall.setdefault(name, []).append(1e3 * (time.perf_counter() - wall_start) / samples)
-    return {
-        name: {
-            "cpu_ms_per_sample": round(statistics.median(cpu[name]), 3),
-            "wall_ms_per_sample": round(statistics.median(wall[name]), 3),
-            "samples_per_second": round(1e3 / statistics.median(wall[name]), 2),
-        }
-        for name in cpu
-    }
+            spent = {"cpu_ms_per_sample": time.process_time() - cpu, "wall_ms_per_sample": time.perf_counter() - wall}
+            rows += [{"name": name} | {key: 1e3 * value / samples for key, value in spent.items()}] if turn else []
+    medians = pd.DataFrame(rows).groupby("name").median()
+    return medians.assign(samples_per_second=1e3 / medians["wall_ms_per_sample"])
 
 
 def main() -> None:
@@ -152,26 +144,25 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(write_frames(Path(folder)), arguments.samples, arguments.rounds)
-    a, b, c, d = (figures[name] for name in sorted(figures))
+    cpu, rate = figures["cpu_ms_per_sample"], figures["samples_per_second"]
+    a, b, c, d = figures.index
     ratios = {
-        "a_over_d_cpu": round(a["cpu_ms_per_sample"] / d["cpu_ms_per_sample"], 1),
-        "c_over_a_samples_per_second": round(c["samples_per_second"] / a["samples_per_second"], 2),
-        "c_over_a_cpu": round(a["cpu_ms_per_sample"] / c["cpu_ms_per_sample"], 2),
-        "c_over_b_cpu": round(b["cpu_ms_per_sample"] / c["cpu_ms_per_sample"], 2),
+        "a_over_d_cpu": round(cpu[a] / cpu[d], 1),
+        "c_over_a_samples_per_second": round(rate[c] / rate[a], 2),
+        "c_over_a_cpu": round(cpu[a] / cpu[c], 2),
+        "c_over_b_cpu": round(cpu[b] / cpu[c], 2),
     }
     result = {
         "what": "from 3 JPEG frames of 340x256 to 14 crops, one core, medians",
         "samples": arguments.samples,
         "rounds": arguments.rounds,
-        "figures": figures,
+        "figures": figures.round(3).to_dict("index"),
         "ratios": ratios,
         "targets": {"a_over_d_cpu": 20, "c_over_a_samples_per_second": 2.5},
         "provenance": runs.provenance(Params(run=Run(device="cpu")), started),
     }
     files.write_json(arguments.output, result)
-    for name, figure in figures.items():
-        print(f"{name:24s} {figure['cpu_ms_per_sample']:8.2f} ms CPU {figure['samples_per_second']:8.1f} samples/s")
-    print(ratios)
+    print(figures.round(1).to_string(), ratios, sep="\n")
 
 
 if __name__ == "__main__":

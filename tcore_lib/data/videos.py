@@ -90,21 +90,17 @@ def prepare(
         print(found.summary(), flush=True)
     root, mine = params.resolve(cfg.root), list(found.items)[part::parts]
     name = cfg.split if parts == 1 else f"{cfg.split}-{part}-of-{parts}"
-    state, frames, bad_files = (
-        root / f".prepare-{cfg.split}",
-        root / "frames" / cfg.split,
-        root / f"bad_files-{name}.csv",
-    )
+    state, frames = root / f".prepare-{cfg.split}", root / "frames" / cfg.split
+    bad_files = root / f"bad_files-{name}.csv"
     with writable(root):
-        state.mkdir(parents=True, exist_ok=True)
-        calls: dict[str, Call] = {
-            target: (examine, found.items[target], found.layout, cfg.short_side) for target in mine
-        }
+        calls: dict[str, Call]
         if found.layout == "videos":
             _check_recipe(cfg, state / "settings.json", frames)
             scratch = state / f"unfinished-{name}"
             todo = [target for target in mine if not (frames / target).is_dir()]
             calls = {target: (extract, found.items[target], frames / target, scratch, cfg) for target in todo}
+        else:
+            calls = {target: (examine, found.items[target], found.layout, cfg.short_side) for target in mine}
         rows, bad = _run(calls, cfg.workers or cores(), progress)
         done = len(rows)
         if found.layout == "videos":
