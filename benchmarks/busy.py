@@ -18,7 +18,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
+
+from tcore_lib import machine, params, runs  # sets the policy of this process
+from tcore_lib.files import write_json
 
 ROOT = Path(__file__).parents[1]
 POLICIES = {"passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}, "default": {}}
@@ -53,25 +57,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=machine.cores())
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "busy.json")
     args = parser.parse_args()
-
-    from tcore_lib import machine, params, runs  # here: it sets the policy of this process and its children
-    from tcore_lib.files import write_json
-
     started, before = time.time(), machine.load(2.0)
     seconds: dict[str, list[float]] = defaultdict(list)
-    for _ in range(args.rounds):
-        for name, competitors in (("quiet", 0), ("busy", 2)):
-            load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(competitors)]
-            try:
-                for policy in POLICIES:
-                    seconds[f"{name}, {policy}"].append(measured(policy, args.threads, args.steps))
-            finally:
-                for process in load:
-                    process.kill()
-                    process.wait()
+    for _, competitors, policy in product(range(args.rounds), (0, 2), POLICIES):
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(competitors)]
+        try:
+            seconds[f"{'busy' if others else 'quiet'}, {policy}"].append(measured(policy, args.threads, args.steps))
+        finally:
+            for process in others:
+                process.kill()
+                process.wait()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     figures = {
         "what": f"{args.threads} threads; busy = two processes that compute without end",

@@ -75,12 +75,7 @@ def application(argv: Sequence[str]) -> cyclopts.App:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0, 1 when the work failed, 2 for bad input, 130 when interrupted, 141 when nobody reads on (`| head`),
-        143 when told to end.
-    """
+    """Run one command. Exit codes: 1 the work failed, 2 bad input, 130 interrupted, 141 nobody reads on, 143 told to end."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever is open is closed
     try:

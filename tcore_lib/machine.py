@@ -24,13 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def _own_cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(_own_cores())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(seconds: float = 0.5) -> float:
@@ -39,7 +35,8 @@ def load(seconds: float = 0.5) -> float:
     0.0 = a quiet machine. A training that shares cores takes at least `cores() / (cores() - load())` times as long.
     """
     percent = psutil.cpu_percent(interval=seconds, percpu=True)
-    return sum(percent[core] for core in _own_cores() if core < len(percent)) / 100
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(percent))
+    return sum(percent[core] for core in own if core < len(percent)) / 100
 
 
 class Place(NamedTuple):
@@ -94,14 +91,9 @@ def joined(place: Place, device: "torch.device") -> Iterator[None]:
     if place.world == 1 or dist.is_initialized():
         yield
         return
-    on_gpu = device.type == "cuda"
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        rank=place.rank,
-        world_size=place.world,
-        timeout=timedelta(minutes=30),
-        device_id=device if on_gpu else None,
-    )
+    backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)
+    wait = timedelta(minutes=30)
+    dist.init_process_group(backend, rank=place.rank, world_size=place.world, timeout=wait, device_id=own)
     try:
         yield
     finally:

@@ -406,19 +406,16 @@ SECTIONS = tuple(Params.model_fields)
 PATHS = re.compile(r"run\.results|data\.(source|annotations|root|shards)|checkpoint\.model|(davis|jhmdb|vip)\.root")
 ENCODERS = re.compile(r"pretrain\.encoder\.init|checkpoint\.encoders\..+")
 
-# Settings of earlier versions, and why they went.
-REMOVED = {
-    "data.direct": "videos are always prepared first",
-    "data.jpeg_quality": "kept frames have quality 95",
-    "davis.long_memory": "frame 0 always votes besides",
-    "jhmdb.long_memory": "frame 0 always votes besides",
-    "jhmdb.upsampling": "joints are scored on the grid: nothing is upsampled",
-    "vip.long_memory": "frame 0 always votes besides",
-    "pretrain.head.separate_patch_head": "patches and CLS tokens share one head, as in the paper",
-    "pretrain.loop.tensorboard": "pretrain.loop.tracker: tensorboard says it",
-    "pretrain.loss.koleo_scope": "KoLeo looks for neighbours among a rank's samples",
-    "pretrain.masks.ratio_end": "masks are the same in every step, as in the paper",
-    "pretrain.masks.share_end": "masks are the same in every step, as in the paper",
+REMOVED = {  # settings of earlier versions, and why they went
+    "direct": "videos are always prepared first",
+    "jpeg_quality": "kept frames have quality 95",
+    "koleo_scope": "KoLeo looks for neighbours among a rank's samples",
+    "long_memory": "frame 0 always votes besides",
+    "ratio_end": "masks are the same in every step, as in the paper",
+    "separate_patch_head": "patches and CLS tokens share one head, as in the paper",
+    "share_end": "masks are the same in every step, as in the paper",
+    "tensorboard": "pretrain.loop.tracker: tensorboard says it",
+    "upsampling": "joints are scored on the grid: nothing is upsampled",
 }
 
 
@@ -437,7 +434,7 @@ def project_root() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """A path of `Params` as an absolute one (`~` expanded, relative to `project_root()`)."""
+    """A path of `Params` as an absolute one."""
     return project_root() / Path(path).expanduser()
 
 
@@ -492,12 +489,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) != len(node.value):
-            keys = [key.value for key, _ in node.value]
-            twice = next((key for key in keys if keys.count(key) > 1), keys[0])
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {twice!r} stands twice")
-        return mapping
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -676,14 +672,14 @@ def _sentence(item: Mapping[str, Any], schema: type[BaseModel]) -> str:
     """One entry of a pydantic report with key, value and remedy."""
     key = ".".join(_shown(str(part)) for part in item["loc"]) or "the file"
     value = _shown(repr(item["input"]))
-    if item["type"] == "extra_forbidden" and key in REMOVED:
-        return f"the key {key} (value {value}) was removed, because {REMOVED[key]}; delete that line."
     if item["type"] == "extra_forbidden":
+        *above, last = item["loc"]
+        if last in REMOVED:
+            return f"the key {key} (value {value}) was removed, because {REMOVED[last]}; delete that line."
         here: Any = schema
-        for part in item["loc"][:-1]:  # a field of a section, or an item of dict[..., item] or list[item]
+        for part in above:  # a field of a section, or an item of dict[..., item] or list[item]
             here = here.model_fields[part].annotation if hasattr(here, "model_fields") else get_args(here)[-1]
-        hint = known_names(str(item["loc"][-1]), here.model_fields)
-        return f"the key {key} (value {value}) does not exist; {hint}"
+        return f"the key {key} (value {value}) does not exist; {known_names(str(last), here.model_fields)}"
     if item["type"] == "float_type" and isinstance(item["input"], str):
         return f"{key} is the text {value}, not a number; YAML wants a dot and a sign, like 1.0e-4."
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")

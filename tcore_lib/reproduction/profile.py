@@ -85,9 +85,9 @@ def described(params: Params, name: str, found: Sequence[Clip]) -> str:
 
 def settings_table(settings: Benchmark) -> pd.DataFrame:
     """A benchmark's settings and what they mean: index setting, columns value, meaning."""
-    fields = type(settings).model_fields
-    rows = [(name, str(getattr(settings, name)), field.description or "") for name, field in fields.items()]
-    return pd.DataFrame(rows, columns=["setting", "value", "meaning"]).set_index("setting")
+    meanings = {name: field.description or "" for name, field in type(settings).model_fields.items()}
+    values = {name: str(value) for name, value in settings}
+    return pd.DataFrame({"value": values, "meaning": meanings}).rename_axis("setting")
 
 
 # --- encoders and models ----------------------------------------------------------------------------------------------

@@ -27,25 +27,17 @@ SHORT_SIDE = 480  # pixels that a video of the index is enlarged to, at most thr
 
 
 class Scene(NamedTuple):
-    """Some frames of one clip, evenly spread over it, the first one first.
-
-    `frames` are N pictures uint8 (H, W, 3) with `names`. `clip` is the benchmark's clip, whose first frame is labelled, and
-    `settings` its benchmark's; None for a video of the index.
-    """
+    """Some frames of one clip, evenly spread over it, the first one first."""
 
     title: str
-    frames: list[np.ndarray]
+    frames: list[np.ndarray]  # N pictures uint8 (H, W, 3)
     names: list[str]
-    clip: clips.Clip | None = None
-    settings: Benchmark | None = None
+    clip: clips.Clip | None = None  # the benchmark's, whose first frame is labelled; None for a video of the index
+    settings: Benchmark | None = None  # of its benchmark
 
 
 def scene(run: Params) -> Scene:
-    """The first clip of the first benchmark that the profile has and this machine holds; else the index's first video.
-
-    Raises:
-        InputError: there is neither.
-    """
+    """The first clip of the first benchmark that the profile has and this machine holds; else the index's first video."""
 
     def spread(length: int) -> list[int]:
         return np.linspace(0, length - 1, min(run.attention.clip_frames, length)).astype(int).tolist()
@@ -69,9 +61,6 @@ def decoders(run: Params) -> dict[str, TCoRe]:
     """The profile's model before and after training, by these names; none where there is no decoder to look at.
 
     A profile has one where it trains, or names a whole model (`checkpoint.model`). Published encoders come without.
-
-    Raises:
-        InputError: the checkpoint cannot be read.
     """
     has_weights = run.pretrain.enabled or run.checkpoint.model is not None
     if not (has_weights and run.pretrain.decoder.enabled):
