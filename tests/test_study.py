@@ -127,7 +127,8 @@ def test_the_page_and_its_pairs_seed_by_seed_after_the_last_step(tmp_path: Path)
     rows += [("random", 0, 0, 39.0), ("random", 1, 0, 42.0), ("random", 2, 0, 50.0)]
     scores = pd.DataFrame(rows, columns=["variant", "seed", "step", "value"])
     scores = scores.assign(benchmark="davis", metric="J&F_m", clips=1, real=False, machine="one", minutes=2.0)
-    study.write_csv(loaded.folder / "scores.csv", scores.reindex(columns=study.COLUMNS))
+    loaded.folder.mkdir(parents=True)
+    scores.reindex(columns=study.COLUMNS).to_csv(loaded.folder / "scores.csv", index=False)
     study.write_page(loaded)
     page = (loaded.folder / "README.md").read_text().replace(" ", "")
     assert "5of6tasksarefinished,2minuteseach(median)onone" in page

@@ -1,7 +1,7 @@
 """The book of a run: its executed notebooks as one static site, or some of them as markdown, written by nbconvert.
 
-The site needs no network and opens from disk: pictures stand in the pages, formulas are MathML, the explorer brings its own code.
-`book.html` is the template of a page, `book.css` its style.
+The site needs no network: pictures stand in the pages, formulas are MathML, the explorer brings its own code. `book.html` is the
+template of a page, `book.css` its style.
 """
 
 import base64
@@ -45,18 +45,17 @@ def book(run: str | Path, *, output: str | None = None, markdown: str | None = N
 
     """
     folder = Path(run).absolute()
-    paths = {stage: folder / "notebooks" / f"{stage}.ipynb" for stage in runs.STAGES}
-    if markdown:
-        chosen = [number.strip().zfill(2) for number in only.split(",")]
-        paths = {stage: path for stage, path in paths.items() if stage[:2] in chosen}
+    chosen = (
+        [number.strip().zfill(2) for number in only.split(",")] if markdown else [stage[:2] for stage in runs.STAGES]
+    )
+    paths = {stage: folder / "notebooks" / f"{stage}.ipynb" for stage in runs.STAGES if stage[:2] in chosen}
     notebooks = {stage: nbformat.read(path, as_version=4) for stage, path in paths.items() if path.is_file()}
     if not notebooks:
         raise InputError(f"{folder} has no such executed notebooks; run tcore reproduce first, or give another folder.")
+    target = Path(markdown or output or folder / "book")
     if markdown:
-        target = Path(markdown)
         write_markdown(notebooks, target)
     else:
-        target = Path(output) if output else folder / "book"
         write_site(folder, notebooks, target)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{target} ({len(notebooks)} chapters, {size / 1e6:.1f} MB)")
@@ -132,16 +131,13 @@ def write_site(folder: Path, notebooks: dict[str, NotebookNode], target: Path) -
         "code_light": HtmlFormatter(style="tango").get_style_defs(".highlight"),
         "code_dark": HtmlFormatter(style="github-dark").get_style_defs(".highlight"),
     }  # fmt: skip
-    exporter = HTMLExporter(
-        template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
-        filters={"markdown2html": _markdown},
-    )  # fmt: skip
+    no_prompts = {"exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(template_name="basic", filters={"markdown2html": _markdown}, **no_prompts)
     stages = list(notebooks)
-    for number, stage in enumerate(stages):
-        body, _ = exporter.from_notebook_node(readable(notebooks[stage]))
+    for number, (stage, notebook) in enumerate(notebooks.items()):
+        body, _ = exporter.from_notebook_node(readable(notebook))
         around = stages[max(0, number - 1) : number] + stages[number + 1 : number + 2]
-        heading = title(notebooks[stage])
-        page = template.render(common, heading=heading, here=stage, body=body, around=around)
+        page = template.render(common, heading=title(notebook), here=stage, body=body, around=around)
         write_text(target / f"{stage}.html", page)
     index = template.render(common, heading=f"T-CoRe: {folder.name}", **_index(folder))
     write_text(target / "index.html", index)

@@ -50,9 +50,6 @@ def reproduce(
 
     Returns:
         The exit code: 0, or 1 after a failed notebook.
-
-    Raises:
-        InputError: the profile is wrong or another process runs it; nothing has been started then.
     """
     params = runs.checked_profile(profile, changes, lambda params: stages_to_run(params, only, start))
     return run_stages(params, only=only, start=start, force=force)
@@ -92,10 +89,8 @@ def run_stages(params: Params, *, only: str | None = None, start: str | None = N
                 print(f"{head}: finished earlier and unchanged, skipped", flush=True)
                 continue
             print(head, flush=True)
-            stage_began = time.monotonic()
-            output = folder / "notebooks" / f"{stage}.ipynb"
-            failure = run_notebook(stage, params, output)
-            if failure:
+            stage_began, output = time.monotonic(), folder / "notebooks" / f"{stage}.ipynb"
+            if failure := run_notebook(stage, params, output):
                 print(f"\n{stage} failed: {failure}\nThe notebook as far as it came: {output}", flush=True)
                 return 1
             print(f"{head}: finished in {_clock(stage_began)}", flush=True)

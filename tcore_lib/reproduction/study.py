@@ -171,9 +171,6 @@ def run_study(study: str | Path, *, only: str | None = None, tables: bool = Fals
 
     Returns:
         The exit code: 0, or 1 where a task failed; the others are finished nevertheless.
-
-    Raises:
-        InputError: the study is not possible, or there is no such variant.
     """
     loaded = Study(study)
     chosen = only.split(",") if only else list(loaded.settings.variants)
@@ -217,13 +214,9 @@ def keep(study: Study, variant: str, seed: int) -> None:
     found["step"] = found["encoder"].str.split().str[1].astype(int)
     with FileLock(study.folder / "runs" / ".lock"):  # another terminal may do the same
         others = study.scores()[lambda scores: ~_of(scores, variant, seed)]
-        write_csv(study.folder / "scores.csv", pd.concat([others, found[COLUMNS]]) if len(others) else found[COLUMNS])
-
-
-def write_csv(path: Path, content: pd.DataFrame) -> None:
-    """Write a table atomically, floats with four decimals."""
-    with atomic_path(path) as temporary:
-        content.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+        scores = pd.concat([others, found[COLUMNS]]) if len(others) else found[COLUMNS]
+        with atomic_path(study.folder / "scores.csv") as temporary:
+            scores.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
 
 
 # --- verdicts and the page --------------------------------------------------------------------------------------------
@@ -249,11 +242,9 @@ def final(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def verdict(differences: list[float]) -> tuple[str, float, float]:
-    """(verdict, low, high): what paired differences (better minus worse, points) say about "better scores higher".
+    """(verdict, low, high): what paired differences (better minus worse, points) say, by their 95 % t-interval.
 
-    "holds here" where the whole 95 % t-interval lies above 0, "does not hold here" where it lies below, else "cannot tell";
-    fewer than three pairs cannot tell either, one has no interval (NaN). It speaks about chance in training: the clips are
-    the same for all seeds, so it says nothing about other clips.
+    It speaks about chance in training: the clips are the same for all seeds, so it says nothing about other clips.
     """
     low = high = differences[0] if len(differences) > 1 else float("nan")
     if len(set(differences)) > 1:
