@@ -52,15 +52,13 @@ def test_draws_of_the_first_counters(profile: str) -> None:
     loaded = params.parse(SMALL, profile) if small else params.load(f"params/{profile}.yaml")
     cfg, seed = loaded.pretrain, loaded.run.seed
     drawn = draw_views(seed, COUNTERS, [SIZES[counter % 4] for counter in COUNTERS], cfg.views)
-    photometry = drawn.photometry
     assert drawn.boxes[0].tolist() == golden["boxes_first"]
-    exact = {"boxes": drawn.boxes, "flips": drawn.flips, "order": photometry.order.astype(np.int64)}
-    exact |= {name: getattr(photometry, name) for name in ("jitter", "grayscale", "solarize")}
-    exact |= {"blurred": photometry.sigma > 0}
+    exact = {"boxes": drawn.boxes, "flips": drawn.flips, "order": drawn.order, "blurred": drawn.sigma > 0}
+    exact |= {name: drawn[name] for name in ("jitter", "grayscale", "solarize")}
     for name, array in exact.items():
         assert digest(array) == golden[name], name
     for name in ("factors", "sigma"):
-        np.testing.assert_allclose(getattr(photometry, name)[::16, ::5], golden[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(drawn[name][::16, ::5], golden[name], atol=1e-5, err_msg=name)
 
     batch, side = cfg.loop.batch_size, cfg.views.global_size // cfg.encoder.patch_size
     steps = range(max(1, -(-len(COUNTERS) // batch)))

@@ -250,7 +250,7 @@ def test_ranks_and_micro_batches_share_out_the_samples() -> None:
         seen += [i for batch in micro for i in batch.counters.tolist()]
     assert sorted(seen) == list(range(40, 48))
     with pytest.raises(InputError, match=r"batch_size = 8"):
-        batches.loader(settings, Pictures(), Place(0, 3), CPU, 0, 1)
+        next(iter(batches.loader(settings, Pictures(), Place(0, 3), CPU, 0, 1)))
     assert [batches.worker_count(wanted, CPU, Place()) for wanted in (3, None)] == [3, 0]
 
 

@@ -54,7 +54,6 @@ def test_data_and_table_commands(tmp_path: Path, capsys: pytest.CaptureFixture[s
     synthetic.write_set("videos", tmp_path / "videos", settings, 0, progress=False)
     assert main(["prepare", str(tmp_path / "videos"), str(tmp_path / "frames"), "--frames", "4"]) == 0
     assert "2 videos" in capsys.readouterr().out
-    assert main(["doctor", "frames", "--root", str(tmp_path / "frames")]) == 0
     assert main(["table"]) == 0
     assert "reproduced" in capsys.readouterr().out
     assert main(["fetch", "vip", "--root", str(tmp_path)]) == 2  # nothing is fetched: it says what to do by hand

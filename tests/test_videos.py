@@ -17,7 +17,6 @@ import pytest
 from coded_videos import coded_frame, read_code, write_sound, write_video
 from PIL import Image
 
-from tcore_lib.__main__ import main
 from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
@@ -303,19 +302,3 @@ def test_reading_what_is_not_there(tmp_path: Path, here: None) -> None:
     (folder / "f3.png").unlink()
     with pytest.raises(InputError, match="held 5 frames and now holds 4"):
         index.read(0, [3])
-
-
-def test_doctor_finds_what_is_wrong_with_frames(tmp_path: Path, here: None) -> None:
-    copies(tmp_path / "in", 5)
-    index = FrameIndex.load(prepare(tmp_path / "in", tmp_path / "out").index)
-    assert not index.broken(progress=False)
-    frames = tmp_path / "out/frames/train/unlabelled"
-    (frames / "v00/00003.jpg").unlink()
-    os.truncate(frames / "v01/00003.jpg", 300)
-    Image.fromarray(coded_frame(0, (32, 24))).save(frames / "v02/00000.jpg")
-    shutil.copy(frames / "v03/00001.jpg", frames / "v03/00000.jpg")
-    expected = ("v00/00003.jpg cannot", "v01/00003.jpg cannot", "different sizes (32x24, 64x48)", "bytes, where")
-    for problem, words in zip(index.broken(progress=False).values(), expected, strict=True):
-        assert words in problem
-        assert "remove" in problem
-    assert main(["doctor", "frames", "--root", str(tmp_path / "out")]) == 1

@@ -17,7 +17,7 @@ from torchvision.transforms import RandomResizedCrop
 
 import tcore_lib.data.views
 from tcore_lib.data import photometry, resample
-from tcore_lib.data.photometry import JITTER_OPS, Photometry
+from tcore_lib.data.photometry import JITTER
 from tcore_lib.data.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
 from tcore_lib.params import Views
 
@@ -94,20 +94,6 @@ def test_jitter_operation_is_torchvisions(name: str, factors: tuple[float, ...])
         assert (x - getattr(TF, f"adjust_{name}")(image, factor)).abs().max() < 1e-5
 
 
-def test_grayscale_blur_and_solarize_are_torchvisions() -> None:
-    image = picture(48, 64)[None] / 255
-    x = image.clone()
-    photometry.to_grayscale(x)
-    assert (x - TF.rgb_to_grayscale(image, 3)).abs().max() < 1e-6
-    x = image.clone()
-    photometry.solarize(x)
-    assert (x - TF.solarize(image, 128 / 255)).abs().max() < 1e-6
-    for sigma in (0.1, 0.7, 2.0):
-        x = image.clone()
-        photometry.gaussian_blur(x, value(sigma), 9)
-        assert (x - TF.gaussian_blur(image, [9, 9], [sigma, sigma])).abs().max() < 1e-5
-
-
 def test_fused_colours_are_the_same(compile_with: Callable[..., None]) -> None:
     """A graph break would raise."""
     compile_with(backend="eager", fullgraph=True)
@@ -117,23 +103,6 @@ def test_fused_colours_are_the_same(compile_with: Callable[..., None]) -> None:
         torch.testing.assert_close(crops, plain[name], rtol=0, atol=1e-5, msg=name)
 
 
-def test_every_crop_gets_its_own_order_of_jitter() -> None:
-    """All 24 orders in one batch; 8-bit brightness 1.4 then contrast is far from contrast then brightness."""
-    orders = np.array(list(itertools.permutations(range(4))))
-    factors = np.random.default_rng(0).uniform([0.6, 0.6, 0.8, -0.1], [1.4, 1.4, 1.2, 0.1], (24, 4)).astype(np.float32)
-    none = np.zeros(24, dtype=bool)
-    jitter = ~none
-    jitter[::5] = False
-    image = picture(40, 40)[None] / 255
-    x = image.repeat(24, 1, 1, 1)
-    photometry.apply_photometry(x, Photometry(jitter, orders, factors, none, np.zeros(24, np.float32), none), 9)
-    for i in range(24):
-        expected = image[0]
-        for op in orders[i] if jitter[i] else ():
-            expected = getattr(TF, f"adjust_{JITTER_OPS[op]}")(expected, float(factors[i, op]))
-        assert (x[i] - expected).abs().max() < 1e-5
-
-
 def reference_resize(frame: Tensor, views: ViewParams, b: int, crop: int) -> Tensor:
     """torchvision's resized crop of a float or uint8 frame (3, H, W), in its type."""
     x = TF.resized_crop(frame, *views.boxes[b, crop].tolist(), [64, 64], TF.InterpolationMode.BICUBIC, antialias=True)
@@ -141,10 +110,10 @@ def reference_resize(frame: Tensor, views: ViewParams, b: int, crop: int) -> Ten
     return TF.horizontal_flip(x) if views.flips[b, crop] else x
 
 
-def reference_photometry(x: Tensor, draws: Photometry) -> Tensor:
+def reference_photometry(x: Tensor, draws: np.record) -> Tensor:
     """torchvision's functions on a float crop (3, S, S)."""
     for op in draws.order if draws.jitter else ():
-        x = getattr(TF, f"adjust_{JITTER_OPS[op]}")(x, float(draws.factors[op]))
+        x = getattr(TF, f"adjust_{list(JITTER)[op]}")(x, float(draws.factors[op]))
     x = TF.rgb_to_grayscale(x, 3) if draws.grayscale else x
     x = TF.gaussian_blur(x, [9, 9], [float(draws.sigma)] * 2) if draws.sigma > 0 else x
     return TF.solarize(x, 128 / 255) if draws.solarize else x
@@ -168,7 +137,7 @@ def test_the_whole_pipeline_is_torchvisions(pipeline: str) -> None:
         resized = reference_resize(frames[b, role] / 255 if pipeline == "float" else frames[b, role], views, b, crop)
         if pipeline == "8-bit resize":
             resized = resized / 255
-        expected = reference_photometry(resized, views.photometry[b, crop])
+        expected = reference_photometry(resized, views[b, crop])
         differences.append((ours[b, crop] - expected * 255).flatten())
     difference = torch.cat(differences)
     assert difference.abs().max() <= 1.0
@@ -207,12 +176,11 @@ def test_auxiliary_crops_share_the_largest_centred_box() -> None:
 
 def test_probabilities_are_the_trained_ones(many: ViewParams) -> None:
     """6,000 draws: a frequency's standard deviation is at most 0.0065; tolerance 4 of it."""
-    draws = many.photometry
     pairs = [0, 1] * 3
     blur = np.array([(0.0, 0.9)[p] for p in pairs] + [0.5] * 8)
     solarize = np.array([(0.0, 0.2)[p] for p in pairs] + [0.0] * 8)
     for values, expected in (
-        (draws.jitter, 0.8), (draws.grayscale, 0.2), (draws.sigma > 0, blur), (draws.solarize, solarize),
+        (many.jitter, 0.8), (many.grayscale, 0.2), (many.sigma > 0, blur), (many.solarize, solarize),
         (many.flips, np.array([0.0] * 6 + [0.5] * 8)),
     ):  # fmt: skip
         assert np.abs(values.mean(0) - expected).max() < 0.026
@@ -220,13 +188,12 @@ def test_probabilities_are_the_trained_ones(many: ViewParams) -> None:
 
 
 def test_strengths_and_orders_are_uniform(many: ViewParams) -> None:
-    draws = many.photometry
-    assert np.abs(np.corrcoef(draws.factors[..., 0].T) - np.eye(14)).max() < 0.06  # crops independent; 4.6 / sqrt(6000)
+    assert np.abs(np.corrcoef(many.factors[..., 0].T) - np.eye(14)).max() < 0.06  # crops independent; 4.6 / sqrt(6000)
     for op, (low, width) in enumerate([(0.6, 0.8), (0.6, 0.8), (0.8, 0.4), (-0.1, 0.2)]):
-        assert kstest(draws.factors[:, 0, op], "uniform", (low, width)).pvalue > 1e-3
-    sigma = draws.sigma[:, SLOTS["global_2"]]
+        assert kstest(many.factors[:, 0, op], "uniform", (low, width)).pvalue > 1e-3
+    sigma = many.sigma[:, SLOTS["global_2"]]
     assert kstest(sigma[sigma > 0], "uniform", (0.1, 1.9)).pvalue > 1e-3
-    _, counts = np.unique(draws.order.reshape(-1, 4), axis=0, return_counts=True)
+    _, counts = np.unique(many.order.reshape(-1, 4), axis=0, return_counts=True)
     assert len(counts) == 24
     assert np.abs(counts - 6000 * 14 / 24).max() < 5 * math.sqrt(6000 * 14 / 24)
 
@@ -236,6 +203,7 @@ def test_a_sample_depends_on_its_counter_alone() -> None:
     batch = draw_views(3, [9, 4, 7, 0, 2], sizes, SMALL)
     alone = draw_views(3, [7], sizes[:1], SMALL)
     assert describe(batch, 2) == describe(alone, 0)
+    assert list(describe(alone, 0)) == crop_names(8)
     assert describe(batch, 1) != describe(batch, 2)
     assert describe(draw_views(4, [7], sizes[:1], SMALL), 0) != describe(alone, 0)
     fewer = draw_views(3, [7], sizes[:1], Views(global_size=64, local_size=32, num_local=2))
@@ -309,13 +277,6 @@ def test_on_a_gpu_everything_stays_there_and_nothing_waits(monkeypatch: pytest.M
         assert out["future"].shape == (80, 3, 224, 224)
         assert out["local"].shape == (320, 3, 96, 96)
         assert {(crops.device.type, crops.dtype) for crops in out.values()} == {("cuda", torch.bfloat16)}
-
-
-def test_describe_names_every_crop() -> None:
-    rows = describe(draw_views(0, [3], [(60, 80)], SETTINGS), 0)
-    assert list(rows) == crop_names(8)
-    assert (rows["past_2"]["frame"], rows["local_8"]["frame"]) == ("past", "current")
-    assert (rows["past_1"]["box"], rows["past_1"]["blur"]) == ((0, 0, 60, 80), 0.0)
 
 
 @pytest.mark.parametrize("batched", [False, True])

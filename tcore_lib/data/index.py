@@ -5,7 +5,6 @@ A parquet file holds the columns; its metadata holds the rest. Letters: n videos
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from tcore_lib.data import images
 from tcore_lib.errors import InputError
@@ -88,22 +86,6 @@ class FrameIndex:
         if self.kind == "videos":
             return f"remove {self.path(i)}, which `tcore prepare` wrote, and run it again: it makes that video anew"
         return "put a whole file in its place, or move it out of the data and run `tcore prepare` again"
-
-    def broken(self, progress: bool = True) -> dict[str, str]:
-        """Read every frame and compare with what was recorded: video -> what is wrong with it."""
-        found: dict[str, str] = {}
-        for i in tqdm(range(len(self)), desc="doctor", unit="clip", file=sys.stdout, disable=not progress):
-            try:
-                every = range(self.num_frames[i])
-                sizes = {f"{frame.shape[1]}x{frame.shape[0]}" for j in every for frame in self.read(i, [j])}
-                held = sum(path.stat().st_size for path in self.frame_paths(i, every))
-                if sizes != {f"{self.widths[i]}x{self.heights[i]}"}:
-                    found[self.paths[i]] = f"frames of different sizes ({', '.join(sorted(sizes))}); {self.remedy(i)}"
-                elif self.bytes[i] and held != self.bytes[i]:
-                    found[self.paths[i]] = f"{held} bytes, where {self.bytes[i]} were prepared; {self.remedy(i)}"
-            except InputError as error:
-                found[self.paths[i]] = str(error)
-        return found
 
     def save(self, path: Path) -> None:
         """Write the index as parquet, atomically. A root below the file's folder is kept relative: both may move."""

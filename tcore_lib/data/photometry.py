@@ -6,9 +6,7 @@ nothing waits for the device. 8-bit images, as the released code uses, are round
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +16,7 @@ from torch import Tensor
 from tcore_lib.data.resample import to_device
 from tcore_lib.machine import compiled
 
-JITTER_OPS = ("brightness", "contrast", "saturation", "hue")
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601 weights of R, G, B, as torchvision rounds them
-
-
-@dataclass(frozen=True)
-class Photometry:
-    """Draws for crops of any leading shape `...`; host arrays."""
-
-    jitter: np.ndarray  # (...) bool, colour jitter applies
-    order: np.ndarray  # (..., 4) int, indices into JITTER_OPS in the order of application
-    factors: np.ndarray  # (..., 4) float32, by JITTER_OPS: three factors around 1, then a share of the hue circle
-    grayscale: np.ndarray  # (...) bool
-    sigma: np.ndarray  # (...) float32, blur in pixels; 0 = none
-    solarize: np.ndarray  # (...) bool
-
-    def __getitem__(self, index: Any) -> "Photometry":
-        """The draws of some crops, as NumPy indexes every array."""
-        return Photometry(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def luma(x: Tensor) -> Tensor:
@@ -114,7 +95,12 @@ def solarize(x: Tensor) -> None:
     torch.minimum(x, 1 - x, out=x)
 
 
-_JITTER = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+JITTER = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
+}
 
 
 def _edit(x: Tensor, chosen: np.ndarray, operation: Callable[..., None], *arguments: np.ndarray) -> None:
@@ -131,18 +117,18 @@ def _edit(x: Tensor, chosen: np.ndarray, operation: Callable[..., None], *argume
     x.index_copy_(0, index, part)
 
 
-def apply_photometry(x: Tensor, draws: Photometry, blur_kernel: int, fused: bool = False) -> None:
+def apply_photometry(x: Tensor, draws: np.recarray, blur_kernel: int, fused: bool = False) -> None:
     """Apply jitter (in each crop's own order), grayscale, blur and solarise in place (docs/method.md section 2).
 
     Args:
         x: (n, 3, S, S) float32 in 0..1.
-        draws: arrays with leading shape (n,).
+        draws: (n,) of `views.VIEW`.
         blur_kernel: odd width of the blur in pixels.
         fused: generate one kernel for each operation (torch.compile).
     """
     ready = partial(compiled, dynamic=True) if fused else lambda operation: operation
     for step in draws.order.T:  # (n,), which operation each crop does now
-        for i, operation in enumerate(_JITTER):
+        for i, operation in enumerate(JITTER.values()):
             _edit(x, draws.jitter & (step == i), ready(operation), draws.factors[:, i])
     _edit(x, draws.grayscale, ready(to_grayscale))
     _edit(x, draws.sigma > 0, partial(gaussian_blur, width=blur_kernel, fused=fused), draws.sigma)

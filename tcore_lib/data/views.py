@@ -8,7 +8,6 @@ sample's crops stand in the order of `crop_names`; a box is (top, left, height, 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import ArrayLike
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from tcore_lib.data.photometry import JITTER_OPS, Photometry, apply_photometry
+from tcore_lib.data.photometry import JITTER, apply_photometry
 from tcore_lib.data.resample import resize_batch, resize_one, to_device
 from tcore_lib.params import Views
 from tcore_lib.randomness import generator
@@ -49,21 +48,17 @@ def crop_names(num_local: int) -> list[str]:
 # ---------------------------------------------------------------------------------------------- drawing, on the host
 
 
-@dataclass(frozen=True)
-class ViewParams:
-    """The draws of a batch; host arrays with leading shape (B, V)."""
-
-    boxes: np.ndarray  # (B, V, 4) int64: top, left, height, width
-    flips: np.ndarray  # (B, V) bool
-    photometry: Photometry  # arrays (B, V, ...)
-
-    def __len__(self) -> int:
-        """Number of samples B."""
-        return len(self.boxes)
-
-    def __getitem__(self, index: Any) -> "ViewParams":
-        """Some samples, or with a pair of slices some crops, as NumPy indexes them."""
-        return ViewParams(self.boxes[index], self.flips[index], self.photometry[index])
+ViewParams = np.recarray  # (B, V) of VIEW: the draws of a batch, on the host; `views.boxes` is (B, V, 4)
+VIEW = np.dtype([
+    ("boxes", np.int64, 4),  # top, left, height, width
+    ("flips", bool),
+    ("jitter", bool),  # colour jitter applies
+    ("order", np.int64, 4),  # indices into JITTER in the order of application
+    ("factors", np.float32, 4),  # by JITTER: three factors around 1, then a share of the hue circle
+    ("grayscale", bool),
+    ("sigma", np.float32),  # blur in pixels; 0 = none
+    ("solarize", bool),
+])  # fmt: skip
 
 
 def centre_boxes(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
@@ -107,44 +102,40 @@ def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, rati
     return np.where(fits.any(-1)[..., None], boxes, centre_boxes(sizes, ratio)[:, None])
 
 
-def draw_photometry(uniform: np.ndarray, cfg: Views) -> Photometry:
-    """Photometry of every crop from its uniform numbers: (B, V, Uniforms.COUNT) -> arrays (B, V, ...).
-
-    The auxiliary crops of the past and the future frame are drawn like the two global crops, each frame for itself.
-    """
-    pairs = len(LARGE) // 2
-    blur = [cfg.blur_global_1, cfg.blur_global_2] * pairs + [cfg.blur_local] * cfg.num_local
-    solarize = [0.0, cfg.solarize_global_2] * pairs + [0.0] * cfg.num_local
-    strength = np.array([cfg.brightness, cfg.contrast, cfg.saturation])
-    low = np.append(np.maximum(0, 1 - strength), -cfg.hue)
-    high = np.append(1 + strength, cfg.hue)
-    first, second = cfg.blur_sigma
-    sigma = first + (second - first) * uniform[..., Uniforms.SIGMA]
-    return Photometry(
-        jitter=uniform[..., Uniforms.JITTER] < cfg.jitter,
-        order=uniform[..., Uniforms.ORDER].argsort(-1),
-        factors=(low + (high - low) * uniform[..., Uniforms.FACTORS]).astype(np.float32),
-        grayscale=uniform[..., Uniforms.GRAYSCALE] < cfg.grayscale,
-        sigma=np.where(uniform[..., Uniforms.BLUR] < np.array(blur), sigma, 0).astype(np.float32),
-        solarize=uniform[..., Uniforms.SOLARIZE] < np.array(solarize),
-    )
-
-
 def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views) -> ViewParams:
     """Draw boxes and photometry of B samples; sample b depends on (seed, counters[b], sizes[b]) alone.
 
-    `sizes` (B, 2) are the true (H, W) of the frames in pixels, which the three frames of a sample share.
+    `sizes` (B, 2) are the true (H, W) of the frames in pixels, which the three frames of a sample share. The auxiliary
+    crops of the past and the future frame are coloured like the two global crops, each frame for itself.
     """
     sizes = np.asarray(sizes)
     assert sizes.shape == (len(counters), 2)
     shape = (len(LARGE) + cfg.num_local, Uniforms.COUNT)
     uniform = np.stack([generator(seed, "views", int(counter)).random(shape) for counter in counters])
+    views = np.recarray(uniform.shape[:2], VIEW)
+
     scale = np.array([cfg.global_scale] * len(LARGE) + [cfg.local_scale] * cfg.num_local)
-    boxes = random_boxes(uniform, sizes, scale, cfg.ratio)
-    boxes[:, 2 : len(LARGE)] = centre_boxes(sizes, cfg.ratio)[:, None]  # past and future, both crops: one box
-    flips = uniform[..., Uniforms.FLIP] < cfg.local_flip
-    flips[:, : len(LARGE)] = False
-    return ViewParams(boxes, flips, draw_photometry(uniform, cfg))
+    views.boxes = random_boxes(uniform, sizes, scale, cfg.ratio)
+    views.boxes[:, 2 : len(LARGE)] = centre_boxes(sizes, cfg.ratio)[:, None]  # past and future, both crops: one box
+    views.flips = uniform[..., Uniforms.FLIP] < cfg.local_flip
+    views.flips[:, : len(LARGE)] = False
+
+    strength = np.array([cfg.brightness, cfg.contrast, cfg.saturation])
+    low = np.append(np.maximum(0, 1 - strength), -cfg.hue)
+    high = np.append(1 + strength, cfg.hue)
+    views.jitter = uniform[..., Uniforms.JITTER] < cfg.jitter
+    views.order = uniform[..., Uniforms.ORDER].argsort(-1)
+    views.factors = low + (high - low) * uniform[..., Uniforms.FACTORS]
+    views.grayscale = uniform[..., Uniforms.GRAYSCALE] < cfg.grayscale
+    pairs = len(LARGE) // 2
+    blur = np.array([cfg.blur_global_1, cfg.blur_global_2] * pairs + [cfg.blur_local] * cfg.num_local)
+    first, last = cfg.blur_sigma
+    sigma = first + (last - first) * uniform[..., Uniforms.SIGMA]
+    views.sigma = np.where(uniform[..., Uniforms.BLUR] < blur, sigma, 0)
+    views.solarize = uniform[..., Uniforms.SOLARIZE] < np.array(
+        [0.0, cfg.solarize_global_2] * pairs + [0.0] * cfg.num_local
+    )
+    return views
 
 
 # ---------------------------------------------------------------------------------------------- making, on the device
@@ -208,16 +199,16 @@ def make_views(
     mean = to_device(np.array(IMAGENET_DEFAULT_MEAN, dtype=np.float32), device).view(3, 1, 1)
     inverse_std = to_device(1 / np.array(IMAGENET_DEFAULT_STD, dtype=np.float32), device).view(3, 1, 1)
 
-    def made(views: ViewParams, roles: Sequence[int], wanted: np.ndarray, size: int) -> Tensor:
+    def made(views: Any, roles: Sequence[int], wanted: np.ndarray, size: int) -> Tensor:
         """The wanted (C, B) of the C crops per sample of `views`, crop c cut from the frame in role `roles[c]`."""
         image = np.array(roles) + 3 * np.arange(batch)[:, None]  # (B, C)
         keep = wanted.T  # (B, C): crops are made sample by sample, the result is crop-major
         places = (np.cumsum(wanted).reshape(wanted.shape) - 1).T[keep]  # (n,) in the result
         geometry = np.concatenate([image[..., None], views.boxes, views.flips[..., None]], axis=-1)[keep]  # (n, 6)
-        photometry = views.photometry[keep]
+        draws = views[keep]
         out = torch.empty(len(places), 3, size, size, dtype=dtype, device=device)
         for part, x in resized(images, geometry, size):
-            apply_photometry(x, photometry[part], cfg.blur_kernel, fused)
+            apply_photometry(x, draws[part], cfg.blur_kernel, fused)
             out.index_copy_(0, to_device(places[part], device), x.sub_(mean).mul_(inverse_std).to(dtype))
         return out
 
@@ -234,12 +225,12 @@ def describe(views: ViewParams, i: int) -> dict[str, dict[str, Any]]:
     """The draws of sample `i`, readable: crop -> settings. `pandas.DataFrame(describe(views, 0)).T` makes a table."""
     rows = {}
     for crop, name in enumerate(crop_names(views.flips.shape[1] - len(LARGE))):
-        draws = views.photometry[i, crop]
-        steps = [f"{JITTER_OPS[k]} {draws.factors[k]:.2f}" for k in draws.order] if draws.jitter else []
+        draws = views[i, crop]
+        steps = [f"{list(JITTER)[k]} {draws.factors[k]:.2f}" for k in draws.order] if draws.jitter else []
         rows[name] = {
             "frame": ROLES[LARGE_ROLES[crop] if crop < len(LARGE) else 1],
-            "box": tuple(views.boxes[i, crop].tolist()),
-            "flip": bool(views.flips[i, crop]),
+            "box": tuple(draws.boxes.tolist()),
+            "flip": bool(draws.flips),
             "jitter": ", ".join(steps),
             "grayscale": bool(draws.grayscale),
             "blur": round(float(draws.sigma), 2),

@@ -15,7 +15,6 @@ import pandas as pd
 import yaml
 
 from tcore_lib import params, runs
-from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
 from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips, name_of
@@ -32,22 +31,16 @@ Name = Literal["davis", "jhmdb", "vip"]
 Changes = Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")]
 
 
-def doctor_command(kind: Literal["davis", "jhmdb", "vip", "frames"], *, root: Path) -> int:
+def doctor_command(kind: Literal["davis", "jhmdb", "vip"], *, root: Path) -> int:
     """Check data before anything is computed.
 
     Args:
-        kind: a benchmark, or prepared frames.
+        kind: a benchmark.
         root: its folder, in its own layout.
 
     Returns:
         1 where something has to be put right.
     """
-    if kind == "frames":
-        broken = FrameIndex.load(root / "index-train.parquet").broken()
-        for video, problem in broken.items():
-            print(f"{video}: {problem}")
-        print(f"{root}: {'NOT ' * bool(broken)}fit for training")
-        return 1 if broken else 0
     report = doctor.examine(getattr(_settings(kind, root), kind), root)
     print(report)
     return 0 if report.ok else 1
