@@ -24,7 +24,6 @@ TABLES = {
         ("one clip evaluated, fp32, brute force / ours", "propagation", CLIP.format("fp32", "end_to_end_wall"), "{} times", "2.5"),
         ("the same without the encoder", "propagation", CLIP.format("fp32", "without_encoder_wall"), "{} times", "5"),
         ("the same in bf16, end to end", "propagation", CLIP.format("bf16", "end_to_end_wall"), "{} times", ""),
-        ("peak memory of a clip of 2,000 frames, 480x880", "propagation", "long clip, cpu/2000/peak_memory_gb", "{} GB", "24 GB"),
         ("two ranks against twice one, two cores", "scaling", "efficiency_of_two", "{:.0%}", ""),
         ("the default rendered sets, one core", "scenes", "default_sets/all", "{} s", "60 s"),
         ("explorer: pick to picture, 8 frames of 30x55, two encoders", "explorer", "cases/1/median_ms", "{} ms", "100 ms"),

@@ -10,7 +10,7 @@ from small_clips import H, W, damage, write_small_davis, write_small_jhmdb, writ
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, jhmdb
-from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 
 DAVIS, JHMDB, VIP = params.Davis(), params.Jhmdb(), params.Vip()
 
@@ -66,11 +66,12 @@ def test_joints_survive_writing(tmp_path: Path) -> None:
     clip = load_clips(JHMDB, write_small_jhmdb(tmp_path / "data"))[0]
     joints = clip.joints.copy()
     joints[2, 4] = np.nan
-    jhmdb.write_joints(tmp_path / "out.json", clip, joints)
-    np.testing.assert_array_equal(jhmdb.read_predicted_joints(tmp_path / "out.json"), joints)
-    (tmp_path / "out.json").write_text('{"frames": [[1]]}')
-    with pytest.raises(InputError, match=r"out\.json cannot be read .*evaluate the clip again"):
-        jhmdb.read_predicted_joints(tmp_path / "out.json")
+    benchmark = benchmark_of(JHMDB)
+    benchmark.save(tmp_path, clip, joints)
+    np.testing.assert_array_equal(benchmark.predictions(tmp_path, clip, range(len(clip))), joints)
+    (tmp_path / "ball_1.json").write_text('{"frames": [[1]]}')
+    with pytest.raises(InputError, match=r"ball_1\.json cannot be read .*evaluate the clip again"):
+        jhmdb.read_predicted_joints(tmp_path / "ball_1.json")
 
 
 def test_unknown_clips_and_images_that_do_not_decode(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,14 @@ from small_clips import H, W, damage, write_small_davis, write_small_jhmdb, writ
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import (
-    clips as clipfiles,
-    idmaps,
-    jhmdb,
-    labels as labelmaps,
-    metrics,
-    vip,
-)
-from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation import clips as clipfiles, jhmdb, labels as labelmaps, metrics
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import evaluate, score_predictions
-from tcore_lib.evaluation.explain import clip_features, explain
+from tcore_lib.evaluation.explain import explain
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
+from tcore_lib.model.features import features as features_of
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("TCORE_SHARED", ROOT.parent / "shared"))
@@ -126,29 +119,19 @@ def test_jhmdb_golden() -> None:
     assert scores.to_dict() == pytest.approx(expected, abs=0.01)
 
 
-def test_vip_input_size(tmp_path: Path) -> None:
-    root = write_small_vip(tmp_path, ("videos1",), frames=1)
-    clip = load_clips(settings_of("vip"), root)[0]
+def test_vip_input_size() -> None:
     for size, expected in (((720, 1280), (448, 880)), ((1280, 720), (880, 448)), ((500, 500), (880, 832))):
-        sized = Clip("x", clip.frames, size, clip.annotations)
         # int(720 * 880 / 1280) = 495, floored to 448 = 7 * 64
-        assert vip.Scorer(sized, params.Vip(), 16).size == expected
-        assert vip.Scorer(sized, params.Vip(), 14).size == tuple(side // 14 * 14 for side in expected)
-    with pytest.raises(InputError, match=r"x .2000x100. would be resized to 880x0"):
-        vip.Scorer(Clip("x", clip.frames, (100, 2000), clip.annotations), params.Vip(), 16)
+        for patch in (16, 14):
+            whole = tuple(side // patch * patch for side in expected)
+            assert benchmark_of(params.Vip()).input_size(Clip("x", (), size), patch) == whole
 
 
 # ---------------------------------------------------------------------------------------------- practical
 
 
-def test_encoders_share_decoded_frames_and_may_differ_in_patch_size(
-    davis_clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[Path] = []
-    original = clipfiles.read_frame
-    monkeypatch.setattr(clipfiles, "read_frame", lambda path: (read.append(path), original(path))[1])
+def test_encoders_may_differ_in_patch_size(davis_clips: list[Clip]) -> None:
     both = evaluate({"a": pixels(16), "b": pixels(14)}, davis_clips, settings_of("davis"), progress=False)
-    assert sorted(read) == sorted(path for clip in davis_clips for path in clip.frames)  # once each
     for name, patch_size in (("a", 16), ("b", 14)):
         alone = evaluate({name: pixels(patch_size)}, davis_clips, settings_of("davis"), progress=False)
         pd.testing.assert_frame_equal(both[both["encoder"] == name].reset_index(drop=True), alone)
@@ -201,66 +184,44 @@ def test_predictions_are_written_and_score_the_same(kind: str, tmp_path: Path) -
 
 # ---------------------------------------------------------------------------------------------- shared
 
-
+HOLDING = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); time.sleep(600)"
 SHARING = """
-import sys, time
+import sys
 sys.path.insert(0, {tests!r})
-from tcore_lib.evaluation import evaluate as evaluation
 from test_evaluate import *
 settings = settings_of("davis", save_predictions=True)
-clips = load_clips(settings, {root!r})
-encode = evaluation.encode
-def slow(*args):
-    time.sleep({pause})
-    return encode(*args)
-evaluation.encode = slow
-table = evaluate({{"pixels": pixels()}}, clips, settings, output={output!r}, progress=False)
-table.to_json({output!r} + "/" + sys.argv[1] + ".json", double_precision=15)
+evaluate({{"pixels": pixels()}}, load_clips(settings, {root!r}), settings, output={output!r}, progress=False)
 """
 
 
 def test_three_processes_share_the_clips_and_one_is_killed(tmp_path: Path) -> None:
-    """The one that is killed holds a clip; the others take it over, and all tables are that of one process."""
-    root = write_small_davis(tmp_path / "davis", ("one", "two", "three", "four", "five"))
-    output = tmp_path / "out"
-    output.mkdir()
-    locks = output / "clips" / "locks"
-    words = {"tests": str(Path(__file__).parent), "root": str(root), "output": str(output)}
-
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str, pause: float) -> subprocess.Popen[bytes]:
-        script = SHARING.format(**words, pause=pause)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        processes.append(subprocess.Popen([sys.executable, "-c", script, name], env=environment))
-        return processes[-1]
-
-    def until(reached: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 200
-        while not reached():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    try:
-        victim = start("victim", 60.0)
-        until(lambda: any(locks.glob("*.lock")))
-        time.sleep(1)  # it may take a second one, to read ahead
-        held = {path.stem for path in locks.glob("*.lock")}
-        others = [start("a", 0.02), start("b", 0.02)]
-        until(lambda: len(finished(output)) >= 5 - len(held))
-        # The others have finished every clip but those that the victim works on, and wait for it.
-        assert {path.parent.name for path in finished(output)} == {"one", "two", "three", "four", "five"} - held
-        assert all(process.poll() is None for process in others)
-        victim.kill()
-        assert [process.wait(200) for process in others] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    settings = settings_of("davis")
-    expected = evaluate({"pixels": pixels()}, load_clips(settings, root), settings, progress=False)
-    for name in "ab":
-        pd.testing.assert_frame_equal(pd.read_json(output / f"{name}.json"), expected)
+    """The one that is killed has a clip; the others leave it alone, then take it over, and the table is that of one process."""
+    root, output = write_small_davis(tmp_path / "davis"), tmp_path / "out"
+    held = output / "clips" / "pixels" / "one"
+    held.mkdir(parents=True)
+    code = SHARING.format(tests=str(Path(__file__).parent), root=str(root), output=str(output))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    settings = settings_of("davis", save_predictions=True)
+    clips = load_clips(settings, root)
+    words = [[sys.executable, "-c", HOLDING, str(held / "lock")], [sys.executable, "-c", code]]
+    with subprocess.Popen(words[0], stdout=subprocess.PIPE) as victim:
+        assert victim.stdout is not None
+        victim.stdout.readline()  # it has the lock
+        with subprocess.Popen(words[1], env=environment) as other:
+            try:
+                deadline = time.monotonic() + 200
+                while not finished(output) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                time.sleep(1)
+                assert [path.parent.name for path in finished(output)] == ["two"]
+                assert other.poll() is None  # it waits
+                victim.kill()
+                table = evaluate({"pixels": pixels()}, clips, settings, output=output, progress=False)
+                assert other.wait(200) == 0
+            finally:
+                victim.kill()
+                other.kill()
+    pd.testing.assert_frame_equal(table, evaluate({"pixels": pixels()}, clips, settings, progress=False))
 
 
 # ---------------------------------------------------------------------------------------------- faults
@@ -293,26 +254,12 @@ def test_faults_are_named(davis_clips: list[Clip]) -> None:
         evaluate(pixels(), [], settings_of("davis"))
 
 
-def test_the_annotations_score_one_and_a_missing_object_zero(davis_clips: list[Clip], tmp_path: Path) -> None:
-    for clip in davis_clips:
-        for frame in range(1, len(clip) - 1):
-            path = idmaps.label_file(tmp_path / "made", clip, frame)
-            clipfiles.write_ids(path, clipfiles.read_ids(clip.annotations[frame]))
-    table = score_predictions(davis_clips, settings_of("davis"), tmp_path / "made")
-    assert table[["J_mean", "F_mean"]].to_numpy().tolist() == [[1, 1]] * 3
-    for path in (tmp_path / "made" / "one").iterdir():
-        ids = clipfiles.read_ids(path)
-        clipfiles.write_ids(path, np.where(ids == 2, 0, ids).astype(np.uint8))
-    table = score_predictions(davis_clips, settings_of("davis"), tmp_path / "made")
-    assert table["J_mean"].tolist() == [1, 0, 1]
-
-
 # ---------------------------------------------------------------------------------------------- one step
 
 
 def test_who_votes_is_explained(davis_clips: list[Clip]) -> None:
     clip, settings = davis_clips[0], settings_of("davis")
-    features = clip_features(pixels(), clip, settings, 6)
+    features = features_of(pixels(), [clip.image(frame) for frame in range(6)], (H, W))
     found = explain(features, (2, 3), settings)
     assert found.context == [0, 2, 3, 4]  # long memory and three frames
     assert found.affinity.shape == (4, 6, 10)

@@ -14,9 +14,10 @@ from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_
 from tcore_lib import params, runs
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, davis, jhmdb, labels, reference, variants, video as overlay
-from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation import clips, labels, reference, variants, video as overlay
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.commands import evaluate_command, score_command
+from tcore_lib.evaluation.davis import Davis
 from tcore_lib.figures import style
 from tcore_lib.model.encoders import load_encoder
 
@@ -59,7 +60,7 @@ def test_from_the_command_line(kind: str, tmp_path: Path, capsys: pytest.Capture
 def test_a_pose_is_drawn_where_it_is() -> None:
     joints = np.full((15, 2), np.nan)
     joints[0], joints[1] = (10.0, 5.0), (10.0, 25.0)  # neck and belly; everything else was not found
-    drawn = jhmdb.draw(np.zeros((40, 60, 3), np.uint8), joints)
+    drawn = benchmark_of(params.Jhmdb()).draw(np.zeros((40, 60, 3), np.uint8), joints)
     assert drawn[15, 10].max() > 0  # the bone between them
     assert np.abs(drawn[5, 10].astype(int) - style.to_rgb8(style.SIDE_COLOURS["middle"])).max() < 10
     assert drawn[:, 20:].max() == 0
@@ -78,9 +79,6 @@ def test_bad_input_stops_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyP
             evaluate_command("davis", **settings | changed)
     with pytest.raises(InputError, match="is not a folder"):
         score_command("davis", root=root, predictions=tmp_path / "absent", output=tmp_path / "s.json")
-    clip = load_clips(params.Davis(), root)[0]
-    with pytest.raises(InputError, match="evaluate the clip with save_predictions first"):
-        overlay.write_overlay(clip, params.Davis(), tmp_path / "absent", tmp_path / "x.mp4")
     assert not out.exists()
     assert not (tmp_path / "s.json").exists()
     asked = []
@@ -144,7 +142,7 @@ def test_the_first_stage_that_differs_is_found(tmp_path: Path, monkeypatch: pyte
         assert again()[1] == {"one": "features", "two": "features"}
     shutil.rmtree(tmp_path / "run")
     with monkeypatch.context() as planted:  # the first frame is counted too, as some scorers do
-        planted.setattr(davis, "counted", lambda clip: list(range(len(clip))))
+        planted.setattr(Davis, "counted", lambda self, clip: list(range(len(clip))))
         _, differs, what = again()
         assert differs == {"one": "score", "two": "score"}
         assert "frames of object 1: 6.0000 here, 4.0000 in the reference" in what

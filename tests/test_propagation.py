@@ -82,17 +82,17 @@ def test_neighbours_say_who_voted() -> None:
     propagator = Propagator(features[0], labels, radius=3.0, context=4)
     for frame in features[1:6]:
         propagator.step(frame)
-    votes = propagator.neighbours(features[6])
-    assert votes.frame.shape == (40, 7)
-    assert set(votes.frame.flatten().tolist()) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
-    torch.testing.assert_close(votes.weight.sum(1), torch.ones(40))
-    assert (votes.similarity.diff(dim=1) <= 1e-7).all()  # best first
+    frame_of, patch, similarity, weight = propagator.neighbours(features[6])
+    assert frame_of.shape == (40, 7)
+    assert set(frame_of.flatten().tolist()) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
+    torch.testing.assert_close(weight.sum(1), torch.ones(40))
+    assert (similarity.diff(dim=1) <= 1e-7).all()  # best first
     unit = torch.nn.functional.normalize(features, dim=-1).flatten(1, 2)
-    chosen = (unit[votes.frame, votes.patch] * unit[6][:, None]).sum(-1)
-    torch.testing.assert_close(chosen, votes.similarity)
-    near = votes.frame != 0  # only frame 0 may vote from afar
+    chosen = (unit[frame_of, patch] * unit[6][:, None]).sum(-1)
+    torch.testing.assert_close(chosen, similarity)
+    near = frame_of != 0  # only frame 0 may vote from afar
     query = torch.arange(40)[:, None].expand(-1, 7)
-    distance = torch.hypot((votes.patch // 8 - query // 8).float(), (votes.patch % 8 - query % 8).float())
+    distance = torch.hypot((patch // 8 - query // 8).float(), (patch % 8 - query % 8).float())
     assert (distance[near] < 3.0).all()
     assert (distance[~near] >= 3.0).any()
 
@@ -101,10 +101,10 @@ def test_equal_similarities_go_by_the_order_of_the_context() -> None:
     # Every feature is the same, so everything ties: the first k of the protocol's list vote, equally. Long memory is
     # first in the list: frame 0, patches 0 ... 6 row by row, wherever the query is.
     features, labels = torch.ones(2, 4, 6, 8), torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
-    votes = Propagator(features[0], labels, radius=3.0, context=2).neighbours(features[1])
-    assert votes.frame.eq(0).all()
-    assert votes.patch.eq(torch.arange(7)).all()
-    torch.testing.assert_close(votes.weight, torch.full((24, 7), 1 / 7))
+    frame, patch, _, weight = Propagator(features[0], labels, radius=3.0, context=2).neighbours(features[1])
+    assert frame.eq(0).all()
+    assert patch.eq(torch.arange(7)).all()
+    torch.testing.assert_close(weight, torch.full((24, 7), 1 / 7))
 
 
 def test_packed_entries_sort_by_value_then_lowest_index() -> None:

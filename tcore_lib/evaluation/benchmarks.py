@@ -1,27 +1,30 @@
-"""The list of benchmarks. A fourth one is a file with the names below, a line here, and its section of the parameters.
+"""The list of benchmarks. A fourth one is a file with such a class, a line here, and its section of the parameters.
 
-A benchmark's settings are the section of the parameters that carries its name: `Params.davis` goes with `davis.py`, which has
+A benchmark's settings are the section of the parameters that carries its name: `Params.davis` goes with `davis.Davis(settings)`,
+which has
 
-* `TITLE`, for people; `OFFICIAL`: split, clips and frames (None = not known) of published figures; `TABLE`: what a row of the
-  table is, in the plural; `HEADLINE`: the score it is known by;
-* `names(settings, root)`, clips of the split; `load(settings, root, name)` -> `Clip`; `counted(clip)`, the frames that are scored;
-* `Scorer(clip, settings, patch_size, folder)`, one encoder on one clip: `size` (H, W) of the network input, `channels` of a
-  soft map, `first_map(grid)` -> (C, h, w), `predict(soft (B, C, h, w))` -> B predictions, `score(frame, prediction)`, called by
-  threads, `rows(what it returned for all frames)`, each with `clip` and `frames`; and `score_files(folder, pool)` -> rows;
-* `sums(rows)`: score -> part and whole per clip, each (clips, items): the score is the mean over items of part / whole;
-* `check(clip, settings, decode)` -> problems and remarks about its labels;
-* `truth(clip, frame)`, in the form of a prediction; `has_predictions(folder, clip)`; `predictions(folder, clip, frames)`;
-* `draw(image, labels)` over a frame; `legend(channels)` -> names and colours.
+* `title`, for people; `official`: split, clips and frames (None = not known) of published figures; `table`: what a row of the
+  table is, in the plural; `headline`: the score it is known by;
+* `names(root)`, clips of the split; `load(root, name)` -> `Clip`; `check(clip)` -> remarks about its labels, an `InputError`
+  where they do not fit; `counted(clip)`, the frames that are scored;
+* `input_size(clip, patch_size)` -> (H, W) of the network input; `first_map(clip, size, grid)` -> (C, h, w); `predict(clip,
+  soft (B, C, h, w), size)` -> B predictions;
+* `score(clip, read, each)` -> rows, each with `clip` and `frames`; `read` gives the prediction of a frame, `each` maps over
+  frames; `sums(rows)`: score -> part and whole per clip, each (clips, items): the score is the mean over items of part / whole;
+* `prediction_files`, `save` and `predictions` of ours, `others` that somebody else made; `draw(image, labels)`, labels over a
+  frame; `legend(clip)` -> names and colours of a soft map's channels.
 """
 
 from pathlib import Path
 from typing import Any
 
 from tcore_lib import params
-from tcore_lib.evaluation import davis, jhmdb, vip
 from tcore_lib.evaluation.clips import Clip
+from tcore_lib.evaluation.davis import Davis
+from tcore_lib.evaluation.jhmdb import Jhmdb
+from tcore_lib.evaluation.vip import Vip
 
-BENCHMARKS: dict[str, Any] = {"davis": davis, "jhmdb": jhmdb, "vip": vip}
+BENCHMARKS: dict[str, Any] = {"davis": Davis, "jhmdb": Jhmdb, "vip": Vip}
 
 
 def name_of(settings: params.Benchmark) -> str:
@@ -30,15 +33,11 @@ def name_of(settings: params.Benchmark) -> str:
 
 
 def benchmark_of(settings: params.Benchmark) -> Any:
-    """The file of a section's benchmark."""
-    return BENCHMARKS[name_of(settings)]
+    """A section's benchmark."""
+    return BENCHMARKS[name_of(settings)](settings)
 
 
 def load_clips(settings: params.Benchmark, root: str | Path) -> list[Clip]:
-    """All clips of a benchmark, or those that the settings choose, in the split's order.
-
-    Raises:
-        InputError: names what is missing or does not fit.
-    """
+    """All clips of a benchmark, or those that the settings choose, in the split's order."""
     benchmark = benchmark_of(settings)
-    return [benchmark.load(settings, Path(root), name) for name in benchmark.names(settings, Path(root))]
+    return [benchmark.load(Path(root), name) for name in benchmark.names(Path(root))]

@@ -1,26 +1,26 @@
-"""Clips of a benchmark on disk: what DAVIS, JHMDB and VIP share.
+"""Clips of a benchmark on disk: what DAVIS, JHMDB and VIP share (docs/protocol.md, "Files").
 
-(docs/protocol.md, "Files".) Nothing is ever written under a benchmark's root. Loading a clip lists files and reads headers;
-whether every image decodes is the business of `doctor`.
+Nothing is ever written under a benchmark's root. Loading a clip lists its files; whether each of them decodes is for `doctor`.
 """
 
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from tcore_lib.bodies import palette
-from tcore_lib.data.images import IMAGE_SUFFIXES, MOST_PIXELS, in_order, read_rgb
+from tcore_lib.data.images import in_order, is_image, read_rgb, refuse_huge
 from tcore_lib.errors import InputError
-from tcore_lib.files import atomic_path, reading
+from tcore_lib.files import atomic_path, read_text, reading
 
 LONGEST_NAME = 240  # bytes of a clip's name: file systems allow 255, and a suffix is added
-ROTATED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-ORIENTATION = 0x0112  # the EXIF tag
+Ids = NDArray[np.uint8]  # id map (H, W)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Clip:
         frames: image files in order.
         size: (H, W) of the first frame in pixels.
         annotations: per frame its id map (DAVIS, VIP), None where a frame has none; empty for JHMDB.
+        first: the ids that are carried, those of the first frame (DAVIS, VIP).
         joints: float64 (N, 15, 2), x then y in pixels counted from 0 (JHMDB; the file counts from 1).
     """
 
@@ -39,18 +40,38 @@ class Clip:
     frames: tuple[Path, ...]
     size: tuple[int, int]
     annotations: tuple[Path | None, ...] = ()
+    first: Ids | None = None
     joints: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of frames."""
         return len(self.frames)
 
-    def digest(self) -> str:
-        """Hex SHA-256 of the names and contents of all files of the clip.
+    @cached_property
+    def channels(self) -> list[int]:
+        """The id of each channel of a soft map: those of `first`, ascending."""
+        assert self.first is not None
+        return np.unique(self.first).tolist()
 
-        Raises:
-            InputError: one of them cannot be read.
-        """
+    def image(self, frame: int) -> NDArray[np.uint8]:
+        """A frame, uint8 (H, W, 3); an `InputError` where it does not decode or has another size than the first one."""
+        image = read_frame(self.frames[frame])
+        if image.shape[:2] != self.size:
+            raise InputError(
+                f"{self.frames[frame]} is {image.shape[1]}x{image.shape[0]} pixels, the clip's first frame "
+                f"{self.size[1]}x{self.size[0]}; frames of a clip must have one size: unpack it again."
+            )
+        return image
+
+    def truth(self, frame: int) -> NDArray[Any] | None:
+        """A frame's annotation, ids (H, W) or joints (15, 2); None where it has none."""
+        if self.joints is not None:
+            return self.joints[frame]
+        path = self.annotations[frame]
+        return None if path is None else read_ids(path)
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the names and contents of all files of the clip."""
         total = hashlib.sha256(self.name.encode())
         for path in (*self.frames, *filter(None, self.annotations)):
             total.update(os.fsencode(path.name))
@@ -65,23 +86,24 @@ class Clip:
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
-    """An image as uint8 RGB (H, W, 3).
-
-    Raises:
-        InputError: the file is missing or does not decode.
-    """
+    """An image as uint8 RGB (H, W, 3), as training reads it."""
     return read_rgb(path, "fetch this file again")
 
 
-def read_ids(path: Path) -> NDArray[np.uint8]:
-    """An annotation or prediction as uint8 (H, W), id per pixel: a palette, grey or one-bit image.
+def size_of(path: Path) -> tuple[int, int]:
+    """(H, W) of an image."""
+    height, width, _ = read_frame(path).shape
+    return height, width
+
+
+def read_ids(path: Path) -> Ids:
+    """An annotation or prediction, id per pixel: a palette, grey or one-bit image.
 
     Raises:
-        InputError: the file is missing, does not decode, or holds colours, transparency or 16-bit numbers instead of ids.
+        InputError: the file does not decode, or holds colours, transparency or 16-bit numbers instead of ids.
     """
     with reading(path, "fetch or write this file again"), Image.open(path) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels, which no label map has")
+        refuse_huge(*image.size)
         if image.mode not in ("P", "L", "1"):
             deep = image.mode.startswith(("I", "F"))
             holds = "numbers of more than 8 bits" if deep else "transparency" if "A" in image.mode else "colours"
@@ -92,50 +114,31 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
         return np.array(image).astype(np.uint8)
 
 
-def write_ids(target: Path, labels: NDArray[np.uint8]) -> None:
-    """Write an id map (H, W) as palette PNG, atomically."""
+def write_ids(target: Path, labels: Ids) -> None:
+    """Write an id map as palette PNG, atomically."""
     image = Image.fromarray(labels)
     image.putpalette(palette())
     with atomic_path(target) as temporary:
         image.save(temporary, format="PNG", compress_level=3)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from an image's header, as `read_frame` turns it.
-
-    Raises:
-        InputError: the file is no image.
-    """
-    with reading(path, "fetch this file again"), Image.open(path) as image:
-        turned = image.getexif().get(ORIENTATION) in ROTATED
-        return (image.width, image.height) if turned else (image.height, image.width)
-
-
 # ---------------------------------------------------------------------------------------------- listing
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder in the order of their numbers.
-
-    Raises:
-        InputError: there is no such folder, or no image in it.
-    """
+    """Image files of a folder in the order of their numbers; an `InputError` where there are none."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; check the root and that the data set is unpacked completely.")
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    files = [path for path in folder.iterdir() if is_image(path.name)]
     if not files:
         raise InputError(f"{folder} holds no image; unpack this clip again.")
     return in_order(files)
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines of a split list that say anything.
-
-    Raises:
-        InputError: the file is missing or is no text.
-    """
-    with reading(path, "the benchmark needs its split list; fetch it again"):
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    """Lines of a split list that say anything."""
+    text = read_text(path, "the benchmark needs its split list; fetch it again")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]:
@@ -153,9 +156,9 @@ def chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]
         inside = not {"", ".", ".."} & set(parts) and max(len(part.encode()) for part in parts) <= LONGEST_NAME
         if not inside or "\\" in name or "\0" in name:
             raise InputError(
-                f"{split} names the clip {name[:80]!r}, which is no name of a folder inside the benchmark; remove that line."
+                f"{split} names the clip {name[:80]!r}, which is no name of a folder inside the benchmark."
             )
     unknown = [name for name in wanted or [] if name not in names]
     if unknown:
         raise InputError(f"The clip {unknown[0]!r} is not in {split}; choose from its {len(names)} clips.")
-    return names if wanted is None else [name for name in names if name in wanted]
+    return [name for name in names if wanted is None or name in wanted]

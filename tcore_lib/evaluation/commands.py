@@ -4,7 +4,6 @@ A function is its command: arguments and help are its signature and docstring. R
 folder.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ import yaml
 from tcore_lib import params, runs
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import doctor, variants as conventions
-from tcore_lib.evaluation.benchmarks import BENCHMARKS, load_clips, name_of
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips, name_of
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import evaluate_clips, fingerprint, folder_name, plain, score_predictions, table_of
+from tcore_lib.evaluation.evaluate import evaluate_clips, folder_name, plain, score_predictions, table_of
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.evaluation.video import write_overlay
 from tcore_lib.files import write_json, write_text
@@ -55,8 +54,6 @@ def evaluate_command(
     clips: str | None = None,
     split: str | None = None,
     device: str = "cpu",
-    which: Literal["teacher", "student"] = "teacher",
-    precision: Literal["fp32", "bf16", "fp16"] | None = None,
     changes: Changes = (),
     overlays: bool = False,
     variants: bool = False,
@@ -74,39 +71,31 @@ def evaluate_command(
         clips: some clips only: a,b.
         split: another split; test-dev of DAVIS writes predictions for its server, which has the annotations.
         device: cpu, cuda, cuda:1, or auto.
-        which: weights of a checkpoint.
-        precision: of the encoder; fp32 by default.
-        changes: another setting of the benchmark, such as top_k=5; may be repeated.
+        changes: another setting of the benchmark, such as top_k=5 or precision=bf16; may be repeated.
         overlays: also write a video per clip.
         variants: instead, measure the conventions of other code bases beside the protocol: variants.csv.
 
     Returns:
         0, or 1 where no score could be computed from the annotations that are there.
-
-    Raises:
-        InputError: bad encoder, data or setting; before anything is computed.
     """
     started = time.time()
-    changed = {"clips": clips.split(",") if clips else None, "split": split, "precision": precision}
+    changed = {"split": split} if split else {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise InputError(f"{change!r} is no setting; write it as top_k=5.")
         changed[name] = yaml.safe_load(value)
-    settings = _settings(benchmark, root, device, **changed)
-    section = getattr(settings, benchmark)
-    where = str(choose_device(settings.run.device))
-    networks = {}
-    for source in encoder:
-        random = source == "random"  # the initialisation of a ViT-S/16
-        networks[source] = (
-            random_encoder(params.Encoder(), 224, seed=0) if random else load_encoder(source, device=where, which=which)
-        )
+    settings = _settings(benchmark, root, clips, device, **changed)
+    section, where = getattr(settings, benchmark), str(choose_device(settings.run.device))
+    networks = {source: load_encoder(source, device=where) for source in encoder if source != "random"}
+    if "random" in encoder:  # the initialisation of a ViT-S/16
+        networks["random"] = random_encoder(params.Encoder(), 224, seed=0)
     found = _examined(section, root)
     if variants:
-        places = {name: output / "variants" / folder_name(name) for name in networks}
         compared = [
-            conventions.compare(network, found, section, output=places[name], device=where).assign(encoder=name)
+            conventions.compare(
+                network, found, section, output=output / "variants" / folder_name(name), device=where
+            ).assign(encoder=name)
             for name, network in networks.items()
         ]
         table = pd.concat(compared, ignore_index=True)
@@ -114,22 +103,14 @@ def evaluate_command(
         print(table.drop(columns=["what", "reports"]).round(2).to_string(index=False))
         print(f"written to {output / 'variants.csv'}", flush=True)
         return 0
-    records = evaluate_clips(networks, found, section, output, device=where)
+    records = evaluate_clips(networks, found, section, output, progress=True, device=where)
     table = table_of(records)
-    headline, per_clip = BENCHMARKS[benchmark].HEADLINE, []
-    for (name, clip_name), record in records.items():
-        score = summarise(pd.DataFrame(record["rows"]), benchmark).set_index("score")["value"][headline]
-        features = " ".join(str(value) for frame in record["features"] for value in frame)
-        facts = {"encoder": name, "clip": clip_name, "frames": record["frames"], "seconds": record["seconds"]}
-        per_clip.append(
-            facts | {headline: score, "data": record["data"], "features": features, "labels": record["labels"]}
-        )
-    _write_table(output / f"{BENCHMARKS[benchmark].TABLE}.csv", table)
-    _write_table(output / "clips.csv", pd.DataFrame(per_clip))
+    _write_table(output / f"{benchmark_of(section).table}.csv", table)
+    _write_table(output / "clips.csv", pd.DataFrame(records).drop(columns=["weights", "rows"]))
     summary = {
         "benchmark": benchmark,
         "encoders": list(networks),
-        "weights": {name: fingerprint(network) for name, network in networks.items()},
+        "weights": {record["encoder"]: record["weights"] for record in records},
         "clips": [clip.name for clip in found],
         "frames": sum(map(len, found)),
         **summary_record(table, section),
@@ -155,11 +136,8 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
 
     Returns:
         0, or 1 where nothing could be scored.
-
-    Raises:
-        InputError: bad data, or a prediction that is missing or does not fit.
     """
-    section = getattr(_settings(benchmark, root, clips=clips.split(",") if clips else None), benchmark)
+    section = getattr(_settings(benchmark, root, clips), benchmark)
     if not predictions.is_dir():
         raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
     found = _examined(section, root)
@@ -170,9 +148,9 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     return _finish(table, section, found, output)
 
 
-def _settings(name: str, root: Path, device: str = "cpu", **changes: Any) -> Params:
-    """Parameters with this benchmark's section changed; None = the default."""
-    section = {"root": str(root), **{key: value for key, value in changes.items() if value is not None}}
+def _settings(name: str, root: Path, clips: str | None = None, device: str = "cpu", **changes: Any) -> Params:
+    """Parameters with this benchmark's section changed."""
+    section = {"root": str(root), "clips": clips.split(",") if clips else None, **changes}
     return params.parse({name: section, "run": {"device": device}}, "the command line")
 
 
@@ -199,21 +177,9 @@ def _write_table(target: Path, table: pd.DataFrame) -> None:
     write_text(target, table.to_csv(index=False, float_format="%.6f"))
 
 
-def as_text(table: pd.DataFrame, benchmark: str) -> str:
-    """Scores for a terminal, in percent, with the interval where there is one; in words where no frame or joint counts."""
-    lines = []
-    summary = summarise(table, benchmark)
-    width = max([22, *map(len, summary["encoder"])]) + 2
-    for row in summary.itertuples():
-        interval = "" if math.isnan(row.low) else f"  [{row.low:.1f}, {row.high:.1f}]"
-        value = "nothing to score" if math.isnan(row.value) else f"{row.value:6.2f}"
-        lines.append(f"{row.encoder:<{width}}{row.score:<10}{value}{interval}")
-    return "\n".join(lines)
-
-
 def _finish(table: pd.DataFrame, section: Benchmark, clips: Sequence[Clip], output: Path) -> int:
     """Print the scores. 1 where there is none at all, unless nothing can be scored here."""
-    print("\n".join([as_text(table, name_of(section)), doctor.without_score(section, clips)]).rstrip())
-    print(f"written to {output}", flush=True)
-    nothing = bool(summarise(table, name_of(section))["value"].isna().all())
-    return int(nothing and not doctor.for_a_server(clips))
+    scores = summarise(table, name_of(section))
+    print(scores.round(2).to_string(index=False, na_rep="-"))
+    print(f"{doctor.without_score(section, clips)}\nwritten to {output}".lstrip(), flush=True)
+    return int(scores["value"].isna().all() and not doctor.for_a_server(clips))

@@ -15,7 +15,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles
 from tcore_lib.evaluation.benchmarks import benchmark_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.params import Benchmark
@@ -25,19 +24,14 @@ SHOWN = 12  # problems and remarks that are printed
 
 @dataclass
 class Report:
-    """What the doctor found.
+    """What the doctor found."""
 
-    Attributes:
-        title: benchmark, split and folder.
-        facts: what -> how much, in the order of printing.
-        problems: what has to be put right before an evaluation means anything, one sentence each.
-        remarks: what makes scores incomparable with published ones, or is unusual.
-    """
-
-    title: str
-    facts: dict[str, str] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
+    title: str  # benchmark, split and folder
+    facts: dict[str, str] = field(default_factory=dict)  # what -> how much
+    problems: list[str] = field(default_factory=list)  # to be put right before an evaluation means anything: one a clip
+    remarks: list[str] = field(
+        default_factory=list
+    )  # what makes scores incomparable with published ones, or is unusual
 
     @property
     def ok(self) -> bool:
@@ -54,41 +48,44 @@ class Report:
         return "\n".join([*lines, "  fit for evaluation" if self.ok else "  NOT fit for evaluation"])
 
     def require(self) -> None:
-        """Stop here unless everything is in order.
-
-        Raises:
-            InputError: the first problem, and how many more there are.
-        """
+        """Stop here with the first problem, unless everything is in order."""
         if not self.ok:
             more = f" ({len(self.problems) - 1} more problems are in the report)" if len(self.problems) > 1 else ""
             raise InputError(f"{self.problems[0]}{more}")
 
 
-def examine(settings: Benchmark, root: str | Path, *, decode: bool = True, progress: bool = True) -> Report:
-    """Examine a benchmark.
+def examine(settings: Benchmark, root: str | Path, *, progress: bool = True) -> Report:
+    """Examine the clips of a benchmark that its section of the parameters asks for, every image to its end.
 
-    Args:
-        settings: its section; `split` and `clips` say what is looked at.
-        root: its folder.
-        decode: read every image to its end; False = lists, names, joints and first annotations only.
-        progress: show a bar over clips while they are decoded.
-
-    Returns:
-        The report; nothing is raised for what is wrong with the data.
+    Nothing is raised for what is wrong with the data. `progress` shows a bar over clips.
     """
-    benchmark, split = benchmark_of(settings), str(settings.split)  # type: ignore[attr-defined]
-    report = Report(f"{benchmark.TITLE}, split {split}, in {root}")
+    benchmark, split, root = benchmark_of(settings), str(settings.split), Path(root)  # type: ignore[attr-defined]
+    report = Report(f"{benchmark.title}, split {split}, in {root}")
     try:
-        names = benchmark.names(settings, Path(root))
+        names = benchmark.names(root)
     except InputError as error:
         report.problems.append(str(error))
         return report
-    clips: list[Clip] = []
-    for name in names:
+
+    def look(name: str) -> tuple[Clip, list[str]] | InputError:
+        """The clip and remarks about it, or what is wrong with it."""
         try:
-            clips.append(benchmark.load(settings, Path(root), name))
+            clip = benchmark.load(root, name)
+            for frame in range(len(clip)):
+                clip.image(frame)
+            return clip, [f"{clip.name}: {remark}" for remark in (*_lost_frames(clip), *benchmark.check(clip))]
         except InputError as error:
-            report.problems.append(str(error))
+            return error
+
+    clips: list[Clip] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = {"total": len(names), "unit": "clip", "desc": "doctor", "file": sys.stdout, "disable": not progress}
+        for found in tqdm(pool.map(look, names), **bar):
+            if isinstance(found, InputError):
+                report.problems.append(str(found))
+            else:
+                clips.append(found[0])
+                report.remarks += found[1]
     frames, scored = sum(map(len, clips)), sum(len(benchmark.counted(clip)) for clip in clips)
     sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips)
     report.facts = {
@@ -96,21 +93,24 @@ def examine(settings: Benchmark, root: str | Path, *, decode: bool = True, progr
         "frames": f"{frames}, {scored} of them are scored",
         "sizes": ", ".join(f"{size}: {count}" for size, count in sizes.most_common(6)),
     }
-    official_split, official, official_frames = benchmark.OFFICIAL
+    official_split, official, official_frames = benchmark.official
     if split != official_split:
         report.remarks.append(f"published figures are of split {official_split}, not {split}")
     elif settings.clips is None and (len(clips) != official or official_frames not in (None, frames)):
         expected = f"{official} clips" + (f" and {official_frames} frames" if official_frames else "")
         report.remarks.append(f"the published split has {expected}: scores here are not comparable with published ones")
     report.remarks += filter(None, [without_score(settings, clips)])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda clip: _examine_clip(clip, settings, decode), clips)
-        hidden = not (progress and decode)
-        bar = tqdm(found, total=len(clips), unit="clip", desc="doctor", file=sys.stdout, disable=hidden)
-        for clip, (problems, remarks) in zip(clips, bar, strict=True):
-            report.problems += problems
-            report.remarks += [f"{clip.name}: {remark}" for remark in remarks]
     return report
+
+
+def _lost_frames(clip: Clip) -> list[str]:
+    """A gap in consecutive numbers: a lost file that no list knows of. Every fifth frame of a video is no gap."""
+    if not all(path.stem.isdecimal() for path in clip.frames):
+        return []
+    numbers = [int(path.stem) for path in clip.frames]
+    lost = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
+    few = 0 < len(lost) < len(numbers)
+    return [f"frame {lost[0]} and {len(lost) - 1} more are missing between others"] if few else []
 
 
 def without_score(settings: Benchmark, clips: Sequence[Clip]) -> str:
@@ -130,25 +130,3 @@ def without_score(settings: Benchmark, clips: Sequence[Clip]) -> str:
 def for_a_server(clips: Sequence[Clip]) -> bool:
     """Whether only the first frames are annotated, as in DAVIS' test-dev: a server scores the predictions."""
     return all(clip.joints is None and len(clip) > 1 and not any(clip.annotations[1:]) for clip in clips)
-
-
-def _examine_clip(clip: Clip, settings: Benchmark, decode: bool) -> tuple[list[str], list[str]]:
-    """Problems and remarks of one clip."""
-    problems: list[str] = []
-    for path in clip.frames if decode else ():
-        try:
-            h, w = clipfiles.read_frame(path).shape[:2]
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        if (h, w) != clip.size:
-            own = f"{clip.size[1]}x{clip.size[0]}"
-            problems.append(f"{path} is {w}x{h}, the clip's first frame {own}; unpack it again.")
-    more, remarks = benchmark_of(settings).check(clip, settings, decode)
-    if all(path.stem.isdecimal() for path in clip.frames):
-        # A gap in consecutive numbers: a lost file that no list knows of. Every fifth frame of a video is no gap.
-        numbers = [int(path.stem) for path in clip.frames]
-        lost = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-        if 0 < len(lost) < len(numbers):
-            remarks = [f"frame {lost[0]} and {len(lost) - 1} more are missing between others", *remarks]
-    return problems + more, remarks

@@ -1,7 +1,4 @@
-"""One step of the propagation, for the eye: notebooks 03 to 05 draw from it.
-
-Letters: N frames, h w grid, D width, n frames that may vote.
-"""
+"""One step of the propagation, for the eye: notebooks 03 to 05 draw from it."""
 
 import math
 from typing import NamedTuple
@@ -12,40 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
-from tcore_lib.evaluation.benchmarks import benchmark_of
-from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
-from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.params import Benchmark
 
 
 class Votes(NamedTuple):
-    """Who votes on one patch of a frame.
+    """Who votes on one patch of a frame."""
 
-    Attributes:
-        votes: table of the voters, best first: frame, row, col, similarity, weight.
-        context: indices of the distinct frames that may vote, oldest first.
-        affinity: float32 (n, h, w), similarity of the patch to each of their patches, NaN where the radius forbids it.
-    """
-
-    votes: pd.DataFrame
-    context: list[int]
-    affinity: Tensor
+    votes: pd.DataFrame  # the voters, best first: frame, row, col, similarity, weight
+    context: list[int]  # the n distinct frames that may vote, oldest first
+    affinity: Tensor  # float32 (n, h, w), similarity of the patch to each of theirs, NaN where the radius forbids it
 
 
 def explain(features: Tensor, query: tuple[int, int], settings: Benchmark) -> Votes:
-    """Who votes on one patch of the last frame.
-
-    Args:
-        features: (N, h, w, D) of frames 0 ... N - 1, at least two.
-        query: (row, col) of the patch on the grid.
-        settings: the benchmark's section.
-
-    Raises:
-        InputError: there is no such patch, or no earlier frame.
-    """
+    """Who votes on the patch `query`, (row, col), of the last frame of features (N, h, w, D)."""
     number, h, w, _ = features.shape
     if number < 2:
         raise InputError("Nothing votes on a clip's first frame, whose labels are given; choose a later one.")
@@ -66,13 +43,3 @@ def explain(features: Tensor, query: tuple[int, int], settings: Benchmark) -> Vo
     near = squared <= settings.radius**2 if settings.radius_inclusive else squared < settings.radius**2
     affinity[0 if settings.restrict_first else 1 :, ~near] = math.nan
     return Votes(pd.DataFrame(columns), context, affinity)
-
-
-def clip_features(
-    encoder: FeatureEncoder, clip: Clip, settings: Benchmark, frames: int, *, device: str = "cpu"
-) -> Tensor:
-    """Features (N, h, w, D) of a clip's first N frames, as the evaluation computes them."""
-    encoder.to(device).eval()
-    size = benchmark_of(settings).Scorer(clip, settings, encoder.patch_size).size
-    images = (torch.from_numpy(clipfiles.read_frame(path)[None].copy()).to(device) for path in clip.frames[:frames])
-    return torch.cat([encode(encoder, labelmaps.to_input(one, size), settings.precision) for one in images])

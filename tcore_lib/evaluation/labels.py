@@ -1,6 +1,5 @@
-"""Labels on and off the patch grid: frames to network input, first labels to soft maps, soft maps to id maps.
+"""Labels on and off the patch grid: first labels to soft maps, soft maps to id maps (docs/protocol.md; joints: `jhmdb`).
 
-(docs/protocol.md, "Features", "First frame", "From soft map to score"; joints are in `jhmdb`.)
 Letters: B frames, H W pixels, h w grid, C label channels.
 """
 
@@ -12,35 +11,25 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tcore_lib.errors import InputError
 from tcore_lib.model.features import to_input as to_input  # frames to network input; callers find it here
 
 
-def whole_patches(size: tuple[int, int], patch_size: int, what: str) -> tuple[int, int]:
-    """(H, W) in pixels, floored to multiples of the patch; `what` is resized to it, for the message.
-
-    Raises:
-        InputError: nothing is left of a side.
-    """
-    floored = (size[0] // patch_size * patch_size, size[1] // patch_size * patch_size)
-    if min(floored) == 0:
-        raise InputError(
-            f"{what} would be resized to {size[1]}x{size[0]}, less than one patch of {patch_size} pixels; enlarge the "
-            "input size."
-        )
-    return floored
+def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """(H, W) in pixels, floored to whole patches, at least one."""
+    height, width = (max(1, side // patch_size) * patch_size for side in size)
+    return height, width
 
 
 def resize_ids(labels: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
     """Nearest resize of an id map (H, W) to `size`; the pixel that OpenCV's INTER_NEAREST takes."""
     if labels.shape == tuple(size):
         return labels
-    rows, columns = (nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
+    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
     return labels[rows][:, columns]
 
 
 @functools.cache
-def nearest(old: int, new: int) -> NDArray[np.int64]:
+def _nearest(old: int, new: int) -> NDArray[np.int64]:
     """Which of `old` pixels each of `new` pixels takes: floor(i * old / new), rounded as torch and OpenCV round it."""
     pixels = torch.arange(old, dtype=torch.float64)[None, None]
     return F.interpolate(pixels, new, mode="nearest")[0, 0].long().numpy()
@@ -65,10 +54,8 @@ def first_soft_map(labels: NDArray[np.uint8], size: tuple[int, int], grid: tuple
 
 def to_ids(soft: Tensor, ids: list[int], size: tuple[int, int], upsampling: str = "linear") -> Tensor:
     """Soft maps float (B, C, h, w) -> predicted ids uint8 (B, *size): resized to `size`, then the largest channel."""
-    if upsampling == "linear":
-        soft = F.interpolate(soft, size, mode="bilinear", align_corners=False)
-    else:
-        soft = F.interpolate(soft, size, mode="nearest")
+    linear = upsampling == "linear"
+    soft = F.interpolate(soft, size, mode="bilinear" if linear else "nearest", align_corners=False if linear else None)
     # The largest channel, the first of equal ones. Channel by channel: argmax along a strided dimension is 40 times
     # slower on a CPU.
     largest = soft[:, 0].clone()

@@ -1,7 +1,4 @@
-"""The mask of a clip's first frame -> label maps of all its frames: the protocol of the benchmarks, on anything.
-
-Letters: N frames, H W pixels, h w grid of patches, C labels, D width.
-"""
+"""The mask of a clip's first frame -> label maps of all its frames: the protocol of the benchmarks, on anything."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import propagation
@@ -42,24 +38,24 @@ def propagate(
     mask = read_ids(Path(first_mask)) if isinstance(first_mask, str | Path) else np.asarray(first_mask)
     if mask.ndim != 2 or mask.dtype.kind not in "iub" or mask.min() < 0 or mask.max() > 255:
         raise InputError(f"A mask holds integers 0..255 of shape (H, W), not {mask.dtype} {mask.shape}; convert it.")
-    mask = mask.astype(np.uint8)
-    size = (mask.shape[0], mask.shape[1])
+    mask, (height, width) = mask.astype(np.uint8), mask.shape
     if encoder is not None:
         encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
         frames = as_frames(source)
-        if frames.shape[1:3] != size:
+        if frames.shape[1:3] != mask.shape:
             raise InputError(
-                f"The mask has {size} pixels, the frames {frames.shape[1:3]}; give the first frame's own mask."
+                f"The mask has {mask.shape} pixels, the frames {frames.shape[1:3]}; give the first frame's own mask."
             )
         source = features(encoder, frames)
-    patches = torch.as_tensor(np.asarray(source) if not isinstance(source, Tensor) else source)
+    patches = torch.as_tensor(source)
     if patches.ndim != 4 or not patches.is_floating_point():
         raise InputError(
             f"propagate needs features (N, h, w, D), not {tuple(patches.shape)}; give an encoder too if these are frames."
         )
-    at_input = size if encoder is None else tuple(side * encoder.patch_size for side in patches.shape[1:3])
-    soft, ids = first_soft_map(mask, (at_input[0], at_input[1]), (patches.shape[1], patches.shape[2]))  # (C, h, w)
+    h, w = patches.shape[1:3]
+    at_input = (height, width) if encoder is None else (h * encoder.patch_size, w * encoder.patch_size)
+    soft, ids = first_soft_map(mask, at_input, (h, w))  # (C, h, w)
     carried = propagation.propagate(patches, soft.to(patches.device), **settings)  # (N, C, h, w)
-    labels = torch.cat([to_ids(one[None].cpu(), ids, size) for one in carried]).numpy()
+    labels = torch.cat([to_ids(one[None].cpu(), ids, (height, width)) for one in carried]).numpy()
     labels[0] = mask
     return labels

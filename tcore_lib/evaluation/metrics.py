@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-VOID = 255  # DAVIS: pixels of this id are left out of J and F (`scoring.davis_frame`)
+VOID = 255  # DAVIS: pixels of this id are left out of J and F (`davis.frame_scores`)
 BOUNDARY_TOLERANCE = 0.008  # share of the image diagonal
 PCK_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 BOX_SHARE = 0.6  # PCK: share of the person box's diagonal that a distance is divided by
@@ -44,13 +44,8 @@ def boundary_tolerance(shape: tuple[int, ...]) -> int:
 def boundary_measure(prediction: Mask, truth: Mask, tolerance: float | None = None) -> float:
     """F: harmonic mean of boundary precision and recall of two masks (H, W), as in the DAVIS-2017 toolkit.
 
-    A boundary pixel is matched if the other boundary has a pixel within `tolerance`. Without any predicted boundary
-    precision is 1, without any true boundary recall is 1: both empty give 1, one empty gives 0.
-
-    Args:
-        prediction: bool.
-        truth: bool.
-        tolerance: in pixels; None = 0.8 % of the diagonal, rounded up.
+    A boundary pixel is matched if the other boundary has a pixel within `tolerance` (pixels; None = 0.8 % of the
+    diagonal, rounded up). Both boundaries empty give 1, one empty gives 0.
     """
     reach = boundary_tolerance(prediction.shape) if tolerance is None else tolerance
     found, true = np.argwhere(boundary(prediction)), np.argwhere(boundary(truth))
@@ -64,19 +59,16 @@ def boundary_measure(prediction: Mask, truth: Mask, tolerance: float | None = No
 
 
 def sequence_statistics(values: NDArray[np.floating]) -> tuple[float, float, float]:
-    """Mean, recall and decay of a measure over a clip's frames (N,), as in the DAVIS-2017 toolkit.
+    """Mean, recall and decay of a measure over a clip's frames (N,), as in the DAVIS-2017 toolkit; NaN without a frame.
 
     Recall is the share of frames above 0.5. Decay is the mean of the first minus the mean of the last of four bins; the
-    limits of a bin belong to it and to its neighbour. NaN frames are left out; without any frame everything is NaN.
+    limits of a bin belong to it and to its neighbour.
     """
-    values = np.asarray(values, np.float64)
-    if np.isnan(values).all():
+    if len(values) == 0:
         return math.nan, math.nan, math.nan
     limits = (np.round(np.linspace(1, len(values), 5) + 1e-10) - 1).astype(int)
     first, last = values[limits[0] : limits[1] + 1], values[limits[3] : limits[4] + 1]
-    mean = [math.nan if np.isnan(part).all() else float(np.nanmean(part)) for part in (values, first, last)]
-    # A NaN frame counts as "not above 0.5", as in the toolkit.
-    return mean[0], float(np.mean(values > 0.5)), mean[1] - mean[2]
+    return float(np.mean(values)), float(np.mean(values > 0.5)), float(np.mean(first) - np.mean(last))
 
 
 def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -102,13 +94,9 @@ def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating
 
 
 def joint_counts(distances: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Found and correct joints of a clip.
+    """Distances (N, K) without the frame whose joints were given -> how often each joint was found (K,) and correct (K, 5).
 
-    Args:
-        distances: (N, K) of `joint_distances`, without the frame whose joints were given.
-
-    Returns:
-        found (K,) and correct (K, 5), one column per threshold of `PCK_THRESHOLDS` (a distance equal to it is correct).
+    One column per threshold of `PCK_THRESHOLDS`; a distance equal to it is correct.
     """
     found = ~np.isnan(distances)
     correct = [(distances <= threshold).sum(0) for threshold in PCK_THRESHOLDS]
@@ -116,10 +104,7 @@ def joint_counts(distances: NDArray[np.floating]) -> tuple[NDArray[np.int64], ND
 
 
 def pck(found: NDArray[np.integer], correct: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Percentage of correct keypoints (..., K, 5) from counts summed over clips: found (..., K), correct (..., K, 5).
-
-    A joint that was never found has no score (NaN); means over joints leave it out.
-    """
+    """Percentage of correct keypoints (..., K, 5) from counts: found (..., K), correct (..., K, 5); NaN if never found."""
     total = found[..., None]
     return 100.0 * np.divide(correct, total, out=np.full(correct.shape, math.nan), where=total > 0)
 
@@ -128,14 +113,10 @@ def confusion(prediction: NDArray[np.integer], truth: NDArray[np.integer], class
     """Pixel counts (true class, predicted class), (K, K), of two label maps (H, W).
 
     Pixels whose true id is not below `classes` are left out, as in the released scorer.
-
-    Raises:
-        ValueError: a predicted id is not below `classes`.
     """
+    assert prediction.max(initial=0) < classes
     counted = truth < classes
     pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
-    if prediction.size and prediction.max() >= classes:
-        raise ValueError(f"predicted id {prediction.max()} is not one of {classes} classes")
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 

@@ -3,12 +3,11 @@
 The protocol is docs/protocol.md, "One frame" (released code: CropMAE's propagation, from videowalk). Notebook 03 writes it out
 in its dense form; this module gives the same result faster, with a memory that does not depend on the clip's length:
 
-* Features are kept and compared once per frame. Frame 0, which the protocol lists several times, is searched once, and its
-  best patches are then repeated.
+* Features are kept and compared once per frame, in a ring buffer of the last `context` frames. Frame 0, which the protocol
+  lists several times, is searched once, and its best patches are then repeated.
 * Who is within the radius depends on positions alone. Affinities are computed for strips of the query grid against the
   part of the grid within reach. Their maximum over the context frames is taken per patch, and only the k patches with the
   largest maxima are looked at again: the k best entries lie in them.
-* A ring buffer holds features and labels of the last `context` frames.
 
 **A patch has two numbers.** Example: the grid of 2 rows and 3 columns.
 
@@ -44,24 +43,6 @@ STRIP_BYTES = 2**30  # on a GPU: few, large strips
 LARGEST = 2**31 - 1
 
 
-class Neighbours(NamedTuple):
-    """The k context patches that vote on each patch, best first; fewer where the context has fewer.
-
-    A patch of frame 0, which the protocol lists several times, may take several of the k places.
-
-    Attributes:
-        frame: int64 (P, k), index in the clip.
-        patch: int64 (P, k), row by row.
-        similarity: float32 (P, k), dot product of normalised features; -inf where fewer than k patches count.
-        weight: float32 (P, k), softmax of similarity / temperature. Rows sum to 1.
-    """
-
-    frame: Tensor
-    patch: Tensor
-    similarity: Tensor
-    weight: Tensor
-
-
 def pack(value: Tensor, entry: Tensor) -> Tensor:
     """Float32 values and entries in 0 ... 2^31 - 1 as int64 that sort by value, and among equal values by lowest entry.
 
@@ -91,6 +72,8 @@ class Strip(NamedTuple):
 class Propagator:
     """Carries labels from frame to frame and remembers the context, nothing older.
 
+    A feature of length 0 has similarity 0 to everything. Variants: docs/protocol.md, "Known ways to get another number".
+
     Args:
         features: (h, w, D), patch features of frame 0. They need not be normalised; here they are, in float32.
         labels: float (C, h, w), soft labels of frame 0, which keeps them.
@@ -102,8 +85,6 @@ class Propagator:
         radius_inclusive: variant, distance <= radius.
         restrict_first: variant, the radius holds for the long memory too.
         repeat_first: false = variant, frame 0 does not stand in for frames that do not exist.
-
-    A feature of length 0 has similarity 0 to everything. Variants: docs/protocol.md, "Known ways to get another number".
     """
 
     def __init__(
@@ -127,7 +108,8 @@ class Propagator:
         self.restrict_first, self.repeat_first = restrict_first, repeat_first
         self.device, self.turned = features.device, w > h
         self.long, self.short = max(h, w), min(h, w)  # lines of the grid, patches of a line
-        self.order = self._flat(torch.arange(h * w, device=self.device).view(h, w))  # (P,): patch -> order
+        self.all = torch.arange(h * w, device=self.device)  # (P,)
+        self.order = self._flat(self.all.view(h, w))  # (P,): patch -> order
         self.patch = self.order.argsort()  # (P,): order -> patch
         # Slot 0 holds frame 0, the others are a ring: frame t > 0 is in slot 1 + (t - 1) % context.
         self.features = torch.zeros(1 + context, h * w, width, device=self.device)
@@ -139,17 +121,10 @@ class Propagator:
         self.labels[:, 0] = self._flat(labels.float().permute(1, 2, 0)).T
 
     def step(self, features: Tensor) -> Tensor:
-        """Soft labels of the next frame, which then joins the context.
-
-        Args:
-            features: (h, w, D).
-
-        Returns:
-            float32 (C, h, w).
-        """
+        """Features (h, w, D) of the next frame -> its soft labels, float32 (C, h, w); it then joins the context."""
         query = self._normalised(features)
-        voter, patch, _, weight = self._search(query)  # each (k, P)
-        known = self.labels.flatten(1)[:, voter * len(self.patch) + patch]  # (C, k, P)
+        frame, patch, _, weight = self._search(query)  # each (k, P)
+        known = self.labels.flatten(1)[:, self._slot(frame) * len(self.patch) + patch]  # (C, k, P)
         soft = (known * weight).sum(1)  # (C, P)
         self.time += 1
         slot = self._slot(self.time)
@@ -157,14 +132,19 @@ class Propagator:
         grid = soft.unflatten(1, (self.long, self.short))  # (C, h, w), or turned
         return grid.transpose(1, 2) if self.turned else grid
 
-    def neighbours(self, features: Tensor) -> Neighbours:
-        """Who votes on the next frame with features (h, w, D); nothing is remembered."""
-        slot, patch, scaled, weight = self._search(self._normalised(features))
-        frame_in = torch.zeros(1 + self.context, dtype=torch.int64, device=self.device)
-        for frame in range(max(1, self.time - self.context + 1), self.time + 1):
-            frame_in[self._slot(frame)] = frame
-        parts = (frame_in[slot], self.order[patch], scaled * self.temperature, weight)
-        return Neighbours(*(part.T[self.patch] for part in parts))  # (P, k), queries row by row
+    def neighbours(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Who votes on each patch of the next frame, with features (h, w, D); nothing is remembered.
+
+        Returns:
+            Four tensors (P, k), best first, patches row by row: index of the voter's frame in the clip, its patch,
+            similarity (-inf where fewer than k patches count), and weight; weights of a patch sum to 1. A patch of
+            frame 0, which the protocol lists several times, may take several of the k places.
+        """
+        frame, patch, scaled, weight = self._search(self._normalised(features))
+        frame, patch, similarity, weight = (
+            part.T[self.patch] for part in (frame, self.order[patch], scaled * self.temperature, weight)
+        )
+        return frame, patch, similarity, weight
 
     # ------------------------------------------------------------------------------------------ grid and memory
 
@@ -176,8 +156,9 @@ class Propagator:
         """(h, w, D) -> float32 (P, D) of length 1."""
         return F.normalize(self._flat(features).float(), dim=-1)
 
-    def _slot(self, frame: int) -> int:
-        return 0 if frame == 0 else 1 + (frame - 1) % self.context
+    def _slot(self, frame: Any) -> Any:
+        """Of one frame or of a tensor of them."""
+        return (frame > 0) * (1 + (frame - 1) % self.context)
 
     def _too_far(self, query: Tensor, key: Tensor) -> Tensor:
         """Bool: does the radius forbid `key` to vote on `query`? Patches; broadcasts."""
@@ -189,23 +170,22 @@ class Propagator:
     def _strips(self) -> list[Strip]:
         """The grid cut along its long side."""
         if self.device.type == "cpu":
-            lines = STRIP_QUERIES // self.short
+            lines = max(1, STRIP_QUERIES // self.short)
         else:
-            lines = STRIP_BYTES // (4 * len(self.features) * self.short * len(self.patch))
+            lines = max(1, STRIP_BYTES // (4 * len(self.features) * self.short * len(self.patch)))
         reach = min(math.floor(self.radius) if self.inclusive else math.ceil(self.radius) - 1, self.long)
-        every = torch.arange(len(self.patch), device=self.device)
         strips = []
-        for first in range(0, self.long, max(1, lines)):
-            last = min(first + max(1, lines), self.long)
+        for first in range(0, self.long, lines):
+            last = min(first + lines, self.long)
             queries = slice(first * self.short, last * self.short)
             keys = slice(max(0, first - reach) * self.short, min(self.long, last + reach) * self.short)
-            strips.append(Strip(queries, keys, self._too_far(every[queries, None], every[keys])))
+            strips.append(Strip(queries, keys, self._too_far(self.all[queries, None], self.all[keys])))
         return strips
 
     # ------------------------------------------------------------------------------------------ the search
 
     def _search(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Slot, patch, similarity / temperature and weight of the voters on features (P, D), each (k, P).
+        """Frame, patch, similarity / temperature and weight of the voters on features (P, D), each (k, P).
 
         The protocol's list of frames: frame 0 as long memory; frame 0 as often as it stands in, and once for itself while
         it is within the context; then the others.
@@ -218,9 +198,8 @@ class Propagator:
         # (k, P) from here on, the layout of the dense form: sums of the same values round in the same way, and cells that
         # are equal there stay equal here.
         scaled, entry = unpack(found.T.contiguous())
-        slot_at = torch.tensor([self._slot(t) for t in listed], device=self.device)
-        slot = slot_at[entry.div(len(self.patch), rounding_mode="floor")]
-        return slot, self.patch[entry % len(self.patch)], scaled, scaled.softmax(0)
+        frame = torch.tensor(listed, device=self.device)[entry.div(len(self.patch), rounding_mode="floor")]
+        return frame, self.patch[entry % len(self.patch)], scaled, scaled.softmax(0)
 
     def _search_strip(self, strip: Strip, query: Tensor, repeats: int, listed: list[int]) -> Tensor:
         """The k best entries of each query of a strip, packed, (Q, k)."""
@@ -235,58 +214,55 @@ class Propagator:
         # Frame 0 as long memory: also what lies beyond the strip's reach.
         before, after = self.features[0, : keys.start], self.features[0, keys.stop :]
         first = torch.cat([asked @ before.T, affinity[0], asked @ after.T], dim=1)  # (Q, P)
-        every = torch.arange(len(self.patch), device=self.device)
-        forbidden = self._too_far(every[strip.queries, None], every) if self.restrict_first else None
-        found = self._best(first[None], every, forbidden, [0])  # (Q, k)
+        rows = self.all[strip.queries, None]
+        found = self._best(first[None], self.order, self._too_far(rows, self.all) if self.restrict_first else None, [0])
         # Frame 0's best entries once more for each time it is listed as a preceding frame, within the radius only. If its k
         # best patches lie too far away, those within the radius are among them or do not vote: an entry of the long memory
         # beats a repeated one of the same or a lower similarity, and there are k of those.
         value, entry = unpack(found)
-        far = self._too_far(every[strip.queries, None], self.patch[entry % len(self.patch)])
-        again = [
-            pack(value.masked_fill(far, -math.inf), entry + time * len(self.patch))
-            for time in range(1, min(repeats, self.top_k) + 1)
-        ]
-        entries = [found, *again]
+        value = value.masked_fill(self._too_far(rows, self.patch[entry % len(self.patch)]), -math.inf)
+        entries = [found]
+        entries += [pack(value, entry + i * len(self.patch)) for i in range(1, min(repeats, self.top_k) + 1)]
         # The other frames, in the order of their slots; `place` says where each stands in the protocol's list.
-        frame_at = {self._slot(t): place for place, t in enumerate(listed) if t > 0}
-        if frame_at:
-            place = [frame_at[slot] for slot in range(1, len(affinity))]
-            entries.append(self._best(affinity[1:], every[keys], strip.too_far, place))
+        place = {self._slot(t): place for place, t in enumerate(listed) if t > 0}
+        if place:
+            order = [place[slot] for slot in range(1, used)]
+            entries.append(self._best(affinity[1:], self.order[keys], strip.too_far, order))
         best = torch.cat(entries, dim=1)
         return best.topk(min(self.top_k, best.shape[1]), dim=1).values
 
-    def _best(self, affinity: Tensor, key: Tensor, forbidden: Tensor | None, place: list[int]) -> Tensor:
+    def _best(self, affinity: Tensor, order: Tensor, forbidden: Tensor | None, place: list[int]) -> Tensor:
         """The k best entries of affinities to one or several frames, packed, (Q, k).
 
         Args:
             affinity: (n, Q, S).
-            key: (S,), the patches compared with.
+            order: (S,), of the patches compared with.
             forbidden: bool (Q, S), what does not count; None = everything counts.
             place: of the n frames in the protocol's list.
         """
-        best = affinity.amax(0)  # (Q, S)
+        start = torch.tensor(place, device=self.device)[:, None, None] * len(
+            self.patch
+        )  # entry of a frame's first patch
+
+        def top(value: Tensor, order: Tensor, ruled_out: Tensor) -> Tensor:
+            """The k best of some patches' entries: (n, q, s) -> (q, k)."""
+            packed = pack((value / self.temperature).masked_fill_(ruled_out, -math.inf), start + order)
+            packed = packed.transpose(0, 1).flatten(1)  # (q, n * s)
+            return packed.topk(min(self.top_k, packed.shape[1]), dim=1).values
+
+        maxima = affinity.amax(0)  # (Q, S)
         if forbidden is not None:
-            best = best.masked_fill_(forbidden, -math.inf)
-        count = min(self.top_k, best.shape[1])
-        best, chosen = best.topk(min(count + 1, best.shape[1]), dim=1)
+            maxima.masked_fill_(forbidden, -math.inf)
+        count = min(self.top_k, maxima.shape[1])
+        best, chosen = maxima.topk(min(count + 1, maxima.shape[1]), dim=1)
         rest, chosen = best[:, count:], chosen[:, :count]  # `rest`: the best one that is left out
         value = affinity.gather(2, chosen.expand(len(affinity), -1, -1))  # (n, Q, k)
-        value.masked_fill_(best[:, :count].isneginf(), -math.inf)
-        # The entry of each frame's first patch.
-        first = torch.tensor(place, device=self.device)[:, None, None] * len(self.patch)
-        order = self.order[key]
-        packed = pack(value / self.temperature, first + order[chosen]).transpose(0, 1).flatten(1)  # (Q, n * k)
-        found = packed.topk(min(self.top_k, packed.shape[1]), dim=1).values
+        found = top(value, order[chosen], best[:, :count].isneginf())
         # A patch left out may hold an entry equal to the last one found: then all of them have to be compared.
         tied = (unpack(found[:, -1:])[0] == rest / self.temperature) & ~rest.isneginf()
         rows = tied.any(1).nonzero()[:, 0]
         if len(rows):
-            value = affinity[:, rows] / self.temperature  # (n, rows, S)
-            if forbidden is not None:
-                value.masked_fill_(forbidden[rows], -math.inf)
-            packed = pack(value, first + order).transpose(0, 1).flatten(1)
-            found[rows] = packed.topk(found.shape[1], dim=1).values
+            found[rows] = top(affinity[:, rows], order, maxima[rows].isneginf())
         return found
 
 
@@ -297,15 +273,9 @@ def propagator_settings(settings: Benchmark) -> dict[str, Any]:
 
 
 def propagate(features: Tensor | Iterable[Tensor], first_labels: Tensor, **settings: Any) -> Tensor:
-    """Soft label maps of a whole clip.
+    """Features, N of (h, w, D), and labels float (C, h, w) of frame 0 on the same device -> soft labels float32 (N, C, h, w).
 
-    Args:
-        features: (N, h, w, D), or any iterable of (h, w, D), one per frame.
-        first_labels: float (C, h, w), on the same device.
-        settings: those of `Propagator`.
-
-    Returns:
-        float32 (N, C, h, w); frame 0 is `first_labels`.
+    `settings` are those of `Propagator`; frame 0 keeps its labels.
     """
     frames = iter(features)
     propagator = Propagator(next(frames), first_labels, **settings)

@@ -38,22 +38,16 @@ def compare_command(run: Path, reference: Path) -> int:
 def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
     """Clip by clip, where the first difference is.
 
-    An encoder of the run is compared with the one of the same weights, else of the same name; a single one with a single one.
+    An encoder of the run is compared with the one of the same weights, else of the same name, else with the only one.
 
     Returns:
         Sentences about settings and weights that differ, and a table: encoder, clip, differs (`data`, `features`, `labels`,
-        `score`, or `-`), what, and the clip's headline score in both.
-
-    Raises:
-        InputError: a folder holds no evaluation, or they have no benchmark, encoder or clip in common.
+        `score`, or `-`), what.
     """
-    mine, other = (
-        read_json(folder / "summary.json", "give an output folder of evaluate") for folder in (run, reference)
-    )
-    name = other["benchmark"]
-    if mine["benchmark"] != name:
+    (mine, clips, rows), (other, known_clips, known_rows) = _read(run), _read(reference)
+    if mine["benchmark"] != other["benchmark"]:
         raise InputError(
-            f"{run} is an evaluation on {mine['benchmark']}, {reference} on {name}; compare one benchmark."
+            f"{run} is an evaluation on {mine['benchmark']}, {reference} on {other['benchmark']}; compare one benchmark."
         )
     notes = [
         f"setting {key}: {mine['settings'].get(key)} here, {value} in the reference"
@@ -61,41 +55,34 @@ def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
         if key not in NOT_A_RESULT and mine["settings"].get(key) != value
     ]
     by_weights = {weights: name for name, weights in other["weights"].items()}
-    pairs = {name: by_weights.get(weights, name) for name, weights in mine["weights"].items()}
-    if len(pairs) == len(other["weights"]) == 1:
-        pairs = dict(zip(pairs, other["weights"], strict=True))
-    pairs = {name: partner for name, partner in pairs.items() if partner in other["weights"]}
-    if not pairs:
-        known = ", ".join(other["weights"])
-        raise InputError(f"{run} and {reference} have no encoder in common; the reference has {known}.")
-    for encoder, partner in pairs.items():
-        if mine["weights"][encoder] != other["weights"][partner]:
-            notes.append(f"{encoder}: other weights than the reference's {partner}")
-    (clips, rows), (known_clips, known_rows) = (_tables(folder, name) for folder in (run, reference))
-    headline = BENCHMARKS[name].HEADLINE
     found = []
-    for encoder, partner in pairs.items():
-        theirs = known_clips.loc[partner]
-        for clip, record in clips.loc[encoder].iterrows():
-            if clip not in theirs.index:
-                continue
-            one, two = (table.loc[[(key, clip)]] for table, key in ((rows, encoder), (known_rows, partner)))
-            differs, what = _first_difference(record, theirs.loc[clip], one, two)
-            values = {headline: record[headline], "reference": theirs.loc[clip][headline]}
-            found.append({"encoder": encoder, "clip": clip, "differs": differs, "what": what, **values})
+    for encoder, weights in mine["weights"].items():
+        partner = by_weights.get(weights, encoder if len(other["weights"]) > 1 else next(iter(other["weights"])))
+        if partner not in other["weights"]:
+            continue
+        if weights != other["weights"][partner]:
+            notes.append(f"{encoder}: other weights than the reference's {partner}")
+        for clip in mine["clips"]:
+            if clip in other["clips"]:
+                one, two = (table.loc[[(encoder, clip)]] for table in (clips, rows))
+                known, known_two = (table.loc[[(partner, clip)]] for table in (known_clips, known_rows))
+                differs, what = _first_difference(one.iloc[0], known.iloc[0], two, known_two)
+                found.append({"encoder": encoder, "clip": clip, "differs": differs, "what": what})
     if not found:
-        raise InputError(f"{run} and {reference} have no clip in common; the reference has {', '.join(theirs.index)}.")
+        has = f"{', '.join(other['weights'])} on {', '.join(other['clips'])}"
+        raise InputError(f"{run} and {reference} have no encoder and clip in common; the reference has {has}.")
     return notes, pd.DataFrame(found)
 
 
-def _tables(folder: Path, benchmark: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """clips.csv and the table of rows, both by encoder and clip."""
-    read = []
-    for name in ("clips", BENCHMARKS[benchmark].TABLE):
-        path = folder / f"{name}.csv"
-        with reading(path, "give an output folder of evaluate"):
-            read.append(pd.read_csv(path, dtype={"clip": str}).set_index(["encoder", "clip"]).sort_index())
-    return read[0], read[1]
+def _read(folder: Path) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
+    """summary.json, and clips.csv and the table of rows by encoder and clip."""
+    with reading(folder, "give an output folder of evaluate"):
+        summary = read_json(folder / "summary.json", "give an output folder of evaluate")
+        clips, rows = (
+            pd.read_csv(folder / f"{name}.csv", dtype={"clip": str}).set_index(["encoder", "clip"]).sort_index()
+            for name in ("clips", BENCHMARKS[summary["benchmark"]].table)
+        )
+    return summary, clips, rows
 
 
 def _first_difference(record: Any, known: Any, rows: pd.DataFrame, known_rows: pd.DataFrame) -> tuple[str, str]:
@@ -108,9 +95,9 @@ def _first_difference(record: Any, known: Any, rows: pd.DataFrame, known_rows: p
     worst = float(np.abs(features - theirs).max(initial=0))
     if worst > FEATURE:
         return "features", f"normalised features differ by up to {worst:.4f}: weights, interpolation or precision"
-    numbers = known_rows.select_dtypes("number").columns
     if len(rows) != len(known_rows):
         return "score", f"{len(rows)} rows here, {len(known_rows)} in the reference"
+    numbers = known_rows.select_dtypes("number").columns
     a, b = rows[numbers].to_numpy(float), known_rows[numbers].to_numpy(float)
     off = np.argwhere(~np.isclose(a, b, rtol=0, atol=SCORE, equal_nan=True))
     text = "the scores are the same: a few pixels, from rounding"

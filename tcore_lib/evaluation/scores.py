@@ -18,8 +18,7 @@ from tcore_lib.randomness import generator
 Array = NDArray[np.float64]
 Sums = dict[str, tuple[Array, Array]]
 SAMPLES = 2000
-LEVEL = 0.95
-HEADLINE = {name: benchmark.HEADLINE for name, benchmark in BENCHMARKS.items()}
+ENDS = [2.5, 97.5]  # percentiles: of a 95 % interval
 
 
 def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
@@ -41,38 +40,26 @@ def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataF
         sums, clips = BENCHMARKS[benchmark].sums(rows), rows["clip"].nunique()
         value = _scores(sums, np.ones((1, clips)))[0]
         low, high = _interval(_scores(sums, _resamples(clips, seed)))
-        parts.append(
-            pd.DataFrame(
-                {"encoder": encoder, "score": list(sums), "value": value, "low": low, "high": high, "clips": clips}
-            )
-        )
+        columns = {"encoder": encoder, "score": list(sums), "value": value, "low": low, "high": high, "clips": clips}
+        parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
-    """How much better is encoder `a` than encoder `b` on the same clips? The same resamples of the clips for both.
+    """How much better is encoder `a` than encoder `b` on the same clips? Both are rows of `evaluate`.
 
-    Much of a score's interval is what clips have in common, easy or hard for every encoder. In the difference it cancels:
-    two encoders whose intervals overlap may differ for certain.
-
-    Args:
-        a: rows of one encoder, of `evaluate`.
-        b: rows of the other one.
-        benchmark: davis, jhmdb or vip.
-        seed: of the bootstrap.
+    Much of a score's interval is what clips have in common, easy or hard for every encoder. With the same resamples of the
+    clips for both it cancels in the difference: two encoders whose intervals overlap may differ for certain.
 
     Returns:
         One row per score: score, difference (a - b), low, high (points; 95 % interval, NaN with a single clip), clips.
-
-    Raises:
-        InputError: the two were not evaluated on the same clips.
     """
     if set(a["clip"]) != set(b["clip"]):
         name = sorted(set(a["clip"]) ^ set(b["clip"]))[0]
         raise InputError(f"Only one of the two encoders was evaluated on the clip {name!r}; compare the same clips.")
     order = {clip: place for place, clip in enumerate(a["clip"].unique())}
     b = b.sort_values("clip", key=lambda column: column.map(order), kind="stable")
-    one, other = BENCHMARKS[benchmark].sums(a), BENCHMARKS[benchmark].sums(b)
+    one, other = (BENCHMARKS[benchmark].sums(rows) for rows in (a, b))
     whole, times = np.ones((1, len(order))), _resamples(len(order), seed)
     low, high = _interval(_scores(one, times) - _scores(other, times))
     difference = (_scores(one, whole) - _scores(other, whole))[0]
@@ -100,8 +87,7 @@ def _resamples(clips: int, seed: int) -> Array:
 def _interval(scores: Array) -> Array:
     """Ends of the central interval of (S, scores), (2, scores); NaN where there is no sample that has the score."""
     known = [column[~np.isnan(column)] for column in scores.T]
-    ends = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]
-    return np.array([np.percentile(column, ends) if len(column) else [math.nan] * 2 for column in known]).T
+    return np.array([np.percentile(column, ENDS) if len(column) else [math.nan] * 2 for column in known]).T
 
 
 def _ratio(part: Array, whole: Array) -> Array:

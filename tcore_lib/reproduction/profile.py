@@ -11,8 +11,7 @@ import torch
 
 from tcore_lib import runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import davis, jhmdb
-from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import folder_name
 from tcore_lib.machine import choose_device, place_of
@@ -157,12 +156,13 @@ def trained_model(params: Params) -> TCoRe:
     return model.to(device(params))
 
 
-def predictions(output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray | None:
-    """What an evaluation (`evaluate`, with the same `output` and encoder name) predicted for some frames of a clip.
+def predictions(
+    settings: Benchmark, output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]
+) -> np.ndarray | None:
+    """What an evaluation with its `output` predicted for some frames of a clip: id maps uint8 (n, H, W), or joints (n, 15, 2).
 
-    Returns:
-        Id maps uint8 (n, H, W), joints (n, 15, 2) in pixels with NaN for not found, or None where predictions were not kept.
+    Joints are in pixels, NaN = not found. None where predictions were not kept (`save_predictions: false`).
     """
-    folder = output / "predictions" / folder_name(encoder_name)
-    benchmark = davis if clip.joints is None else jhmdb  # VIP's are label images as DAVIS' are
-    return benchmark.predictions(folder, clip, frames) if benchmark.has_predictions(folder, clip) else None
+    folder, benchmark = output / "predictions" / folder_name(encoder_name), benchmark_of(settings)
+    kept = all(path.exists() for path in benchmark.prediction_files(folder, clip))
+    return benchmark.predictions(folder, clip, frames) if kept else None

@@ -112,15 +112,14 @@ def explore(
         The widget; with labels, carried by the first encoder, where the scene's first frame has some.
     """
     patch = next(iter(encoders.values())).patch_size
-    scorer, shape = None, shown.frames[0].shape
+    shape = shown.frames[0].shape
     size = features.whole_patches(shape, patch, min(3.0, SHORT_SIDE / min(shape[:2])))
     if shown.clip is not None and shown.settings is not None:
-        scorer = benchmark_of(shown.settings).Scorer(shown.clip, shown.settings, patch)
-        size = scorer.size
+        size = benchmark_of(shown.settings).input_size(shown.clip, patch)
     alike = {name: encoder for name, encoder in encoders.items() if encoder.patch_size == patch}
     found = {name: features.features(encoder, shown.frames, size) for name, encoder in alike.items()}
-    if scorer is not None and shown.settings is not None:
-        settings = _carried_labels(scorer, shown.settings, next(iter(found.values()))) | settings
+    if shown.clip is not None and shown.settings is not None:
+        settings = _carried_labels(shown.clip, shown.settings, size, next(iter(found.values()))) | settings
     if model is not None and model.decoder is not None:
         size, grid = _decoder_size(model, shown.frames[0])
         maps = attention.attention_of_every_query(model, shown.frames, size)
@@ -128,13 +127,14 @@ def explore(
     return Explorer(shown.frames, found, names=shown.names, **settings)
 
 
-def _carried_labels(scorer: Any, settings: Benchmark, of_frames: Tensor) -> dict[str, Any]:
+def _carried_labels(clip: clips.Clip, settings: Benchmark, size: tuple[int, int], of_frames: Tensor) -> dict[str, Any]:
     """The first frame's labels carried along features (N, h, w, D), and a pick on the first object: Explorer's arguments."""
-    soft = scorer.first_map(tuple(of_frames.shape[1:3]))  # (C, h, w)
+    benchmark = benchmark_of(settings)
+    soft = benchmark.first_map(clip, size, tuple(of_frames.shape[1:3]))  # (C, h, w)
     carried = propagation.Propagator(of_frames[0], soft, **propagation.propagator_settings(settings))
     labels = torch.stack([soft, *(carried.step(later).cpu() for later in of_frames[1:])])  # (N, C, h, w)
-    names, palette = benchmark_of(settings).legend(scorer.channels)
-    if scorer.channels[0] not in (0, "background"):  # every pixel of the first frame is labelled
+    names, palette = benchmark.legend(clip)
+    if names[0] != "background":  # every pixel of the first frame is labelled
         labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
         names, palette = ["background", *names], np.concatenate([style.object_palette(1), palette])
     arguments = {"labels": labels.numpy(), "label_names": names, "palette": palette}

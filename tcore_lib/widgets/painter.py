@@ -156,7 +156,7 @@ class MaskPainter(StandaloneWidget):
         for frame, labels in enumerate(self.labels):
             clips.write_ids(masks / f"{frame:05d}.png", labels)
         painted = (style.overlay_labels(*pair) for pair in zip(self._pictures, self.labels, strict=True))
-        write_video(video, painted, FPS, {"crf": "18"})
+        write_video(video, painted, FPS)
         return f"Saved {masks} and {video}."
 
 
@@ -179,7 +179,7 @@ def mask_propagator(
     Features are computed once, when they are first needed; a second mask only costs the propagation. `settings` are the
     section `davis`; its `input_size` is floored to whole patches. The encoder is on `device`.
     """
-    size = labelmaps.whole_patches(settings.input_size, encoder.patch_size, "the painter's clip")
+    size = labelmaps.whole_patches(settings.input_size, encoder.patch_size)
     known: list[torch.Tensor] = []
 
     def features(frame: int) -> torch.Tensor:
