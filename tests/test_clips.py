@@ -9,7 +9,7 @@ from small_clips import H, W, damage, write_small_davis, write_small_jhmdb, writ
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, jhmdb
+from tcore_lib.evaluation import clips
 from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 
 DAVIS, JHMDB, VIP = params.Davis(), params.Jhmdb(), params.Vip()
@@ -70,8 +70,8 @@ def test_joints_survive_writing(tmp_path: Path) -> None:
     benchmark.save(tmp_path, clip, joints)
     np.testing.assert_array_equal(benchmark.predictions(tmp_path, clip, range(len(clip))), joints)
     (tmp_path / "ball_1.json").write_text('{"frames": [[1]]}')
-    with pytest.raises(InputError, match=r"ball_1\.json cannot be read .*evaluate the clip again"):
-        jhmdb.read_predicted_joints(tmp_path / "ball_1.json")
+    with pytest.raises(InputError, match=r"ball_1\.json cannot be read .*predict the joints of all frames"):
+        benchmark.predictions(tmp_path, clip, [0])
 
 
 def test_unknown_clips_and_images_that_do_not_decode(tmp_path: Path) -> None:

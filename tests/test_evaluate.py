@@ -22,10 +22,8 @@ from tcore_lib.evaluation import clips as clipfiles, jhmdb, labels as labelmaps,
 from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import evaluate, score_predictions
-from tcore_lib.evaluation.explain import explain
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
-from tcore_lib.model.features import features as features_of
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("TCORE_SHARED", ROOT.parent / "shared"))
@@ -161,8 +159,6 @@ def test_whatever_a_result_depends_on_is_noticed(davis_clips: list[Clip], tmp_pa
     assert computed(top_k=3) == 1
     encoder.network.register_buffer("scale", torch.ones(1))  # other weights
     assert computed(top_k=3) == 2
-    next(iter(finished(output))).write_text("{")
-    assert computed(top_k=3) == 1  # a damaged record is no record
 
 
 @pytest.mark.parametrize("kind", ["davis", "vip", "jhmdb"])
@@ -227,16 +223,16 @@ def test_three_processes_share_the_clips_and_one_is_killed(tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------------------- faults
 
 
-def test_a_broken_frame_is_named_when_the_other_clips_are_finished(davis_clips: list[Clip], tmp_path: Path) -> None:
+def test_a_broken_frame_is_named_and_finished_clips_are_kept(davis_clips: list[Clip], tmp_path: Path) -> None:
     output, settings = tmp_path / "out", settings_of("davis")
-    frame = davis_clips[0].frames[3]
+    frame = davis_clips[1].frames[3]
     whole = frame.read_bytes()
     damage(frame)
-    with pytest.raises(InputError, match=r"one/00003\.jpg cannot be read"):
+    with pytest.raises(InputError, match=r"two/00003\.jpg cannot be read"):
         evaluate({"pixels": pixels()}, davis_clips, settings, output=output, progress=False)
-    assert [path.parent.name for path in finished(output)] == ["two"]
+    assert [path.parent.name for path in finished(output)] == ["one"]
     Image.new("RGB", (W, H + 1)).save(frame)
-    with pytest.raises(InputError, match=r"one/00003\.jpg is 160x97 pixels, the clip's first frame 160x96"):
+    with pytest.raises(InputError, match=r"two/00003\.jpg is 160x97 pixels, the clip's first frame 160x96"):
         evaluate({"pixels": pixels()}, davis_clips, settings, output=output, progress=False)
     frame.write_bytes(whole)
     evaluate({"pixels": pixels()}, davis_clips, settings, output=output, progress=False)
@@ -252,27 +248,3 @@ def test_faults_are_named(davis_clips: list[Clip]) -> None:
         evaluate({"broken": FeatureEncoder(Broken(16), "broken")}, davis_clips, settings_of("davis"), progress=False)
     with pytest.raises(InputError, match=r"nothing to evaluate: 1 encoder\(s\) and 0 clip"):
         evaluate(pixels(), [], settings_of("davis"))
-
-
-# ---------------------------------------------------------------------------------------------- one step
-
-
-def test_who_votes_is_explained(davis_clips: list[Clip]) -> None:
-    clip, settings = davis_clips[0], settings_of("davis")
-    features = features_of(pixels(), [clip.image(frame) for frame in range(6)], (H, W))
-    found = explain(features, (2, 3), settings)
-    assert found.context == [0, 2, 3, 4]  # long memory and three frames
-    assert found.affinity.shape == (4, 6, 10)
-    assert found.affinity[0].isfinite().all()  # frame 0 votes from anywhere
-    row, column = torch.meshgrid(torch.arange(6), torch.arange(10), indexing="ij")
-    assert found.affinity[1].isfinite().equal((row - 2) ** 2 + (column - 3) ** 2 < 16)
-    assert len(found.votes) == 7
-    assert found.votes["weight"].sum() == pytest.approx(1)
-    for vote in found.votes.itertuples():
-        seen = found.affinity[found.context.index(vote.frame), vote.row, vote.col]
-        assert vote.similarity == pytest.approx(seen.item(), abs=1e-6)
-    assert explain(features[:2], (0, 5), settings).votes["frame"].eq(0).all()  # every place of the context is frame 0
-    with pytest.raises(InputError, match="not on the grid of 6 rows and 10 columns"):
-        explain(features, (6, 0), settings)
-    with pytest.raises(InputError, match="choose a later one"):
-        explain(features[:1], (0, 0), settings)

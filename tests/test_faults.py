@@ -25,8 +25,8 @@ from tcore_lib.__main__ import main
 from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import commands, evaluate, jhmdb
-from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation import commands, evaluate
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
 from tcore_lib.training import checkpoints, loop as pretrain, step as trainer
@@ -316,10 +316,11 @@ def test_joints_outside_the_image_are_counted_and_defined(tmp_path: Path) -> Non
     joints = scipy.io.loadmat(path)["pos_img"]
     joints[:, 3] = -500.0
     scipy.io.savemat(path, {"pos_img": joints})
-    table = evaluate.evaluate(pixels(), load_clips(settings, root), settings, output=tmp_path / "o", progress=False)
+    found = load_clips(settings, root)
+    table = evaluate.evaluate(pixels(), found, settings, output=tmp_path / "o", progress=False)
     assert table["found"].tolist() == [4, 4, 4, 0] + [4] * 11
     assert summarise(table, "jhmdb")["value"].notna().all()
-    predicted = jhmdb.read_predicted_joints(tmp_path / "o" / "predictions" / "pixels" / "ball_1.json")
+    predicted = benchmark_of(settings).predictions(tmp_path / "o" / "predictions" / "pixels", found[0], range(5))
     assert np.isnan(predicted[1:, 3]).all()
     assert np.isfinite(np.delete(predicted, 3, axis=1)).all()
 

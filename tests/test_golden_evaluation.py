@@ -18,10 +18,9 @@ import small_clips
 
 from tcore_lib import params
 from tcore_lib.evaluation import clips as clipfiles
-from tcore_lib.evaluation.benchmarks import load_clips
+from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import evaluate
-from tcore_lib.evaluation.jhmdb import read_predicted_joints
 from tcore_lib.model.encoders import load_encoder
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +53,7 @@ def assert_as_before(name: str, encoder: str, clips: list[Clip], settings: param
         if clip.joints is None:
             assert digest(predictions, clip) == labels, clip.name
         else:  # pixels, of the last frame
-            joints = read_predicted_joints(predictions / f"{clip.name}.json")[-1]
+            joints = benchmark_of(settings).predictions(predictions, clip, [len(clip) - 1])[0]
             np.testing.assert_allclose(joints, np.array(labels, float), atol=0.01)
         rows = table[table["clip"] == clip.name]
         rows = rows[(rows["true"] > 0) | (rows["predicted"] > 0)] if "true" in rows else rows

@@ -3,11 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracle import brute_force
 
-from tcore_lib.evaluation.propagation import Propagator, pack, propagate, unpack
+from tcore_lib.evaluation.propagation import Propagator, pack, propagate, unpack, voters
 
 
 def random_clip(seed: int, frames: int, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,34 +78,31 @@ def test_two_patches_by_hand() -> None:
     torch.testing.assert_close(measured[1], torch.tensor([[[left, right]]]))
 
 
-def test_neighbours_say_who_voted() -> None:
-    features, labels = random_clip(1, 7, 5, 8)
-    propagator = Propagator(features[0], labels, radius=3.0, context=4)
-    for frame in features[1:6]:
-        propagator.step(frame)
-    frame_of, patch, similarity, weight = propagator.neighbours(features[6])
-    assert frame_of.shape == (40, 7)
-    assert set(frame_of.flatten().tolist()) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
-    torch.testing.assert_close(weight.sum(1), torch.ones(40))
-    assert (similarity.diff(dim=1) <= 1e-7).all()  # best first
-    unit = torch.nn.functional.normalize(features, dim=-1).flatten(1, 2)
-    chosen = (unit[frame_of, patch] * unit[6][:, None]).sum(-1)
-    torch.testing.assert_close(chosen, similarity)
-    near = frame_of != 0  # only frame 0 may vote from afar
-    query = torch.arange(40)[:, None].expand(-1, 7)
-    distance = torch.hypot((patch // 8 - query // 8).float(), (patch % 8 - query % 8).float())
-    assert (distance[near] < 3.0).all()
-    assert (distance[~near] >= 3.0).any()
+def test_voters_are_named() -> None:
+    features, _ = random_clip(1, 7, 5, 8)
+    unit = torch.nn.functional.normalize(features, dim=-1)
+    far = 0
+    for row, column in [(0, 0), (2, 3), (4, 7)]:
+        votes = voters(features, (row, column), radius=3.0, context=4)
+        assert len(votes) == 7
+        assert set(votes["frame"]) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
+        assert votes["weight"].sum() == pytest.approx(1)
+        assert votes["similarity"].is_monotonic_decreasing
+        chosen = unit[votes["frame"].tolist(), votes["row"].tolist(), votes["col"].tolist()] @ unit[6, row, column]
+        np.testing.assert_allclose(votes["similarity"], chosen, atol=1e-6)
+        distance = np.hypot(votes["row"] - row, votes["col"] - column)
+        assert (distance[votes["frame"] > 0] < 3).all()  # only frame 0 may vote from afar
+        far += int((distance[votes["frame"] == 0] >= 3).sum())
+    assert far > 0
 
 
 def test_equal_similarities_go_by_the_order_of_the_context() -> None:
     # Every feature is the same, so everything ties: the first k of the protocol's list vote, equally. Long memory is
     # first in the list: frame 0, patches 0 ... 6 row by row, wherever the query is.
-    features, labels = torch.ones(2, 4, 6, 8), torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
-    frame, patch, _, weight = Propagator(features[0], labels, radius=3.0, context=2).neighbours(features[1])
-    assert frame.eq(0).all()
-    assert patch.eq(torch.arange(7)).all()
-    torch.testing.assert_close(weight, torch.full((24, 7), 1 / 7))
+    votes = voters(torch.ones(2, 4, 6, 8), (3, 1), radius=3.0, context=2)
+    assert votes["frame"].eq(0).all()
+    assert (6 * votes["row"] + votes["col"]).tolist() == list(range(7))
+    np.testing.assert_allclose(votes["weight"], 1 / 7, rtol=1e-6)
 
 
 def test_packed_entries_sort_by_value_then_lowest_index() -> None:
@@ -114,16 +112,6 @@ def test_packed_entries_sort_by_value_then_lowest_index() -> None:
     back, index = unpack(packed)
     assert back.equal(value)
     assert index.tolist() == list(range(7))
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_equal_features_and_empty_labels_stay_defined(value: float) -> None:
-    features, labels = torch.full((5, 4, 6, 8), value), torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0))
-    labels[1] = 0  # an object without a cell
-    soft = propagate(features, labels, radius=3.0, context=2)
-    assert soft[:, 1].eq(0).all()
-    assert soft.amin() >= labels.amin() - 1e-6  # means of first-frame labels
-    assert soft.amax() <= labels.amax() + 1e-6
 
 
 def test_memory_is_that_of_the_context() -> None:

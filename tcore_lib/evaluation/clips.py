@@ -54,12 +54,12 @@ class Clip:
         return np.unique(self.first).tolist()
 
     def image(self, frame: int) -> NDArray[np.uint8]:
-        """A frame, uint8 (H, W, 3); an `InputError` where it does not decode or has another size than the first one."""
+        """A frame, uint8 (H, W, 3)."""
         image = read_frame(self.frames[frame])
         if image.shape[:2] != self.size:
+            size, first = (f"{w}x{h}" for h, w in (image.shape[:2], self.size))
             raise InputError(
-                f"{self.frames[frame]} is {image.shape[1]}x{image.shape[0]} pixels, the clip's first frame "
-                f"{self.size[1]}x{self.size[0]}; frames of a clip must have one size: unpack it again."
+                f"{self.frames[frame]} is {size} pixels, the clip's first frame {first}; unpack the clip again."
             )
         return image
 
@@ -97,20 +97,14 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def read_ids(path: Path) -> Ids:
-    """An annotation or prediction, id per pixel: a palette, grey or one-bit image.
-
-    Raises:
-        InputError: the file does not decode, or holds colours, transparency or 16-bit numbers instead of ids.
-    """
+    """An annotation or prediction, id per pixel: a palette, grey or one-bit image; no colours, no 16-bit numbers."""
     with reading(path, "fetch or write this file again"), Image.open(path) as image:
         refuse_huge(*image.size)
         if image.mode not in ("P", "L", "1"):
             deep = image.mode.startswith(("I", "F"))
             holds = "numbers of more than 8 bits" if deep else "transparency" if "A" in image.mode else "colours"
-            raise InputError(
-                f"{path} is a {image.mode} image, not a palette or grey one: it holds {holds}. Save it as an 8-bit PNG "
-                "with one id per pixel."
-            )
+            said = f"{path} is a {image.mode} image, not a palette or grey one: it holds {holds}"
+            raise InputError(f"{said}. Save it as an 8-bit PNG with one id per pixel.")
         return np.array(image).astype(np.uint8)
 
 
@@ -142,11 +136,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]:
-    """The clips asked for (None = all), in the split's order.
-
-    Raises:
-        InputError: the list is empty, names a clip twice or in a way that leaves the benchmark's folder, or lacks one.
-    """
+    """The clips asked for (None = all), in the split's order; names come from a stranger and become folders."""
     if not names:
         raise InputError(f"{split} names no clip; fetch the split list again.")
     for name in names:
@@ -158,7 +148,7 @@ def chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]
             raise InputError(
                 f"{split} names the clip {name[:80]!r}, which is no name of a folder inside the benchmark."
             )
-    unknown = [name for name in wanted or [] if name not in names]
-    if unknown:
-        raise InputError(f"The clip {unknown[0]!r} is not in {split}; choose from its {len(names)} clips.")
+    for name in wanted or ():
+        if name not in names:
+            raise InputError(f"The clip {name!r} is not in {split}; choose from its {len(names)} clips.")
     return [name for name in names if wanted is None or name in wanted]

@@ -42,7 +42,7 @@ def doctor_command(kind: Literal["davis", "jhmdb", "vip"], *, root: Path) -> int
     """
     report = doctor.examine(getattr(_settings(kind, root), kind), root)
     print(report)
-    return 0 if report.ok else 1
+    return int(bool(report.problems))
 
 
 def evaluate_command(
@@ -92,16 +92,14 @@ def evaluate_command(
         networks["random"] = random_encoder(params.Encoder(), 224, seed=0)
     found = _examined(section, root)
     if variants:
-        compared = [
-            conventions.compare(
-                network, found, section, output=output / "variants" / folder_name(name), device=where
-            ).assign(encoder=name)
+        places = {name: output / "variants" / folder_name(name) for name in networks}
+        compared = {
+            name: conventions.compare(network, found, section, output=places[name], device=where)
             for name, network in networks.items()
-        ]
-        table = pd.concat(compared, ignore_index=True)
+        }
+        table = pd.concat(compared, names=["encoder", None]).reset_index("encoder")
         _write_table(output / "variants.csv", table)
         print(table.drop(columns=["what", "reports"]).round(2).to_string(index=False))
-        print(f"written to {output / 'variants.csv'}", flush=True)
         return 0
     records = evaluate_clips(networks, found, section, output, progress=True, device=where)
     table = table_of(records)
@@ -109,10 +107,8 @@ def evaluate_command(
     _write_table(output / "clips.csv", pd.DataFrame(records).drop(columns=["weights", "rows"]))
     summary = {
         "benchmark": benchmark,
-        "encoders": list(networks),
         "weights": {record["encoder"]: record["weights"] for record in records},
         "clips": [clip.name for clip in found],
-        "frames": sum(map(len, found)),
         **summary_record(table, section),
         "provenance": runs.provenance(settings, started),
     }
@@ -121,7 +117,7 @@ def evaluate_command(
         for clip in found:
             target = output / "overlays" / folder_name(name) / f"{clip.name}.mp4"
             write_overlay(clip, section, output / "predictions" / folder_name(name), target)
-    return _finish(table, section, found, output)
+    return _finish(table, section, found)
 
 
 def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Path, clips: str | None = None) -> int:
@@ -145,7 +141,7 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     rows = [plain(row) for row in table.to_dict("records")]
     scored = summary_record(table, section)
     write_json(output, {"benchmark": benchmark, "predictions": str(predictions), **scored, "rows": rows})
-    return _finish(table, section, found, output)
+    return _finish(table, section, found)
 
 
 def _settings(name: str, root: Path, clips: str | None = None, device: str = "cpu", **changes: Any) -> Params:
@@ -177,9 +173,9 @@ def _write_table(target: Path, table: pd.DataFrame) -> None:
     write_text(target, table.to_csv(index=False, float_format="%.6f"))
 
 
-def _finish(table: pd.DataFrame, section: Benchmark, clips: Sequence[Clip], output: Path) -> int:
+def _finish(table: pd.DataFrame, section: Benchmark, clips: Sequence[Clip]) -> int:
     """Print the scores. 1 where there is none at all, unless nothing can be scored here."""
     scores = summarise(table, name_of(section))
     print(scores.round(2).to_string(index=False, na_rep="-"))
-    print(f"{doctor.without_score(section, clips)}\nwritten to {output}".lstrip(), flush=True)
+    print(doctor.without_score(section, clips), flush=True)
     return int(scores["value"].isna().all() and not doctor.for_a_server(clips))

@@ -30,6 +30,7 @@ class Davis(idmaps.IdMaps):
 
     title, official, table, headline = "DAVIS-2017", ("val", 30, 1999), "objects", "J&F_m"
     palette = style.object_palette()
+    resize = staticmethod(labelmaps.resize_ids)  # as OpenCV does
 
     def names(self, root: Path) -> list[str]:
         """Clips of the split, or those chosen from it, in its order."""
@@ -67,17 +68,13 @@ class Davis(idmaps.IdMaps):
             resized += ids.shape != clip.size
             void += metrics.VOID in ids
             later |= set(np.unique(ids).tolist()) - {*clip.channels, 0, metrics.VOID}
-        remarks = []
-        if resized:
-            remarks.append(f"{resized} annotations are resized to 880x480, {frames}; scored at input size, a variant")
-            if self.settings.score_size == "native":
-                said = f"{clip.name}: {resized} annotations are resized to 880x480, {frames}"
-                raise InputError(f"{said}; fetch the native ones, scores on resized masks are off by points.")
-        if later:
-            remarks.append(f"ids {sorted(later)} appear after the first frame; they are not scored")
-        if void:
-            remarks.append(f"{void} annotations have void pixels (id 255), which are left out")
-        return remarks
+        said = f"{resized} annotations are resized to 880x480, {frames}"
+        if resized and self.settings.score_size == "native":
+            advice = "fetch the native ones, scores on resized masks are off by points"
+            raise InputError(f"{clip.name}: {said}; {advice}.")
+        remarks = [f"{said}; scored at input size, a variant"] if resized else []
+        remarks += [f"ids {sorted(later)} appear after the first frame; they are not scored"] if later else []
+        return remarks + ([f"{void} annotations have void pixels (id 255), which are left out"] if void else [])
 
     def counted(self, clip: Clip) -> list[int]:
         """The frames that are scored: all with annotation but the first and the last."""
@@ -86,14 +83,6 @@ class Davis(idmaps.IdMaps):
     def input_size(self, clip: Clip, patch_size: int) -> tuple[int, int]:
         """(H, W) of the network input: as set."""
         return labelmaps.whole_patches(self.settings.input_size, patch_size)
-
-    def resize(self, ids: Ids, size: tuple[int, ...]) -> Ids:
-        """As OpenCV does."""
-        return labelmaps.resize_ids(ids, size)
-
-    def largest(self, clip: Clip) -> int:
-        """The number of objects: the largest id of the first frame."""
-        return max(clip.channels)
 
     def score(self, clip: Clip, read: Callable[[int], Ids], each: Callable[..., Any] = map) -> list[dict[str, Any]]:
         """One row per object, from what `read` gives for a counted frame; without any such frame all is NaN."""

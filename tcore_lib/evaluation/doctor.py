@@ -19,37 +19,30 @@ from tcore_lib.evaluation.benchmarks import benchmark_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.params import Benchmark
 
-SHOWN = 12  # problems and remarks that are printed
+SHOWN = 12  # problems, remarks, or clips without a score that are named
 
 
 @dataclass
 class Report:
     """What the doctor found."""
 
-    title: str  # benchmark, split and folder
-    facts: dict[str, str] = field(default_factory=dict)  # what -> how much
+    facts: list[str]  # benchmark, split and folder; what there is
     problems: list[str] = field(default_factory=list)  # to be put right before an evaluation means anything: one a clip
     remarks: list[str] = field(
         default_factory=list
     )  # what makes scores incomparable with published ones, or is unusual
 
-    @property
-    def ok(self) -> bool:
-        """No problem; there may be remarks."""
-        return not self.problems
-
     def __str__(self) -> str:
         """The report as lines of text."""
-        lines = [self.title, *(f"  {name:<12}{value}" for name, value in self.facts.items())]
+        lines = list(self.facts)
         for title, found in (("problem", self.problems), ("remark", self.remarks)):
             lines += [f"  {title:<12}{text}" for text in found[:SHOWN]]
-            if len(found) > SHOWN:
-                lines.append(f"  {title:<12}and {len(found) - SHOWN} more")
-        return "\n".join([*lines, "  fit for evaluation" if self.ok else "  NOT fit for evaluation"])
+            lines += [f"  {title:<12}and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
+        return "\n".join([*lines, f"  {'NOT ' if self.problems else ''}fit for evaluation"])
 
     def require(self) -> None:
         """Stop here with the first problem, unless everything is in order."""
-        if not self.ok:
+        if self.problems:
             more = f" ({len(self.problems) - 1} more problems are in the report)" if len(self.problems) > 1 else ""
             raise InputError(f"{self.problems[0]}{more}")
 
@@ -60,7 +53,7 @@ def examine(settings: Benchmark, root: str | Path, *, progress: bool = True) -> 
     Nothing is raised for what is wrong with the data. `progress` shows a bar over clips.
     """
     benchmark, split, root = benchmark_of(settings), str(settings.split), Path(root)  # type: ignore[attr-defined]
-    report = Report(f"{benchmark.title}, split {split}, in {root}")
+    report = Report([f"{benchmark.title}, split {split}, in {root}"])
     try:
         names = benchmark.names(root)
     except InputError as error:
@@ -79,20 +72,21 @@ def examine(settings: Benchmark, root: str | Path, *, progress: bool = True) -> 
 
     clips: list[Clip] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = {"total": len(names), "unit": "clip", "desc": "doctor", "file": sys.stdout, "disable": not progress}
-        for found in tqdm(pool.map(look, names), **bar):
+        looked = pool.map(look, names)
+        hidden = not progress
+        for found in tqdm(looked, "doctor", total=len(names), unit="clip", file=sys.stdout, disable=hidden):
             if isinstance(found, InputError):
                 report.problems.append(str(found))
             else:
                 clips.append(found[0])
                 report.remarks += found[1]
     frames, scored = sum(map(len, clips)), sum(len(benchmark.counted(clip)) for clip in clips)
-    sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips)
-    report.facts = {
-        "clips": f"{len(clips)} complete of {len(names)} {'listed' if settings.clips is None else 'chosen'}",
-        "frames": f"{frames}, {scored} of them are scored",
-        "sizes": ", ".join(f"{size}: {count}" for size, count in sizes.most_common(6)),
-    }
+    sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips).most_common(6)
+    report.facts += [
+        f"  clips       {len(clips)} complete of {len(names)} {'listed' if settings.clips is None else 'chosen'}",
+        f"  frames      {frames}, {scored} of them are scored",
+        f"  sizes       {', '.join(f'{size}: {count}' for size, count in sizes)}",
+    ]
     official_split, official, official_frames = benchmark.official
     if split != official_split:
         report.remarks.append(f"published figures are of split {official_split}, not {split}")
@@ -105,26 +99,22 @@ def examine(settings: Benchmark, root: str | Path, *, progress: bool = True) -> 
 
 def _lost_frames(clip: Clip) -> list[str]:
     """A gap in consecutive numbers: a lost file that no list knows of. Every fifth frame of a video is no gap."""
-    if not all(path.stem.isdecimal() for path in clip.frames):
-        return []
-    numbers = [int(path.stem) for path in clip.frames]
-    lost = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
-    few = 0 < len(lost) < len(numbers)
+    numbers = [int(path.stem) for path in clip.frames if path.stem.isdecimal()]
+    lost = sorted(set(range(min(numbers, default=0), max(numbers, default=0))) - set(numbers))
+    few = 0 < len(lost) < len(numbers) == len(clip)
     return [f"frame {lost[0]} and {len(lost) - 1} more are missing between others"] if few else []
 
 
 def without_score(settings: Benchmark, clips: Sequence[Clip]) -> str:
     """The sentence about clips of which no frame is scored, and which therefore have no part in the mean; may be empty."""
     names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark_of(settings).counted(clip)]
-    if not names:
-        return ""
-    if for_a_server(clips):
+    if names and for_a_server(clips):
         return (
             "no frame is scored here: only first frames are annotated; the predictions are for the benchmark's server"
         )
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     others = f": the mean is that of the other {len(clips) - len(names)} clips" if len(names) < len(clips) else ""
-    return f"no frame is scored of {shown}{others}"
+    return f"no frame is scored of {shown}{others}" if names else ""
 
 
 def for_a_server(clips: Sequence[Clip]) -> bool:

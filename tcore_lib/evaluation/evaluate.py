@@ -7,8 +7,6 @@ the same threads while the next clip is computed.
 all that its rows depend on: what exists is finished. A clip that is worked on is locked by a file beside it. So any number of
 processes, on one machine or on several over a common folder, may be given the same arguments: each takes the next clip that
 nobody has, and all return the whole table. A lock ends with its process, so a killed one leaves its clip to the others.
-
-Letters: B frames of a batch, H W pixels, h w grid, C label channels, D width.
 """
 
 import hashlib
@@ -23,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLED = 8  # values kept of a frame's features
 
 Encoders = Mapping[str, FeatureEncoder]
-# Of one encoder on one clip: encoder, clip, frames, seconds; checksums of the data and of all predicted labels; some values
+# Of one encoder on one clip: encoder, clip, frames, seconds; checksums of weights, data and all predicted labels; some values
 # of the first, middle and last frame's features; `rows` of the table.
 Record = dict[str, Any]
 
@@ -83,8 +82,7 @@ def evaluate(
         object of a clip of which no frame is scored.
 
     Raises:
-        InputError: an image is missing or broken (the other clips are finished before), an encoder gives no finite features,
-            there is no clip, the device's memory is full.
+        InputError: an image is missing or broken, a feature is not finite, there is no clip, the device's memory is full.
     """
     named = encoders if isinstance(encoders, Mapping) else {encoders.name: encoders}
     if output is not None:
@@ -100,15 +98,11 @@ def table_of(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def score_predictions(clips: Sequence[Clip], settings: Benchmark, folder: Path) -> pd.DataFrame:
-    """Table of predictions that somebody else made, `<clip>/<frame>.png` or `<clip>.json`, without a column `encoder`.
-
-    Raises:
-        InputError: names the file that is missing, misnamed or unreadable, or has a wrong size or id.
-    """
+    """As `evaluate`, of predictions that somebody else made; an `InputError` names the file that does not fit."""
     benchmark, rows = benchmark_of(settings), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for clip in clips:
-            rows += benchmark.score(clip, benchmark.others(folder, clip, benchmark.counted(clip)), pool.map)
+            rows += benchmark.score(clip, benchmark.others(folder, clip), pool.map)
     return pd.DataFrame(rows)
 
 
@@ -121,12 +115,11 @@ def evaluate_clips(
     for encoder in encoders.values():
         encoder.to(device).eval()
     work = _Work(encoders, clips, settings, output, device)
-    waiting = work.waiting()
-    frames = sum(len(clip) for _, clip in waiting)
+    frames = sum(len(clip) for _, clip in work.waiting())
     with tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar:
-        while waiting:
+        while waiting := work.waiting():
             try:
-                work.share(waiting, bar)
+                taken = work.share(waiting, bar)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
                 if not memory_is_full(error):
                     raise
@@ -134,13 +127,9 @@ def evaluate_clips(
                     f"The device's memory is full; set {name_of(settings)}.precision: bf16, or lower "
                     f"{name_of(settings)}.context or its input size (another protocol than the paper's)."
                 ) from error
-            waiting = work.waiting()
-            if waiting:
+            if not taken:
                 bar.set_postfix_str(f"another process has {waiting[0][1].name}")
                 time.sleep(POLL)
-    if work.failed:
-        more = f" ({len(work.failed) - 1} more clips failed)" if len(work.failed) > 1 else ""
-        raise InputError(f"{next(iter(work.failed.values()))}{more}")
     records = [work.read(name, clip) for name in encoders for clip in clips]
     return [record for record in records if record is not None]
 
@@ -149,7 +138,7 @@ def evaluate_clips(
 
 
 class _Work:
-    """Encoders on clips, the records of finished ones below a folder, and what could not be evaluated."""
+    """Encoders on clips, and the records of finished ones below a folder."""
 
     def __init__(
         self, encoders: Encoders, clips: Sequence[Clip], settings: Benchmark, output: Path, device: str
@@ -158,7 +147,6 @@ class _Work:
         self.output, self.device, self.benchmark = output, device, benchmark_of(settings)
         self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items()}
         self.data = {clip.name: clip.digest() for clip in clips}
-        self.failed: dict[str, InputError] = {}  # a broken clip does not stop the others
 
     def path(self, name: str, clip: Clip) -> Path:
         """Where the record of an encoder on a clip goes."""
@@ -168,57 +156,52 @@ class _Work:
         return self.output / "clips" / folder_name(name) / clip.name / f"{key}.json"
 
     def read(self, name: str, clip: Clip) -> Record | None:
-        """The record of a finished clip; None where it, or a prediction that is wanted, is missing or damaged."""
+        """The record of a finished clip; None where it, or a prediction that is wanted, is missing."""
         path, folder = self.path(name, clip), self.output / "predictions" / folder_name(name)
         wanted = self.benchmark.prediction_files(folder, clip) if self.settings.save_predictions else []
         if not all(file.exists() for file in (path, *wanted)):
             return None
-        try:
-            record = read_json(path)
-        except InputError:
-            return None
+        record = read_json(path, "remove this file")
         rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in record["rows"]]
         return {**record, "encoder": name, "rows": rows}
 
     def waiting(self) -> list[tuple[str, Clip]]:
         """What is still to be evaluated, by anybody."""
         pairs = itertools.product(self.clips, self.encoders)
-        return [(name, clip) for clip, name in pairs if clip.name not in self.failed and self.read(name, clip) is None]
+        return [(name, clip) for clip, name in pairs if self.read(name, clip) is None]
 
-    def share(self, waiting: Sequence[tuple[str, Clip]], bar: "tqdm[Any]") -> None:
-        """Evaluate each of these that no other process has finished or works on."""
-        closing = []
+    def share(self, waiting: Sequence[tuple[str, Clip]], bar: "tqdm[Any]") -> bool:
+        """Evaluate each of these that no other process has finished or works on; whether there was one."""
+        taken = False
         with ThreadPoolExecutor(os.cpu_count()) as pool, ThreadPoolExecutor(1) as closer:
+            closing = closer.submit(lambda: None)
             for name, clip in waiting:
-                path = self.path(name, clip)
-                lock = FileLock(path.with_name("lock"), timeout=0, thread_local=False)
-                with writable(path):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    try:
-                        lock.acquire()
-                    except Timeout:
+                with ExitStack() as lock:
+                    if not self.lock(self.path(name, clip), lock) or self.read(name, clip) is not None:
                         continue
-                try:
-                    if self.read(name, clip) is not None:
-                        lock.release()
-                        continue
-                    for stale in path.parent.glob("*.json"):  # of other settings, weights or data
-                        stale.unlink()
                     record, predictions = self.follow(name, clip, pool, bar)
-                except BaseException as error:
-                    lock.release()
-                    if not isinstance(error, InputError):
-                        raise
-                    self.failed[clip.name] = error
-                else:
-                    closing.append(closer.submit(self.close, name, clip, record, predictions, pool, lock))
-        for done in closing:
-            done.result()
+                    closing.result()
+                    closing, taken = closer.submit(self.close, clip, record, predictions, pool, lock.pop_all()), True
+            closing.result()
+        return taken
+
+    def lock(self, path: Path, held: ExitStack) -> bool:
+        """Take a clip, and remove what other settings, weights or data left of it; False where another process has it."""
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(FileLock(path.with_name("lock"), timeout=0, thread_local=False))
+            except Timeout:
+                return False
+        for stale in path.parent.glob("*.json"):
+            if stale != path:
+                stale.unlink()
+        return True
 
     def follow(self, name: str, clip: Clip, pool: Executor, bar: "tqdm[Any]") -> tuple[Record, list[Any]]:
         """Carry a clip's labels to its end: the record without its rows, and the predictions of all frames."""
-        began = time.perf_counter()
-        encoder, size = self.encoders[name], self.benchmark.input_size(clip, self.encoders[name].patch_size)
+        began, encoder = time.perf_counter(), self.encoders[name]
+        size = self.benchmark.input_size(clip, encoder.patch_size)
         propagator: Propagator | None = None
         predictions: list[Any] = []
         sampled: list[float] = []
@@ -241,31 +224,19 @@ class _Work:
                 labels.update((np.nan_to_num(prediction, nan=-1).round(3) if joints else prediction).tobytes())
                 predictions.append(prediction)
             bar.update(len(pixels))
-        record = {
-            "encoder": name,
-            "clip": clip.name,
-            "frames": len(clip),
-            "seconds": round(time.perf_counter() - began, 3),
-            "weights": self.weights[name],
-            "data": self.data[clip.name],
-            "features": " ".join(str(round(value, 5)) for value in sampled),
-            "labels": labels.hexdigest(),
-        }
-        return record, predictions
+        seconds, checksums = time.perf_counter() - began, {"weights": self.weights[name], "data": self.data[clip.name]}
+        record = {"encoder": name, "clip": clip.name, "frames": len(clip), "seconds": round(seconds, 3), **checksums}
+        some = " ".join(str(round(value, 5)) for value in sampled)
+        return {**record, "features": some, "labels": labels.hexdigest()}, predictions
 
-    def close(
-        self, name: str, clip: Clip, record: Record, predictions: list[Any], pool: Executor, lock: FileLock
-    ) -> None:
-        """Score and write the predictions of a clip, and then its record."""
-        try:
+    def close(self, clip: Clip, record: Record, predictions: list[Any], pool: Executor, lock: ExitStack) -> None:
+        """Score and write the predictions of a clip, then its record; it is then free."""
+        name = record["encoder"]
+        with lock:
             rows = self.benchmark.score(clip, predictions.__getitem__, pool.map)
             if self.settings.save_predictions:
                 self.benchmark.save(self.output / "predictions" / folder_name(name), clip, predictions, pool.map)
             write_json(self.path(name, clip), {**record, "rows": [plain(row) for row in rows]})
-        except InputError as error:  # a broken annotation, a full disk
-            self.failed[clip.name] = error
-        finally:
-            lock.release()
 
 
 def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> Tensor:

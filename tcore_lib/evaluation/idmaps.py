@@ -17,21 +17,20 @@ from tcore_lib.figures import style
 
 
 class IdMaps:
-    """A benchmark of id maps; see `benchmarks`. It says how predictions are resized, and which of others' are taken."""
+    """A benchmark of id maps; see `benchmarks`."""
 
     palette: NDArray[np.uint8]
+    classes: int | None = None  # ids are 0 ... classes - 1; None = those of a clip's first frame
     any_size = False  # of predictions that somebody else made
+    resize: Callable[[Ids, tuple[int, ...]], Ids]  # nearest, of a prediction to its annotation's (H, W)
+    counted: Callable[[Clip], list[int]]
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
-    def resize(self, ids: Ids, size: tuple[int, ...]) -> Ids:
-        """Nearest resize of a prediction to the (H, W) of its annotation."""
-        raise NotImplementedError
-
     def largest(self, clip: Clip) -> int:
         """The largest id that may be predicted."""
-        raise NotImplementedError
+        return max(clip.channels) if self.classes is None else self.classes - 1
 
     def first_map(self, clip: Clip, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
         """Labels of the first frame on the grid, (C, h, w); `size` is that of the network input."""
@@ -66,12 +65,8 @@ class IdMaps:
 
         list(each(write, range(len(clip)), self.prediction_files(folder, clip)))
 
-    def others(self, folder: Path, clip: Clip, counted: Sequence[int]) -> Callable[[int], Ids]:
-        """Predictions that somebody else made, `<clip>/<frame>.png` of every counted frame: what reads that of a frame.
-
-        Raises:
-            InputError: names the file that is missing or misnamed; when it is read, unreadable or of a wrong size or id.
-        """
+    def others(self, folder: Path, clip: Clip) -> Callable[[int], Ids]:
+        """Predictions that somebody else made, `<clip>/<frame>.png` of every counted frame: what reads that of a frame."""
         if not (folder / clip.name).is_dir():
             inside = [found for found in sorted(folder.glob(f"*/{clip.name}")) if found.is_dir()]
             hint = f"give {inside[0].parent}" if inside else "a score needs predictions of every clip"
@@ -84,30 +79,29 @@ class IdMaps:
                 f"{files[0].name} ... {files[-1].name}; give each PNG its frame's name (JPEG spoils ids, and counted from "
                 "another number, every prediction would be scored against another frame)."
             )
-        if missing := [files[frame] for frame in counted if files[frame] not in there]:
+        if missing := [files[frame] for frame in self.counted(clip) if files[frame] not in there]:
             raise InputError(f"{missing[0]} is missing; a score needs a prediction of every scored frame.")
-        return lambda frame: self._checked(files[frame], clip, frame)
 
-    def _checked(self, path: Path, clip: Clip, frame: int) -> Ids:
-        ids, true = clipfiles.read_ids(path), clip.truth(frame)
-        with Image.open(path) as image:
-            palette = image.getpalette() if image.mode == "P" else None
-        if palette and palette[:3] != [0, 0, 0]:
-            raise InputError(
-                f"{path} has a palette that does not begin with black: quantising a coloured image numbers its colours anew. "
-                "Write ids (0 = background), not colours."
-            )
-        if true is not None and ids.shape != true.shape and not self.any_size:
-            raise InputError(
-                f"{path} is {ids.shape[0]}x{ids.shape[1]} pixels (height x width), its annotation "
-                f"{true.shape[0]}x{true.shape[1]}; resize predictions to the annotation's size (nearest)."
-            )
-        if ids.max() > self.largest(clip):
-            raise InputError(
-                f"{path} has the id {ids.max()}, but the ids of {clip.name} are 0 ... {self.largest(clip)}; write ids, "
-                "0 = background: no masks of 0 and 255, no probabilities."
-            )
-        return ids
+        def read(frame: int) -> Ids:
+            path, true = files[frame], clip.truth(frame)
+            ids, largest = clipfiles.read_ids(path), self.largest(clip)
+            with Image.open(path) as image:
+                palette = image.getpalette() if image.mode == "P" else None
+            if palette and palette[:3] != [0, 0, 0]:
+                raise InputError(
+                    f"{path} has a palette that does not begin with black: quantising a coloured image numbers its colours "
+                    "anew. Write ids (0 = background), not colours."
+                )
+            if true is not None and ids.shape != true.shape and not self.any_size:
+                sizes = [f"{height}x{width}" for height, width in (ids.shape, true.shape)]
+                said = f"{path} is {sizes[0]} pixels (height x width), its annotation {sizes[1]}"
+                raise InputError(f"{said}; resize predictions to the annotation's size (nearest).")
+            if ids.max() > largest:
+                said = f"{path} has the id {ids.max()}, but the ids of {clip.name} are 0 ... {largest}"
+                raise InputError(f"{said}; write ids, 0 = background: no masks of 0 and 255, no probabilities.")
+            return ids
+
+        return read
 
 
 def load(name: str, images: Path, labels: Path) -> Clip:

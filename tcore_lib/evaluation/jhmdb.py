@@ -114,23 +114,25 @@ class Jhmdb:
         """Where a clip's predicted joints go."""
         return [folder / f"{clip.name}.json"]
 
-    def predictions(self, folder: Path, clip: Clip, frames: Sequence[int]) -> NDArray[np.float64]:
-        """Predicted joints of some frames, (n, 15, 2)."""
-        return read_predicted_joints(self.prediction_files(folder, clip)[0])[np.asarray(frames)]
-
     def save(self, folder: Path, clip: Clip, predictions: Any, each: Callable[..., Any] = map) -> None:
         """Write joints (N, 15, 2), pixels of the clip's own size counted from 0, as JSON; null = not found."""
         frames = [[None if np.isnan(joint).any() else joint.round(4).tolist() for joint in one] for one in predictions]
         content = {"clip": clip.name, "joints": list(JOINTS), "unit": "pixels from 0, x then y", "frames": frames}
         write_json(self.prediction_files(folder, clip)[0], content)
 
-    def others(self, folder: Path, clip: Clip, counted: Sequence[int]) -> Callable[[int], NDArray[np.float64]]:
+    def predictions(self, folder: Path, clip: Clip, frames: Sequence[int]) -> NDArray[np.float64]:
+        """What `save` wrote, of some frames: (n, 15, 2), NaN where a joint was not found."""
+        path, remedy = self.prediction_files(folder, clip)[0], "predict the joints of all frames of this clip again"
+        with reading(path, remedy):
+            content = read_json(path, remedy)["frames"]
+            joints = np.array([[[np.nan] * 2 if joint is None else joint for joint in one] for one in content], float)
+            if joints.shape != (len(clip), len(JOINTS), 2):
+                raise ValueError(f"joints of shape {joints.shape}, not {len(clip)} frames x 15 x 2")
+        return joints[np.asarray(frames)]
+
+    def others(self, folder: Path, clip: Clip) -> Callable[[int], NDArray[np.float64]]:
         """Joints that somebody else predicted, `<clip>.json` as `save` writes it: those of a frame."""
-        path = self.prediction_files(folder, clip)[0]
-        joints = read_predicted_joints(path)
-        if len(joints) != len(clip):
-            raise InputError(f"{path} has {len(joints)} frames, the clip {len(clip)}; predict all of them.")
-        return joints.__getitem__
+        return self.predictions(folder, clip, range(len(clip))).__getitem__
 
     def draw(self, image: NDArray[np.uint8], joints: NDArray[np.floating]) -> NDArray[np.uint8]:
         """A pose over a frame (H, W, 3): joints (15, 2) in pixels, x then y; NaN = not found, not drawn."""
@@ -148,9 +150,6 @@ class Jhmdb:
     def legend(self, clip: Clip) -> tuple[list[str], NDArray[np.uint8]]:
         """Names and colours of a soft map's channels."""
         return ["background", *JOINTS], style.object_palette(1 + len(JOINTS))
-
-
-# ---------------------------------------------------------------------------------------------- files
 
 
 def read_joints(path: Path) -> NDArray[np.float64]:
@@ -177,34 +176,13 @@ def read_joints(path: Path) -> NDArray[np.float64]:
     return positions.transpose(2, 1, 0) - 1.0
 
 
-def read_predicted_joints(path: Path) -> NDArray[np.float64]:
-    """What `Jhmdb.save` wrote, (N, 15, 2), NaN where a joint was not found."""
-    content = read_json(path, "it should hold predicted joints; evaluate the clip again")
-    with reading(path, "it should hold predicted joints; evaluate the clip again"):
-        frames = [[[np.nan] * 2 if joint is None else joint for joint in frame] for frame in content["frames"]]
-        joints = np.array(frames, dtype=np.float64)
-        if joints.shape[1:] != (len(JOINTS), 2):
-            raise ValueError(f"joints of shape {joints.shape}, not frames x 15 x 2")
-    return joints
-
-
-# ---------------------------------------------------------------------------------------------- joints on the grid
-
-
 def joint_soft_map(joints: NDArray[np.floating], grid: tuple[int, int]) -> Tensor:
-    """Soft map of the first frame's joints.
+    """Joints (K, 2) of the first frame, grid coordinates u (along the width), v -> soft map float32 (1 + K, h, w).
 
     Each joint is a Gaussian in a 4 x 4 window whose first cell is (int(u - 1.5), int(v - 1.5)) and whose peak is its
     third cell. `int` truncates towards zero, also at the window's end `int(u + 2.5)`: of a joint less than 1.5 cells
     from the left or upper border the released code keeps one column or row less than the window has, and so do we.
-
-    Args:
-        joints: (K, 2), grid coordinates u (along the width), v.
-        grid: (h, w).
-
-    Returns:
-        float32 (1 + K, h, w). Channel 0, the background, is 1 where no joint has any mass. A joint wholly outside the
-        grid has an empty channel.
+    Channel 0, the background, is 1 where no joint has any mass. A joint wholly outside the grid has an empty channel.
     """
     maps = np.stack([np.outer(_gaussian(v, grid[0]), _gaussian(u, grid[1])) for u, v in joints])
     background = maps.sum(0, keepdims=True) == 0

@@ -36,16 +36,7 @@ def _nearest(old: int, new: int) -> NDArray[np.int64]:
 
 
 def first_soft_map(labels: NDArray[np.uint8], size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, list[int]]:
-    """Soft map of an annotated first frame.
-
-    Args:
-        labels: (H, W), id per pixel.
-        size: (H, W) of the network input.
-        grid: (h, w).
-
-    Returns:
-        float32 (C, h, w), one channel per id present, ascending; and the ids.
-    """
+    """Ids (H, W) of the first frame, at a network input of `size` -> float32 (C, *grid), a channel per id; and the ids."""
     at_input = torch.from_numpy(resize_ids(labels, size))
     ids = torch.unique(torch.from_numpy(labels))
     one_hot = (at_input == ids[:, None, None]).float()  # (C, H, W)

@@ -12,7 +12,7 @@ from tcore_lib.evaluation import propagation
 from tcore_lib.evaluation.clips import read_ids
 from tcore_lib.evaluation.labels import first_soft_map, to_ids
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder
-from tcore_lib.model.features import as_frames, features
+from tcore_lib.model.features import as_frames, features, whole_patches
 
 
 def propagate(
@@ -31,30 +31,24 @@ def propagate(
 
     Returns:
         uint8 (N, H, W), ids in the mask's size; frame 0 is the mask.
-
-    Raises:
-        InputError: clip, mask or encoder cannot be read, or do not fit each other.
     """
     mask = read_ids(Path(first_mask)) if isinstance(first_mask, str | Path) else np.asarray(first_mask)
     if mask.ndim != 2 or mask.dtype.kind not in "iub" or mask.min() < 0 or mask.max() > 255:
         raise InputError(f"A mask holds integers 0..255 of shape (H, W), not {mask.dtype} {mask.shape}; convert it.")
     mask, (height, width) = mask.astype(np.uint8), mask.shape
+    at_input = (height, width)
     if encoder is not None:
         encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
         frames = as_frames(source)
         if frames.shape[1:3] != mask.shape:
-            raise InputError(
-                f"The mask has {mask.shape} pixels, the frames {frames.shape[1:3]}; give the first frame's own mask."
-            )
-        source = features(encoder, frames)
+            sizes = f"The mask has {mask.shape} pixels, the frames {frames.shape[1:3]}"
+            raise InputError(f"{sizes}; give the first frame's own mask.")
+        source, at_input = features(encoder, frames), whole_patches(at_input, encoder.patch_size)
     patches = torch.as_tensor(source)
     if patches.ndim != 4 or not patches.is_floating_point():
-        raise InputError(
-            f"propagate needs features (N, h, w, D), not {tuple(patches.shape)}; give an encoder too if these are frames."
-        )
-    h, w = patches.shape[1:3]
-    at_input = (height, width) if encoder is None else (h * encoder.patch_size, w * encoder.patch_size)
-    soft, ids = first_soft_map(mask, at_input, (h, w))  # (C, h, w)
+        needs = f"propagate needs features (N, h, w, D), not {tuple(patches.shape)}"
+        raise InputError(f"{needs}; give an encoder too if these are frames.")
+    soft, ids = first_soft_map(mask, at_input, (patches.shape[1], patches.shape[2]))  # (C, h, w)
     carried = propagation.propagate(patches, soft.to(patches.device), **settings)  # (N, C, h, w)
     labels = torch.cat([to_ids(one[None].cpu(), ids, (height, width)) for one in carried]).numpy()
     labels[0] = mask

@@ -3,26 +3,23 @@
 The protocol is docs/protocol.md, "One frame" (released code: CropMAE's propagation, from videowalk). Notebook 03 writes it out
 in its dense form; this module gives the same result faster, with a memory that does not depend on the clip's length:
 
-* Features are kept and compared once per frame, in a ring buffer of the last `context` frames. Frame 0, which the protocol
-  lists several times, is searched once, and its best patches are then repeated.
+* Features are kept and compared once per frame, in a ring of the last `context` frames. Frame 0, which the protocol lists
+  several times, is searched once, and its best patches are then repeated.
 * Who is within the radius depends on positions alone. Affinities are computed for strips of the query grid against the
   part of the grid within reach. Their maximum over the context frames is taken per patch, and only the k patches with the
   largest maxima are looked at again: the k best entries lie in them.
 
-**A patch has two numbers.** Example: the grid of 2 rows and 3 columns.
+**A patch has two numbers.** `patch` runs along the short side of the grid first, so that a strip across the grid, and what it
+can reach, is one slice of memory: on DAVIS' grid of 30 x 55 patches and radius 20 that saves a third of the affinities.
+`order` runs row by row; it is needed where similarities are equal, and for what leaves this module. On 2 rows and 3 columns:
 
-    patch (how features lie in memory)      order (how the protocol lists them)
-        0  2  4                                 0  1  2
-        1  3  5                                 3  4  5
-
-`patch` runs along the short side first, so that a strip across the grid, and what it can reach, is one slice of memory:
-on DAVIS' grid of 30 x 55 patches and radius 20 that saves a third of the affinities. `order` runs row by row; it is needed
-where similarities are equal, and for what leaves this module. On a grid that is at least as tall as wide both are the same.
+    patch   0  2  4     order   0  1  2
+            1  3  5             3  4  5
 
 **Equal similarities** are frequent (a still background, a duplicated frame) and decide who votes. Here they go by the
 protocol's list of context patches: long memory, then preceding frames oldest first, each row by row; the earlier one wins.
-The dense form leaves it to `torch.topk`, which nearly always does the same on a CPU and promises nothing. A context
-patch's place in that list, `place in the list of frames * P + order`, is called its entry.
+(`torch.topk` nearly always does the same on a CPU and promises nothing.) A context patch's place in that list, `place in the
+list of frames * P + order`, is called its entry.
 
 Letters: h w grid, P = h*w patches, D width, C label channels, N frames, n frames compared at once, Q queries of a strip,
 S patches within a strip's reach, k = top-k.
@@ -30,8 +27,9 @@ S patches within a strip's reach, k = top-k.
 
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,14 +57,6 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
     ordered = (packed >> 32).int()
     bits = torch.where(ordered < 0, ordered ^ LARGEST, ordered)
     return bits.view(torch.float32), LARGEST - (packed & 0xFFFFFFFF)
-
-
-class Strip(NamedTuple):
-    """Lines of the grid that are searched together, and the lines that they can reach; both as slices of patches."""
-
-    queries: slice
-    keys: slice
-    too_far: Tensor  # bool (Q, S)
 
 
 class Propagator:
@@ -106,16 +96,19 @@ class Propagator:
         self.top_k, self.temperature, self.context = top_k, temperature, context
         self.radius, self.inclusive = radius, radius_inclusive
         self.restrict_first, self.repeat_first = restrict_first, repeat_first
-        self.device, self.turned = features.device, w > h
+        self.device, self.turned, self.patches = features.device, w > h, h * w
         self.long, self.short = max(h, w), min(h, w)  # lines of the grid, patches of a line
+        self.reach = (math.floor(radius) if radius_inclusive else math.ceil(radius) - 1) * self.short
         self.all = torch.arange(h * w, device=self.device)  # (P,)
         self.order = self._flat(self.all.view(h, w))  # (P,): patch -> order
         self.patch = self.order.argsort()  # (P,): order -> patch
         # Slot 0 holds frame 0, the others are a ring: frame t > 0 is in slot 1 + (t - 1) % context.
         self.features = torch.zeros(1 + context, h * w, width, device=self.device)
         self.labels = torch.zeros(labels.shape[0], 1 + context, h * w, device=self.device)
-        self.strips = self._strips()
         self.memory = torch.empty(0, device=self.device)
+        on_gpu = STRIP_BYTES // (4 * len(self.features) * h * w)
+        queries = STRIP_QUERIES if self.device.type == "cpu" else on_gpu
+        self.strip = max(1, queries // self.short) * self.short  # patches of whole lines that are searched together
         self.time = 0  # index of the last frame that is known
         self.features[0] = self._normalised(features)
         self.labels[:, 0] = self._flat(labels.float().permute(1, 2, 0)).T
@@ -124,27 +117,13 @@ class Propagator:
         """Features (h, w, D) of the next frame -> its soft labels, float32 (C, h, w); it then joins the context."""
         query = self._normalised(features)
         frame, patch, _, weight = self._search(query)  # each (k, P)
-        known = self.labels.flatten(1)[:, self._slot(frame) * len(self.patch) + patch]  # (C, k, P)
+        known = self.labels.flatten(1)[:, self._slot(frame) * self.patches + patch]  # (C, k, P)
         soft = (known * weight).sum(1)  # (C, P)
         self.time += 1
         slot = self._slot(self.time)
         self.features[slot], self.labels[:, slot] = query, soft
         grid = soft.unflatten(1, (self.long, self.short))  # (C, h, w), or turned
         return grid.transpose(1, 2) if self.turned else grid
-
-    def neighbours(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Who votes on each patch of the next frame, with features (h, w, D); nothing is remembered.
-
-        Returns:
-            Four tensors (P, k), best first, patches row by row: index of the voter's frame in the clip, its patch,
-            similarity (-inf where fewer than k patches count), and weight; weights of a patch sum to 1. A patch of
-            frame 0, which the protocol lists several times, may take several of the k places.
-        """
-        frame, patch, scaled, weight = self._search(self._normalised(features))
-        frame, patch, similarity, weight = (
-            part.T[self.patch] for part in (frame, self.order[patch], scaled * self.temperature, weight)
-        )
-        return frame, patch, similarity, weight
 
     # ------------------------------------------------------------------------------------------ grid and memory
 
@@ -167,21 +146,6 @@ class Propagator:
         squared = along * along + across * across
         return squared > self.radius**2 if self.inclusive else squared >= self.radius**2
 
-    def _strips(self) -> list[Strip]:
-        """The grid cut along its long side."""
-        if self.device.type == "cpu":
-            lines = max(1, STRIP_QUERIES // self.short)
-        else:
-            lines = max(1, STRIP_BYTES // (4 * len(self.features) * self.short * len(self.patch)))
-        reach = min(math.floor(self.radius) if self.inclusive else math.ceil(self.radius) - 1, self.long)
-        strips = []
-        for first in range(0, self.long, lines):
-            last = min(first + lines, self.long)
-            queries = slice(first * self.short, last * self.short)
-            keys = slice(max(0, first - reach) * self.short, min(self.long, last + reach) * self.short)
-            strips.append(Strip(queries, keys, self._too_far(self.all[queries, None], self.all[keys])))
-        return strips
-
     # ------------------------------------------------------------------------------------------ the search
 
     def _search(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -194,18 +158,20 @@ class Propagator:
         preceding = [t for t in range(now - self.context, now) if t >= 0 or self.repeat_first]
         repeats = sum(t <= 0 for t in preceding)
         listed = [0] * (1 + repeats) + [t for t in preceding if t > 0]
-        found = torch.cat([self._search_strip(strip, query, repeats, listed) for strip in self.strips])  # (P, k)
+        strips = range(0, self.patches, self.strip)
+        found = torch.cat([self._search_strip(start, query, repeats, listed) for start in strips])  # (P, k)
         # (k, P) from here on, the layout of the dense form: sums of the same values round in the same way, and cells that
         # are equal there stay equal here.
         scaled, entry = unpack(found.T.contiguous())
-        frame = torch.tensor(listed, device=self.device)[entry.div(len(self.patch), rounding_mode="floor")]
-        return frame, self.patch[entry % len(self.patch)], scaled, scaled.softmax(0)
+        frame = torch.tensor(listed, device=self.device)[entry.div(self.patches, rounding_mode="floor")]
+        return frame, self.patch[entry % self.patches], scaled, scaled.softmax(0)
 
-    def _search_strip(self, strip: Strip, query: Tensor, repeats: int, listed: list[int]) -> Tensor:
+    def _search_strip(self, start: int, query: Tensor, repeats: int, listed: list[int]) -> Tensor:
         """The k best entries of each query of a strip, packed, (Q, k)."""
-        asked, keys = query[strip.queries], strip.keys
+        rows, asked = self.all[start : start + self.strip, None], query[start : start + self.strip]
+        keys = slice(max(0, start - self.reach), min(self.patches, start + len(asked) + self.reach))
         used = 1 + min(self.time, self.context)
-        size = (used, *strip.too_far.shape)
+        size = (used, len(asked), keys.stop - keys.start)
         # One piece of memory for every strip: fresh pages would cost more than the product.
         if self.memory.numel() < math.prod(size):
             self.memory = self.memory.new_empty(math.prod(size))
@@ -214,21 +180,19 @@ class Propagator:
         # Frame 0 as long memory: also what lies beyond the strip's reach.
         before, after = self.features[0, : keys.start], self.features[0, keys.stop :]
         first = torch.cat([asked @ before.T, affinity[0], asked @ after.T], dim=1)  # (Q, P)
-        rows = self.all[strip.queries, None]
         found = self._best(first[None], self.order, self._too_far(rows, self.all) if self.restrict_first else None, [0])
         # Frame 0's best entries once more for each time it is listed as a preceding frame, within the radius only. If its k
         # best patches lie too far away, those within the radius are among them or do not vote: an entry of the long memory
         # beats a repeated one of the same or a lower similarity, and there are k of those.
         value, entry = unpack(found)
-        value = value.masked_fill(self._too_far(rows, self.patch[entry % len(self.patch)]), -math.inf)
-        entries = [found]
-        entries += [pack(value, entry + i * len(self.patch)) for i in range(1, min(repeats, self.top_k) + 1)]
+        value = value.masked_fill(self._too_far(rows, self.patch[entry % self.patches]), -math.inf)
+        entries = [pack(value, entry + i * self.patches) for i in range(1, min(repeats, self.top_k) + 1)]
         # The other frames, in the order of their slots; `place` says where each stands in the protocol's list.
         place = {self._slot(t): place for place, t in enumerate(listed) if t > 0}
         if place:
             order = [place[slot] for slot in range(1, used)]
-            entries.append(self._best(affinity[1:], self.order[keys], strip.too_far, order))
-        best = torch.cat(entries, dim=1)
+            entries.append(self._best(affinity[1:], self.order[keys], self._too_far(rows, self.all[keys]), order))
+        best = torch.cat([found, *entries], dim=1)
         return best.topk(min(self.top_k, best.shape[1]), dim=1).values
 
     def _best(self, affinity: Tensor, order: Tensor, forbidden: Tensor | None, place: list[int]) -> Tensor:
@@ -240,9 +204,9 @@ class Propagator:
             forbidden: bool (Q, S), what does not count; None = everything counts.
             place: of the n frames in the protocol's list.
         """
-        start = torch.tensor(place, device=self.device)[:, None, None] * len(
-            self.patch
-        )  # entry of a frame's first patch
+        start = (
+            torch.tensor(place, device=self.device)[:, None, None] * self.patches
+        )  # entry of each frame's first patch
 
         def top(value: Tensor, order: Tensor, ruled_out: Tensor) -> Tensor:
             """The k best of some patches' entries: (n, q, s) -> (q, k)."""
@@ -280,3 +244,21 @@ def propagate(features: Tensor | Iterable[Tensor], first_labels: Tensor, **setti
     frames = iter(features)
     propagator = Propagator(next(frames), first_labels, **settings)
     return torch.stack([first_labels.float(), *(propagator.step(frame) for frame in frames)])
+
+
+def voters(features: Tensor, query: tuple[int, int], **settings: Any) -> pd.DataFrame:
+    """Who votes on the patch `query`, (row, col), of the last of features (N, h, w, D), N > 1.
+
+    A row per voter, best first: frame, row, col, similarity (dot product of normalised features) and weight; weights sum to
+    1. A patch of frame 0, which the protocol lists several times, may vote several times.
+    """
+    _, h, w, _ = features.shape
+    # Who votes depends on features alone; the labels carried here have no channel.
+    propagator = Propagator(features[0], features.new_empty(0, h, w), **settings)
+    for frame in features[1:-1]:
+        propagator.step(frame)
+    found, at = propagator._search(propagator._normalised(features[-1])), propagator.patch[query[0] * w + query[1]]
+    frame, patch, scaled, weight = (part[:, at] for part in found)  # (k,) each
+    order, similarity = propagator.order[patch], scaled * propagator.temperature
+    columns = {"frame": frame, "row": order // w, "col": order % w, "similarity": similarity, "weight": weight}
+    return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})

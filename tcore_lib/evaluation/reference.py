@@ -25,10 +25,10 @@ def compare_command(run: Path, reference: Path) -> int:
 
     Args:
         run: output folder of `evaluate`.
-        reference: another one, such as results/reference/davis.
+        reference: another one, such as results/reference/jhmdb.
 
     Returns:
-        0 where everything is the same, 1 where something differs.
+        1 where something differs.
     """
     notes, table = compare(run, reference)
     print("\n".join([*notes, table.to_string(index=False)]))

@@ -21,12 +21,20 @@ from tcore_lib.figures import style
 STEP = 64  # pixels; the short side of the input is a multiple of it
 
 
+def resize_classes(labels: Ids, size: tuple[int, ...]) -> Ids:
+    """Nearest resize of a prediction to its annotation's (H, W), the pixel that Pillow's NEAREST takes.
+
+    The released VIP scorer resizes with Pillow, the DAVIS conversion with OpenCV; their nearest pixels differ.
+    """
+    return np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
 class Vip(idmaps.IdMaps):
     """See `benchmarks`."""
 
     title, official, table, headline = "VIP", ("val", 50, None), "parts", "mIoU"
-    palette = style.VIP_PALETTE
-    any_size = True
+    palette, classes, any_size = style.VIP_PALETTE, len(PARTS), True
+    resize = staticmethod(resize_classes)
 
     def names(self, root: Path) -> list[str]:
         """Clips of the split, or those chosen from it, in its order."""
@@ -64,14 +72,6 @@ class Vip(idmaps.IdMaps):
         short = int(min(h, w) * long / max(h, w)) // STEP * STEP
         return labelmaps.whole_patches((short, long) if w > h else (long, short), patch_size)
 
-    def resize(self, ids: Ids, size: tuple[int, ...]) -> Ids:
-        """As Pillow does, like the released VIP scorer."""
-        return resize_classes(ids, size)
-
-    def largest(self, clip: Clip) -> int:
-        """The last class."""
-        return len(PARTS) - 1
-
     def score(self, clip: Clip, read: Callable[[int], Ids], each: Callable[..., Any] = map) -> list[dict[str, Any]]:
         """One row per class: pixel counts, which add up over clips, and the clip's own IoU (NaN if the class is absent)."""
 
@@ -98,11 +98,3 @@ class Vip(idmaps.IdMaps):
     def legend(self, clip: Clip) -> tuple[list[str], NDArray[np.uint8]]:
         """Names and colours of a soft map's channels."""
         return [PARTS[i] for i in clip.channels], self.palette[clip.channels]
-
-
-def resize_classes(labels: Ids, size: tuple[int, ...]) -> Ids:
-    """Nearest resize of a prediction to its annotation's (H, W), the pixel that Pillow's NEAREST takes.
-
-    The released VIP scorer resizes with Pillow, the DAVIS conversion with OpenCV; their nearest pixels differ.
-    """
-    return np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
