@@ -1,6 +1,7 @@
 """J, F, PCK and mean IoU on cases a reader checks by hand, and the properties that hold for every case."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -27,11 +28,12 @@ def test_j_by_hand() -> None:
     assert metrics.region_similarity(LEFT, RIGHT) == 3 / (6 + 6 - 3)  # the middle column is in both
 
 
-def test_j_of_equal_disjoint_and_empty_masks() -> None:
-    assert metrics.region_similarity(LEFT, LEFT) == 1
-    assert metrics.region_similarity(LEFT, ~LEFT) == 0
-    assert metrics.region_similarity(EMPTY, EMPTY) == 1
-    assert metrics.region_similarity(LEFT, EMPTY) == 0
+@pytest.mark.parametrize("measure", [metrics.region_similarity, metrics.boundary_measure])
+def test_j_and_f_of_equal_and_empty_masks(measure: Callable[..., float]) -> None:
+    assert measure(LEFT, LEFT) == 1
+    assert measure(EMPTY, EMPTY) == 1
+    assert measure(LEFT, EMPTY) == 0
+    assert measure(EMPTY, LEFT) == 0
 
 
 def test_void_is_left_out_of_both_maps() -> None:
@@ -77,14 +79,7 @@ def test_f_reaches_in_a_disk_not_in_a_square() -> None:
     assert metrics.boundary_measure(found, true, tolerance=3) == 1 / 4  # of each block, only the corner is within 3
 
 
-def test_f_of_equal_and_empty_masks() -> None:
-    assert metrics.boundary_measure(LEFT, LEFT) == 1
-    assert metrics.boundary_measure(EMPTY, EMPTY) == 1
-    assert metrics.boundary_measure(LEFT, EMPTY) == 0
-    assert metrics.boundary_measure(EMPTY, LEFT) == 0
-
-
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_f_equals_the_dilation_of_the_toolkit(seed: int) -> None:
     rng = np.random.default_rng(seed)
     coarse = rng.random((2, 7, 9)) < 0.4
@@ -112,11 +107,6 @@ def test_mean_recall_and_decay_by_hand() -> None:
     assert decay == pytest.approx(0.8 - 0.2)
 
 
-def test_decay_of_a_long_clip() -> None:
-    # 401 frames falling from 1 to 0: the first and last quarter have the means 0.875 and 0.125.
-    assert metrics.sequence_statistics(np.linspace(1, 0, 401))[2] == pytest.approx(0.75, abs=1e-9)
-
-
 def test_statistics_without_a_frame_are_nan() -> None:
     assert all(math.isnan(value) for value in metrics.sequence_statistics(np.array([])))
     assert metrics.sequence_statistics(np.array([0.7])) == (0.7, 1.0, 0.0)
@@ -142,14 +132,6 @@ def test_the_box_is_that_of_the_found_joints() -> None:
     distances = metrics.joint_distances(prediction, truth)[0]
     assert distances[:2] == pytest.approx([0.1, 0])  # 3 / (0.6 * 50): the far joint was not found
     assert math.isnan(distances[2])
-
-
-def test_a_box_without_extent_is_never_correct() -> None:
-    truth = np.zeros((1, 2, 2))
-    prediction = np.array([[[0.0, 0.0], [math.nan, math.nan]]])
-    found, correct = metrics.joint_counts(metrics.joint_distances(prediction, truth))
-    assert found.tolist() == [1, 0]
-    assert correct.sum() == 0
 
 
 def test_pck_sums_counts_and_leaves_a_joint_never_found_out() -> None:
