@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import scipy.io
 from PIL import Image
-from small_clips import H, W, write_small_jhmdb
+from small_clips import H, W, scene, write_small_davis, write_small_jhmdb
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
@@ -24,55 +24,45 @@ from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.commands import evaluate_command, score_command
 
 Save = Callable[[np.ndarray, Path], Any]
-SMALL = ("input_size=[96,160]", "radius=4.0")
-TEXTURE = np.random.default_rng(0).integers(0, 255, (H, W, 3), dtype=np.uint8)
+NOTES = "Annotations/480p/two"
 
 
-def ids(frame: int, *objects: int) -> np.ndarray:
-    """An id map: object i is a square of its own line that moves by two pixels a frame."""
-    labels = np.zeros((H, W), np.uint8)
-    for line, index in enumerate(objects or (1,)):
-        labels[10 + 25 * line : 30 + 25 * line, 20 + 2 * frame : 60 + 2 * frame] = index
-    return labels
+def ids(frame: int) -> np.ndarray:
+    """The id map of the small clip `two`: one square that moves."""
+    return scene(1, frame, objects=1)[1]
 
 
 def grey(labels: np.ndarray, path: Path) -> None:
     Image.fromarray(labels).save(path)
 
 
-def write_davis(
-    root: Path,
-    lengths: dict[str, int],
-    labels: Callable[[int], np.ndarray] = ids,
-    save: Save = grey,
-    split: str = "val",
-) -> Path:
-    for name, length in lengths.items():
-        frames, notes = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
-        frames.mkdir(parents=True)
-        notes.mkdir(parents=True)
-        for t in range(length):
-            Image.fromarray(np.roll(TEXTURE, 2 * t, 1)).save(frames / f"{t:05d}.jpg", quality=95)
-            save(labels(t), notes / f"{t:05d}.png")
-    (root / "ImageSets/2017").mkdir(parents=True)
-    (root / f"ImageSets/2017/{split}.txt").write_text(
-        "\ufeff" + "\n".join(lengths)
-    )  # a byte order mark changes nothing
+def write_davis(root: Path, frames: int, labels: Callable[[int], np.ndarray] = ids, save: Save = grey) -> Path:
+    """The small clip `two` with other annotations."""
+    write_small_davis(root, ("two",), frames)
+    for frame in range(frames):
+        save(labels(frame), root / NOTES / f"{frame:05d}.png")
     return root
 
 
 def run(root: Path, output: Path, kind: Any = "davis", **changed: Any) -> int:
-    settings = {"changes": SMALL if kind == "davis" else ("input_size=[96,96]",), "encoder": ["pixels"], **changed}
-    return evaluate_command(kind, root=root, output=output, **settings)
+    changes = ("input_size=[96,160]" if kind == "davis" else "input_size=[96,96]", "radius=4.0")
+    return evaluate_command(kind, root=root, output=output, **{"changes": changes, "encoder": ["pixels"], **changed})
 
 
 # ---------------------------------------------------------------------------------------------- DAVIS masks
 
 
+def other(frame: int, index: int) -> np.ndarray:
+    """One more object below."""
+    labels = ids(frame)
+    labels[60:80, 100:140] = index
+    return labels
+
+
 ALLOWED: dict[str, tuple[Callable[[int], np.ndarray], int]] = {  # ids -> objects, as in the official toolkit
-    "gaps in the ids": (lambda t: ids(t, 1, 5), 5),
-    "an object that comes later": (lambda t: ids(t, 1, 2) if t > 1 else ids(t), 1),
-    "an object that is lost": (lambda t: ids(t, 1, 2) if t < 2 else ids(t), 2),
+    "gaps in the ids": (lambda t: other(t, 5), 5),
+    "an object that comes later": (lambda t: other(t, 2) if t > 1 else ids(t), 1),
+    "an object that is lost": (lambda t: other(t, 2) if t < 2 else ids(t), 2),
     "void": (lambda t: np.where(np.arange(W) > 140, 255, ids(t)).astype(np.uint8), 1),
 }
 
@@ -80,7 +70,7 @@ ALLOWED: dict[str, tuple[Callable[[int], np.ndarray], int]] = {  # ids -> object
 @pytest.mark.parametrize("name", ALLOWED)
 def test_ids_are_those_of_the_official_toolkit(name: str, tmp_path: Path) -> None:
     labels, objects = ALLOWED[name]
-    assert run(write_davis(tmp_path / "davis", {"clip": 4}, labels), tmp_path / "out") == 0
+    assert run(write_davis(tmp_path / "davis", 4, labels), tmp_path / "out") == 0
     table = pd.read_csv(tmp_path / "out" / "objects.csv")
     assert table["object"].tolist() == list(range(1, objects + 1))
     assert table["JF_mean"].notna().all()
@@ -98,7 +88,7 @@ REFUSED: dict[str, tuple[Save, str]] = {
 def test_other_masks_are_refused_with_the_true_reason(name: str, tmp_path: Path) -> None:
     save, reason = REFUSED[name]
     with pytest.raises(InputError, match=reason):
-        run(write_davis(tmp_path / "davis", {"clip": 3}, save=save), tmp_path / "out")
+        run(write_davis(tmp_path / "davis", 3, save=save), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -106,9 +96,11 @@ def test_other_masks_are_refused_with_the_true_reason(name: str, tmp_path: Path)
 
 
 def test_a_clip_of_which_no_frame_is_scored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = write_davis(tmp_path / "davis", {"long": 4, "short": 2, "one": 1})
+    root = write_small_davis(tmp_path / "davis", ("short", "one"), 2)
+    write_small_davis(root, ("long",), 4)
+    (root / "ImageSets/2017/val.txt").write_text("\ufefflong\nshort\none")  # a byte order mark changes nothing
     assert run(root, tmp_path / "out") == 0
-    said = "no frame is scored of short (2 frames), one (1 frames): the mean is that of the other 1 clips"
+    said = "no frame is scored of short (2 frames), one (2 frames): the mean is that of the other 1 clips"
     assert capsys.readouterr().out.count(said) == 2  # by the doctor, and beside the score
     assert run(root, tmp_path / "out", clips="short,one") == 1  # no score at all is not success
     root = write_small_jhmdb(tmp_path / "jhmdb", ("ball_1",), frames=1)
@@ -118,15 +110,16 @@ def test_a_clip_of_which_no_frame_is_scored_is_named(tmp_path: Path, capsys: pyt
 def test_a_split_without_annotations_gives_predictions_for_the_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = write_davis(tmp_path / "davis", {"clip": 4}, split="test-dev")
-    for path in (root / "Annotations/480p/clip").glob("0000[1-9].png"):
+    root = write_davis(tmp_path / "davis", 4)
+    (root / "ImageSets/2017/val.txt").rename(root / "ImageSets/2017/test-dev.txt")
+    for path in (root / NOTES).glob("0000[1-9].png"):
         path.unlink()
     assert run(root, tmp_path / "out", split="test-dev") == 0
     assert "the predictions are for the benchmark's server" in capsys.readouterr().out
-    made = sorted((tmp_path / "out/predictions/pixels/clip").iterdir())
+    made = sorted((tmp_path / "out/predictions/pixels/two").iterdir())
     assert [path.name for path in made] == [f"{t:05d}.png" for t in range(4)]
     assert clips.read_ids(made[3]).shape == (H, W)
-    shutil.copy(root / "Annotations/480p/clip/00000.png", root / "Annotations/480p/clip/00002.png")
+    shutil.copy(root / NOTES / "00000.png", root / NOTES / "00002.png")
     with pytest.raises(InputError, match=r"00001\.png \(and 1 more\) is missing; every frame needs its annotation"):
         run(root, tmp_path / "out", split="test-dev")  # some, not all: a damaged copy
 
@@ -138,35 +131,34 @@ def palette_anew(labels: np.ndarray, path: Path) -> None:
     Image.fromarray(np.stack([labels * 128, labels * 0, labels * 0], -1)).quantize(4).save(path)
 
 
-LAYOUTS: dict[str, tuple[str, Callable[[int], str], Save, str]] = {  # folder, name, writer, reason
-    "counted from 1": ("clip", lambda t: f"{t + 1:05d}.png", grey, "the files are 00001.png .* the frames 00000.png"),
-    "not padded": ("clip", lambda t: f"{t}.png", grey, "0.png belongs to no frame"),
-    "JPEG": ("clip", lambda t: f"{t:05d}.jpg", grey, "JPEG spoils ids"),
-    "upper case": ("clip", lambda t: f"{t:05d}.PNG", grey, r"00000\.PNG belongs to no frame"),
-    "another name": ("clip", lambda t: f"mask{t}.png", grey, r"mask0\.png belongs to no frame"),
-    "0 and 255": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 255, p), "id 255, but the ids of clip are 0 ... 1"),
-    "soft": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no probabilities"),
-    "colours": ("clip", lambda t: f"{t:05d}.png", REFUSED["colours"][0], "it holds colours"),
-    "palette anew": ("clip", lambda t: f"{t:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),
-    "half size": ("clip", lambda t: f"{t:05d}.png", lambda m, p: grey(m[::2, ::2], p), "is 48x80 pixels .*annotation 96x160"),
-    "nested": ("480p/clip", lambda t: f"{t:05d}.png", grey, "has no folder clip; give .*made/480p"),
-}  # fmt: skip
+LAYOUTS: dict[str, tuple[str, str, Save, str]] = {  # folder, name of frame t + 1, writer, reason
+    "counted from 1": ("two", "{1:05d}.png", grey, "the files are 00001.png .* the frames 00000.png"),
+    "not padded": ("two", "{0}.png", grey, "0.png belongs to no frame"),
+    "JPEG": ("two", "{0:05d}.jpg", grey, "JPEG spoils ids"),
+    "upper case": ("two", "{0:05d}.PNG", grey, r"00000\.PNG belongs to no frame"),
+    "0 and 255": ("two", "{0:05d}.png", REFUSED["0 and 255"][0], "id 255, but the ids of two are 0 ... 1"),
+    "soft": ("two", "{0:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no probabilities"),
+    "colours": ("two", "{0:05d}.png", REFUSED["colours"][0], "it holds colours"),
+    "palette anew": ("two", "{0:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),
+    "half size": ("two", "{0:05d}.png", lambda m, p: grey(m[::2, ::2], p), "is 48x80 pixels .*annotation 96x160"),
+    "nested": ("480p/two", "{0:05d}.png", grey, "has no folder two; give .*made/480p"),
+}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_predictions_that_do_not_fit_the_frames_are_refused_with_their_reason(name: str, tmp_path: Path) -> None:
     folder, named, save, reason = LAYOUTS[name]
-    root, made = write_davis(tmp_path / "davis", {"clip": 5}), tmp_path / "made" / folder
+    root, made = write_davis(tmp_path / "davis", 5), tmp_path / "made" / folder
     made.mkdir(parents=True)
     for t in range(5):
-        save(ids(t), made / named(t))
+        save(ids(t), made / named.format(t, t + 1))
     with pytest.raises(InputError, match=reason):
         score_command("davis", root=root, predictions=tmp_path / "made", output=tmp_path / "s.json")
     assert not (tmp_path / "s.json").exists()
 
 
 def test_all_frames_or_all_but_the_first_and_the_last_score_100(tmp_path: Path) -> None:
-    root, made = write_davis(tmp_path / "davis", {"clip": 5}), tmp_path / "made" / "clip"
+    root, made = write_davis(tmp_path / "davis", 5), tmp_path / "made" / "two"
     made.mkdir(parents=True)
     for t in (1, 2, 3, 0, 4):
         grey(ids(t), made / f"{t:05d}.png")
@@ -174,7 +166,7 @@ def test_all_frames_or_all_but_the_first_and_the_last_score_100(tmp_path: Path) 
             assert score_command("davis", root=root, predictions=made.parent, output=tmp_path / "s.json") == 0
             assert '"J&F_m": {\n    "value": 100.0' in (tmp_path / "s.json").read_text()
     (made / "00002.png").unlink()
-    with pytest.raises(InputError, match=r"clip/00002\.png is missing; a score needs"):
+    with pytest.raises(InputError, match=r"two/00002\.png is missing; a score needs"):
         score_command("davis", root=root, predictions=made.parent, output=tmp_path / "s.json")
 
 
@@ -194,8 +186,7 @@ def test_names_suffixes_and_numbers_of_all_kinds_are_read_in_order(tmp_path: Pat
         Image.fromarray(np.full((H, W), 10 * t, np.uint8)).save(first / f"frame_{t + 1}.jpg")
         Image.fromarray(np.full((H, W), 2570 * t, np.uint16)).save(second / f"{t + 1:05d}.png")
     for clip in load_clips(params.Jhmdb(), root):
-        assert len(clip) == 12
-        brightness = [clips.read_frame(path).mean() for path in clip.frames]
+        brightness = [clip.image(frame).mean() for frame in range(len(clip))]
         np.testing.assert_allclose(brightness, 10 * np.arange(12), atol=1)  # in the order of time, 16 bits scaled to 8
     (root / "splits/catch_test_split1.txt").rename(root / "splits/testlist_split1.txt")
     with pytest.raises(InputError, match=r"has testlist_split1\.txt, which is not JHMDB's own list"):
@@ -207,10 +198,7 @@ NAN[:, 3, 4] = np.nan
 MATS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "version 7.3": (lambda p: p.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM"), r"7\.3 file; save .*'-v7'"),
     "NaN": (lambda p: scipy.io.savemat(p, {"pos_img": NAN}), r"NaN for the joint 'right shoulder' in frame 5 \(2 NaN"),
-    "axes": (
-        lambda p: scipy.io.savemat(p, {"pos_img": NAN.transpose(1, 0, 2)}),
-        r"a pos_img of \(15, 2, 5\), not 2 x 15",
-    ),
+    "axes": (lambda p: scipy.io.savemat(p, {"pos_img": NAN.transpose(1, 0, 2)}), r"of \(15, 2, 5\), not 2 x 15"),
     "one frame": (lambda p: scipy.io.savemat(p, {"pos_img": NAN[..., 0]}, format="4"), "joints of 1 frames, .* has 5"),
 }
 
