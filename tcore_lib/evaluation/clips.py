@@ -25,23 +25,14 @@ Ids = NDArray[np.uint8]  # id map (H, W)
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip of a benchmark: where its frames are, and what is known about them.
+    """One clip of a benchmark: where its frames are, and what is known about them."""
 
-    Attributes:
-        name: unique within the benchmark.
-        frames: image files in order.
-        size: (H, W) of the first frame in pixels.
-        annotations: per frame its id map (DAVIS, VIP), None where a frame has none; empty for JHMDB.
-        first: the ids that are carried, those of the first frame (DAVIS, VIP).
-        joints: float64 (N, 15, 2), x then y in pixels counted from 0 (JHMDB; the file counts from 1).
-    """
-
-    name: str
-    frames: tuple[Path, ...]
-    size: tuple[int, int]
-    annotations: tuple[Path | None, ...] = ()
-    first: Ids | None = None
-    joints: NDArray[np.float64] | None = None
+    name: str  # unique within the benchmark
+    frames: tuple[Path, ...]  # image files in order
+    size: tuple[int, int]  # (H, W) of the first frame in pixels
+    annotations: tuple[Path | None, ...] = ()  # DAVIS, VIP: per frame its id map, None where a frame has none
+    first: Ids | None = None  # DAVIS, VIP: the ids that are carried, those of the first frame
+    joints: NDArray[np.float64] | None = None  # JHMDB: (N, 15, 2), x then y in pixels from 0; the file counts from 1
 
     def __len__(self) -> int:
         """Number of frames."""

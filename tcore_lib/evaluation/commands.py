@@ -36,9 +36,6 @@ def doctor_command(kind: Literal["davis", "jhmdb", "vip"], *, root: Path) -> int
     Args:
         kind: a benchmark.
         root: its folder, in its own layout.
-
-    Returns:
-        1 where something has to be put right.
     """
     report = doctor.examine(getattr(_settings(kind, root), kind), root)
     print(report)
@@ -74,9 +71,6 @@ def evaluate_command(
         changes: another setting of the benchmark, such as top_k=5 or precision=bf16; may be repeated.
         overlays: also write a video per clip.
         variants: instead, measure the conventions of other code bases beside the protocol: variants.csv.
-
-    Returns:
-        0, or 1 where no score could be computed from the annotations that are there.
     """
     started = time.time()
     changed = {"split": split} if split else {}
@@ -92,11 +86,10 @@ def evaluate_command(
         networks["random"] = random_encoder(params.Encoder(), 224, seed=0)
     found = _examined(section, root)
     if variants:
-        places = {name: output / "variants" / folder_name(name) for name in networks}
-        compared = {
-            name: conventions.compare(network, found, section, output=places[name], device=where)
-            for name, network in networks.items()
-        }
+        compared = {}
+        for name, network in networks.items():
+            place = output / "variants" / folder_name(name)
+            compared[name] = conventions.compare(network, found, section, output=place, device=where)
         table = pd.concat(compared, names=["encoder", None]).reset_index("encoder")
         _write_table(output / "variants.csv", table)
         print(table.drop(columns=["what", "reports"]).round(2).to_string(index=False))
@@ -129,9 +122,6 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
         predictions: folder with CLIP/FRAME.png, one id per pixel (JHMDB: CLIP.json).
         output: file for the scores.
         clips: some clips only: a,b.
-
-    Returns:
-        0, or 1 where nothing could be scored.
     """
     section = getattr(_settings(benchmark, root, clips), benchmark)
     if not predictions.is_dir():

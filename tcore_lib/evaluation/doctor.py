@@ -109,9 +109,7 @@ def without_score(settings: Benchmark, clips: Sequence[Clip]) -> str:
     """The sentence about clips of which no frame is scored, and which therefore have no part in the mean; may be empty."""
     names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark_of(settings).counted(clip)]
     if names and for_a_server(clips):
-        return (
-            "no frame is scored here: only first frames are annotated; the predictions are for the benchmark's server"
-        )
+        return "no frame is scored: only first frames are annotated; the predictions are for the benchmark's server"
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     others = f": the mean is that of the other {len(clips) - len(names)} clips" if len(names) < len(clips) else ""
     return f"no frame is scored of {shown}{others}" if names else ""

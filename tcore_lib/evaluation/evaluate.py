@@ -45,7 +45,7 @@ from tcore_lib.params import Benchmark
 
 BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time
 POLL = 0.5  # seconds between looks at clips that another process works on
-PROTOCOL = 2  # raise it when a change of the code changes scores: finished clips are then evaluated again
+PROTOCOL = 3  # raise it when a change of the code changes scores or records: finished clips are then evaluated again
 NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}  # settings that do not change a clip's scores
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLED = 8  # values kept of a frame's features

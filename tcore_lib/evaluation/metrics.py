@@ -55,7 +55,7 @@ def boundary_measure(prediction: Mask, truth: Mask, tolerance: float | None = No
     bound = math.sqrt(reach**2 + 0.5)
     precision = np.isfinite(KDTree(true).query(found, distance_upper_bound=bound)[0]).mean()
     recall = np.isfinite(KDTree(found).query(true, distance_upper_bound=bound)[0]).mean()
-    return 0.0 if precision + recall == 0 else float(2 * precision * recall / (precision + recall))
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 def sequence_statistics(values: NDArray[np.floating]) -> tuple[float, float, float]:
@@ -72,15 +72,10 @@ def sequence_statistics(values: NDArray[np.floating]) -> tuple[float, float, flo
 
 
 def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Distance of predicted and true joints in units of 0.6 x the person's box diagonal, (N, K).
+    """Distance of predicted and true joints (N, K, 2) in pixels, in units of 0.6 x the person's box diagonal, (N, K).
 
-    Args:
-        prediction: (N, K, 2), x then y in pixels; NaN = not found.
-        truth: (N, K, 2) in pixels.
-
-    Returns:
-        NaN where a joint was not found. The box is that around the true joints *whose prediction was found*
-        (docs/protocol.md, JHMDB); a box without extent makes every distance infinite.
+    NaN where a joint was not found, as in the prediction. The box is that around the true joints *whose prediction was
+    found* (docs/protocol.md, JHMDB); a box without extent makes every distance infinite.
     """
     found = np.isfinite(prediction).all(-1)  # (N, K)
     distances = np.full(found.shape, math.nan)
@@ -94,10 +89,7 @@ def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating
 
 
 def joint_counts(distances: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distances (N, K) without the frame whose joints were given -> how often each joint was found (K,) and correct (K, 5).
-
-    One column per threshold of `PCK_THRESHOLDS`; a distance equal to it is correct.
-    """
+    """Distances (N, K) -> how often each joint was found (K,) and correct (K, 5), at most a threshold of `PCK_THRESHOLDS` away."""
     found = ~np.isnan(distances)
     correct = [(distances <= threshold).sum(0) for threshold in PCK_THRESHOLDS]
     return found.sum(0), np.stack(correct, axis=-1)
@@ -110,10 +102,7 @@ def pck(found: NDArray[np.integer], correct: NDArray[np.integer]) -> NDArray[np.
 
 
 def confusion(prediction: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
-    """Pixel counts (true class, predicted class), (K, K), of two label maps (H, W).
-
-    Pixels whose true id is not below `classes` are left out, as in the released scorer.
-    """
+    """Pixel counts (true class, predicted class), (K, K), of two label maps (H, W); true ids beyond the classes are left out."""
     assert prediction.max(initial=0) < classes
     counted = truth < classes
     pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
@@ -121,10 +110,7 @@ def confusion(prediction: NDArray[np.integer], truth: NDArray[np.integer], class
 
 
 def class_iou(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Intersection over union per class (..., K) of confusion matrices (..., K, K); NaN for a class that never occurs.
-
-    A class occurs if it is true or predicted anywhere. Mean IoU is the mean over the classes that occur.
-    """
+    """Intersection over union per class (..., K) of confusion matrices (..., K, K); NaN for a class neither true nor predicted."""
     hit = np.diagonal(matrix, axis1=-2, axis2=-1)
     union = matrix.sum(-1) + matrix.sum(-2) - hit
     return np.divide(hit, union, out=np.full(hit.shape, math.nan), where=union > 0)

@@ -196,13 +196,9 @@ class Propagator:
         return best.topk(min(self.top_k, best.shape[1]), dim=1).values
 
     def _best(self, affinity: Tensor, order: Tensor, forbidden: Tensor | None, place: list[int]) -> Tensor:
-        """The k best entries of affinities to one or several frames, packed, (Q, k).
+        """The k best entries of affinities (n, Q, S) to n frames, packed, (Q, k).
 
-        Args:
-            affinity: (n, Q, S).
-            order: (S,), of the patches compared with.
-            forbidden: bool (Q, S), what does not count; None = everything counts.
-            place: of the n frames in the protocol's list.
+        Of the S patches compared with, `order`; `forbidden`, bool (Q, S), do not count; `place` of the frames in the list.
         """
         start = (
             torch.tensor(place, device=self.device)[:, None, None] * self.patches

@@ -26,13 +26,10 @@ def compare_command(run: Path, reference: Path) -> int:
     Args:
         run: output folder of `evaluate`.
         reference: another one, such as results/reference/jhmdb.
-
-    Returns:
-        1 where something differs.
     """
     notes, table = compare(run, reference)
     print("\n".join([*notes, table.to_string(index=False)]))
-    return int(bool(notes) or bool((table["differs"] != SAME).any()))
+    return int(bool(notes) or not table["differs"].eq(SAME).all())
 
 
 def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
@@ -46,9 +43,7 @@ def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
     """
     (mine, clips, rows), (other, known_clips, known_rows) = _read(run), _read(reference)
     if mine["benchmark"] != other["benchmark"]:
-        raise InputError(
-            f"{run} is an evaluation on {mine['benchmark']}, {reference} on {other['benchmark']}; compare one benchmark."
-        )
+        raise InputError(f"{run} is about {mine['benchmark']}, {reference} about {other['benchmark']}.")
     notes = [
         f"setting {key}: {mine['settings'].get(key)} here, {value} in the reference"
         for key, value in other["settings"].items()
@@ -76,8 +71,9 @@ def compare(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
 
 def _read(folder: Path) -> tuple[Any, pd.DataFrame, pd.DataFrame]:
     """summary.json, and clips.csv and the table of rows by encoder and clip."""
-    with reading(folder, "give an output folder of evaluate"):
-        summary = read_json(folder / "summary.json", "give an output folder of evaluate")
+    remedy = "give an output folder of evaluate"
+    summary = read_json(folder / "summary.json", remedy)
+    with reading(folder, remedy):
         clips, rows = (
             pd.read_csv(folder / f"{name}.csv", dtype={"clip": str}).set_index(["encoder", "clip"]).sort_index()
             for name in ("clips", BENCHMARKS[summary["benchmark"]].table)

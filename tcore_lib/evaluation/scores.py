@@ -16,18 +16,12 @@ from tcore_lib.evaluation.benchmarks import BENCHMARKS
 from tcore_lib.randomness import generator
 
 Array = NDArray[np.float64]
-Sums = dict[str, tuple[Array, Array]]
 SAMPLES = 2000
 ENDS = [2.5, 97.5]  # percentiles: of a 95 % interval
 
 
 def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
-    """The benchmark's scores per encoder.
-
-    Args:
-        table: of `evaluate` or `score_predictions`; without a column `encoder` there is one row per score.
-        benchmark: davis, jhmdb or vip.
-        seed: of the bootstrap.
+    """A benchmark's scores per encoder, from a table of `evaluate` or `score_predictions`.
 
     Returns:
         Columns encoder, score, value, low, high (percent) and clips. DAVIS: means over all objects of all clips.
@@ -66,7 +60,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, benchmark: str, *, seed:
     return pd.DataFrame({"score": list(one), "difference": difference, "low": low, "high": high, "clips": len(order)})
 
 
-def _scores(sums: Sums, times: Array) -> Array:
+def _scores(sums: dict[str, tuple[Array, Array]], times: Array) -> Array:
     """Scores in percent if each clip counted so many times: (S, c) -> (S, scores)."""
     columns = []
     for part, whole in sums.values():  # each (c, K)
