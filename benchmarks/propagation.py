@@ -195,18 +195,17 @@ def compare(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str, Any]
             ]
     reference, measured = (median(rounds[name]) for name in ("brute", "ours"))
     parts = ("end_to_end", "without_encoder")
-    measured["speed_up"] = {f"{part}_wall": reference[part] / measured[part] for part in parts}
+    measured["speed_up"] = {f"{part}_wall": round(reference[part] / measured[part], 2) for part in parts}
     measured["pixels"] = {"different": int(sum(differ)), "of": maps.size}
-    measured["J&F_difference_points"] = measured["J&F_m"] - reference["J&F_m"]
     size = {"clip": clip.name, "frames": len(clip), "input_size": settings.input_size, "rounds": args.rounds}
     return {**size, "brute force": reference, f"engine {args.precision}": measured}
 
 
 def median(values: list[Any]) -> Any:
-    """The median of numbers, and of every number in dictionaries of one shape."""
+    """The median of numbers, and of every number in dictionaries of one shape; three decimals are enough for people."""
     if isinstance(values[0], dict):
         return {key: median([value[key] for value in values]) for key in values[0]}
-    return statistics.median(values)
+    return round(float(statistics.median(values)), 3)
 
 
 def set_of_clips(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str, Any]:
@@ -218,30 +217,24 @@ def set_of_clips(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str,
     evaluate(encoder, [cycled(clip, 24)], quiet, progress=False, device=args.device)  # warm up
     with timed(seconds, "seconds"):
         evaluate(encoder, made, quiet, device=args.device)
-    return {"clips": len(made), "frames": sum(lengths), args.precision: seconds}
-
-
-def rounded(value: Any) -> Any:
-    """Three decimals are enough for a file that people read."""
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    return round(value, 3) if isinstance(value, float) else value
+    return {"clips": len(made), "frames": sum(lengths), args.precision: median([seconds])}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="a DAVIS-2017 folder; default: the sample data, or a rendered clip")
-    parser.add_argument("--clip", help="clip name; default: car-shadow, or the first")
-    parser.add_argument("--frames", type=int, help="use that many frames, playing the clip to and fro; default: all")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 880), help="height and width of the input")
-    parser.add_argument("--encoder", default="random", help="random (ViT-S/16), random:DEPTH, or an encoder's source")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="of our encoder")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=1, help="medians of that many rounds")
-    parser.add_argument("--lengths", type=int, nargs="+", help="frames of the clips of --set, instead of DAVIS's")
-    parser.add_argument("--set", action="store_true", help="time a set of 30 clips and 1,999 frames")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "propagation.json")
+    add = parser.add_argument
+    add("--root", type=Path, help="a DAVIS-2017 folder; default: the sample data, or a rendered clip")
+    add("--clip", help="clip name; default: car-shadow, or the first")
+    add("--frames", type=int, help="use that many frames, playing the clip to and fro; default: all")
+    add("--size", type=int, nargs=2, default=(480, 880), help="height and width of the input")
+    add("--encoder", default="random", help="random (ViT-S/16), random:DEPTH, or an encoder's source")
+    add("--precision", default="fp32", choices=["fp32", "bf16", "fp16"], help="of our encoder")
+    add("--device", default="cpu")
+    add("--threads", type=int, default=os.cpu_count() or 1)
+    add("--rounds", type=int, default=1, help="medians of that many rounds")
+    add("--lengths", type=int, nargs="+", help="frames of the clips of --set, instead of DAVIS's")
+    add("--set", action="store_true", help="time a set of 30 clips and 1,999 frames")
+    add("--output", type=Path, default=ROOT / "results" / "benchmarks" / "propagation.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     what, load = "set of DAVIS size" if args.set else "one clip", os.getloadavg()[0]
@@ -252,8 +245,8 @@ def main() -> None:
     kept = read_json(args.output) if args.output.exists() else {}
     name = f"{what}, {args.device}"
     record = {**kept.get(name, {}), "machine": machine, **found}  # its precisions may come from several calls
-    write_json(args.output, {**kept, name: rounded(record)})
-    print(rounded(record))
+    write_json(args.output, {**kept, name: record})
+    print(record)
 
 
 if __name__ == "__main__":

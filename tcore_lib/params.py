@@ -340,7 +340,7 @@ class Benchmark(Section):
     radius: AboveZero = setting(20.0, "patches; a context patch counts if its distance is below it")
     context: Positive = setting(20, "preceding frames that vote, besides the first")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "of the encoder; the search is in float32")
-    save_predictions: Bool = setting(True, "write label PNGs or joint JSON; the notebooks show clips from them")
+    save_predictions: Bool = setting(True, "write label PNGs or joints; the notebooks show clips from them")
     radius_inclusive: Bool = setting(False, "variant: distance <= radius (DINO)")
     restrict_first: Bool = setting(False, "variant: the radius holds for the long memory, frame 0, too")
     repeat_first: Bool = setting(True, "false = variant: frame 0 does not stand in for missing frames")

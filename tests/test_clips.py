@@ -35,8 +35,8 @@ def test_jhmdb(tmp_path: Path) -> None:
     joints[2, 4] = np.nan
     benchmark.save(tmp_path, first, joints)
     np.testing.assert_array_equal(benchmark.predictions(tmp_path, first, range(5)), joints)
-    (tmp_path / "ball_1.json").write_text('{"frames": [[1]]}')
-    with pytest.raises(InputError, match=r"ball_1\.json cannot be read .*predict the joints of all frames"):
+    np.save(tmp_path / "ball_1.npy", joints[1:])
+    with pytest.raises(InputError, match=r"ball_1\.npy cannot be read .*predict the joints of all frames"):
         benchmark.predictions(tmp_path, first, [0])
 
 

@@ -119,7 +119,7 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     Args:
         benchmark: the benchmark.
         root: its folder, in its own layout.
-        predictions: folder with CLIP/FRAME.png, one id per pixel (JHMDB: CLIP.json).
+        predictions: folder with CLIP/FRAME.png, one id per pixel (JHMDB: CLIP.npy, frames x 15 joints x 2).
         output: file for the scores.
         clips: some clips only: a,b.
     """

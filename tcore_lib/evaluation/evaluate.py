@@ -1,7 +1,7 @@
 """Evaluate frozen encoders on clips: (encoders, clips, settings) -> one row per object, joint or class.
 
 Frames are decoded ahead by threads, encoded and propagated a few at a time; a clip's predictions are scored and written by
-the same threads while the next clip is computed.
+threads while the next clip is computed.
 
 **Resuming and sharing.** A finished clip leaves one file, `clips/<encoder>/<clip>/<key>.json`, whose name is the digest of
 all that its rows depend on: what exists is finished. A clip that is worked on is locked by a file beside it. So any number of
@@ -172,16 +172,21 @@ class _Work:
 
     def share(self, waiting: Sequence[tuple[str, Clip]], bar: "tqdm[Any]") -> bool:
         """Evaluate each of these that no other process has finished or works on; whether there was one."""
-        taken = False
-        with ThreadPoolExecutor(os.cpu_count()) as pool, ThreadPoolExecutor(1) as closer:
+        taken, cores = False, os.cpu_count()
+        # Scorers of their own: else a clip's first frames would wait behind the last clip's scores.
+        with (
+            ThreadPoolExecutor(cores) as readers,
+            ThreadPoolExecutor(cores) as scorers,
+            ThreadPoolExecutor(1) as closer,
+        ):
             closing = closer.submit(lambda: None)
             for name, clip in waiting:
                 with ExitStack() as lock:
                     if not self.lock(self.path(name, clip), lock) or self.read(name, clip) is not None:
                         continue
-                    record, predictions = self.follow(name, clip, pool, bar)
+                    record, predictions = self.follow(name, clip, readers, bar)
                     closing.result()
-                    closing, taken = closer.submit(self.close, clip, record, predictions, pool, lock.pop_all()), True
+                    closing, taken = closer.submit(self.close, clip, record, predictions, scorers, lock.pop_all()), True
             closing.result()
         return taken
 
@@ -198,7 +203,7 @@ class _Work:
                 stale.unlink()
         return True
 
-    def follow(self, name: str, clip: Clip, pool: Executor, bar: "tqdm[Any]") -> tuple[Record, list[Any]]:
+    def follow(self, name: str, clip: Clip, readers: Executor, bar: "tqdm[Any]") -> tuple[Record, list[Any]]:
         """Carry a clip's labels to its end: the record without its rows, and the predictions of all frames."""
         began, encoder = time.perf_counter(), self.encoders[name]
         size = self.benchmark.input_size(clip, encoder.patch_size)
@@ -206,7 +211,7 @@ class _Work:
         predictions: list[Any] = []
         sampled: list[float] = []
         labels = hashlib.sha256()
-        for pixels in _batches(clip, BATCH[torch.device(self.device).type], pool):
+        for pixels in _batches(clip, BATCH[torch.device(self.device).type], readers):
             images = labelmaps.to_input(pixels.to(self.device), size)
             soft: list[Tensor] = []
             for features in encode(encoder, images, self.settings.precision):  # (h, w, D)
@@ -229,13 +234,13 @@ class _Work:
         some = " ".join(str(round(value, 5)) for value in sampled)
         return {**record, "features": some, "labels": labels.hexdigest()}, predictions
 
-    def close(self, clip: Clip, record: Record, predictions: list[Any], pool: Executor, lock: ExitStack) -> None:
+    def close(self, clip: Clip, record: Record, predictions: list[Any], scorers: Executor, lock: ExitStack) -> None:
         """Score and write the predictions of a clip, then its record; it is then free."""
         name = record["encoder"]
         with lock:
-            rows = self.benchmark.score(clip, predictions.__getitem__, pool.map)
+            rows = self.benchmark.score(clip, predictions.__getitem__, scorers.map)
             if self.settings.save_predictions:
-                self.benchmark.save(self.output / "predictions" / folder_name(name), clip, predictions, pool.map)
+                self.benchmark.save(self.output / "predictions" / folder_name(name), clip, predictions, scorers.map)
             write_json(self.path(name, clip), {**record, "rows": [plain(row) for row in rows]})
 
 
@@ -252,9 +257,9 @@ def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> 
     return features
 
 
-def _batches(clip: Clip, size: int, pool: Executor) -> Iterator[Tensor]:
+def _batches(clip: Clip, size: int, readers: Executor) -> Iterator[Tensor]:
     """All frames of a clip, uint8 (B, H, W, 3), the next ones being decoded meanwhile."""
-    jobs = (pool.submit(clip.image, frame) for frame in range(len(clip)))
+    jobs = (readers.submit(clip.image, frame) for frame in range(len(clip)))
     waiting = deque(itertools.islice(jobs, 3 * size))
     while waiting:
         part = [waiting.popleft().result() for _ in range(min(size, len(waiting)))]

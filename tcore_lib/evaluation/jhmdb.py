@@ -21,7 +21,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, metrics
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.figures import style
-from tcore_lib.files import read_json, reading, write_json
+from tcore_lib.files import atomic_path, reading
 
 SCORES = {f"PCK@{threshold}": f"correct@{threshold}" for threshold in metrics.PCK_THRESHOLDS}
 JOINT_CELLS = 5  # largest cells whose weighted mean is a joint's position
@@ -111,27 +111,25 @@ class Jhmdb:
         return {name: (wide[column].to_numpy(float), wide["found"].to_numpy(float)) for name, column in SCORES.items()}
 
     def prediction_files(self, folder: Path, clip: Clip) -> list[Path]:
-        """Where a clip's predicted joints go."""
-        return [folder / f"{clip.name}.json"]
+        """Where a clip's predicted joints go: (N, 15, 2), x then y in pixels of the clip from 0, NaN = not found."""
+        return [folder / f"{clip.name}.npy"]
 
     def save(self, folder: Path, clip: Clip, predictions: Any, each: Callable[..., Any] = map) -> None:
-        """Write joints (N, 15, 2), pixels of the clip's own size counted from 0, as JSON; null = not found."""
-        frames = [[None if np.isnan(joint).any() else joint.round(4).tolist() for joint in one] for one in predictions]
-        content = {"clip": clip.name, "joints": list(JOINTS), "unit": "pixels from 0, x then y", "frames": frames}
-        write_json(self.prediction_files(folder, clip)[0], content)
+        """Write the predictions of all frames."""
+        with atomic_path(self.prediction_files(folder, clip)[0]) as temporary:
+            np.save(temporary, np.stack(predictions))
 
     def predictions(self, folder: Path, clip: Clip, frames: Sequence[int]) -> NDArray[np.float64]:
-        """What `save` wrote, of some frames: (n, 15, 2), NaN where a joint was not found."""
-        path, remedy = self.prediction_files(folder, clip)[0], "predict the joints of all frames of this clip again"
-        with reading(path, remedy):
-            content = read_json(path, remedy)["frames"]
-            joints = np.array([[[np.nan] * 2 if joint is None else joint for joint in one] for one in content], float)
+        """Those of some frames, (n, 15, 2)."""
+        path = self.prediction_files(folder, clip)[0]
+        with reading(path, "predict the joints of all frames of this clip again"):
+            joints = np.load(path, allow_pickle=False).astype(np.float64)
             if joints.shape != (len(clip), len(JOINTS), 2):
                 raise ValueError(f"joints of shape {joints.shape}, not {len(clip)} frames x 15 x 2")
         return joints[np.asarray(frames)]
 
     def others(self, folder: Path, clip: Clip) -> Callable[[int], NDArray[np.float64]]:
-        """Joints that somebody else predicted, `<clip>.json` as `save` writes it: those of a frame."""
+        """Joints that somebody else predicted, `<clip>.npy`: those of a frame."""
         return self.predictions(folder, clip, range(len(clip))).__getitem__
 
     def draw(self, image: NDArray[np.uint8], joints: NDArray[np.floating]) -> NDArray[np.uint8]:
