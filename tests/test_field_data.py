@@ -44,15 +44,14 @@ def frames(folder: Path, names: list[str], size: tuple[int, int] = (64, 48)) -> 
 # ---------------------------------------------------------------------------------------------- the order of frames
 
 NUMBERINGS = {
-    "prefix": [f"frame_{i}.jpg" for i in range(1, 21)],
-    "too many zeros": [f"000{i}.jpg" for i in range(1, 21)],
-    "brackets": [f"shot ({i}).jpg" for i in range(1, 21)],
-    "behind": [f"{i}_left.jpg" for i in range(1, 21)],
-    "two numbers": [f"v2-s{i // 10}-f{i}.jpg" for i in range(1, 21)],
-    "seconds": [f"{i / 25}.png" for i in range(20)],
-    "date and time": [f"IMG_2024010{i // 12 + 1}_{1000 + 7 * i}.jpg" for i in range(20)],
-    "both cases": [f"{'Frame' if i % 2 else 'frame'}_{i}.{'JPG' if i % 3 else 'jpeg'}" for i in range(1, 21)],
-    "letters of the world": [f"кадр {i}.jpg" for i in range(1, 21)],
+    "prefix": [f"frame_{i}.jpg" for i in range(1, 13)],
+    "too many zeros": [f"000{i}.jpg" for i in range(1, 13)],
+    "behind": [f"{i}_left.jpg" for i in range(1, 13)],
+    "two numbers": [f"v2-s{i // 10}-f{i}.jpg" for i in range(1, 13)],
+    "seconds": [f"{i / 25}.png" for i in range(12)],
+    "date and time": [f"IMG_2024010{i // 8 + 1}_{1000 + 7 * i}.jpg" for i in range(12)],
+    "both cases": [f"{'Frame' if i % 2 else 'frame'}_{i}.{'JPG' if i % 3 else 'jpeg'}" for i in range(1, 13)],
+    "letters of the world": [f"кадр ({i}).jpg" for i in range(1, 13)],
 }
 
 
@@ -64,7 +63,7 @@ def test_frames_go_by_their_numbers(tmp_path: Path, kind: str) -> None:
     frames(tmp_path / "in/walk/clip1", names)
     index = prepared(tmp_path / "in")
     assert index.kind == "frames"
-    assert [read_code(frame) for frame in index.read(0, range(20))] == list(range(20))
+    assert [read_code(frame) for frame in index.read(0, range(12))] == list(range(12))
 
 
 def test_tenths_or_the_tenth() -> None:
@@ -170,6 +169,7 @@ def test_a_guess_is_shown_with_counts_before_anything_is_written(
         frames(tmp_path / "in" / name, [f"frame_{i:04d}.jpg" for i in range(1, 21)])
     index = FrameIndex.load(videos.prepare(data(tmp_path / "in")).index)
     assert (index.kind, index.num_frames.tolist()) == ("frames", [20, 20, 20])
+    assert prepared(tmp_path / "in/jump01").num_frames.tolist() == [20]  # one folder alone is one video
     said = capsys.readouterr().out
     assert "3 videos as folders of frames in 1 class" in said.splitlines()[0]
     assert "guessed from 0 video files, 3 folders of numbered pictures (60), 60 pictures in all" in said
@@ -201,13 +201,6 @@ def test_photos_by_class_are_images(tmp_path: Path, names: list[str]) -> None:
     frames(tmp_path / "in/a", names)
     frames(tmp_path / "in/b", names)
     assert prepared(tmp_path / "in").kind == "images"
-
-
-def test_a_single_folder_of_frames_is_one_video(tmp_path: Path) -> None:
-    frames(tmp_path / "in", [f"frame_{i}.jpg" for i in range(1, 12)])
-    index = prepared(tmp_path / "in")
-    assert (index.kind, index.num_frames.tolist()) == ("frames", [11])
-    assert [read_code(frame) for frame in index.read(0, [0, 9, 10])] == [0, 9, 10]
 
 
 # ---------------------------------------------------------------------------------------------- videos

@@ -11,14 +11,7 @@ import torch
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
-from tcore_lib.data.sandwich import (
-    SandwichDataset,
-    collate,
-    counters,
-    epoch_order,
-    sandwich_indices,
-    video_of,
-)
+from tcore_lib.data.sandwich import SandwichDataset, collate, counters, epoch_order, sandwich_indices, video_of
 from tcore_lib.errors import InputError
 from tcore_lib.params import Sandwich
 from tcore_lib.randomness import generator
@@ -50,13 +43,11 @@ def draws(num_frames: int, count: int, ranges: Sandwich = DEFAULT) -> np.ndarray
 
 def test_twenty_frames_are_uniform_over_the_stated_ranges() -> None:
     """T = 20: current 6..13 (8 values), offsets 3..5 (3 values each), all independent: 72 equally likely triples."""
-    past, current, future = draws(20, 14_400).T
-    assert set(current) == set(range(6, 14))
-    assert set(current - past) == set(future - current) == {3, 4, 5}
+    past, current, future = draws(20, 7_200).T
     cells = np.zeros((8, 3, 3), int)
     np.add.at(cells, (current - 6, current - past - 3, future - current - 3), 1)
-    assert chisquare(cells.ravel()).pvalue > 1e-3  # 200 expected in each cell
-    assert chisquare(np.bincount(current - 6)).pvalue > 1e-3
+    assert (cells > 0).all()
+    assert chisquare(cells.ravel()).pvalue > 1e-3  # 100 expected in each cell
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 7])
@@ -83,16 +74,15 @@ def test_ranges_by_hand(num_frames: int, current: tuple[int, int], offsets: tupl
 
 
 def test_every_length_stays_inside_the_clip_and_in_order() -> None:
-    for current, num_frames in itertools.product([(0.3, 0.7), (0.25, 0.75), (0.5, 0.6)], range(1, 200)):
-        past, now, future = draws(num_frames, 20, Sandwich(current_range=current)).T
+    for current, num_frames in itertools.product([(0.3, 0.7), (0.25, 0.75), (0.5, 0.6)], range(1, 200, 3)):
+        past, now, future = draws(num_frames, 10, Sandwich(current_range=current)).T
         assert ((past >= 0) & (past <= now) & (now <= future) & (future < num_frames)).all()
 
 
 def test_an_epoch_shows_each_video_once_and_the_next_in_another_order() -> None:
     first, second = ([video_of(3, counter, 50) for counter in range(e * 50, e * 50 + 50)] for e in (0, 1))
     assert sorted(first) == sorted(second) == list(range(50))
-    assert first != second
-    assert first != [video_of(4, counter, 50) for counter in range(50)]
+    assert first not in (second, [video_of(4, counter, 50) for counter in range(50)])
     with pytest.raises(ValueError, match="read-only"):
         epoch_order(3, 0, 50)[0] = 1
 
@@ -104,8 +94,7 @@ def test_sample_holds_the_frames_it_drew() -> None:
         sample = dataset[counter]
         video = video_of(1, counter, 4)
         roles = sandwich_indices(int(index.num_frames[video]), DEFAULT, generator(1, "frames", counter))
-        assert sample["frames"].shape == (3, 3, 4, 6)
-        assert sample["frames"].dtype == torch.uint8
+        assert (sample["frames"].shape, sample["frames"].dtype) == ((3, 3, 4, 6), torch.uint8)
         assert sample["frames"].permute(0, 2, 3, 1).is_contiguous()  # as decoded, not copied
         assert (sample["counter"], sample["video"]) == (counter, video)
         assert sample["frames"][:, 0].unique().tolist() == [video]
@@ -113,13 +102,11 @@ def test_sample_holds_the_frames_it_drew() -> None:
         assert index.reads[-1] == (video, sorted(set(roles)))  # a lone frame is read once
 
 
-def test_frames_of_different_sizes_are_refused() -> None:
-    class Uneven(Coded):
-        def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
-            return [np.zeros((2 + k, 2, 3), np.uint8) for k in range(len(frame_indices))]
-
+def test_frames_of_different_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Coded([20], [(2, 2)])
+    monkeypatch.setattr(index, "read", lambda i, js: [np.zeros((2 + k, 2, 3), np.uint8) for k in range(len(js))])
     with pytest.raises(InputError, match="different sizes"):
-        SandwichDataset(Uneven([20], [(2, 2)]), DEFAULT, seed=0)[0]
+        SandwichDataset(index, DEFAULT, seed=0)[0]
 
 
 def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
@@ -137,23 +124,19 @@ def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
 def test_workers_change_nothing() -> None:
     dataset = SandwichDataset(Coded([20, 9, 1, 33, 20], [(4, 6), (6, 4)]), DEFAULT, seed=5)
     batches = [micro for step in range(2, 6) for micro in counters(step, 4, rank=0, world=1, accumulate=2)]
-    alone = list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate))
+    assert batches[:2] == [[8, 9], [10, 11]]
     workers: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": START}
-    shared = list(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **workers))
-    assert len(alone) == len(shared) == len(batches) == 8
-    assert [b["counter"].tolist() for b in alone[:2]] == [[8, 9], [10, 11]]
+    alone, shared = (DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **how) for how in ({}, workers))
     for a, b in zip(alone, shared, strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 3)])
 def test_ranks_and_micro_batches_partition_the_step(world: int, accumulate: int) -> None:
-    step, batch = 7, 24
-    per_rank = [counters(step, batch, rank, world, accumulate) for rank in range(world)]
-    assert all(len(micro) == accumulate for micro in per_rank)
-    # walking micro-batch by micro-batch, rank by rank, the counters are consecutive
+    """Walking micro-batch by micro-batch, rank by rank, the counters are consecutive."""
+    per_rank = [counters(7, 24, rank, world, accumulate) for rank in range(world)]
     walked = [c for m in range(accumulate) for rank in range(world) for c in per_rank[rank][m]]
-    assert walked == list(range(step * batch, (step + 1) * batch))
+    assert walked == list(range(7 * 24, 8 * 24))
 
 
 def test_an_impossible_split_is_refused() -> None:

@@ -76,21 +76,15 @@ def test_resize_is_torchs_antialiased_bicubic(size: int) -> None:
 # --------------------------------------------------------------------------------------------------------- photometry
 
 
-def value(number: float) -> Tensor:
-    return torch.full((1, 1, 1, 1), number)
-
-
 @pytest.mark.parametrize(
-    ("name", "factors"),
-    [("brightness", (0.6, 1.0, 1.4)), ("contrast", (0.6, 1.0, 1.4)), ("saturation", (0.0, 0.8, 1.2)),
-     ("hue", (-0.5, -0.1, 0.0, 0.03, 0.1, 0.5))],
-)  # fmt: skip
+    ("name", "factors"), [("contrast", (0.6, 1.4)), ("saturation", (0.0, 1.2)), ("hue", (-0.5, 0.0, 0.03, 0.5))]
+)
 def test_jitter_operation_is_torchvisions(name: str, factors: tuple[float, ...]) -> None:
     image = picture(64, 64)[None] / 255
     image[..., :8] = image[:, :1, :, :8]  # gray pixels have no hue
     for factor in factors:
         x = image.clone()
-        getattr(photometry, f"adjust_{name}")(x, value(factor))
+        getattr(photometry, f"adjust_{name}")(x, torch.full((1, 1, 1, 1), factor))
         assert (x - getattr(TF, f"adjust_{name}")(image, factor)).abs().max() < 1e-5
 
 
@@ -158,13 +152,6 @@ def test_boxes_follow_torchvisions_distribution(many: ViewParams) -> None:
             lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2], lambda b: b[:, 0], lambda b: b[:, 1]
         ):  # fmt: skip
             assert kstest(statistic(ours), statistic(drawn)).pvalue > 1e-3
-
-
-def test_boxes_lie_inside_frames_of_any_shape() -> None:
-    sizes = np.array([[256, 340], [400, 40], [40, 400], [3, 5], [1, 1], [720, 1280]])
-    boxes = draw_views(0, range(6), sizes, SETTINGS).boxes
-    assert (boxes >= (0, 0, 1, 1)).all()
-    assert (boxes[..., :2] + boxes[..., 2:] <= sizes[:, None]).all()
 
 
 def test_auxiliary_crops_share_the_largest_centred_box() -> None:
@@ -241,16 +228,6 @@ def test_crops_are_crop_major_and_from_the_right_frame(batched: bool) -> None:
         gray = (out[name].permute(0, 2, 3, 1) * std + mean) / LEVEL
         expected = (10 * torch.arange(3) + role).repeat(crops).float()
         assert torch.allclose(gray, expected.view(-1, 1, 1, 1).expand_as(gray), atol=1e-3)
-
-
-def test_global_crops_never_flip_and_local_crops_do() -> None:
-    """A frame that brightens to the right keeps doing so in every large crop, and in the local crops unless flipped."""
-    frames = torch.arange(0, 240, 2).to(torch.uint8).expand(20, 3, 3, 90, 120)
-    views = draw_views(0, range(20), [(90, 120)] * 20, PLAIN)
-    out = make_views(frames, views, PLAIN)
-    rising = {name: crops[..., -1].mean((1, 2)) > crops[..., 0].mean((1, 2)) for name, crops in out.items()}
-    assert all(rising[name].all() for name in ("current", "past", "future"))
-    assert rising["local"].numpy().tolist() == (~views.flips[:, 6:].T.ravel()).tolist()
 
 
 @pytest.mark.parametrize("batched", [False, True])
