@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import av
 import numpy as np
@@ -19,17 +19,11 @@ from tcore_lib.data import images
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading
 
-if TYPE_CHECKING:
-    from av.packet import Packet
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
-
 VIDEO_SUFFIXES = frozenset({
     ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mkv", ".mov",
     ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 })  # fmt: skip
 REMEDY = "replace the file or leave it out"
-Kept = TypeVar("Kept")
 
 
 def choose(times: np.ndarray, num_frames: int | None, fps: float | None = None) -> np.ndarray:
@@ -53,8 +47,8 @@ def keep_frames(
     num_frames: int | None,
     fps: float | None = None,
     short_side: int | None = None,
-    convert: Callable[[np.ndarray], Kept] = lambda image: image,  # type: ignore[assignment,return-value]
-) -> list[Kept]:
+    convert: Callable[[np.ndarray], Any] = lambda image: image,
+) -> list[Any]:
     """Decode the frames to keep (see `choose`) and convert each at once, so that large frames are held one at a time.
 
     Frames whose short side exceeds `short_side` pixels are reduced to it; all get the size of the first. `convert` takes
@@ -67,7 +61,7 @@ def keep_frames(
         shown, step = _listed(path)
         while True:
             wanted = set(choose(_ascending(shown, step), num_frames, fps).tolist())
-            kept: list[Kept] = []
+            kept: list[Any] = []
             decoded: list[float | None] = []
             for position, frame in enumerate(_decoded(path)):
                 decoded.append(frame.time)
@@ -111,7 +105,7 @@ def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["VideoStream", Iterator["Packet"]]]:
+def _opened(path: Path) -> Iterator[tuple[Any, Iterator[av.Packet]]]:
     """The stream that a player would show, and its packets. No network address is ever followed.
 
     What precedes the first keyframe cannot be decoded and is left out.
@@ -151,7 +145,7 @@ def _ascending(shown: list[float | None], step: float) -> np.ndarray:
     return np.sort(np.array(known))
 
 
-def _decoded(path: Path) -> Iterator["VideoFrame"]:
+def _decoded(path: Path) -> Iterator[av.VideoFrame]:
     """Every frame in the order of showing; a frame that the decoder calls damaged ends the video."""
     with _opened(path) as (_, packets):
         for frame in itertools.chain.from_iterable(packet.decode() for packet in packets):
@@ -160,7 +154,7 @@ def _decoded(path: Path) -> Iterator["VideoFrame"]:
             yield frame
 
 
-def _upright(frame: "VideoFrame") -> np.ndarray:
+def _upright(frame: av.VideoFrame) -> np.ndarray:
     """A decoded frame of any pixel format as uint8 (H, W, 3) RGB, turned as its display matrix says."""
     image = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))

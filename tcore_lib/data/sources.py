@@ -66,8 +66,6 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
     Raises:
         InputError: no folder, nothing usable in it, or `layout: auto` finds what may be read in two ways.
     """
-    if cfg.source == "synthetic" and source is None:
-        raise InputError("data.source = synthetic is drawn by notebook 00, which then says where it lies; run that.")
     root = params.resolve(cfg.source) if source is None else source
     if not root.is_dir():
         raise InputError(f"data.source = {root} is not a folder; give a folder of videos, frame folders or images.")
@@ -240,7 +238,7 @@ def _by_annotations(
             if (row.get("split") or split)[:3] == split[:3]:  # val, validate
                 start, end = (str(int(float(row[name]))) for name in ("time_start", "time_end"))
                 for whole in ((row["youtube_id"], start, end), (row["youtube_id"],)):
-                    labels.setdefault(whole, class_folder(row.get("label") or UNLABELLED))
+                    labels.setdefault(whole, _class_folder(row.get("label") or UNLABELLED))
     if not labels:
         raise InputError(f"{annotations} has no row of split {split!r}; check data.split and data.annotations.")
     named, used = [], set()
@@ -267,7 +265,6 @@ def _csv_rows(path: Path) -> "csv.DictReader[str]":
     return csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
 
 
-def class_folder(label: str) -> str:
+def _class_folder(label: str) -> str:
     """A label as the released layout names its folder: "golf (putting)" -> "golf_putting"."""
-    cleaned = label.strip().replace("/", "_").replace(" ", "_")
-    return "".join(c for c in cleaned if c not in '()"\\\0').lstrip(".") or UNLABELLED
+    return re.sub(r'[()"\\\0]', "", re.sub(r"[/ ]", "_", label.strip())).lstrip(".") or UNLABELLED
