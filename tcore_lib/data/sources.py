@@ -27,9 +27,12 @@ SPLITS = {"train", "val", "valid", "validate", "validation", "test", "annotation
 STRAY = re.compile(r"\..*|@.*|#.*|\$.*|__MACOSX|_?thumb(nail)?s?|lost\+found|System Volume Information", re.IGNORECASE)
 OURS = re.compile(r"(bad_files|left_out)-[\w-]+\.csv|index-[\w-]+\.parquet")  # written by `prepare` into its root
 
+OFFICIAL = "data.annotations takes the official CSV (label, youtube_id, time_start, time_end, split)"
+
 Layout = Literal["videos", "frames", "images"]
 LeftOut = list[tuple[str, str]]  # (file, folder or row; why it is not used)
 Key = tuple[str, ...]  # (id, start, end) of a row of Kinetics' CSV, or (id,)
+Named = list[tuple[str, Path]]  # `<class>/<name>`, file or folder
 Folders = dict[Path, list[str]]  # folder -> names of its pictures; each folder before those inside it
 
 
@@ -57,11 +60,7 @@ class Source:
 
 
 def find(cfg: params.Data, source: Path | None = None) -> Source:
-    """Look at what `cfg.source` holds. What `prepare` wrote there itself is not looked into.
-
-    Args:
-        cfg: source, layout, annotations, root and split are read.
-        source: used instead of `cfg.source`.
+    """Look at what `cfg.source`, or `source` instead, holds. What `prepare` wrote there itself is not looked into.
 
     Raises:
         InputError: no folder, nothing usable in it, or `layout: auto` finds what may be read in two ways.
@@ -88,10 +87,7 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
     if layout == "frames":
         wanted = _frame_folders(folders, left_out)
 
-    if cfg.annotations:
-        named = _by_annotations(wanted, layout, params.resolve(cfg.annotations), cfg.split, left_out)
-    else:
-        named = [(_target(path, root, layout), path) for path in wanted]
+    named = _by_annotations(wanted, layout, cfg, left_out) if cfg.annotations else _by_folder(wanted, layout, root)
     items = _distinct(named, left_out)
     found = Source(root, layout, guessed, dict(sorted(items.items())), left_out)
     if not items:
@@ -105,7 +101,7 @@ def _step_into_split(root: Path, split: str, ours: set[str]) -> Path:
     released = root / "frames" / split
     if released.is_dir() and os.path.realpath(released) not in ours:
         return released
-    inner = {entry.name for entry in os.scandir(root) if entry.is_dir() and not STRAY.fullmatch(entry.name)}
+    inner = {path.name for path in root.iterdir() if path.is_dir() and not STRAY.fullmatch(path.name)}
     return root / split if split in inner and inner <= {split, *SPLITS} else root
 
 
@@ -202,13 +198,16 @@ def _frame_folders(folders: Folders, left_out: LeftOut) -> list[Path]:
 # ---------------------------------------------------------------------------------------------- names and classes
 
 
-def _target(path: Path, root: Path, layout: Layout) -> str:
+def _by_folder(paths: list[Path], layout: Layout, root: Path) -> Named:
     """`<class>/<name>`: the first folder below the root is the class, deeper ones go before the name."""
-    class_name, *deeper = path.relative_to(root).parts[:-1] or [UNLABELLED]
-    return f"{class_name}/{'_'.join([*deeper, path.stem if layout == 'videos' else path.name])}"
+    named = []
+    for path in paths:
+        class_name, *deeper = path.relative_to(root).parts[:-1] or [UNLABELLED]
+        named.append((f"{class_name}/{'_'.join([*deeper, path.stem if layout == 'videos' else path.name])}", path))
+    return named
 
 
-def _distinct(named: list[tuple[str, Path]], left_out: LeftOut) -> dict[str, Path]:
+def _distinct(named: Named, left_out: LeftOut) -> dict[str, Path]:
     """a.mp4 beside a.avi: the second one keeps its suffix. A name that no index can hold is left out."""
     items: dict[str, Path] = {}
     for target, path in named:
@@ -222,18 +221,15 @@ def _distinct(named: list[tuple[str, Path]], left_out: LeftOut) -> dict[str, Pat
     return items
 
 
-def _by_annotations(
-    paths: list[Path], layout: Layout, annotations: Path, split: str, left_out: LeftOut
-) -> list[tuple[str, Path]]:
+def _by_annotations(paths: list[Path], layout: Layout, cfg: params.Data, left_out: LeftOut) -> Named:
     """`<class>/<name>` by Kinetics' official CSV.
 
     A file belongs to the row of its whole name (`<id>_<start>_<end>`, with zeros before the numbers or not), else to the
     first row of its id.
     """
     labels: dict[Key, str] = {}
-    with reading(
-        annotations, "data.annotations takes the official CSV (label, youtube_id, time_start, time_end, split)"
-    ):
+    annotations, split = params.resolve(str(cfg.annotations)), cfg.split
+    with reading(annotations, OFFICIAL):
         for row in _csv_rows(annotations):
             if (row.get("split") or split)[:3] == split[:3]:  # val, validate
                 start, end = (str(int(float(row[name]))) for name in ("time_start", "time_end"))

@@ -64,17 +64,11 @@ def index_path(cfg: params.Data) -> Path:
 def prepare(
     cfg: params.Data, *, source: Path | None = None, shard: tuple[int, int] = (0, 1), progress: bool = True
 ) -> Prepared:
-    """Prepare `cfg.source`, or continue doing so.
+    """Prepare `cfg.source` (or `source`), or continue doing so; of n shards the part i, shard = (i, n).
 
     What is going to be used is printed before anything is written. Written under `<root>`:
     `frames/<split>/<class>/<video>/00000.jpg ...` (of videos), `index-<split>.parquet`, `bad_files-<split>.csv` (what
     cannot be used, with the reason), `left_out-<split>.csv` (what is no video, with the reason) and `.prepare-<split>/`.
-
-    Args:
-        cfg: the section `data` of a parameter file.
-        source: used instead of `cfg.source`, e.g. the folder of synthetic videos.
-        shard: (i, n): this process does part i of n.
-        progress: print what was found, and show a progress bar.
 
     Raises:
         InputError: nothing usable in the source; `root` holds frames that were made otherwise; the disk is full (what is
@@ -180,7 +174,6 @@ def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
         part.mkdir(parents=True)
         for number, data in enumerate(frames):
             (part / f"{number:05d}.jpg").write_bytes(data)
-        row = finished_row(part)
         folder.parent.mkdir(parents=True, exist_ok=True)
         os.rename(part, folder)
     except OSError:
@@ -188,7 +181,7 @@ def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return row
+    return finished_row(folder)
 
 
 def encode(image: np.ndarray) -> bytes:
