@@ -1,4 +1,4 @@
-"""An index that goes wrong on purpose, importable by loader processes; and a small disk."""
+"""Indices that go wrong on purpose, importable by loader processes; and a small disk."""
 
 import os
 import signal
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tiny_problem import Pictures
 
+from tcore_lib.errors import InputError
+
 
 class Mortal(Pictures):
     """Kills the process that reads its last video, as the system does when memory runs out."""
@@ -19,6 +21,16 @@ class Mortal(Pictures):
         """Frames, or the end."""
         if i == len(self) - 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(i, frame_indices)
+
+
+class Missing(Pictures):
+    """Its last video cannot be read."""
+
+    def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
+        """Frames, or a sentence."""
+        if i == len(self) - 1:
+            raise InputError("clip7/00000.jpg cannot be read (gone).")
         return super().read(i, frame_indices)
 
 

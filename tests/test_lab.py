@@ -1,4 +1,4 @@
-"""Both widgets in JupyterLab itself: an executed notebook opened again, then run with a live kernel."""
+"""Both widgets in JupyterLab itself: an executed notebook opened again, then run with a live kernel; figures in it."""
 
 import json
 import socket
@@ -51,30 +51,19 @@ curves.close(log);
 """
 
 
-def executed(folder: Path, *cells: str) -> Any:
-    """A notebook of these cells, run in a folder."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text.strip()) for text in cells])
-    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, timeout=PATIENCE).execute()
-    return notebook
-
-
-def test_a_figure_is_shown_once_and_live_curves_in_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("MPLBACKEND", raising=False)
-    outputs = executed(tmp_path, FIGURES).cells[0].outputs
-    assert ["image/png" in output.get("data", {}) for output in outputs] == [True, True]  # the histogram, the curves
-
-
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """A JupyterLab on a folder with an executed, trusted notebook: its address and the folder."""
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path, Any]]:
+    """A JupyterLab on a folder with an executed, trusted notebook: its address, the folder, the notebook."""
     for name in ("CONFIG", "DATA", "RUNTIME"):
         monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     folder = tmp_path / "work"
     for path in (folder, tmp_path / "data"):
         path.mkdir()
-    notebook = executed(folder, EXPLORER, PAINTER)
+    cells = [nbformat.v4.new_code_cell(text.strip()) for text in (EXPLORER, PAINTER, FIGURES)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, timeout=PATIENCE).execute()
     nbformat.write(notebook, folder / "widgets.ipynb")
     NotebookNotary(data_dir=str(tmp_path / "data")).sign(notebook)
     with socket.socket() as probe:
@@ -85,7 +74,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
     with open(tmp_path / "lab.log", "wb") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], stdout=log, stderr=log, cwd=folder)
         try:
-            yield f"http://127.0.0.1:{port}/lab/tree/widgets.ipynb?reset", folder
+            yield f"http://127.0.0.1:{port}/lab/tree/widgets.ipynb?reset", folder, notebook
         finally:
             server.terminate()
             server.wait(20)
@@ -106,8 +95,10 @@ def wait_for(found: Any) -> Any:
 
 
 @pytest.mark.browser
-def test_widgets_work_in_a_reopened_notebook_and_with_a_kernel(browser: Any, lab: tuple[str, Path]) -> None:
-    address, folder = lab
+def test_widgets_and_figures_in_a_notebook_reopened_and_run(browser: Any, lab: tuple[str, Path, Any]) -> None:
+    address, folder, notebook = lab
+    shown = ["image/png" in output.get("data", {}) for output in notebook.cells[2].outputs]
+    assert shown == [True, True]  # the histogram once, the live curves in one place
     page = browser.new_page(viewport={"width": 1200, "height": 1400})
     page.set_default_timeout(1000 * PATIENCE)
     wait_for(lambda: page.goto(address))  # the server needs some seconds
