@@ -16,7 +16,6 @@ from tcore_lib.figures.frames import headline
 
 # Columns of a training log or schedule table that have a title and a unit of their own, in the order they are drawn.
 TITLES = {
-    "loss": ("total loss", ""),
     "total": ("total loss", ""),
     "dino_local": ("DINO, local crops", "nats"),
     "dino_global": ("DINO, global crops", "nats"),

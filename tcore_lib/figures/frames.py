@@ -262,16 +262,15 @@ def pose(
 
 def _windows(points: np.ndarray, shape: tuple[int, ...]) -> list[Box]:
     """A box around the points (N, n, 2) of each frame, of one size for all, inside the frame."""
-    good = np.isfinite(points).all(2) & (points >= 0).all(2)
-    boxes = [
-        (p[g].min(0), p[g].max(0)) if g.any() else (np.zeros(2), np.array(shape[1::-1]))
-        for p, g in zip(points, good, strict=True)
-    ]
-    size = np.max([high - low for low, high in boxes], axis=0)
+    whole = np.array(shape[1::-1])  # width, height
+    good = np.all(points >= 0, axis=2, keepdims=True)  # not where NaN
+    some = good.any(1)
+    low = np.where(some, np.where(good, points, np.inf).min(1), 0)  # (N, 2)
+    high = np.where(some, np.where(good, points, -np.inf).max(1), whole)
+    size = (high - low).max(0)
     size = size + 0.25 * size.max() + 20
-    size = np.minimum(np.maximum(size, size.max() * np.array([0.9, 0.6])), [shape[1], shape[0]])
-    corners = [np.clip((low + high - size) / 2, 0, np.array(shape[1::-1]) - size) for low, high in boxes]
-    return [(corner[1], corner[0], size[1], size[0]) for corner in corners]
+    size = np.minimum(np.maximum(size, size.max() * np.array([0.9, 0.6])), whole)
+    return [(y, x, size[1], size[0]) for x, y in np.clip((low + high - size) / 2, 0, whole - size)]
 
 
 def _skeleton(ax: Axes, joints: np.ndarray, truth: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.figures import style
 
 BARS = 40  # of a histogram
+FLOOR = "pixels"  # what raw pixels reach without learning is drawn through all rows
 
 
 @style.figure_in_style
@@ -56,16 +57,13 @@ def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "coun
 
 
 @style.figure_in_style
-def score_table(
-    table: pd.DataFrame, *, against: str = "", floor: str = "pixels", interval: str = "95 % interval over clips"
-) -> Figure:
+def score_table(table: pd.DataFrame, *, against: str = "", interval: str = "95 % interval over clips") -> Figure:
     """Scores of any number of encoders: a panel per benchmark, a row per encoder, a dot with its interval.
 
     Args:
         table: one row per `encoder` and `benchmark`; columns `measured`, and `low`, `high` (ends of the interval) and
             `paper`, which may be absent or NaN. With `against`: `difference` instead of `measured`, and its interval.
         against: draw the paired differences to this encoder, in percentage points, about a line at zero.
-        floor: the encoder whose score is drawn through all rows: what raw pixels reach without learning.
         interval: what `low` and `high` are.
     """
     value = "difference" if against else "measured"
@@ -82,8 +80,8 @@ def score_table(
         there = part[["low", "high"]].notna().all(axis=1)
         if against:
             ax.axvline(0, color=style.INK, linewidth=1)
-        elif floor in part.index:
-            ax.axvline(part.loc[floor, value], color=style.MUTED, linestyle="--", linewidth=1, label=floor)
+        elif FLOOR in part.index:
+            ax.axvline(part.loc[FLOOR, value], color=style.MUTED, linestyle="--", linewidth=1, label=FLOOR)
         if there.any():
             ends = part["low"][there], part["high"][there]
             ax.hlines(rows[there], *ends, color=style.CYCLE[0], linewidth=4, alpha=0.35, label=interval)

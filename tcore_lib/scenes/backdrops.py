@@ -5,8 +5,6 @@ row (a share of H) that things stand on; the floor begins above it and reaches d
 short sides of the backdrop, y is (H, 1) as a share of H.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
@@ -184,11 +182,4 @@ def stone(rng: Rng, shape: Shape, tones: np.ndarray, ground: float) -> np.ndarra
     return grain(rng, image, 0.1)
 
 
-BACKDROPS: dict[str, Callable[[Rng, Shape, np.ndarray, float], np.ndarray]] = {
-    "meadow": meadow,
-    "room": room,
-    "street": street,
-    "sea": sea,
-    "table": tabletop,
-    "stone": stone,
-}
+BACKDROPS = {"meadow": meadow, "room": room, "street": street, "sea": sea, "table": tabletop, "stone": stone}

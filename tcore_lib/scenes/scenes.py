@@ -88,15 +88,9 @@ class Stage:
 def render_scene(
     kind: str, seed: int, *counter: int, size: tuple[int, int] = (340, 256), num_frames: int = 20, seconds: float = 4.0
 ) -> Scene:
-    """Draw one scene.
+    """Draw one scene of a kind of motion, a key of `KINDS`; everything random follows from the seed and the counter.
 
-    Args:
-        kind: a key of `KINDS`.
-        seed: the run's seed.
-        counter: which scene; with the seed it decides everything random.
-        size: (width, height) in pixels, at least 32.
-        num_frames: frames, spread evenly over `seconds`.
-        seconds: length of the clip.
+    `size` is (width, height) in pixels, at least 32; the frames are spread evenly over `seconds`.
     """
     times = np.arange(num_frames) * seconds / num_frames
     return render(compose(kind, generator(seed, "scenes", *counter), size, times, seconds))

@@ -129,16 +129,10 @@ def cut(
     length: float = 0.0,
     rim: float = 0.3,
 ) -> Sprite:
-    """Cut a texture along outlines and give it a rounded relief.
+    """Cut a texture (R_y, R_x, 3) along outlines and give it a rounded relief.
 
-    Args:
-        texture: (R_y, R_x, 3) in 0..1, covering `bounds`, which leave a margin around the outlines.
-        outlines: polygons (k, 2) in the sprite's units; their union is kept.
-        bounds: of the texture.
-        bevel: width of the rounded border in units.
-        holes: polygons that are cut out again.
-        length: see `Sprite`.
-        rim: how much darker the border is, 0..1.
+    The union of the outlines, polygons (k, 2) in the sprite's units, is kept, the holes are cut out again; the texture leaves
+    a margin around them. `bevel` is the width of the rounded border in units, `rim` how much darker it is, 0..1.
     """
     rows, columns = texture.shape[:2]
     x0, y0, x1, _ = bounds
