@@ -67,7 +67,6 @@ def measured() -> dict[str, Any]:
         "painting": {
             "hidden": digest(style.hide_patches(image, mask).tobytes()),
             "enlarged": digest(style.enlarge(np.arange(12).reshape(3, 4), (12, 16)).tobytes()),
-            "tiles": digest(style.tile([image] * 5, 3).tobytes()),
             "outline": digest(style.outline(np.arange(12).reshape(3, 4).repeat(4, 0).repeat(4, 1), 1).tobytes()),
             "colours": digest(style.to_colours(np.linspace(0, 1, 256)).tobytes()),
         },

@@ -190,16 +190,13 @@ def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.
 
 
 def _atlas(mean: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Small maps (h, w, h, w) as one picture, 3 x 3 pixels per looked-at patch."""
-    tiles = []
-    for row, column in np.ndindex(*mask.shape):
-        values = mean[row, column]
-        small = style.to_colours(values / max(values.max(), 1e-12))
-        if not mask[row, column]:
-            small = np.round(0.35 * small + 0.65 * 255).astype(np.uint8)
-        small = small.repeat(3, 0).repeat(3, 1)
-        y, x = np.unravel_index(values.argmax(), mask.shape)
-        small[3 * row + 1, 3 * column + 1] = 255
-        small[3 * y + 1, 3 * x + 1] = style.to_rgb8(style.OKABE_ITO["orange"])
-        tiles.append(small)
-    return style.tile(tiles, mask.shape[1], gap=3)
+    """Small maps (h, w, h, w) as one picture, 3 x 3 pixels per looked-at patch, with white gaps."""
+    (h, w), (row, column) = mask.shape, np.indices(mask.shape)
+    small = style.to_colours(mean / np.maximum(mean.max((2, 3), keepdims=True), 1e-12))  # (h, w, h, w, 3)
+    small[~mask] = np.round(0.35 * small[~mask] + 0.65 * 255)
+    small = small.repeat(3, 2).repeat(3, 3)
+    y, x = np.divmod(mean.reshape(h, w, -1).argmax(2), w)
+    small[row, column, 3 * row + 1, 3 * column + 1] = 255
+    small[row, column, 3 * y + 1, 3 * x + 1] = style.to_rgb8(style.OKABE_ITO["orange"])
+    spaced = np.pad(small, ((0, 0), (0, 0), (0, 3), (0, 3), (0, 0)), constant_values=255)
+    return spaced.swapaxes(1, 2).reshape(h * (3 * h + 3), w * (3 * w + 3), 3)[:-3, :-3]

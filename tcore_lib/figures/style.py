@@ -6,7 +6,7 @@ are told apart with every common kind of colour vision and on orange things; ord
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
@@ -182,15 +182,3 @@ def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -
     """Cover the masked patches, bool (h, w), of a crop uint8 (H, W, 3)."""
     hidden = enlarge(to_array(mask).astype(bool), to_frame(image).shape[:2])
     return np.where(hidden[..., None], np.array(to_rgb8(colour), dtype=np.uint8), image)
-
-
-def tile(images: Sequence[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """Equal frames (H, W, 3) in a grid with white gaps -> uint8 (rows*H + gaps, columns*W + gaps, 3)."""
-    frames = [to_frame(image) for image in images]
-    height, width = frames[0].shape[:2]
-    rows = -(-len(frames) // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for i, frame in enumerate(frames):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = frame
-    return sheet
