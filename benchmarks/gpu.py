@@ -13,10 +13,9 @@ loader       all loader processes from JPEG frames and from shards; views on the
 train        ViT-S/16 at 224 with full-size heads on rendered video for what is left; scores of the trained, the random
              and the weightless encoder; the trained one as encoder.safetensors
 
---clips names a folder with real clips (davis-sample, jhmdb-sample); without it they are rendered. Before the first part a
-rendered video is written, read back and indexed, and the clips are looked through: a machine whose libraries cannot do that
-costs seconds, not the lease. Each part writes its figures to OUT (small text) when it ends, and one that fails says so there
-and stops no other. A part runs in a process of its own, which is stopped at the end of its share of the time.
+--clips names a folder with real clips (davis-sample, jhmdb-sample); without it they are rendered. A video is rendered and read
+back before the first part, so that a machine whose libraries cannot do that costs seconds. Each part is a process that is
+stopped at the end of its share of the time; it writes its figures to OUT, and one that fails says so there and stops no other.
 """
 
 import argparse
@@ -37,13 +36,12 @@ from views import write_frames
 from tcore_lib import files, params, runs
 from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
-from tcore_lib.data.sandwich import Videos
 from tcore_lib.data.shards import ShardIndex, write_shards
 from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.machine import Meter, Place, cores
-from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
+from tcore_lib.model.encoders import load_encoder, random_encoder
 from tcore_lib.model.export import export
 from tcore_lib.scenes import synthetic
 from tcore_lib.training.batches import loader, worker_count
@@ -69,28 +67,21 @@ class Bench:
     """One call's settings, and where its figures go."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.output, self.tiny, self.clips, self.seconds = args.output, args.tiny, args.clips, 60 * args.minutes
+        self.output, self.tiny, self.clips = args.output, args.tiny, args.clips
         self.device = torch.device("cpu" if args.tiny else "cuda")
         self.started = time.time()
+        self.end = self.started + 60 * args.minutes
 
-    def settings(self, arch: str, **loop: Any) -> params.Params:
+    def settings(self, arch: str = "vit_small", **loop: Any) -> params.Params:
         """The K400 row with another encoder and loop; tiny on request."""
         sections: dict[str, Any] = {**TINY} if self.tiny else {"encoder": {"arch": arch}}
         batch = 4 if self.tiny else BATCH[arch]
         sections["loop"] = {"batch_size": batch, "log_every": 1 if self.tiny else 10, "compile": True} | loop
         return params.parse({"pretrain": sections, "run": {"device": str(self.device)}}, "benchmarks/gpu.py")
 
-    def left(self) -> float:
-        """Seconds that are left to this process."""
-        return self.seconds - (time.time() - self.started)
-
-    def real(self, benchmark: str) -> Path | None:
-        """The real clips of a benchmark, where there are some."""
-        return self.clips / f"{benchmark}-sample" if self.clips else None
-
     def write(self, part: str, figures: dict[str, Any]) -> None:
         """Keep a part's figures, as far as they are known."""
-        origin = runs.provenance(self.settings("vit_small"), self.started)
+        origin = runs.provenance(self.settings(), self.started)
         files.write_json(self.output / f"{part}.json", figures | {"provenance": origin})
         print(part, figures, flush=True)
 
@@ -105,52 +96,45 @@ class Bench:
 # ---- the parts ------------------------------------------------------------------------------------------------------
 
 
-def step(bench: Bench) -> None:
+def step(bench: Bench, folder: Path) -> None:
     """The step, compiled and not, against the plain way, by benchmarks/step.py."""
     wanted = {arch: f"--arch {arch} --batch {batch} --compile" for arch, batch in BATCH.items()}
     if bench.tiny:
         wanted = {"vit_small": "--arch vit_tiny --batch 2 --prototypes 128 --rounds 1 --threads 1"}
     figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, words in wanted.items():
-            path = Path(folder) / f"{name}.json"
-            profile = str(bench.output / f"profile-{name}.txt")
-            failed = bench.call("step.py", *words.split(), "--profile", profile, "--output", str(path))
-            figures[name] = {"failed": failed} if failed else files.read_json(path)
-            figures[name].pop("provenance", None)
-            bench.write("step", figures)
+    for name, words in wanted.items():
+        path, profile = folder / f"{name}.json", bench.output / f"profile-{name}.txt"
+        failed = bench.call("step.py", *words.split(), "--profile", str(profile), "--output", str(path))
+        figures[name] = {"failed": failed} if failed else files.read_json(path)
+        figures[name].pop("provenance", None)
+        bench.write("step", figures)
 
 
-def end_to_end(bench: Bench) -> None:
+def end_to_end(bench: Bench, folder: Path) -> None:
     """The training loop itself, from JPEG frames; the first rows of its log warm up."""
     figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
-        for arch in ("vit_small",) if bench.tiny else BATCH:
-            if figures and bench.left() < 60:
-                break
-            steps = 4 if bench.tiny else 120
-            settings = bench.settings(arch, max_steps=steps, checkpoint_every=10**6)
-            log = pretrain(settings, index, Path(folder) / arch, progress=False)
-            rates = log["samples_per_second"].iloc[len(log) // 3 :]
-            row = params.load(ROOT / "params" / f"{ROWS[arch]}.yaml").pretrain  # the paper's Kinetics row
-            samples = Schedules(row).steps * row.loop.batch_size
-            figures[arch] = {
-                "samples_per_second": round(float(rates.median()), 1),
-                "lowest_and_highest": [round(float(rates.min()), 1), round(float(rates.max()), 1)],
-                "peak_memory_gb": round(float(log["peak_memory_gb"].iloc[-1]), 2),
-                "steps": steps,
-                "batch_size": settings.pretrain.loop.batch_size,
-                "hours_of_the_k400_row_at_that_rate": round(samples / float(rates.median()) / 3600, 1),
-            }
-            bench.write("end_to_end", figures)
+    index = write_frames(folder / "frames", 4 if bench.tiny else 16)
+    for arch in ("vit_small",) if bench.tiny else BATCH:
+        settings = bench.settings(arch, max_steps=4 if bench.tiny else 120, checkpoint_every=10**6)
+        log = pretrain(settings, index, folder / arch, progress=False)
+        rates = log["samples_per_second"].iloc[len(log) // 3 :]
+        row = params.load(ROOT / "params" / f"{ROWS[arch]}.yaml").pretrain  # the paper's Kinetics row
+        samples = Schedules(row).steps * row.loop.batch_size
+        figures[arch] = {
+            "samples_per_second": round(float(rates.median()), 1),
+            "lowest_and_highest": [round(float(rates.min()), 1), round(float(rates.max()), 1)],
+            "peak_memory_gb": round(float(log["peak_memory_gb"].iloc[-1]), 2),
+            "batch_size": settings.pretrain.loop.batch_size,
+            "hours_of_the_k400_row_at_that_rate": round(samples / float(rates.median()) / 3600, 1),
+        }
+        bench.write("end_to_end", figures)
 
 
-def propagation(bench: Bench) -> None:
+def propagation(bench: Bench, folder: Path) -> None:
     """By benchmarks/propagation.py: one clip both ways, and a set of the size of DAVIS-2017 val."""
     common = ["--output", str(bench.output / "propagation.json")]  # each call adds to it
-    if real := bench.real("davis"):
-        common += ["--root", str(real), "--clip", "car-shadow"]
+    if bench.clips:
+        common += ["--root", str(bench.clips / "davis-sample"), "--clip", "car-shadow"]
     wanted = [[*how, "--precision", name] for name in ("bf16", "fp32") for how in (["--set"], [])]
     if bench.tiny:
         common += ["--encoder", "random:1", "--threads", "1", "--size", "96", "160"]
@@ -160,69 +144,75 @@ def propagation(bench: Bench) -> None:
             raise RuntimeError(failed)
 
 
-def load(bench: Bench) -> None:
+def load(bench: Bench, folder: Path) -> None:
     """Loader processes and views, each by itself."""
-    counts = [0, 1] if bench.tiny else [worker_count(None, bench.device, Place())]
     rates: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        index = write_frames(Path(folder) / "frames", 4 if bench.tiny else 16)
-        write_shards(index, Path(folder) / "shards", videos_per_shard=16, progress=False)
-        for workers in counts:
-            for kind, source in (("frames", index), ("shards", ShardIndex(Path(folder) / "shards"))):
-                rates[f"{kind}, {workers} workers"] = rate_of_loader(bench, source, workers)
-        settings = bench.settings("vit_small", workers=0)
-        trainer, meter = Trainer(settings.pretrain, 0, bench.device), Meter(bench.device)
-        batch = next(iter(loader(settings, index, Place(), bench.device, 0, 1)))
-        for _ in range(2 if bench.tiny else 10):
-            with meter("views"):
-                trainer.views(batch.frames, batch.views, batch.draws.masks)
-        rates["views on the device"] = round(len(batch.frames) / min(meter.seconds["views"]), 1)
+    index = write_frames(folder / "frames", 4 if bench.tiny else 16)
+    write_shards(index, folder / "shards", videos_per_shard=16, progress=False)
+    for workers in [0, 1] if bench.tiny else [worker_count(None, bench.device, Place())]:
+        for kind, source in (("frames", index), ("shards", ShardIndex(folder / "shards"))):
+            settings = bench.settings(workers=workers)
+            warm, counted = max(2, 4 * workers), max(4, 4 * workers)  # what stands ready does not count
+            batches = iter(loader(settings, source, Place(), bench.device, 0, warm + counted))
+            for _ in islice(batches, warm):
+                pass
+            start = time.perf_counter()
+            number = settings.pretrain.loop.batch_size * sum(1 for _ in batches)
+            rates[f"{kind}, {workers} workers"] = round(number / (time.perf_counter() - start), 1)
+    settings = bench.settings(workers=0)
+    trainer, meter = Trainer(settings.pretrain, 0, bench.device), Meter(bench.device)
+    batch = next(iter(loader(settings, index, Place(), bench.device, 0, 1)))
+    for _ in range(2 if bench.tiny else 10):
+        with meter("views"):
+            trainer.inputs(*batch[:3])
+    rates["views on the device"] = round(len(batch.frames) / min(meter.seconds["views"]), 1)
     bench.write("loader", {"cores": cores(), "samples_per_second": rates})
 
 
-def rate_of_loader(bench: Bench, index: Videos, workers: int) -> float:
-    """Samples per second that come out of a loader with that many processes, after its first batches."""
-    settings = bench.settings("vit_small", workers=workers)
-    warm, counted = max(2, 4 * workers), max(4, 4 * workers)  # what stands ready does not count
-    batches = iter(loader(settings, index, Place(), bench.device, 0, warm + counted))
-    for _ in islice(batches, warm):
-        pass
-    start = time.perf_counter()
-    number = sum(1 for _ in batches)
-    return round(number * settings.pretrain.loop.batch_size / (time.perf_counter() - start), 1)
+def train(bench: Bench, folder: Path) -> None:
+    """Rendered video until the time is over, then the encoder and its scores beside the random one's."""
+    index = rendered(folder, SMALL_VIDEO if bench.tiny else {"videos": 480})
+    settings, steps = bench.settings(checkpoint_every=10**6), 3
+    if not bench.tiny:
+        rate = forecast(settings, index, bench.device, steps=3, seconds=20.0).samples_per_second
+        left = bench.end - time.time()
+        steps = max(100, int((left - min(120.0, 0.33 * left)) * rate / settings.pretrain.loop.batch_size / 1.05))
+    schedule = {"epochs": 10.0, "iterations_per_epoch": max(1, steps // 10), "warmup_epochs": 1.0}
+    schedule |= {"teacher_temperature_epochs": 3.0, "freeze_last_layer_epochs": 0.1, "lr_multipliers": False}
+    optimiser = settings.pretrain.optimiser.model_copy(update=schedule)
+    chosen = settings.pretrain.model_copy(update={"optimiser": optimiser})
+    log = pretrain(settings.model_copy(update={"pretrain": chosen}), index, folder / "run", progress=False)
+    log.to_csv(bench.output / "train.log.csv", index=False, float_format="%.5g")
+    figures: dict[str, Any] = {
+        "what": f"{len(index)} rendered videos, {log['step'].iloc[-1]} steps of {chosen.loop.batch_size}",
+        "samples_per_second": round(float(log["samples_per_second"].median()), 1),
+        "first": log.iloc[0].to_dict(),
+        "last": log.iloc[-1].to_dict(),
+    }
+    bench.write("train", figures)
+    (newest,) = (folder / "run" / "checkpoints").glob("step-*.pt")
+    export(newest, bench.output / "encoder.safetensors", "safetensors", {})
+    first = random_encoder(chosen.encoder, chosen.views.global_size, settings.run.seed)
+    encoders = {"trained": load_encoder(newest), "random": first, "pixels": load_encoder("pixels")}
+    found: dict[str, dict[str, float]] = {name: {} for name in encoders}
+    for of in benchmarks(bench, folder):
+        name = type(of).__name__.lower()
+        table = evaluate(encoders, load_clips(of, of.root), of, progress=False, device=bench.device.type)
+        table.to_csv(bench.output / f"scores-{name}.csv", index=False)
+        for row in summarise(table, name).itertuples():
+            found[str(row.encoder)][f"{name} {row.score}"] = round(float(row.value), 2)
+    bench.write("train", figures | {"scores": found})
 
 
-def train(bench: Bench) -> None:
-    """Rendered video until the time is over, then the encoder in pieces and its scores beside the random one's."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        index = rendered(root, SMALL_VIDEO if bench.tiny else {"videos": 480})
-        steps = 3
-        if not bench.tiny:
-            cost = forecast(bench.settings("vit_small"), index, bench.device, steps=3, seconds=20.0)
-            for_scores = min(120.0, 0.33 * bench.left())
-            steps = max(100, int((bench.left() - for_scores) * cost.samples_per_second / cost.batch_size / 1.05))
-        settings = bench.settings("vit_small", checkpoint_every=10**6)
-        schedule = {"epochs": 10.0, "iterations_per_epoch": max(1, steps // 10), "warmup_epochs": 1.0}
-        schedule |= {"teacher_temperature_epochs": 3.0, "freeze_last_layer_epochs": 0.1, "lr_multipliers": False}
-        optimiser = settings.pretrain.optimiser.model_copy(update=schedule)
-        chosen = settings.pretrain.model_copy(update={"optimiser": optimiser})
-        start = time.perf_counter()
-        log = pretrain(settings.model_copy(update={"pretrain": chosen}), index, root / "run", progress=False)
-        log.to_csv(bench.output / "train.log.csv", index=False, float_format="%.5g")
-        figures: dict[str, Any] = {
-            "what": f"{len(index)} rendered videos, {log['step'].iloc[-1]} steps of {chosen.loop.batch_size}",
-            "seconds": round(time.perf_counter() - start, 1),
-            "samples_per_second": round(float(log["samples_per_second"].median()), 1),
-            "first": log.iloc[0].to_dict(),
-            "last": log.iloc[-1].to_dict(),
-        }
-        bench.write("train", figures)
-        (newest,) = (root / "run" / "checkpoints").glob("step-*.pt")
-        export(newest, bench.output / "encoder.safetensors", "safetensors", {})
-        first = random_encoder(chosen.encoder, chosen.views.global_size, settings.run.seed)
-        encoders = {"trained": load_encoder(newest), "random": first, "pixels": load_encoder("pixels")}
-        bench.write("train", figures | {"scores": scores(bench, encoders, root)})
+def benchmarks(bench: Bench, folder: Path) -> list[params.Benchmark]:
+    """The real DAVIS and JHMDB clips, where there are some; else rendered DAVIS clips."""
+    if bench.clips and not bench.tiny:
+        kinds = {"davis-sample": params.Davis, "jhmdb-sample": params.Jhmdb}
+        return [kind(root=str(bench.clips / name), save_predictions=False) for name, kind in kinds.items()]
+    drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
+    synthetic.write_set("davis", folder / "davis", drawn, seed=0, progress=False)
+    size = {"input_size": (64, 96)} if bench.tiny else {}
+    return [params.Davis(root=str(folder / "davis"), save_predictions=False, **size)]
 
 
 def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
@@ -232,29 +222,7 @@ def rendered(root: Path, drawn: dict[str, Any]) -> FrameIndex:
     return FrameIndex.load(videos.prepare(data, source=root / "videos", progress=False).index)
 
 
-def scores(bench: Bench, encoders: dict[str, FeatureEncoder], scratch: Path) -> dict[str, dict[str, float]]:
-    """Of every encoder on the real DAVIS and JHMDB clips, where there are some; else on rendered DAVIS clips."""
-    chosen: list[params.Benchmark] = []
-    if bench.clips and not bench.tiny:
-        chosen.append(params.Davis(root=str(bench.real("davis")), save_predictions=False))
-        chosen.append(params.Jhmdb(root=str(bench.real("jhmdb")), save_predictions=False))
-    else:
-        drawn = params.SyntheticData(davis_clips=2 if bench.tiny else 4, eval_frames=3 if bench.tiny else 16)
-        synthetic.write_set("davis", scratch / "davis", drawn, seed=0, progress=False)
-        size = {"input_size": (64, 96)} if bench.tiny else {}
-        chosen.append(params.Davis(root=str(scratch / "davis"), save_predictions=False, **size))
-    found: dict[str, dict[str, float]] = {name: {} for name in encoders}
-    for settings in chosen:
-        benchmark = type(settings).__name__.lower()
-        clips = load_clips(settings, settings.root)
-        table = evaluate(encoders, clips, settings, progress=False, device=bench.device.type)
-        table.to_csv(bench.output / f"scores-{benchmark}.csv", index=False)
-        for row in summarise(table, benchmark).itertuples():
-            found[str(row.encoder)][f"{benchmark} {row.score}"] = round(float(row.value), 2)
-    return found
-
-
-PARTS: dict[str, Callable[[Bench], None]] = {
+PARTS: dict[str, Callable[[Bench, Path], None]] = {
     "step": step,
     "end_to_end": end_to_end,
     "propagation": propagation,
@@ -266,39 +234,23 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 # ---- the call -------------------------------------------------------------------------------------------------------
 
 
-def rehearse(bench: Bench) -> str:
-    """Why a part would fail here for want of a library or a file, as one sentence; empty if nothing is seen."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            rendered(Path(folder), SMALL_VIDEO).read(0, [0])
-        for kind in (params.Davis, params.Jhmdb) if bench.clips else ():
-            settings = kind(root=str(bench.real(kind.__name__.lower())))
-            load_clips(settings, settings.root)
-    except Exception as error:  # whatever it is, it would come again when the time is short
-        return f"nothing was started: {type(error).__name__}: {' '.join(str(error).split())}"
-    return ""
-
-
-def in_its_own_process(args: argparse.Namespace, part: str, seconds: float) -> None:
-    """Run a part, and its whole process group no longer than that; say in OUT if it fails."""
+def in_its_own_process(args: argparse.Namespace, part: str, seconds: float) -> bool:
+    """Run a part, and its whole process group no longer than that; say in OUT if it fails. Returns whether it ended well."""
     command = [sys.executable, __file__, "--output", str(args.output), "--part", part, "--minutes", str(seconds / 60)]
     command += (["--tiny"] if args.tiny else []) + (["--clips", str(args.clips)] if args.clips else [])
-    with open(args.output / f"{part}.failed.txt", "w") as errors:
+    path = args.output / f"{part}.failed.txt"
+    with open(path, "w") as errors:
         child = subprocess.Popen(command, start_new_session=True, stderr=errors)
-    try:
-        problem = "" if child.wait(seconds + 30) == 0 else f"ended with code {child.returncode}"
-    except subprocess.TimeoutExpired:
-        problem = f"was stopped after {seconds:.0f} s, its share of the time"
-    finally:
-        if child.poll() is None:
+        try:
+            code = child.wait(seconds + 30)
+        except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-    path = Path(errors.name)
-    if problem:
-        path.write_text(f"{part} {problem}\n{path.read_text()[-4000:]}")
-        print(part, problem, flush=True)
-    else:
+            code = child.wait()
+    if code == 0:
         path.unlink()
+    else:
+        path.write_text(f"{part} ended with code {code} within {seconds:.0f} s\n{path.read_text()[-4000:]}")
+    return code == 0
 
 
 def main() -> int:
@@ -312,23 +264,23 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    if args.part:
-        PARTS[args.part](Bench(args))
-        return 0
-    wanted = args.parts.split(",")
-    if unknown := sorted(set(wanted) - set(PARTS)):
-        parser.error(f"--parts has {', '.join(unknown)}; known are {', '.join(PARTS)}")
-    if not args.tiny and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --tiny tries the script on a CPU")
-    end = time.time() + 60 * args.minutes
-    if problem := rehearse(Bench(args)):
-        print(problem, file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        if args.part:
+            PARTS[args.part](Bench(args), Path(folder))
+            return 0
+        if not args.tiny and not torch.cuda.is_available():
+            parser.error("there is no GPU here; --tiny tries the script on a CPU")
+        try:
+            rendered(Path(folder), SMALL_VIDEO).read(0, [0])
+        except Exception as error:  # whatever it is, it would come again when the time is short
+            print(f"nothing was started: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+    wanted, end, failed = args.parts.split(","), time.time() + 60 * args.minutes, []
     for part in wanted:
         share = SHARE[part] if part != wanted[-1] else 1.0
-        in_its_own_process(args, part, max(60.0, share * (end - time.time())))
-    failed = [part for part in wanted if (args.output / f"{part}.failed.txt").exists()]
-    print("failed: " + ", ".join(failed) if failed else "all parts ended well")
+        if not in_its_own_process(args, part, max(60.0, share * (end - time.time()))):
+            failed.append(part)
+    print(f"failed: {', '.join(failed)}" if failed else "all parts ended well")
     return 1 if failed else 0
 
 

@@ -31,11 +31,11 @@ def drop(x: Tensor, rate: float) -> Tensor:
 def encode(vit: nn.Module, images: Tensor, masks: Tensor | None = None, rate: float = 0.0) -> tuple[Tensor, Tensor]:
     """The encoder: CLS (B, D) and patches (B, P, D)."""
     x = vit.embed(images, masks)
-    for block in vit.vit.blocks:
+    for block in vit.blocks:
         x = x + drop(block.ls1(attend(block.attn, block.norm1(x))), rate)
         x = x + drop(block.ls2(block.mlp(block.norm2(x))), rate)
-    x = vit.vit.norm(x)
-    return x[:, 0], x[:, vit.vit.num_prefix_tokens :]
+    x = vit.norm(x)
+    return x[:, 0], x[:, vit.prefix :]
 
 
 def decode(decoder: nn.Module, x: Tensor, auxiliary: Tensor) -> Tensor:

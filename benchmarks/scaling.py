@@ -43,7 +43,7 @@ def child(steps: int) -> None:
         for step in range(steps + 2):
             (samples,) = counters(step, loop.batch_size, place.rank, place.world, 1)
             hyper = Schedules(pretrain).at(step)
-            draws = draw(pretrain, 0, step, samples, hyper)
+            draws = draw(pretrain, 0, step, samples)
             views = random_views(own, CPU, torch.float32, len(draws.crops))
             with meter("step"):
                 trainer.step([(views, draws)], hyper)

@@ -108,7 +108,7 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
     device, hyper = torch.device(args.device), Schedules(pretrain).at(STEP)
     eager = pretrain.model_copy(update={"loop": pretrain.loop.model_copy(update={"compile": False})})
     ours, uncompiled, plain = (Trainer(settings, 0, device) for settings in (pretrain, eager, eager))
-    draws = draw(pretrain, 0, STEP, range(STEP * args.batch, (STEP + 1) * args.batch), hyper).to(device)
+    draws = draw(pretrain, 0, STEP, range(STEP * args.batch, (STEP + 1) * args.batch)).to(device)
     few = random_views(pretrain, device, ours.view_dtype, len(draws.crops))
     full = random_views(pretrain, device, ours.view_dtype, 2 * args.batch)
     variants: dict[str, Callable[[], Any]] = {

@@ -135,8 +135,6 @@ def compare(steps_npz: Path) -> list[Deviation]:
             weight_decay=given["wd"],
             momentum=given["momentum"],
             teacher_temperature=given["teacher_temp"],
-            mask_share=0.5,
-            mask_ratio=(0.1, 0.5),
         )
         masks = arrays[f"step{k}/masks"].astype(bool)
         views = {name: tensor(f"step{k}/{name}") for name in ("current", "local", "past", "future")}

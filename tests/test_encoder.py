@@ -18,7 +18,8 @@ from tcore_lib.model.encoders import (
     load_encoder,
     random_encoder,
 )
-from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict, run_blocks
+from tcore_lib.model.vit import ViT, initial_vit, run_blocks
+from tcore_lib.model.weights import load_exactly
 
 GOLDEN = Path(__file__).parent / "golden" / "pretraining_steps.npz"
 SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
@@ -44,7 +45,7 @@ def test_tokens_equal_the_transcription(size: tuple[int, int]) -> None:
     """float32, at the sizes of training and evaluation and one portrait; 1e-5 is a fraction of the values' size, 1."""
     vit = drawn_vit(img_size=224)
     batch = images(1, 3, *size)
-    expected = reference_tokens(official_state_dict(vit), 4, batch)
+    expected = reference_tokens(vit.state_dict(), 4, batch)
     with torch.no_grad():
         cls, patches = vit(batch)
     assert 0.3 < expected.std() < 3
@@ -60,20 +61,15 @@ def test_masks_registers_and_stochastic_depth(registers: int) -> None:
     """Masked patches; dropped branches vanish for their sample alone, kept ones are scaled by 1 / (1 - 0.1)."""
     vit = drawn_vit(SMALL.model_copy(update={"registers": registers})).double()
     batch, masks = images(3, 3, 32, 64).double(), torch.arange(24).reshape(3, 8) % 3 == 0
-    state = {"register_tokens": torch.zeros(1, 0, 64, dtype=torch.float64), **official_state_dict(vit)}
+    state = {"register_tokens": torch.zeros(1, 0, 64, dtype=torch.float64), **vit.state_dict()}
     expected = reference_tokens(state, 4, batch, masks)
     cls, patches = vit(batch, masks)
     assert (cls - expected[:, 0]).abs().max() < 1e-12
     assert (patches - expected[:, 1 + registers :]).abs().max() < 1e-12
     assert (vit(batch)[1] - patches).abs().max() > 0.01
     keep = torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 1]]]).bool()
-    vit.set_drop_keep(keep)
     expected = reference_tokens(state, 4, batch, scale=keep / 0.9)
-    assert (vit(batch)[1] - expected[:, 1 + registers :]).abs().max() < 1e-6  # the scale 1 / 0.9 is float32
-    with pytest.raises(ValueError, match="batch needs"):
-        vit(batch[:2])
-    vit.set_drop_keep(None)
-    assert (vit(batch, masks)[1] - patches).abs().max() == 0
+    assert (vit(batch, keep=keep)[1] - expected[:, 1 + registers :]).abs().max() < 1e-6  # the scale 1 / 0.9 is float32
 
 
 @pytest.mark.parametrize("depth", [False, True])
@@ -82,10 +78,10 @@ def test_groups_of_blocks_compute_what_single_blocks_do(depth: bool, monkeypatch
     vit = drawn_vit(SMALL.model_copy(update={"depth": 4})).double()
     monkeypatch.setattr("tcore_lib.model.vit.compiled", lambda function, **_: function)
     batch, masks = images(3, 3, 32, 32).double(), torch.arange(12).reshape(3, 4) % 2 == 0
-    vit.set_drop_keep(torch.arange(24).reshape(4, 2, 3) % 5 > 0 if depth else None)
+    keep = torch.arange(24).reshape(4, 2, 3) % 5 > 0 if depth else None
     results = []
     for vit.compile_blocks in (False, True):
-        cls, patches = vit(batch, masks)
+        cls, patches = vit(batch, masks, keep)
         loss = (cls**3).sum() + (patches**3).sum()
         results.append((cls, patches, *torch.autograd.grad(loss, list(vit.parameters()))))
     for ours, theirs in zip(*results, strict=True):
@@ -99,9 +95,7 @@ def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
     gradients = []
     for checkpointing in (False, True):
         vit.activation_checkpointing = checkpointing
-        vit.set_drop_keep(torch.tensor([True, False, True]).expand(2, 2, 3))
-        cls, patches = vit(batch, masks)
-        vit.set_drop_keep(None)
+        cls, patches = vit(batch, masks, torch.tensor([True, False, True]).expand(2, 2, 3))
         vit(batch)
         gradients.append(torch.autograd.grad(cls.square().sum() + patches.square().sum(), list(vit.parameters())))
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
@@ -110,11 +104,9 @@ def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
 def test_patches_are_embedded_by_one_product_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The convolution's numbers, for frames that are not square and a grid that is not the trained one."""
     vit, batch = drawn_vit().double(), images(2, 3, 48, 80).double()
-    expected = vit._patches(batch)
-    with monkeypatch.context() as pretended:
-        pretended.setattr(Tensor, "is_cuda", property(lambda _: True))
-        product = vit._patches(batch)
-    torch.testing.assert_close(product, expected, rtol=1e-12, atol=1e-12)
+    expected = vit.embed(batch)
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
+    torch.testing.assert_close(vit.embed(batch), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_blocks_compile_without_a_graph_break() -> None:
@@ -130,7 +122,7 @@ def test_official_start() -> None:
     before = torch.get_rng_state()
     vit = initial_vit(params.Encoder(), 224, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
-    state = official_state_dict(vit)
+    state = vit.state_dict()
     block = 4 * 384 + 2 * 384 + (384 + 1) * 1152 + (384 + 1) * 384 + (384 + 1) * 1536 + (1536 + 1) * 384
     tokens = (1 + 197 + 4 + 1) * 384  # CLS, positions, registers, mask
     assert sum(value.numel() for value in state.values()) == 12 * block + tokens + (768 + 1) * 384 + 2 * 384
@@ -138,7 +130,7 @@ def test_official_start() -> None:
         assert state[name].std().item() == pytest.approx(spread, rel=0.1), name
     assert state["register_tokens"].std().item() == pytest.approx(1e-6, rel=0.1)
     assert state["mask_token"].abs().max() == 0
-    again, other = (official_state_dict(initial_vit(params.Encoder(), 224, seed=seed)) for seed in (3, 4))
+    again, other = (initial_vit(params.Encoder(), 224, seed=seed).state_dict() for seed in (3, 4))
     assert all(torch.equal(state[name], again[name]) for name in state)
     assert not torch.equal(state["pos_embed"], other["pos_embed"])
     assert random_encoder(SMALL, 64, seed=3)(images(1, 3, 32, 48)).shape == (1, 2, 3, 64)
@@ -158,27 +150,20 @@ def test_mimetic_start() -> None:
     product = value.reshape(128, 128).T @ attention.proj.weight.detach().T
     assert product.trace().item() / 128 == pytest.approx(-0.4, abs=0.02)
     assert (product + 0.4 * torch.eye(128)).std().item() * 128**0.5 == pytest.approx(0.4, rel=0.05)
-    positions = vit.vit.pos_embed[0].detach().view(4, 4, 128)
+    positions = vit.pos_embed[0, 1:].detach().view(4, 4, 128)
     assert torch.equal(positions[0, 0, :32], torch.zeros(32))  # sines of column 0
     assert torch.equal(positions[:, 2, :64], positions[:1, 2, :64].expand(4, -1))  # the first half is the column's
     assert positions[1, 2, 64].item() == pytest.approx(np.sin(1))  # then sines of the row, fastest first
-    assert vit.cls_pos.abs().max() == 0
+    assert vit.pos_embed[:, 0].abs().max() == 0
 
 
-def test_official_layout_round_trip() -> None:
-    """Bit for bit, and strict: what does not fit is listed and nothing is copied."""
-    vit, other = drawn_vit(seed=1), drawn_vit(seed=2)
-    state = official_state_dict(vit)
-    load_official(other, state)
-    assert all(torch.equal(a, b) for a, b in zip(vit.parameters(), other.parameters(), strict=True))
-    broken = state | {"head.weight": torch.zeros(3), "cls_token": torch.zeros(1, 1, 32)}
+def test_what_does_not_fit_is_listed() -> None:
+    broken = drawn_vit(seed=1).state_dict() | {"surplus": torch.zeros(3), "cls_token": torch.zeros(1, 1, 32)}
     del broken["blocks.1.norm2.bias"]
-    fresh = drawn_vit(seed=3)
-    with pytest.raises(InputError) as caught:
-        load_official(fresh, broken, "broken.pth")
-    wrong = "1 missing: blocks.1.norm2.bias; 1 unexpected: head.weight; 1 misshapen: cls_token is (1, 1, 32), not (1, 1, 64)"
-    assert f"broken.pth does not fit this encoder ({wrong})" in str(caught.value)
-    assert torch.equal(fresh.mask_token, drawn_vit(seed=3).mask_token)
+    with pytest.raises(
+        InputError, match=r'^broken\.pth .*Missing .*"blocks\.1\.norm2\.bias".*Unexpected .*"surplus".*cls_token'
+    ):
+        load_exactly(drawn_vit(), broken, "broken.pth")
 
 
 def test_attention_and_layers() -> None:
@@ -188,11 +173,11 @@ def test_attention_and_layers() -> None:
     for layer in (0, -1):
         maps = attention_maps(encoder, batch, layer)
         assert maps.shape == (2, 4, 13, 13)
-        assert (maps - reference_tokens(official_state_dict(vit), 4, batch, attention_of=layer % 2)).abs().max() < 1e-12
+        assert (maps - reference_tokens(vit.state_dict(), 4, batch, attention_of=layer % 2)).abs().max() < 1e-12
     assert all(block.attn.fused_attn for block in vit.blocks)
     layers = layer_tokens(encoder, batch)
     assert layers.shape == (2, 2, 13, 64)
-    assert torch.equal(vit.vit.norm(layers[-1]), vit.tokens(batch))
+    assert torch.equal(vit.norm(layers[-1]), vit.tokens(batch))
 
 
 def test_pixels() -> None:
@@ -217,7 +202,7 @@ def test_any_transformer_of_timm(name: str, patch: int, prefix: int) -> None:
     batch = images(1, 3, 2 * patch, 3 * patch)
     features = encoder(batch)
     assert features.shape == (1, 2, 3, encoder.width)
-    model = encoder.network.model
+    model = encoder.network
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     own_mean, own_std = torch.tensor(model.pretrained_cfg["mean"]), torch.tensor(model.pretrained_cfg["std"])
     pixels = batch * std[:, None, None] + mean[:, None, None]
@@ -250,9 +235,9 @@ def test_golden_weights_of_the_original() -> None:
         crops, masks = (torch.from_numpy(archive[f"step0/{name}"]) for name in ("current", "masks"))
         local = torch.from_numpy(archive["step0/local"])
     vit = initial_vit(params.Encoder(arch="custom", width=32, depth=2, heads=2), 64, seed=0).double()
-    load_official(vit, state)
-    assert set(official_state_dict(vit)) == set(state)
-    assert all(torch.equal(value, state[name]) for name, value in official_state_dict(vit).items())
+    load_exactly(vit, state, GOLDEN)
+    assert set(vit.state_dict()) == set(state)
+    assert all(torch.equal(value, state[name]) for name, value in vit.state_dict().items())
     for batch, mask in ((crops.double(), masks), (local.double(), None)):
         cls, patches = vit(batch, mask)
         expected = reference_tokens(state, 2, batch, mask)

@@ -17,7 +17,7 @@ from coded_videos import write_video
 from faulty import Missing, Mortal, remount, small_disk
 from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
-from test_pretrain import newest, prepared, train
+from test_pretrain import assert_same, newest, prepared, train
 from tiny_problem import Pictures, tiny
 
 from tcore_lib import params, runs
@@ -240,16 +240,26 @@ def test_a_training_without_masked_patches(tmp_path: Path) -> None:
     assert (log["dino_global"] > 0).all()
 
 
-def test_spoilt_weights_stop_a_training_and_are_not_saved(tmp_path: Path) -> None:
-    train(tmp_path, 2)
-    path = checkpoints.path_of(tmp_path / "checkpoints", 2)
-    content = checkpoints.load(path)
-    name = next(name for name in content["student"] if name.endswith("qkv.weight"))
-    content["student"][name][0, 0] = float("inf")
-    checkpoints.save(tmp_path / "checkpoints", 2, {k: v for k, v in content.items() if k not in ("format", "step")})
-    with pytest.raises(InputError, match=r"step-00000002\.pt is damaged: .*qkv\.weight holds the value"):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_spoilt_weights_is_passed_over(tmp_path: Path, value: float) -> None:
+    """The run goes on from the one before, as if nothing had been; where all are spoilt, the sentence says what to do."""
+    train(tmp_path, 2, loop={"checkpoint_every": 1})
+    sound = checkpoints.load(checkpoints.path_of(tmp_path / "checkpoints", 2))
+    for step in (2, 1):
+        content = checkpoints.load(checkpoints.path_of(tmp_path / "checkpoints", step))
+        name = next(name for name in content["student"] if name.endswith("qkv.weight"))
+        content["student"][name][0, 0] = value
+        checkpoints.save(
+            tmp_path / "checkpoints", step, {k: v for k, v in content.items() if k not in ("format", "step")}
+        )
+        said = rf"step-0000000{step}\.pt cannot be read \(student\..*qkv\.weight holds NaN or infinity\)"
+        if step == 2:
+            with pytest.warns(UserWarning, match=said + r".* The run continues from the checkpoint before it\."):
+                assert train(tmp_path, 2, loop={"checkpoint_every": 1})["step"].tolist() == [1, 2]
+            assert_same(newest(tmp_path)["student"], sound["student"])
+    checkpoints.path_of(tmp_path / "checkpoints", 2).unlink()
+    with pytest.raises(InputError, match=said + r".*move it out of the folder"):
         train(tmp_path, 4)
-    assert list(checkpoints.steps_in(tmp_path / "checkpoints")) == [2]
 
 
 def test_a_spoilt_gradient_stops_a_training(tmp_path: Path) -> None:

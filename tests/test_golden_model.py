@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_problem import Pictures, formula_weights, noise, tiny
+from tiny_problem import Pictures, formula_weights, noise, recorded_parameters, tiny
 from torch import Tensor
 
 from tcore_lib import params
@@ -53,10 +53,12 @@ def step(vit: ViT) -> dict[str, list[float]]:
     """Masked crops under stochastic depth, in float64: tokens and gradients."""
     vit = vit.double()
     images, masks = noise((3, 3, 64, 64), 7), torch.arange(48).reshape(3, 16) % 3 == 0
-    vit.set_drop_keep(torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 1]]]).bool())
-    cls, patches = vit(images, masks)
+    keep = torch.tensor([[[1, 0, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 1]]]).bool()
+    cls, patches = vit(images, masks, keep)
     ((cls**3).sum() + (patches**3).sum()).backward()
-    gradients: list[Tensor] = [p.grad for p in vit.parameters() if p.grad is not None]
+    for parameter in vit.parameters():  # the order of the recording
+        parameter.data = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+    gradients = [gradient for _, gradient in recorded_parameters(vit)]
     return {
         "cls": sample(cls),
         "patches": sample(patches),
@@ -67,7 +69,7 @@ def step(vit: ViT) -> dict[str, list[float]]:
 def start() -> dict[str, list[float]]:
     """The weights a run starts from."""
     vit = initial_vit(params.Encoder(arch="vit_tiny"), 96, seed=3)
-    return {name: sample(value) for name, value in vit.named_parameters() if value.std() > 0 and ".1" not in name}
+    return {name: sample(value) for name, value in recorded_parameters(vit) if value.std() > 0 and ".1" not in name}
 
 
 def looking() -> dict[str, Any]:

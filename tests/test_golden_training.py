@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_problem import Pictures, formula_weights, tiny
+from tiny_problem import Pictures, formula_weights, recorded_parameters, tiny
 
 from tcore_lib import params
 from tcore_lib.data.masking import block_masks
 from tcore_lib.machine import Place
-from tcore_lib.training.batches import loader, on_device
+from tcore_lib.training.batches import loader
 from tcore_lib.training.draws import draw_keep
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
@@ -30,7 +30,7 @@ def three_steps(settings: params.Params, index: Any, first: int, count: int, for
             formula_weights(module)
     rows = []
     for step, batch in enumerate(loader(settings, index, Place(), CPU, first, first + count), start=first):
-        values = trainer.step([on_device(trainer, batch)], Schedules(settings.pretrain).at(step))
+        values = trainer.step([trainer.inputs(*batch[:3])], Schedules(settings.pretrain).at(step))
         rows.append({name: float(value) for name, value in (values | trainer.model.diagnostics()).items()})
     return trainer.model, rows
 
@@ -41,8 +41,8 @@ def test_three_tiny_steps(precision: str, tolerance: float) -> None:
     golden = GOLDEN[f"tiny {precision}"]
     model, rows = three_steps(tiny(loop={"precision": precision}), Pictures(), 3, 3, formula=True)
     same_rows(rows, golden["steps"], tolerance)
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().double().flatten()
+    for name, parameter in recorded_parameters(model):
+        flat = parameter.double().flatten()
         found = [flat[i].item() for i in (0, len(flat) // 3, len(flat) - 1)] + [flat.abs().sum().item()]
         assert found == pytest.approx(golden["weights"][name], rel=tolerance, abs=3 * tolerance), name
     for kind, centre in (("cls", model.cls_centre), ("patch", model.patch_centre)):

@@ -340,6 +340,6 @@ def test_a_checkpoint_that_wants_to_run_code_is_not_opened(tmp_path: Path) -> No
     hostile = {"format": 1, "step": 5, "student": Ran(tmp_path / "ran")}
     for write in (lambda: torch.save(hostile, path), lambda: path.write_bytes(pickle.dumps(hostile))):
         write()
-        with pytest.raises(InputError, match="is damaged or no checkpoint"):
+        with pytest.raises(InputError, match=r"wants to run code|is damaged or no checkpoint"):
             checkpoints.load(path)
     assert not (tmp_path / "ran").exists()

@@ -117,7 +117,7 @@ def test_checkpoints_hold_what_they_should(tmp_path: Path) -> None:
     assert (content["step"], content["params"]["pretrain"]["encoder"]["width"]) == (8, 32)
     assert {"commit", "versions", "params_sha256"} <= set(content["provenance"])
     for which in ("teacher", "student"):
-        weight = load_encoder(path, which=which).state_dict()["network.vit.blocks.0.attn.qkv.weight"]
+        weight = load_encoder(path, which=which).state_dict()["network.blocks.0.attn.qkv.weight"]
         assert torch.equal(weight, content[which]["backbone.blocks.0.attn.qkv.weight"])
     model = write_model(path, tmp_path / "model.safetensors", facts={"scores": {"davis": 1.0}})
     after = checkpoints.official_weights(read_model(model))
@@ -271,7 +271,7 @@ def test_the_log(tmp_path: Path) -> None:
     assert log["lr"].tolist() == every["lr"][[2, 3, 4]].tolist()
     wanted = {"weight_decay", "momentum", "teacher_temperature", "encoder_lr", "decoder_lr", "last_layer_lr"}
     wanted |= {"feature_std", "centre_norm", "information_cls", "information_patch", "information_cls_share"}
-    assert wanted | {"samples_per_second", "peak_memory_gb", "mask_share"} <= set(log)
+    assert wanted | {"samples_per_second", "peak_memory_gb"} <= set(log)
     assert log.notna().all().all()
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_a_held_encoder_stays_while_heads_and_decoder_learn() -> None:
         assert all(torch.equal(a, b) for a, b in zip(start.encoder.parameters(), now.encoder.parameters(), strict=True))
         moved(trainer, step)
     assert not torch.equal(start.head.mlp[0].weight, now.head.mlp[0].weight)
-    assert not torch.equal(start.encoder.vit.blocks[0].attn.qkv.weight, now.encoder.vit.blocks[0].attn.qkv.weight)
+    assert not torch.equal(start.encoder.blocks[0].attn.qkv.weight, now.encoder.blocks[0].attn.qkv.weight)
 
 
 # ---- targets --------------------------------------------------------------------------------------------------------
@@ -150,8 +151,7 @@ def test_sinkhorn_uses_the_prototypes_evenly() -> None:
 
 def test_draws_by_hand() -> None:
     masks = np.zeros((4, 5), dtype=bool)  # 2 samples: crops 0, 1 first, then 2, 3
-    masks[1, [0, 3]] = True
-    masks[2, [4]] = True
+    masks[1, [0, 3]] = masks[2, 4] = True
     draws = of_masks(masks, samples=2, masked=3)
     assert draws.crops.tolist() == [1, 2]
     assert draws.patches.tolist() == [0 * 5 + 0, 0 * 5 + 3, 1 * 5 + 4]  # among the patches of these two crops
@@ -294,7 +294,7 @@ def test_official_weights_round_trip() -> None:
     assert "auxiliary_decoder.decoder.1.auxiliary_cross_attn.in_proj_weight" in weights["auxiliary"]
     load_official_weights(b, weights, "test")
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    with pytest.raises(InputError, match="auxiliary does not fit"):
+    with pytest.raises(InputError, match=r"its auxiliary, cannot be read .*Unexpected"):
         load_official_weights(TCoRe(tiny().pretrain, 0), weights, "test")
 
 
@@ -305,24 +305,19 @@ def test_parameter_groups_of_the_small_vit() -> None:
     with torch.device("meta"):  # full size without its memory
         model = TCoRe(settings, 0)
     names = {"encoder": "student.backbone", "head": "student.dino_head", "decoder": "auxiliary.auxiliary_decoder"}
-    renamed = {"vit.": "", "reg_token": "register_tokens"}, {}, {".norm": ".auxiliary_layer_norm"}
-    renamed[2].update({f".{part}.": f".auxiliary_{part}." for part in ("cross_attn", "self_attn", "linear")})
     stepper = optimiser.build(model.trained(), settings.optimiser, settings.encoder.shape[1])
     group_of = {id(p): group["group"] for group in stepper.param_groups for p in group["params"]}
     found: dict[str, tuple[list[int], dict[str, Any]]] = {}
-    for (module, network), changes in zip(model.trained().items(), renamed, strict=True):
+    for module, network in model.trained().items():
         for name, parameter in network.named_parameters():
-            for old, new in changes.items():
-                name = name.replace(old, new)
-            name = name.replace("blocks.", "decoder.") if module == "decoder" else name
+            if module == "decoder":
+                name = name.replace("blocks.", "decoder.").replace(".norm", ".auxiliary_layer_norm")
+                name = re.sub(r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1.", name)
             found[f"{names[module]}.{name}"] = (list(parameter.shape), group_of[id(parameter)])
-    del found["student.backbone.cls_pos"]  # the position of CLS is a parameter of its own, the original has one for all
     assert set(found) == set(golden["params"])
     assert len(found) == 200
     for name, expected in golden["params"].items():
         shape, own = found[name]
-        if name.endswith("pos_embed"):
-            shape = [1, shape[1] + 1, shape[2]]
         assert shape == expected["shape"], name
         assert own["lr"] == pytest.approx(expected["lr_multiplier"], rel=1e-14), name
         assert own["weight_decay"] == expected["wd_multiplier"], name

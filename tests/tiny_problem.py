@@ -1,6 +1,6 @@
 """The smallest T-CoRe that has every part: for tests, a few milliseconds a step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from tcore_lib import params
+from tcore_lib.model.vit import ViT
 from tcore_lib.training.draws import Draws, draw
-from tcore_lib.training.schedules import Schedules
 
 TINY: dict[str, dict[str, Any]] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
@@ -63,10 +63,29 @@ def noise(shape: Sequence[int], seed: int, dtype: torch.dtype = torch.float64) -
     return torch.from_numpy(values).reshape(tuple(shape)).to(dtype)
 
 
+def recorded_parameters(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """A model's parameters as they were named, ordered and divided when tests/golden was recorded: the position of CLS by
+    itself, a ViT's own under `vit`."""
+    if isinstance(module, ViT):
+        own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+        positions = own.pop("pos_embed")
+        yield f"{prefix}cls_pos", positions[:, :1]
+        yield f"{prefix}mask_token", own.pop("mask_token")
+        yield f"{prefix}vit.cls_token", own.pop("cls_token")
+        if "register_tokens" in own:
+            yield f"{prefix}vit.reg_token", own.pop("register_tokens")
+        yield f"{prefix}vit.pos_embed", positions[:, 1:]
+        yield from ((f"{prefix}vit.{name}", parameter) for name, parameter in own.items())
+        return
+    yield from ((f"{prefix}{name}", p.detach()) for name, p in module.named_parameters(recurse=False))
+    for name, child in module.named_children():
+        yield from recorded_parameters(child, f"{prefix}{name}.")
+
+
 def formula_weights(model: torch.nn.Module) -> None:
     """Fill a model by formula: matrices of scale 1 / sqrt(columns), norm weights near 1, LayerScale 0.5, rest small."""
     with torch.no_grad():
-        for seed, (name, parameter) in enumerate(model.named_parameters()):
+        for seed, (name, parameter) in enumerate(recorded_parameters(model)):
             wave = noise(parameter.shape, seed)
             if name.endswith(("gamma", "weight_g")) or (parameter.ndim == 1 and name.endswith("weight")):
                 value = (0.5 if name.endswith("gamma") else 1.0) + 0.1 * wave
@@ -85,4 +104,4 @@ def formula_views(settings: params.Pretrain, samples: int, dtype: torch.dtype = 
 
 def step_draws(settings: params.Pretrain, counters: Sequence[int], step: int = 0, seed: int = 0) -> Draws:
     """The draws of some samples of a step."""
-    return draw(settings, seed, step, counters, Schedules(settings).at(step))
+    return draw(settings, seed, step, counters)

@@ -19,7 +19,6 @@ from tcore_lib.errors import InputError
 from tcore_lib.figures.style import denormalise
 from tcore_lib.model.encoders import FeatureEncoder, attention_maps
 from tcore_lib.model.features import to_input
-from tcore_lib.model.vit import ViT
 from tcore_lib.params import Views
 
 SHOWN = 336  # pixels: side of a crop in a picture
@@ -28,19 +27,11 @@ BLOCK = 2  # patches: side of the squares that `attention_of_every_query` masks
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """One sample, past, current and future, and the attention of its current patches to the other two frames.
+    """One sample, past, current and future, and the attention of its current patches to the other two frames."""
 
-    Attributes:
-        crops: uint8 (3, S', S', 3): past, current and future as the network saw them, but for the mask and for more
-            pixels: S' is the multiple of S that comes nearest to `SHOWN`.
-        mask: bool (h, w), patches of the current crop that were masked.
-        maps: `past`, `future` -> float32 (heads, h, w, h, w): row and column of the query, then of the key; a query's map
-            sums to 1 for each head.
-    """
-
-    crops: np.ndarray
-    mask: np.ndarray
-    maps: dict[str, np.ndarray]
+    crops: np.ndarray  # uint8 (3, S', S', 3): as the network saw them, without the mask, S' = about `SHOWN`
+    mask: np.ndarray  # bool (h, w): patches of the current crop that were masked
+    maps: dict[str, np.ndarray]  # `past`, `future` -> float32 (heads, h, w, h, w): query, then key, whose map sums to 1
 
     def of(self, row: int, column: int) -> dict[str, np.ndarray]:
         """`past`, `future` -> (heads, h, w): attention of the patch at (row, column)."""
@@ -48,10 +39,7 @@ class CrossAttention:
 
 
 def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tensor:
-    """The auxiliary crop's geometry (`views.ratio`) without photometry, for every frame.
-
-    n frames, uint8 (H, W, 3) of one size -> float32 (n, 3, size, size), ImageNet-normalised.
-    """
+    """Auxiliary crops without photometry, normalised (n, 3, size, size), of n frames, uint8 (H, W, 3) of one size."""
     stacked = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, 3, H, W)
     n = len(stacked)
     boxes = np.repeat(centre_boxes(np.array([stacked.shape[2:]]), views.ratio), n, axis=0)
@@ -60,30 +48,40 @@ def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tenso
     return (crops - mean) / std
 
 
-# ---------------------------------------------------------------------------------------------- cross-attention
+# ---- cross-attention ------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
+@contextmanager
+def _looking(model: Any) -> Iterator[torch.device]:
+    """Inside, the model is in evaluation mode and there are no gradients. Yields its device."""
+    if model.decoder is None:
+        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
+
+
 def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) -> CrossAttention:
-    """Run the student and its decoder on one sample and keep the first block's cross-attention.
+    """Run the student and decoder of a `training.tcore.TCoRe` on one sample and keep the first block's cross-attention.
 
-    Args:
-        model: a `training.tcore.TCoRe`, trained or not.
-        frames: past, current and future, uint8 (H, W, 3).
-        mask: bool (h, w), patches of the current frame to mask.
+    `frames` are past, current and future, uint8 (H, W, 3); `mask` bool (h, w) says which current patches are hidden.
 
     Raises:
         InputError: the model has no decoder, or the mask does not fit its grid.
     """
-    views, side = model.settings.views, model.settings.views.global_size // model.settings.encoder.patch_size
+    views, encoder = model.settings.views, model.student.encoder
+    side = views.global_size // encoder.patch_size
     if mask.shape != (side, side):
         raise InputError(f"The mask has shape {mask.shape}, the grid of a global crop {(side, side)}; make them equal.")
-    masked = torch.from_numpy(mask.reshape(1, -1))
     maps = {}
-    with _evaluating(model) as (encoder, device):
+    with _looking(model) as device:
         images = centre_crops(frames, views.global_size, views).to(device)
         past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))  # (1, P, D) each
-        current = encoder(images[1:2], masked.to(device))[1]
+        current = encoder(images[1:2], torch.from_numpy(mask.reshape(1, -1)).to(device))[1]
         for role, tokens in (("past", past), ("future", future)):
             weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
             maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
@@ -91,32 +89,27 @@ def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) 
     return CrossAttention(denormalise(centre_crops(frames, shown, views)), mask, maps)
 
 
-@torch.no_grad()
 def attention_of_every_query(
     model: Any, frames: Sequence[np.ndarray], size: tuple[int, int], reach: int = 2
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Attention of every patch of every frame to the frames around it, each while it is masked itself.
+    """Attention of every patch of every frame to the frames up to `reach` away, each while it is masked itself.
 
     A frame is encoded four times, each time with another quarter of its patches masked (squares of 2 x 2, so that every
     patch is masked once); a patch's row is taken from the pass that masked it. The whole frame is used, not a crop.
 
     Args:
-        model: a `training.tcore.TCoRe`, trained or not.
+        model: a `training.tcore.TCoRe`, trained or not, with a decoder.
         frames: uint8 (H, W, 3), of one size, in order.
         size: (height, width) in pixels the frames are resized to, multiples of the patch size.
-        reach: frames at most this many places away are attended to.
+        reach: places.
 
     Returns:
         (query frame, key frame) -> float32 (heads, P, P): query, key; rows sum to 1.
-
-    Raises:
-        InputError: the model has no decoder.
     """
-    patch = model.settings.encoder.patch_size
-    rows, columns = np.indices((size[0] // patch, size[1] // patch)).reshape(2, -1) // BLOCK % 2
+    encoder, maps = model.student.encoder, {}
+    rows, columns = np.indices([side // encoder.patch_size for side in size]).reshape(2, -1) // BLOCK % 2
     quarter = torch.from_numpy(2 * rows + columns)  # (P,): which pass masks the patch
-    maps = {}
-    with _evaluating(model) as (encoder, device):
+    with _looking(model) as device:
         masks = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
         images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
         clean = [encoder(image)[1] for image in images]  # of (1, P, D)
@@ -130,21 +123,7 @@ def attention_of_every_query(
     return maps
 
 
-@contextmanager
-def _evaluating(model: Any) -> Iterator[tuple[ViT, torch.device]]:
-    """Inside, the student's encoder, which this yields with its device, is in evaluation mode and drops nothing."""
-    if model.decoder is None:
-        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
-    was_training = model.training
-    model.eval()
-    model.student.encoder.set_drop_keep(None)
-    try:
-        yield model.student.encoder, next(model.parameters()).device
-    finally:
-        model.train(was_training)
-
-
-# ---------------------------------------------------------------------------------------------- figures about attention
+# ---- figures about attention ----------------------------------------------------------------------------------------
 
 
 def sharpest(sample: CrossAttention, count: int) -> list[tuple[int, int]]:
@@ -157,20 +136,17 @@ def sharpest(sample: CrossAttention, count: int) -> list[tuple[int, int]]:
 def statistics(samples: Sequence[CrossAttention]) -> dict[str, float]:
     """How the attention (mean over heads) of all masked patches is spread, on average over samples, past and future.
 
-    Returns:
-        `sharpness`: share of the most attended patch; `entropy`: nats; `reach`: distance in patches from the query's own
-        place to the most attended one.
+    `sharpness`: share of the most attended patch; `entropy`: nats; `reach`: patches from the query's place to that patch.
     """
-    found: dict[str, list[np.ndarray]] = {"sharpness": [], "entropy": [], "reach": []}
+    rows = []
     for sample in samples:
         queries = np.argwhere(sample.mask)  # (M, 2)
         for maps in sample.maps.values():
             mean = maps.mean(0)[sample.mask].reshape(len(queries), -1).astype(np.float64)  # (M, P)
             best = np.stack(np.unravel_index(mean.argmax(1), sample.mask.shape), axis=1)
-            found["sharpness"].append(mean.max(1))
-            found["entropy"].append(-(mean * np.log(np.maximum(mean, 1e-30))).sum(1))
-            found["reach"].append(np.linalg.norm(best - queries, axis=1))
-    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+            entropy = -(mean * np.log(np.maximum(mean, 1e-30))).sum(1)
+            rows.append(np.stack([mean.max(1), entropy, np.linalg.norm(best - queries, axis=1)], axis=1))
+    return dict(zip(("sharpness", "entropy", "reach"), np.concatenate(rows).mean(0).tolist(), strict=True))
 
 
 def uniform_statistics(grid: tuple[int, int]) -> dict[str, float]:

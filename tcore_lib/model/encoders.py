@@ -1,7 +1,4 @@
-"""An encoder from anywhere, read as patch features.
-
-`load_encoder` turns a file, a folder or a name into a `FeatureEncoder`; `layer_tokens` and `attention_maps` look inside
-one. The network that is trained stands in `vit`.
+"""An encoder from anywhere, read as patch features; and a network to train that starts from one.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
@@ -13,69 +10,38 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
-from huggingface_hub.utils import get_session
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
 from tcore_lib.files import reason
-from tcore_lib.model.vit import ViT, initial_vit, load_official, official_state_dict
+from tcore_lib.model.vit import ViT, initial_vit
 from tcore_lib.model.weights import (
     OURS,
     State,
     architecture,
     find_encoder,
-    known_heads,
     layout_of,
+    load_exactly,
     read_weights,
-    refuse_misfits,
-    to_official,
+    to_vit,
 )
 
-# ---------------------------------------------------------------------------------------------- networks
-
-
-class TimmNetwork(nn.Module):
-    """Any transformer of timm whose images may have any size: DINO, DINOv2/v3, MAE, CLIP, ...
-
-    Images come ImageNet-normalised; a model trained otherwise (CLIP, SigLIP) gets its own normalisation.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, model: Any) -> None:  # timm models share no base class
-        super().__init__()
-        self.model: Any = model
-        self.patch_size, self.width = model.patch_embed.patch_size[0], model.embed_dim
-        self.prefix = model.num_prefix_tokens
-        mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
-        own_mean, own_std = torch.tensor(model.pretrained_cfg["mean"]), torch.tensor(model.pretrained_cfg["std"])
-        self.register_buffer("scale", (std / own_std)[:, None, None], persistent=False)
-        self.register_buffer("shift", ((mean - own_mean) / own_std)[:, None, None], persistent=False)
-
-    @property
-    def blocks(self) -> nn.Sequential:
-        """The transformer's blocks."""
-        return self.model.blocks
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, T, D), as timm's `forward_features` gives them."""
-        return self.model.forward_features(images * self.scale + self.shift)
+# ---- networks -------------------------------------------------------------------------------------------------------
 
 
 class Pixels(nn.Module):
     """The weightless baseline: a patch's feature is its own normalised pixels, ordered channel, row, column."""
 
     blocks: tuple[nn.Module, ...] = ()
+    num_prefix_tokens = 0
 
     def __init__(self, patch_size: int = 16) -> None:
         super().__init__()
-        self.patch_size, self.width, self.prefix = patch_size, 3 * patch_size**2, 0
+        self.patch_size, self.embed_dim = patch_size, 3 * patch_size**2
 
-    def tokens(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, P, 3 * patch * patch)."""
         return nn.functional.unfold(images, self.patch_size, stride=self.patch_size).transpose(1, 2)
 
@@ -83,26 +49,32 @@ class Pixels(nn.Module):
 class FeatureEncoder(nn.Module):
     """A network read as patch features, for images of any height and width that are multiples of its patch size.
 
-    The network itself is left as it is, so a student in training can be looked at too.
+    Images come ImageNet-normalised; a network trained otherwise (CLIP, SigLIP) gets its own normalisation.
 
-    Attributes:
-        name: what the encoder is called in tables; its source by default.
-        network: a `ViT`, `TimmNetwork` or `Pixels`.
-        patch_size: pixels.
-        width: D, length of a feature.
-        prefix: number of tokens before the patches (CLS and registers).
+    Args:
+        network: a `ViT`, a transformer of timm or `Pixels`; left as it is, so that a student in training can be looked at.
+        name: what the encoder is called in tables.
         metadata: what is known about the weights (step, params, scores, ...).
+
+    Attributes: `patch_size` in pixels; `width` D of a feature; `prefix`, tokens before the patches (CLS and registers).
     """
 
-    def __init__(
-        self, network: ViT | TimmNetwork | Pixels, name: str, metadata: Mapping[str, Any] | None = None
-    ) -> None:
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: Any, name: str, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.network: ViT | TimmNetwork | Pixels = network
+        self.network: Any = network  # timm models share no base class
         self.name, self.metadata = name, dict(metadata or {})
-        self.patch_size: int = network.patch_size
-        self.width: int = network.width
-        self.prefix: int = network.prefix
+        embed = getattr(network, "patch_embed", None)
+        self.patch_size: int = network.patch_size if embed is None else embed.patch_size[0]
+        self.width: int = network.embed_dim
+        self.prefix: int = network.num_prefix_tokens
+        mean, std = torch.tensor(IMAGENET_DEFAULT_MEAN), torch.tensor(IMAGENET_DEFAULT_STD)
+        own = getattr(network, "pretrained_cfg", None) or {"mean": mean, "std": std}
+        own_mean, own_std = torch.as_tensor(own["mean"]), torch.as_tensor(own["std"])
+        self.register_buffer("scale", (std / own_std)[:, None, None], persistent=False)
+        self.register_buffer("shift", ((mean - own_mean) / own_std)[:, None, None], persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -110,11 +82,7 @@ class FeatureEncoder(nn.Module):
         return next(self.parameters(), torch.empty(0)).device
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Patches (h, w) of an image of this size in pixels.
-
-        Raises:
-            InputError: the size is not a multiple of the patch size.
-        """
+        """Patches (h, w) of an image of this size in pixels; an `InputError` where they are not whole."""
         if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
             raise InputError(
                 f"{self.name} cannot take images of {height}x{width} pixels (height x width); "
@@ -126,14 +94,14 @@ class FeatureEncoder(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, T, D) tokens after the final norm: CLS, registers, patches."""
         self.grid(*images.shape[2:])
-        return self.network.tokens(images)
+        return self.network.forward_features(images * self.scale + self.shift)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, h, w, D) patch tokens after the final norm, without gradient."""
         return self.tokens(images)[:, self.prefix :].unflatten(1, self.grid(*images.shape[2:]))
 
 
-# ---------------------------------------------------------------------------------------------- loading
+# ---- loading --------------------------------------------------------------------------------------------------------
 
 
 def random_encoder(settings: params.Encoder, img_size: int, seed: int) -> FeatureEncoder:
@@ -166,93 +134,62 @@ def load_encoder(
         InputError: the source cannot be had, read or trusted, or its tensors are not those of one whole encoder.
     """
     name = str(source)
-    network: ViT | TimmNetwork | Pixels
-    metadata: dict[str, Any] = {}
     if name == "pixels":
-        network = Pixels()
-    elif name.startswith("timm:"):
+        return _frozen(FeatureEncoder(Pixels(), name)).to(device)
+    if name.startswith("timm:"):
         model, _, start = name.removeprefix("timm:").partition(":")
-        network = _timm(model, pretrained=start != "random")
+        return _frozen(FeatureEncoder(_timm(model, pretrained=start != "random"), name)).to(device)
+    path = fetch.weights(name) if name in fetch.CHECKPOINTS else Path(name.removeprefix("local-dir:")).expanduser()
+    if not path.exists():
+        known = ", ".join((*fetch.CHECKPOINTS, "timm:NAME", "pixels"))
+        raise InputError(f"{name} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
+    file = read_weights(path)
+    if "architecture" in file.metadata and not file.metadata[OURS]:  # a folder that timm's own export wrote
+        about = file.metadata
+        options = {"pretrained_cfg_overlay": about.get("pretrained_cfg"), **about.get("model_args", {})}
+        network = _timm(about["architecture"], pretrained=False, **options)
+        load_exactly(network, {key: value for key, value in file.tensors.items() if not key.startswith("head.")}, path)
     else:
-        path = fetch.weights(name) if name in fetch.CHECKPOINTS else Path(name.removeprefix("local-dir:")).expanduser()
-        if not path.exists():
-            known = ", ".join((*fetch.CHECKPOINTS, "timm:NAME", "pixels"))
-            raise InputError(f"{name} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
-        file = read_weights(path)
-        metadata = file.metadata
-        if "architecture" in file.config and OURS not in file.config:  # a folder that timm's own export wrote
-            network = _timm_folder(file.config, file.tensors, path)
-        else:
-            network = _plain_vit(find_encoder(file, which), heads or known_heads(metadata), path)
-            network.layout = metadata.get("layout", network.layout)  # how a continued encoder once came in
-    return _frozen(FeatureEncoder(network, name, metadata)).to(device)
+        network = _plain_vit(find_encoder(file, which), heads or file.heads, path)
+        network.layout = file.metadata.get("layout", network.layout)  # how a continued encoder once came in
+    return _frozen(FeatureEncoder(network, name, file.metadata)).to(device)
 
 
 def _plain_vit(state: State, heads: int | None, origin: str | Path) -> ViT:
     """The `ViT` that a state dict of one encoder, in any layout, belongs to."""
-    official = to_official(state)
-    settings = architecture(official, heads, origin)
-    vit = initial_vit(settings, settings.img_size or 0, seed=0)
-    load_official(vit, official, origin)
+    renamed = to_vit(state)
+    vit = initial_vit(architecture(renamed, heads, origin), 0, seed=0)
+    load_exactly(vit, renamed, origin)
     vit.layout = layout_of(state)
     return vit
 
 
-def _timm_folder(config: Mapping[str, Any], tensors: State, origin: Path) -> TimmNetwork:
-    """The network that a `config.json` of timm describes, with these weights."""
-    overlay, arguments = config.get("pretrained_cfg"), config.get("model_args") or {}
-    network = _timm(config["architecture"], pretrained=False, pretrained_cfg_overlay=overlay, **arguments)
-    state = {name: value for name, value in tensors.items() if not name.startswith("head.")}
-    refuse_misfits(network.model.state_dict(), state, origin)
-    network.model.load_state_dict(state)
-    return network
-
-
-def _timm(name: str, *, pretrained: bool, **options: Any) -> TimmNetwork:
+def _timm(name: str, *, pretrained: bool, **options: Any) -> Any:
     """A timm transformer without classifier; random weights are always the same ones."""
     if not (timm.models.is_model_pretrained(name) if pretrained else timm.is_model(name)):
         near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:4])
         raise InputError(f"timm:{name} does not exist; {f'near it are {near}' if near else 'see timm.list_models()'}.")
-    options |= {"num_classes": 0, "dynamic_img_size": True}
     try:
-        if pretrained:
-            options["pretrained_cfg_overlay"] = _cached_or_reachable(timm.get_pretrained_cfg(name))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return TimmNetwork(timm.create_model(name, pretrained=pretrained, **options))
-    except (TypeError, AttributeError) as error:
+            options |= {"num_classes": 0, "dynamic_img_size": True}
+            return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # the HTTP client's own classes; what a network without tokens says to these options
         raise InputError(
-            f"timm:{name} is no transformer for images of any size ({reason(error)}); choose a vit_* or eva* model."
+            f"timm:{name} cannot be had ({reason(error)}); choose a vit_* or eva* model, fetch it while online, or "
+            f"download https://huggingface.co/timm/{name} and give the folder's path."
         ) from error
-    except Exception as error:  # the HTTP client's own classes
-        hub = f", or download https://huggingface.co/timm/{name} and give the folder's path" if pretrained else ""
-        raise InputError(f"timm:{name} cannot be had ({reason(error)}); fetch it while online{hub}.") from error
 
 
-def _cached_or_reachable(config: Any) -> dict[str, str]:
-    """Timm's weights in the hub's cache, for its overlay; else one quick try of the hub, whose client retries for a minute."""
-    if not config.hf_hub_id:
-        return {}
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        if isinstance(cached := try_to_load_from_cache(config.hf_hub_id, file), str):
-            return {"file": cached}
-    get_session().head(hf_hub_url(config.hf_hub_id, "config.json"), timeout=5.0)
-    return {}
-
-
-# ---------------------------------------------------------------------------------------------- continuing from one
+# ---- continuing from one --------------------------------------------------------------------------------------------
 
 
 def start_from(vit: ViT, source: str | Path) -> None:
     """Give a network that is to be trained the weights of an encoder from anywhere (`pretrain.encoder.init`).
 
-    Its features are then the encoder's, at every image size: positions keep the grid they came with. `vit.layout` says
+    The source is anything `load_encoder` takes that is a plain ViT with a CLS token: patch size, registers, LayerScale, GELU
+    or SwiGLU, biases and positions as they are. Features are then the encoder's, at every image size. `vit.layout` says
     how the encoder came in; `export` writes it that way again.
-
-    Args:
-        vit: of the same shape.
-        source: anything `load_encoder` takes that is a plain ViT with a CLS token: patch size, registers, LayerScale, GELU
-            or SwiGLU, biases and positions as they are.
 
     Raises:
         InputError: the source cannot be had, is no plain ViT, or has another shape (then the sentence says what to set).
@@ -268,7 +205,7 @@ def start_from(vit: ViT, source: str | Path) -> None:
         raise InputError(
             f"pretrain.encoder.init = {source} is a network of another shape; set pretrain.encoder: {{{lines}}}."
         )
-    load_official(vit, official_state_dict(given), source)
+    vit.load_state_dict(given.state_dict())
     vit.layout = given.layout
 
 
@@ -281,26 +218,24 @@ def plain_vit(encoder: FeatureEncoder) -> ViT:
     network = encoder.network
     if isinstance(network, ViT):
         return network
-    refusal = (
-        f"{encoder.name} is no plain ViT with a CLS token, as training and export need; choose a vit_* model of timm"
-    )
+    refusal = f"{encoder.name} is no plain ViT with a CLS token, as training and export need; choose a vit_* of timm"
     if isinstance(network, Pixels):
         raise InputError(f"{refusal}.")
     heads = getattr(network.blocks[0].attn, "num_heads", None)
-    vit = _plain_vit(network.model.state_dict(), heads, encoder.name)
-    patch = vit.vit.patch_embed.proj
+    vit = _plain_vit(network.state_dict(), heads, encoder.name)
+    patch = vit.patch_embed.proj
     with torch.no_grad():  # its own normalisation: W (scale x + shift) + b = (W scale) x + (b + sum of W shift)
-        patch.bias += (patch.weight * network.shift).sum((1, 2, 3))
-        patch.weight *= network.scale
+        patch.bias += (patch.weight * encoder.shift).sum((1, 2, 3))
+        patch.weight *= encoder.scale
         # The same tensors can belong to another computation (activation, norm): its features tell.
         images = torch.linspace(-2, 2, 12 * vit.patch_size**2).view(1, 3, 2 * vit.patch_size, -1)
-        ours, theirs = vit.tokens(images), network.tokens(images)
+        ours, theirs = vit.tokens(images), encoder.tokens(images)
     if (ours - theirs).norm() > 1e-3 * theirs.norm():
         raise InputError(f"{refusal}: its features are not those of one with these weights.")
     return vit
 
 
-# ---------------------------------------------------------------------------------------------- looking inside
+# ---- looking inside -------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -317,24 +252,14 @@ def _outputs(encoder: FeatureEncoder, modules: Iterable[nn.Module], images: Tens
 
 
 def layer_tokens(encoder: FeatureEncoder, images: Tensor) -> Tensor:
-    """All tokens of a transformer after every block, before the final norm.
-
-    Returns:
-        (depth, B, T, D) for images (B, 3, H, W), ImageNet-normalised; the first `encoder.prefix` tokens are CLS and registers.
-    """
+    """All tokens of a transformer after every block, before the final norm: (B, 3, H, W) -> (depth, B, T, D)."""
     return torch.stack(_outputs(encoder, encoder.network.blocks, images))
 
 
 def attention_maps(encoder: FeatureEncoder, images: Tensor, layer: int = -1) -> Tensor:
-    """Self-attention weights of one block. Only this block leaves the fused kernel, and only for this call.
+    """Self-attention weights of one block, negative counts from the end: (B, 3, H, W) -> (B, heads, T, T), rows sum to 1.
 
-    Args:
-        encoder: a transformer.
-        images: (B, 3, H, W), ImageNet-normalised.
-        layer: block; negative counts from the end.
-
-    Returns:
-        (B, heads, T, T): each row (a query) sums to 1; tokens are CLS, registers, patches row by row.
+    Only this block leaves the fused kernel, and only for this call.
     """
     attention: Any = encoder.network.blocks[layer].attn
     fused, attention.fused_attn = attention.fused_attn, False

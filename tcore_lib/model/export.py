@@ -3,20 +3,17 @@
 import json
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import timm
-from pydantic import ValidationError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import write_text
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, plain_vit
-from tcore_lib.model.vit import ViT, official_state_dict
+from tcore_lib.model.vit import ViT, timm_arguments
 from tcore_lib.model.weights import OURS, to_layout, write_safetensors, write_torch
 
 FORMATS = {"safetensors": ".safetensors", "official": ".pth", "timm": ""}  # format -> ending; timm's is a folder
@@ -51,7 +48,7 @@ def export(
     if target.suffix != FORMATS[format] or target.is_dir():
         raise InputError(f"{target} cannot hold the format {format}; give a file that ends in {FORMATS[format]}.")
     vit, about = _network_and_facts(source, metadata, which)
-    state = to_layout(official_state_dict(vit), vit.layout)
+    state = to_layout(vit.state_dict(), vit.layout)
     if format == "safetensors":
         write_safetensors(target, state, about)
     else:
@@ -72,34 +69,28 @@ def save_for_hf(
 ) -> Path:
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`: weights, config.json, model card.
 
-    The features stay the same bits. What features do not need is lost: the mask token, and the position of CLS as a
-    parameter of its own (it is added to CLS).
-
-    Args as for `export`, and for the card:
-        scores: rows, e.g. benchmark, metric, value, low, high, clips; the bounds of intervals beside values.
-        data: what the encoder was trained on, in words.
-        licence: of the weights, as the hub writes it, e.g. `apache-2.0`.
+    The features stay the same bits. Arguments are as for `export`, and for the card: `scores`, rows such as benchmark,
+    metric, value, low, high, clips; `data`, what the encoder was trained on; `licence` of the weights, as the hub writes it.
     """
     folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise InputError(f"{folder} is a file, but the format timm is a folder; give another target.")
     vit, about = _network_and_facts(source, metadata, which)
     # The function of timm that builds it; all it decides stands in the arguments, but for the MLP.
     builder = "vit_giant_patch14_dinov2" if vit.settings.mlp == "swiglu" else "vit_small_patch16_224"
-    model = timm.create_model(builder, num_classes=0, global_pool="token", **vit.timm_arguments())
-    model.load_state_dict(to_layout(official_state_dict(vit), "timm"))
+    model = timm.create_model(builder, num_classes=0, global_pool="token", **timm_arguments(vit.settings, vit.img_size))
+    model.load_state_dict(to_layout(vit.state_dict(), "timm"))
     images = {"input_size": (3, vit.img_size, vit.img_size), "crop_pct": 1.0}
     images |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     timm.models.save_for_hf(model, str(folder), model_config={OURS: about}, safe_serialization=True, data_config=images)
-    write_text(folder / "README.md", model_card(folder.name, about, scores, data, licence))
+    write_text(folder / "README.md", _model_card(folder.name, about, scores, data, licence))
     return folder
 
 
 def push_to_hub(source: FeatureEncoder | str | Path, repository: str, *, private: bool = True, **card: Any) -> str:
     """Upload the folder of `save_for_hf`, whose arguments `card` are, to huggingface.co and return its address.
 
-    The repository (owner/name) is made if need be, as the account that is logged in here; only the owner sees a private
-    one, until it is made public there.
+    The repository (owner/name) is made if need be, as the account that is logged in here.
     """
     from huggingface_hub import HfApi
 
@@ -110,11 +101,10 @@ def push_to_hub(source: FeatureEncoder | str | Path, repository: str, *, private
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
 
-def model_card(name: str, about: Mapping[str, Any], scores: pd.DataFrame | None, data: str, licence: str) -> str:
+def _model_card(name: str, about: Mapping[str, Any], scores: pd.DataFrame | None, data: str, licence: str) -> str:
     """The README.md of a published encoder: what it is, data, budget, scores with intervals, licence, how to load it."""
     shape = about["encoder"]
-    run = about.get("params", {}).get("pretrain", {})
-    samples = about.get("step", 0) * run.get("loop", {}).get("batch_size", 0)
+    samples = about.get("step", 0) * about.get("params", {}).get("pretrain", {}).get("loop", {}).get("batch_size", 0)
     budget = f"{about['step']:,} steps, {samples:,} samples of three frames" if samples else "not stated"
     table = "not measured" if scores is None else scores.to_markdown(index=False, floatfmt=".3f")
     return f"""---
@@ -158,16 +148,11 @@ def _network_and_facts(
     """The network, and what goes into the file: its shape, what is known of its training, and what the caller adds."""
     encoder = source if isinstance(source, FeatureEncoder) else load_encoder(source, which=which)
     vit = plain_vit(encoder)
-    known: dict[str, Any] = {key: encoder.metadata[key] for key in ("step", "params") if key in encoder.metadata}
-    with suppress(KeyError, ValidationError):  # no parameters, or of an older schema: those are kept as they are
-        known["params_sha256"] = params.Params.model_validate(known["params"]).digest()
-    width, depth, heads = vit.settings.shape
-    shape = {"arch": vit.settings.arch, "width": width, "depth": depth, "heads": heads, "patch_size": vit.patch_size}
-    shape |= {"registers": vit.settings.registers, "img_size": vit.img_size}
+    shape = {"arch": vit.settings.arch, "width": vit.width, "depth": vit.depth, "heads": vit.heads}
+    shape |= {"patch_size": vit.patch_size, "registers": vit.settings.registers, "img_size": vit.img_size}
+    known = {key: encoder.metadata[key] for key in ("step", "params") if key in encoder.metadata}
     facts = {**encoder.metadata.get(OURS, {}), **known, **(given or {}), "layout": vit.layout, "encoder": shape}
     try:
         return vit, json.loads(json.dumps(facts, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"metadata cannot be written as JSON ({error}); give text, numbers, lists and dicts."
-        ) from error
+        raise InputError(f"metadata cannot be written as JSON ({error}); give text, numbers, lists, dicts.") from error

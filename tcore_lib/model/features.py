@@ -1,6 +1,6 @@
 """Patch features of frames, and what they tell: matches between frames, norms by depth, likeness of two encoders.
 
-Letters: n frames, H W pixels, h w grid of patches, P = h * w, D width.
+Letters: n frames, H W pixels, h w grid of patches, P = h * w, D width. Sizes are (height, width) in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,25 +20,21 @@ from tcore_lib.data.images import is_image, read_rgb
 from tcore_lib.errors import InputError
 from tcore_lib.model.encoders import FeatureEncoder, layer_tokens, load_encoder
 
-# ---------------------------------------------------------------------------------------------- frames to features
+# ---- frames to features ---------------------------------------------------------------------------------------------
 
 
 def whole_patches(shape: Sequence[int], patch_size: int, zoom: float = 1.0) -> tuple[int, int]:
-    """The (height, width) in pixels nearest to `zoom` times a frame's (H, W, ...) that holds whole patches."""
+    """The size nearest to `zoom` times a frame's (H, W, ...) that holds whole patches."""
     height, width = (max(1, round(zoom * side / patch_size)) * patch_size for side in shape[:2])
     return height, width
 
 
 def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 RGB frames (n, H, W, 3) -> ImageNet-normalised float32 (n, 3, *size).
-
-    Resized linearly without antialias, in 0..1, as OpenCV does.
-    """
+    """uint8 RGB frames (n, H, W, 3) -> ImageNet-normalised float32 (n, 3, *size), resized as OpenCV's linear does."""
     images = frames.permute(0, 3, 1, 2).float() / 255.0
     if tuple(images.shape[2:]) != tuple(size):
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)
-    mean = images.new_tensor(IMAGENET_DEFAULT_MEAN)[:, None, None]
-    std = images.new_tensor(IMAGENET_DEFAULT_STD)[:, None, None]
+    mean, std = (images.new_tensor(one)[:, None, None] for one in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return images.sub_(mean).div_(std)
 
 
@@ -58,16 +54,13 @@ def as_frames(source: Any) -> NDArray[np.uint8]:
 def features(
     encoder: FeatureEncoder | str | Path, frames: Any, size: tuple[int, int] | None = None, *, normalise: bool = True
 ) -> Tensor:
-    """Patch features of frames, as the benchmarks read them.
+    """Patch features of frames as the benchmarks read them: float32 (n, h, w, D) on the CPU.
 
     Args:
         encoder: from `load_encoder`, or what that takes.
-        frames: a path (image, video, folder of frames), or uint8 (H, W, 3) or (n, H, W, 3) as array or tensor.
-        size: (height, width) in pixels the frames are resized to, rounded to whole patches; None = as they are.
+        frames: what `as_frames` takes.
+        size: the frames are resized to, rounded to whole patches; None = as they are.
         normalise: to length 1.
-
-    Returns:
-        float32 (n, h, w, D) on the CPU.
 
     Raises:
         InputError: encoder or frames cannot be read, or a feature is not finite.
@@ -79,12 +72,12 @@ def features(
     result = torch.stack(found)  # (n, h, w, D)
     if not torch.isfinite(result).all():
         raise InputError(
-            f"The encoder {encoder.name} gives features that are not finite numbers; its weights are broken."
+            f"The encoder {encoder.name} gives features that are no finite numbers; its weights are broken."
         )
     return (F.normalize(result, dim=-1) if normalise else result).cpu()
 
 
-# ---------------------------------------------------------------------------------------------- matches
+# ---- matches --------------------------------------------------------------------------------------------------------
 
 
 def matches(
@@ -109,7 +102,6 @@ def matches(
         InputError: the two are not features of one encoder.
     """
     if encoder is not None:
-        encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
         first, second = features(encoder, first)[0], features(encoder, second)[0]
     if len(first.shape) != 3 or len(second.shape) != 3 or first.shape[-1] != second.shape[-1]:
         raise InputError(
@@ -119,65 +111,51 @@ def matches(
     similar = p @ q.T  # (P, P')
     similarity, partner = similar.max(1)
     mutual = similar.argmax(0)[partner] == torch.arange(len(similar))
-    row, column = torch.from_numpy(np.indices(first.shape[:2]).reshape(2, -1))  # (P,) each
-    place_row, place_column = torch.from_numpy(np.indices(second.shape[:2]).reshape(2, -1))  # (P',) each
-    to_row, to_column = place_row[partner], place_column[partner]
-    beside = (place_row - to_row[:, None]).abs().le(1) & (place_column - to_column[:, None]).abs().le(1)  # (P, P')
+    place = torch.from_numpy(np.indices(second.shape[:2]).reshape(2, -1))  # (2, P')
+    to = place[:, partner]  # (2, P)
+    beside = (place[:, None] - to[:, :, None]).abs().amax(0) <= 1  # (P, P')
     clarity = similarity - similar.masked_fill(beside, -1).max(1).values
-    table = pd.DataFrame(
-        {
-            "row": row, "column": column, "to_row": to_row, "to_column": to_column,
-            "similarity": similarity, "clarity": clarity,
-        }
-    )  # fmt: skip
+    row, column = np.indices(first.shape[:2]).reshape(2, -1)  # (P,) each
+    columns = {"row": row, "column": column, "to_row": to[0], "to_column": to[1]}
+    table = pd.DataFrame({**columns, "similarity": similarity, "clarity": clarity})
     table = table[mutual.numpy()].sort_values("clarity", ascending=False, kind="stable")
     table = table.head(max(count, len(table) // 2))  # the unclear half only where too few are left
-    return _spread(table, count, np.sqrt(len(similar) / max(count, 1)))
-
-
-def _spread(table: pd.DataFrame, count: int, distance: float) -> pd.DataFrame:
-    """The first `count` rows that keep a distance, which shrinks until it leaves enough of them."""
-    places = table[["row", "column"]].to_numpy(float)
-    chosen: list[int] = []
+    places, chosen = table[["row", "column"]].to_numpy(float), list[int]()
+    distance = np.sqrt(len(similar) / max(count, 1))  # it shrinks until it leaves enough of them
     while len(chosen) < min(count, len(table)):
-        for i, place in enumerate(places):
-            apart = np.linalg.norm(places[chosen] - place, axis=1)
+        for i, one in enumerate(places):
+            apart = np.linalg.norm(places[chosen] - one, axis=1)
             if len(chosen) < count and i not in chosen and apart.min(initial=np.inf) >= distance:
                 chosen.append(i)
         distance = distance * 0.7 if distance > 0.5 else 0.0
     return table.iloc[sorted(chosen)].reset_index(drop=True)
 
 
-# ---------------------------------------------------------------------------------------------- figures by depth
+# ---- figures by depth -----------------------------------------------------------------------------------------------
+
+Norms = dict[tuple[str, str], list[float]]  # (quantity, encoder) -> a value per block
 
 
-def _by_depth(values: Mapping[tuple[str, str], Sequence[float]]) -> pd.DataFrame:
-    """(quantity, encoder) -> a value per block, as a table: index `block`, columns of two levels, NaN past an end."""
+def _by_depth(values: Norms) -> pd.DataFrame:
+    """A table: index `block`, columns (quantity, encoder), NaN past an encoder's end."""
     columns = pd.MultiIndex.from_tuples(sorted(values, key=lambda key: key[0]), names=["quantity", "encoder"])
     series = {key: pd.Series(values[key], dtype=float) for key in columns}
     return pd.DataFrame(series, columns=columns).rename_axis("block")
 
 
 def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
-    """Frobenius norm of each block's weights.
+    """Frobenius norm of each block's weights: quantities `attention`, `mlp` and, where there is one, `layer_scale`.
 
-    Args:
-        encoders: name -> encoder; those without blocks (pixels) are left out.
-
-    Returns:
-        index `block`; columns (quantity, encoder) with the quantities `attention` (its matrices together), `mlp`, and
-        `layer_scale` where the network has it.
+    Index `block`, columns (quantity, encoder); encoders without blocks (pixels) are left out.
     """
-    values: dict[tuple[str, str], list[float]] = {}
+    values: Norms = {}
     for quantity, start, ndim in (("attention", "attn.", 2), ("mlp", "mlp.", 2), ("layer_scale", "ls", 1)):
         for name, encoder in encoders.items():
             for block in encoder.network.blocks:
-                named = block.named_parameters()
-                weights = [
-                    p.detach().double().flatten() for key, p in named if key.startswith(start) and p.ndim == ndim
-                ]
-                if weights:
-                    values.setdefault((quantity, name), []).append(torch.cat(weights).norm().item())
+                named = [(key, p.detach().double()) for key, p in block.named_parameters() if p.ndim == ndim]
+                norms = [p.norm() for key, p in named if key.startswith(start)]
+                if norms:
+                    values.setdefault((quantity, name), []).append(torch.stack(norms).norm().item())
     return _by_depth(values)
 
 
@@ -191,17 +169,11 @@ def _layers(encoder: FeatureEncoder, frames: Sequence[NDArray[np.uint8]], size: 
 def token_norms(
     encoders: Mapping[str, FeatureEncoder], frame: NDArray[np.uint8], size: tuple[int, int]
 ) -> pd.DataFrame:
-    """Mean L2 norm of the tokens after each block, before the final norm.
+    """Mean L2 norm of the tokens of a frame, uint8 (H, W, 3), after each block: quantities `CLS`, `registers`, `patches`.
 
-    Args:
-        encoders: name -> encoder; those without blocks (pixels) are left out.
-        frame: uint8 (H, W, 3).
-        size: (height, width) in pixels the frame is resized to.
-
-    Returns:
-        index `block`; columns (quantity, encoder); quantities `CLS`, `registers`, `patches`, where there are any.
+    Index `block`, columns (quantity, encoder); encoders without blocks (pixels) are left out.
     """
-    values: dict[tuple[str, str], list[float]] = {}
+    values: Norms = {}
     for name, encoder in encoders.items():
         if len(encoder.network.blocks):
             norms, prefix = _layers(encoder, [frame], size)[:, 0].norm(dim=-1), encoder.prefix  # (depth, T)
@@ -225,18 +197,9 @@ def similarity_by_layer(
     frames: Sequence[NDArray[np.uint8]],
     size: tuple[int, int],
 ) -> pd.DataFrame:
-    """Linear CKA between the patch tokens of an encoder and of others, block by block.
+    """Linear CKA between the patch tokens of an encoder and of others on some frames: a row per block, a column per other.
 
     An encoder of another depth is compared at the same relative depth; tokens of another grid are resized bilinearly.
-
-    Args:
-        encoder: its blocks are the rows.
-        others: name -> encoder, the columns.
-        frames: uint8 (H, W, 3), of one size; all their patches are the things described.
-        size: (height, width) in pixels the frames are resized to.
-
-    Returns:
-        index `block`, a column per other encoder, 0..1.
     """
 
     def patches(one: FeatureEncoder) -> list[Tensor]:
@@ -250,8 +213,7 @@ def similarity_by_layer(
         theirs, columns[name] = patches(other), []
         for i, layer in enumerate(own):
             same = theirs[round(i * (len(theirs) - 1) / max(len(own) - 1, 1))]
-            if same.shape[2:] != layer.shape[2:]:
-                same = F.interpolate(same, layer.shape[2:], mode="bilinear", align_corners=False)
+            same = F.interpolate(same, layer.shape[2:], mode="bilinear", align_corners=False)
             rows = [tokens.transpose(0, 1).flatten(1).T for tokens in (layer, same)]  # (n * P, D)
             columns[name].append(linear_cka(*rows))
     return pd.DataFrame(columns, index=pd.RangeIndex(len(own), name="block"))

@@ -1,14 +1,13 @@
-"""The vision transformer that is trained.
+"""The vision transformer that is trained: timm's, under the names of official files, with what training needs besides.
 
-The network is timm's `VisionTransformer`. Ours are the mask token, the separate CLS position, stochastic depth decided
-from outside, two ways to initialise it, and the official names of its weights.
+Ours are the mask token, one position embedding for CLS and patches, stochastic depth decided from outside, groups of blocks
+that a GPU runs as one piece, and two ways to initialise it.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,24 +19,15 @@ from torch.utils.checkpoint import checkpoint
 
 from tcore_lib import params
 from tcore_lib.machine import compiled
-from tcore_lib.model.weights import official_names, refuse_misfits
 from tcore_lib.randomness import generator
 
 GROUP = 3  # blocks compiled together: each call costs the host a millisecond
 
-# ---------------------------------------------------------------------------------------------- the forward pass
-
 
 def run_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor:
-    """Timm `Block`s one after the other: on a GPU compiled as one piece, which serves every such group of every encoder.
+    """Timm's blocks one after the other, (B, T, D) -> (B, T, D); on a GPU one piece, which serves every such group.
 
-    The weights of the branches are an argument, not a state of the block: activation checkpointing runs this function a
-    second time, after other forward passes have been made.
-
-    Args:
-        blocks: a group of them.
-        x: (B, T, D).
-        scale: (blocks, 2, B), 0 or 1 / (1 - p), of each sample's attention and MLP branch; None = 1 everywhere.
+    `scale` (blocks, 2, B) is 0 or 1 / (1 - p), of each sample's attention and MLP branch; None = 1 everywhere.
     """
     for i, block in enumerate(blocks):
         if scale is None:
@@ -50,106 +40,95 @@ def run_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor
     return x
 
 
-class ViT(nn.Module):
+def timm_arguments(settings: params.Encoder, img_size: int) -> dict[str, Any]:
+    """What timm has to know to build the same network."""
+    width, depth, heads = settings.shape
+    return {
+        "img_size": img_size,
+        "patch_size": settings.patch_size,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
+        "mlp_ratio": settings.mlp_ratio,
+        "qkv_bias": settings.qkv_bias,
+        "reg_tokens": settings.registers,
+        "init_values": settings.layer_scale,
+        "no_embed_class": True,
+        "dynamic_img_size": True,
+    }
+
+
+class ViT(VisionTransformer):
     """CLS + R registers + patches, pre-norm blocks, final LayerNorm. Initial weights come from torch's own generator.
+
+    Its state dict is the official layout (`weights`): `pos_embed` (1, 1 + P, D) begins with the position of CLS,
+    `register_tokens` (1, R, D), `mask_token` (1, D).
 
     Args:
         settings: section `pretrain.encoder`: shape and initialisation.
         img_size: pixels; side of the square image whose patches have a learned position each.
 
     Attributes:
-        vit: timm's VisionTransformer; positions on patches only.
-        mask_token: (1, D), stands in for the embedding of a masked patch.
-        cls_pos: (1, 1, D), the position of CLS. A parameter of its own because it is stepped and decayed on its own;
-            the official layout stores it as the first row of `pos_embed`.
         activation_checkpointing: recompute each group of blocks in the backward pass instead of storing it.
-        layout: how the weights came in and shall go out (`weights.layout_of`).
         compile_blocks: run groups of `GROUP` blocks through torch.compile.
+        layout: how the weights came in and shall go out (`weights.layout_of`).
     """
 
+    cls_token: Any
+    pos_embed: Any
+    blocks: Any
+
     def __init__(self, settings: params.Encoder, img_size: int) -> None:
-        super().__init__()
-        width, depth, heads = settings.shape
-        self.settings, self.img_size = settings, img_size
-        self.patch_size, self.width, self.depth, self.heads = settings.patch_size, width, depth, heads
-        self.activation_checkpointing = False
-        self.compile_blocks = False
-        self.layout = "official"
-        self._scale: Tensor | None = None
         gated: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if settings.mlp == "swiglu" else {}
-        self.vit: Any = VisionTransformer(
-            **self.timm_arguments(), num_classes=0, global_pool="", weight_init="skip", **gated
-        )
-        self.prefix = self.vit.num_prefix_tokens  # CLS and registers
-        self.cls_pos = nn.Parameter(torch.zeros(1, 1, width))
-        self.mask_token = nn.Parameter(torch.zeros(1, width))
-        _truncated_normal(self)
+        arguments = timm_arguments(settings, img_size) | gated
+        super().__init__(**arguments, num_classes=0, global_pool="", weight_init="skip")
+        self.settings, self.img_size, self.patch_size = settings, img_size, settings.patch_size
+        self.width, self.depth, self.heads = settings.shape
+        self.prefix = 1 + settings.registers
+        self.activation_checkpointing = self.compile_blocks = False
+        self.layout = "official"
+        self.reg_token = None  # timm's name for them
+        self.register_tokens: nn.Parameter | None = None
+        if settings.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, settings.registers, self.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.num_patches, self.width))
+        self.mask_token = nn.Parameter(torch.zeros(1, self.width))
+        self._truncated_normal()
         if settings.init_scheme == "mimetic":
-            _mimetic(self)
+            self._mimetic()
 
-    def timm_arguments(self) -> dict[str, Any]:
-        """What timm has to know to build the same network."""
-        return {
-            "img_size": self.img_size,
-            "patch_size": self.patch_size,
-            "embed_dim": self.width,
-            "depth": self.depth,
-            "num_heads": self.heads,
-            "mlp_ratio": self.settings.mlp_ratio,
-            "qkv_bias": self.settings.qkv_bias,
-            "reg_tokens": self.settings.registers,
-            "init_values": self.settings.layer_scale,
-            "no_embed_class": True,
-            "dynamic_img_size": True,
-        }
-
-    @property
-    def blocks(self) -> nn.Sequential:
-        """The transformer's blocks."""
-        return self.vit.blocks
-
-    def set_drop_keep(self, keep: Tensor | None) -> None:
-        """Stochastic depth of the following forward passes, until it is set again.
-
-        Args:
-            keep: (depth, 2, B) bool, False where a sample skips the attention ([:, 0]) or the MLP ([:, 1]) of a block;
-                what is kept is scaled by 1 / (1 - drop_path). None switches it off.
-        """
-        self._scale = None if keep is None else keep.float() / (1.0 - self.settings.drop_path)
+    # ---- the forward pass -------------------------------------------------------------------------------------------
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> embedded patches (B, h, w, D), before positions."""
-        embed, side = self.vit.patch_embed, self.patch_size
+        proj, side = self.patch_embed.proj, self.patch_size
         if not images.is_cuda:
-            return embed(images)
+            return proj(images).permute(0, 2, 3, 1)
         # As one matrix product: cuDNN takes ten times longer for a convolution of three channels in half precision.
         batch, _, height, width = images.shape
         cells = images.reshape(batch, 3, height // side, side, width // side, side)
         flat = cells.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, h, w, 3 * side * side)
-        return F.linear(flat, embed.proj.weight.flatten(1), embed.proj.bias)
+        return F.linear(flat, proj.weight.flatten(1), proj.bias)
 
     def embed(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) images, (B, P) bool masks -> (B, T, D) tokens before the first block: CLS, registers, P."""
-        vit = self.vit
         x = self._patches(images)
         batch, grid = x.shape[0], (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)  # (B, P, D), row by row
         if masks is not None:
             x = torch.where(masks[:, :, None], self.mask_token.to(x.dtype), x)
-        position = resample_abs_pos_embed(vit.pos_embed, grid, vit.patch_embed.grid_size, num_prefix_tokens=0)
-        cls_pos: Tensor = self.cls_pos
-        if cls_pos.dtype == torch.float64 and grid != tuple(vit.patch_embed.grid_size):
-            cls_pos = cls_pos.float().double()  # the original rounds all positions to float32 to resize them
-        prefix = [vit.cls_token + cls_pos]
-        if vit.reg_token is not None:
-            prefix.append(vit.reg_token)
-        return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position], dim=1)
+        position, trained = self.pos_embed, self.patch_embed.grid_size
+        if grid != tuple(trained):
+            if position.dtype == torch.float64:
+                position = position.float().double()  # the original rounds all positions to float32 to resize them
+            position = resample_abs_pos_embed(position, list(grid), list(trained), num_prefix_tokens=1)
+        prefix = [self.cls_token + position[:, :1], *([] if self.register_tokens is None else [self.register_tokens])]
+        return torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x + position[:, 1:]], dim=1)
 
-    def tokens(self, images: Tensor, masks: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) images, (B, P) bool masks -> (B, T, D) tokens after the final norm: CLS, registers, patches."""
-        x, scale = self.embed(images, masks), self._scale
-        if scale is not None and scale.shape != (self.depth, 2, len(x)):
-            raise ValueError(f"drop keep is {tuple(scale.shape)}, the batch needs {(self.depth, 2, len(x))}")
+    def tokens(self, images: Tensor, masks: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """All tokens (B, T, D) after the final norm: CLS, registers, patches. Arguments as of `forward`."""
+        x = self.embed(images, masks)
+        scale = None if keep is None else keep.float() / (1.0 - self.settings.drop_path)
         size, run = (GROUP, compiled(run_blocks, dynamic=False)) if self.compile_blocks else (1, run_blocks)
         for i in range(0, self.depth, size):
             group = list(self.blocks[i : i + size])
@@ -161,75 +140,75 @@ class ViT(nn.Module):
                 x = checkpoint(run, group, x, weights, use_reentrant=False)
             else:
                 x = run(group, x, weights)
-        return self.vit.norm(x)
+        return self.norm(x)
 
-    def forward(self, images: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward_features(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, 3, H, W) images -> all tokens (B, T, D), as of every timm model."""
+        return self.tokens(images)
+
+    def forward(  # type: ignore[override]
+        self, images: Tensor, masks: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """CLS and patch tokens after the final norm.
 
         Args:
             images: (B, 3, H, W), ImageNet-normalised; H and W multiples of the patch size.
             masks: (B, P) bool, True = the patch's embedding is replaced by the mask token.
+            keep: (depth, 2, B) bool, False where stochastic depth skips the attention ([:, 0]) or the MLP ([:, 1]) of a
+                block for a sample; what is kept is scaled by 1 / (1 - drop_path). None = nothing is skipped or scaled.
 
         Returns:
             CLS (B, D) and patches (B, P, D), row by row.
         """
-        x = self.tokens(images, masks)
+        x = self.tokens(images, masks, keep)
         return x[:, 0], x[:, self.prefix :]
 
+    # ---- initialisation ---------------------------------------------------------------------------------------------
 
-# ---------------------------------------------------------------------------------------------- initialisation
+    @torch.no_grad()
+    def _truncated_normal(self) -> None:
+        """As DINOv2 starts; the patch embedding as torch initialises a convolution, mask token and biases 0."""
+        nn.init.trunc_normal_(self.pos_embed[:, 1:], std=0.02)
+        nn.init.trunc_normal_(self.pos_embed[:, :1], std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
+    @torch.no_grad()
+    def _mimetic(self) -> None:
+        """Attention that starts like a trained network's (Trockman & Kolter, 2023, section 4).
 
-def _truncated_normal(vit: ViT) -> None:
-    """As DINOv2 starts; the patch embedding as torch initialises a convolution, mask token and biases 0."""
-    nn.init.trunc_normal_(vit.vit.pos_embed, std=0.02)
-    nn.init.trunc_normal_(vit.cls_pos, std=0.02)
-    nn.init.normal_(vit.vit.cls_token, std=1e-6)
-    if vit.vit.reg_token is not None:
-        nn.init.normal_(vit.vit.reg_token, std=1e-6)
-    for module in vit.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        With Z normal of variance 1 / D, each head's `W_q^T W_k` becomes the best approximation of 0.7 Z + 0.7 I of the
+        head's rank, and `W_v^T W_proj^T` becomes 0.4 Z - 0.4 I. Positions start as the sines and cosines of MAE (He et al.,
+        2022) and stay trainable; CLS starts without a position.
+        """
+        width, rank = self.width, self.width // self.heads
+        identity = torch.eye(width)
 
+        def factors(noise: float, diagonal: float, rank: int) -> tuple[Tensor, Tensor]:
+            """(rank, D) twice: of equal size, a^T b the nearest matrix of that rank."""
+            u, s, vh = torch.linalg.svd(noise * torch.randn(width, width) / width**0.5 + diagonal * identity)
+            root = s[:rank].sqrt()
+            return (u[:, :rank] * root).T, root[:, None] * vh[:rank]
 
-@torch.no_grad()
-def _mimetic(vit: ViT) -> None:
-    """Attention that starts like a trained network's (Trockman & Kolter, 2023, section 4).
-
-    With Z normal of variance 1 / D, each head's `W_q^T W_k` becomes the best approximation of 0.7 Z + 0.7 I of the head's
-    rank, and `W_v^T W_proj^T` becomes 0.4 Z - 0.4 I. Positions start as the sines and cosines of MAE (He et al., 2022) and
-    stay trainable; CLS starts without a position.
-    """
-    width, heads = vit.width, vit.heads
-    identity = torch.eye(width)
-    for block in vit.blocks:
-        attention: Any = block.attn
-        query, key, value = attention.qkv.weight.view(3, heads, width // heads, width)  # (heads, D / heads, D) each
-        for head in range(heads):
-            left, right = _factors(0.7 * torch.randn(width, width) / width**0.5 + 0.7 * identity, width // heads)
-            query[head], key[head] = left.T, right
-        left, right = _factors(0.4 * torch.randn(width, width) / width**0.5 - 0.4 * identity, width)
-        value.copy_(left.T.view_as(value))
-        attention.proj.weight.copy_(right.T)
-    vit.vit.pos_embed.copy_(_sine_positions(vit.vit.patch_embed.grid_size, width))
-    vit.cls_pos.zero_()
-
-
-def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """(D, D) -> (D, rank) and (rank, D) of equal size whose product is the nearest matrix of that rank."""
-    u, s, vh = torch.linalg.svd(matrix)
-    root = s[:rank].sqrt()
-    return u[:, :rank] * root, root[:, None] * vh[:rank]
-
-
-def _sine_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """(1, h * w, D): sines and cosines of column, then of row, wavelengths from 2 pi to 2 pi 10^4 patches."""
-    frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]  # (h * w, width / 4) each
-    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)[None].float()
+        for block in self.blocks:
+            query, key, value = block.attn.qkv.weight.view(3, self.heads, rank, width)
+            for head in range(self.heads):
+                query[head], key[head] = factors(0.7, 0.7, rank)
+            left, right = factors(0.4, -0.4, width)
+            value.copy_(left.view_as(value))
+            block.attn.proj.weight.copy_(right.T)
+        frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+        sides = (torch.arange(side, dtype=torch.float64) for side in self.patch_embed.grid_size)
+        row, column = torch.meshgrid(*sides, indexing="ij")
+        angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]  # (P, D / 4) each
+        self.pos_embed[0, 1:] = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+        self.pos_embed[:, :1] = 0.0
 
 
 @contextmanager
@@ -247,27 +226,3 @@ def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
     """
     with seeded(seed):
         return ViT(settings, settings.img_size or img_size)
-
-
-# ---------------------------------------------------------------------------------------------- official names
-
-
-def official_state_dict(vit: ViT) -> dict[str, Tensor]:
-    """The encoder's weights in the official layout (`weights`). All but `pos_embed` share the parameters' memory."""
-    state = {name: value.detach() for name, value in official_names(vit.vit.state_dict()).items()}
-    state["pos_embed"] = torch.cat([vit.cls_pos.detach(), state["pos_embed"]], dim=1)
-    return {**state, "mask_token": vit.mask_token.detach()}
-
-
-@torch.no_grad()
-def load_official(vit: ViT, state: Mapping[str, Tensor], origin: str | Path = "the weights") -> None:
-    """Copy weights in the official layout into `vit`, exactly; an error names `origin`.
-
-    Raises:
-        InputError: they do not fit, or hold what no training leaves behind; nothing is copied then.
-    """
-    refuse_misfits(official_state_dict(vit), state, origin)
-    own = {**official_names(vit.vit.state_dict()), "mask_token": vit.mask_token}
-    vit.cls_pos.copy_(state["pos_embed"][:, :1])
-    for name, value in state.items():
-        own[name].copy_(value[:, 1:] if name == "pos_embed" else value)

@@ -6,7 +6,8 @@ The layouts of a ViT, P patches of width D and R registers:
     official: `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens` (1, R, D),
         `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`;
     plain: the same without mask token (DINO, MAE, DeiT);
-    timm: `pos_embed` (1, P, D), the position of CLS added to `cls_token`, `reg_token`; other names in a SwiGLU.
+    timm: `pos_embed` (1, P, D), the position of CLS added to `cls_token`, `reg_token`.
+A SwiGLU's layers are `w12` and `w3` in the first two, `fc1` and `fc2` in timm and in `vit.ViT`.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
@@ -37,15 +38,9 @@ State = dict[str, Tensor]
 
 OURS = "tcore_lib"  # the key under which files written here keep what is known about the weights
 DIGEST = "tensors_sha256"  # the key of the checksum in safetensors files written here
-AGAIN = "fetch or save it again"
+AGAIN = "another copy of the file, or an earlier checkpoint"
 ABSURD = 1e6  # no trained weight is this large; a flipped exponent bit makes one that is
-OTHER_FILES = {  # what the first bytes of a file say that is no weight file
-    rb"\s*<": "a web page, not weights; download the file itself (the link with /resolve/)",
-    rb"version https://git-lfs": "a git-lfs pointer, not the weights; run `git lfs pull` or download the file itself",
-    rb"....ftyp|RIFF|\x1aE\xdf\xa3": "a video, not weights; give the encoder here and the video where one is asked for",
-    rb"\xff\xd8\xff|\x89PNG": "a picture, not weights; give the encoder here",
-    rb"$": "empty; the download or copy did not finish, fetch it again",
-}
+VIDEO = re.compile(rb"....ftyp|RIFF|\x1aE\xdf\xa3", re.DOTALL)
 _scalar = np.float64(0).__reduce__()[0]  # the function by which numpy's scalars are stored
 # Harmless classes that training scripts leave among their options. A file with any other is refused, not opened.
 SAFE: list[Any] = [
@@ -54,17 +49,28 @@ SAFE: list[Any] = [
     (pathlib.PurePosixPath, "pathlib.PosixPath"),
 ]  # fmt: skip
 
-# ---------------------------------------------------------------------------------------------- reading
+# ---- reading --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a file holds, by dotted names without those of FSDP, DDP and compile: `teacher.backbone.norm.weight`."""
+    """What a file, or the only one of a folder, holds."""
 
     path: Path
-    tensors: State
-    metadata: dict[str, Any]  # step, params, ...; what our own files keep under `OURS` stands at the top level, too
-    config: dict[str, Any]  # the `config.json` beside it, where the source was a folder
+    tensors: State  # by dotted names without those of FSDP, DDP and compile: `teacher.backbone.norm.weight`
+    metadata: dict[
+        str, Any
+    ]  # step, params, ...; a folder's config.json; what stands under `OURS` at the top level, too
+
+    @property
+    def heads(self) -> int | None:
+        """The number of attention heads, where an exported encoder or a training checkpoint tells."""
+        try:
+            if "encoder" in self.metadata:
+                return int(self.metadata["encoder"]["heads"])
+            return params.Encoder.model_validate(self.metadata["params"]["pretrain"]["encoder"]).shape[2]
+        except (KeyError, TypeError, ValueError):
+            return None
 
 
 def read_weights(path: str | Path) -> WeightFile:
@@ -73,41 +79,35 @@ def read_weights(path: str | Path) -> WeightFile:
     Raises:
         InputError: the file is missing, damaged, not a weight file, or wants to run code.
     """
-    path, config = _file_and_config(Path(path).expanduser())
+    path = Path(path).expanduser()
+    config: dict[str, Any] = {}
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")]
+        found = [file for file in found if file.name == "model.safetensors"] or found
+        if len(found) != 1:
+            raise InputError(f"{path} holds {len(found)} weight files; give the path of one .safetensors or .pth file.")
+        config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+        path = found[0]
     with reading(path, "check the path of the weights"), open(path, "rb") as stream:
         head = stream.read(64)
-    for pattern, what in OTHER_FILES.items():
-        if re.match(pattern, head, re.DOTALL):
-            raise InputError(f"{path} is {what}.")
-    with reading(path, AGAIN):
-        if path.suffix == ".safetensors" or head[8:9] == b"{":  # after the length of its JSON header
-            tensors, metadata = _read_safetensors(path)
-        elif head.startswith((b"PK\x03\x04", b"\x80")):  # a zip archive, or torch's older format, a pickle
-            tensors, metadata = _read_torch(path)
-        else:
-            raise InputError(
-                f"{path} is no weight file (it begins with {head[:12]!r}); give a .pth, .pt or .safetensors."
-            )
+    if VIDEO.match(head):
+        raise InputError(f"{path} is a video, not weights; give the encoder here and the video where one is asked for.")
+    safetensors, torchs = head[8:9] == b"{", head.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive, or a pickle
+    if not safetensors and not torchs:
+        raise InputError(f"{path} is no weight file (it begins with {head[:20]!r}); give a .pth, .pt or .safetensors.")
+    with reading(path, f"give {AGAIN}"):
+        tensors, metadata = _read_safetensors(path) if safetensors else _tensors_in(read_torch(path))
+        for name, tensor in tensors.items():
+            held = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 0
+            if tensor.numel() * tensor.element_size() > held:
+                raise ValueError(f"{name} claims more values than the file holds")
         ours = {**metadata.get(OURS, {}), **config.get(OURS, {})}
     if not tensors:
         raise InputError(f"{path} holds no tensors (its keys: {_some(metadata)}); give a weight file.")
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise InputError(f"{path} is not an ordinary weight file: {name} claims more values than the file holds.")
-    tensors = {_plain(name): tensor for name, tensor in tensors.items()}
-    return WeightFile(path, tensors, {**metadata, **ours, OURS: ours}, config)
-
-
-def _file_and_config(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The only weight file of a folder (or the one with the Hugging Face name), and its config.json."""
-    if not path.is_dir():
-        return path, {}
-    config = read_json(path / "config.json", "export the folder again") if (path / "config.json").is_file() else {}
-    found = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()][:1]
-    found = found or [file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")]
-    if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} weight files; give the path of one .safetensors or .pth file.")
-    return found[0], config
+    wrappers = ("_fsdp_wrapped_module", "module", "_orig_mod")  # of FSDP, DDP and torch.compile
+    plain = {name: ".".join(part for part in name.split(".") if part not in wrappers) for name in tensors}
+    tensors = {plain[name]: tensor for name, tensor in tensors.items()}
+    return WeightFile(path, tensors, {**config, **metadata, **ours, OURS: ours})
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -115,22 +115,26 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         metadata: dict[str, Any] = dict(archive.metadata() or {})
         tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dictionary)
     if metadata.pop(DIGEST, None) not in (None, tensors_sha256(tensors)):
-        raise InputError(f"{path} is damaged: its tensors do not match its checksum; {AGAIN}.")
+        raise ValueError("its tensors do not match its checksum")
     if OURS in metadata:
         metadata[OURS] = json.loads(metadata[OURS])
     return tensors, metadata
 
 
-def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU, after its checksums. Call it inside `files.reading`.
+
+    Raises:
+        InputError: it wants to run code, and was not opened.
+    """
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
             if damaged := archive.testzip():
-                raise InputError(f"{path} is damaged: {damaged} does not match its checksum; {AGAIN}.")
+                raise ValueError(f"{damaged} does not match its checksum")
     try:
         with torch.serialization.safe_globals(SAFE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused here
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+\.\w+)", str(error))
         if wanted is None and "Unsupported operand" not in str(error):
@@ -139,19 +143,23 @@ def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
             f"{path} wants to run code when it is opened{f' ({wanted[1]})' if wanted else ''} and was not opened; where "
             "you trust it, load it and save what counts alone: torch.save(model.state_dict(), FILE)."
         ) from None
+
+
+def _tensors_in(content: Any) -> tuple[State, dict[str, Any]]:
+    """Tensors by dotted names, and what stands beside them."""
     if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors; give a state dict.")
+        raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
     tensors: State = {}
     metadata: dict[str, Any] = {}
     for key, value in content.items():
-        found = {name: leaf for name, leaf in _leaves(value, str(key)) if isinstance(leaf, Tensor)}
+        found = {name: leaf for name, leaf in leaves(value, str(key)) if isinstance(leaf, Tensor)}
         tensors |= found
         if not found:
             metadata[str(key)] = vars(value) if isinstance(value, argparse.Namespace) else value
     return tensors, metadata
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested dictionaries and lists as (dotted name, leaf)."""
     if isinstance(value, list):
         value = dict(enumerate(value))
@@ -159,12 +167,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
         return
     for key, child in value.items():
-        yield from _leaves(child, f"{name}.{key}")
-
-
-def _plain(name: str) -> str:
-    """A parameter's name without what FSDP, DDP and torch.compile put into it."""
-    return ".".join(part for part in name.split(".") if part not in ("_fsdp_wrapped_module", "module", "_orig_mod"))
+        yield from leaves(child, f"{name}.{key}" if name else str(key))
 
 
 def _some(names: Iterable[str], limit: int = 8) -> str:
@@ -172,7 +175,7 @@ def _some(names: Iterable[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-# ---------------------------------------------------------------------------------------------- one encoder in a file
+# ---- one encoder in a file ------------------------------------------------------------------------------------------
 
 ANCHOR = "patch_embed.proj.weight"  # every vision transformer has it
 ROLES = {  # which network of a checkpoint is meant: its averaged copy, or the one the optimiser stepped
@@ -186,8 +189,7 @@ BESIDE = re.compile(r"^(head|decoder|proj|predict|classif|fc\.|last_layer|dino_|
 def find_encoder(file: WeightFile, which: str) -> State:
     """The tensors of one encoder inside a checkpoint, without their common prefix and without what stands beside it.
 
-    Names may begin as in `teacher.backbone.cls_token`, `model.student.backbone.cls_token`, `cls_token`. `which`, where the
-    checkpoint holds both, is "teacher" (also: averaged or momentum encoder) or "student".
+    `which`, where the checkpoint holds both, is "teacher" (also: averaged or momentum encoder) or "student".
 
     Raises:
         InputError: there is no encoder, not the one asked for, several, or one that timm has to load.
@@ -232,31 +234,35 @@ def find_encoder(file: WeightFile, which: str) -> State:
     return {name: value for name, value in state.items() if not BESIDE.match(name)}
 
 
-# ---------------------------------------------------------------------------------------------- layouts
+# ---- layouts --------------------------------------------------------------------------------------------------------
 
-GATED = {"fc1": "w12", "fc2": "w3"}  # timm's names in a SwiGLU -> the official ones
+# Names on the way in, and on the way out again; chunks are those of DINOv2's trainings: `blocks.0.3.norm1.bias`.
+CHUNKS, REGISTERS = (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"), ("reg_token", "register_tokens")
+GATED = ((r"\.mlp\.w12\.", ".mlp.fc1."), (r"\.mlp\.w3\.", ".mlp.fc2."))
+UNGATED = ((r"\.mlp\.fc1\.", ".mlp.w12."), (r"\.mlp\.fc2\.", ".mlp.w3."))
 
 
-def official_names(state: Mapping[str, Tensor]) -> State:
-    """Timm's names, and those of official files in chunks (`blocks.0.3.norm1.bias`), as official ones."""
-    first, second = (state.get(f"blocks.0.mlp.{name}.weight") for name in GATED)
-    gated = first is not None and second is not None and len(first) == 2 * second.shape[-1]  # two halves: a SwiGLU
+def _renamed(state: Mapping[str, Tensor], *rules: tuple[str, str]) -> State:
     renamed = {}
     for name, tensor in state.items():
-        name = re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", name).replace("reg_token", "register_tokens")
-        if gated:
-            name = re.sub(r"(?<=\.mlp\.)fc\d", lambda found: GATED[found[0]], name)
+        for pattern, new in rules:
+            name = re.sub(pattern, new, name)
         renamed[name] = tensor
     return renamed
 
 
-def to_official(state: Mapping[str, Tensor]) -> State:
-    """A state dict in any layout as an official one. Names that belong to no layout stay.
+def _is_gated(state: Mapping[str, Tensor]) -> bool:
+    """Whether the MLP is a SwiGLU: its first layer has two halves."""
+    return len(state["blocks.0.mlp.fc1.weight"]) == 2 * state["blocks.0.mlp.fc2.weight"].shape[1]
+
+
+def to_vit(state: Mapping[str, Tensor]) -> State:
+    """A state dict in any layout under the names of `vit.ViT`. Names that belong to no layout stay.
 
     What a network does without is filled with what changes nothing: positions without CLS get 0 for it, a mask token is
     0. DeiT's distillation token becomes a register: it is one, with a position of its own.
     """
-    state = official_names(state)
+    state = _renamed(state, CHUNKS, REGISTERS, *GATED)
     positions = state.get("pos_embed")
     if positions is not None and positions.ndim == 3:
         if "dist_token" in state:
@@ -279,94 +285,48 @@ def layout_of(state: Mapping[str, Tensor]) -> str:
     return "official" if "mask_token" in state else "plain"
 
 
-def to_layout(state: State, layout: str) -> State:
-    """Official tensors as `layout_of` found them. The sum that timm stores for CLS is the one a forward pass makes."""
-    if layout == "official":
-        return state
-    state = {name: value for name, value in state.items() if name != "mask_token"}
-    if layout == "plain":
-        return state
-    cls_position, state["pos_embed"] = state["pos_embed"][:, :1], state["pos_embed"][:, 1:]
+def to_layout(state: Mapping[str, Tensor], layout: str) -> State:
+    """A ViT's tensors as `layout_of` found them. The sum that timm stores for CLS is the one a forward pass makes."""
+    state = {name: value.detach() for name, value in state.items() if layout == "official" or name != "mask_token"}
+    if layout != "timm":
+        return _renamed(state, *UNGATED) if _is_gated(state) else state
+    cls_position, state["pos_embed"] = state["pos_embed"].tensor_split([1], dim=1)
     state["cls_token"] = state["cls_token"] + cls_position
-    names = {"register_tokens": "reg_token", **{f".mlp.{ours}.": f".mlp.{timm}." for timm, ours in GATED.items()}}
-    for official, timm in names.items():
-        state = {name.replace(official, timm): value for name, value in state.items()}
-    return state
+    return _renamed(state, REGISTERS[::-1])
 
 
 def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | Path) -> params.Encoder:
-    """Recognise the network from the shapes of its official tensors.
-
-    Heads are what no shape tells; None = width / 64, as every published ViT has it.
-
-    Raises:
-        InputError: the shapes are those of no such network.
-    """
+    """The network from the shapes of a ViT's tensors, or an `InputError`. Heads: None = width / 64, as in published ViTs."""
     with reading(origin, "give a whole plain ViT with a CLS token"):
         width, _, _, patch_size = state[ANCHOR].shape
         if heads is None and width % 64:
-            raise InputError(
-                f"{origin} has width {width}, which does not tell its number of attention heads; give heads."
-            )
-        depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-        shape = (width, depth, heads or width // 64)
+            raise ValueError(f"its width, {width}, does not tell its number of attention heads: give heads")
+        shape = (width, len({name.split(".")[1] for name in state if name.startswith("blocks.")}), heads or width // 64)
         arch = next((name for name, known in params.ARCHITECTURES.items() if known == shape), "custom")
-        gated = "blocks.0.mlp.w12.weight" in state
         return params.Encoder(
             arch=arch,
             **(dict(zip(("width", "depth", "heads"), shape, strict=True)) if arch == "custom" else {}),
             patch_size=patch_size,
             registers=state["register_tokens"].shape[1] if "register_tokens" in state else 0,
             layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,
-            mlp="swiglu" if gated else "gelu",
-            mlp_ratio=len(state[f"blocks.0.mlp.{'w12' if gated else 'fc1'}.weight"]) / width,
+            mlp="swiglu" if _is_gated(state) else "gelu",
+            mlp_ratio=len(state["blocks.0.mlp.fc1.weight"]) / width,
             qkv_bias="blocks.0.attn.qkv.bias" in state,
             img_size=math.isqrt(state["pos_embed"].shape[1] - 1) * patch_size,
         )
 
 
-def known_heads(metadata: Mapping[str, Any]) -> int | None:
-    """The number of attention heads, if a file's metadata tells."""
-    try:
-        if "encoder" in metadata:  # an exported encoder
-            return int(metadata["encoder"]["heads"])
-        settings = metadata["params"]["pretrain"]["encoder"]  # a training checkpoint
-        return params.Encoder.model_validate(settings).shape[2]
-    except (KeyError, TypeError, ValueError):
-        return None
+def load_exactly(network: nn.Module, state: State, origin: str | Path) -> None:
+    """Copy weights into a network, or say what is missing, unexpected, misshapen, no float, not finite or absurd."""
+    with reading(origin, f"give whole weights of this architecture, {AGAIN}"):
+        for name, tensor in state.items():
+            largest = tensor.abs().max().item()  # NaN wins every maximum
+            if not tensor.is_floating_point() or not largest <= ABSURD:
+                raise ValueError(f"{name} holds {tensor.dtype} up to {largest:g}")
+        network.load_state_dict(state)
 
 
-def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Refuse weights that do not fit a network exactly, or that no training leaves behind.
-
-    Raises:
-        InputError: a tensor is missing, unexpected, misshapen (all of them are listed), no float, not finite or absurd.
-    """
-    if wrong := mismatch(expected, given):
-        raise InputError(f"{origin} does not fit this encoder ({wrong}); give one whole encoder of its architecture.")
-    for name, tensor in given.items():
-        if not tensor.is_floating_point():
-            raise InputError(f"{origin} cannot be used: {name} holds {tensor.dtype}; save it as float32.")
-        largest = tensor.abs().max().item()  # NaN wins every maximum
-        if not largest <= ABSURD:
-            raise InputError(f"{origin} is damaged: {name} holds the value {largest:g}; {AGAIN}.")
-
-
-def mismatch(expected: Mapping[str, Tensor], given: Mapping[str, Any]) -> str:
-    """What is missing, unexpected or misshapen in a state dict, as one clause; empty if nothing is."""
-    wrong = {
-        "missing": sorted(set(expected) - set(given)),
-        "unexpected": sorted(set(given) - set(expected)),
-        "misshapen": [
-            f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in given and given[name].shape != tensor.shape
-        ],
-    }
-    return "; ".join(f"{len(names)} {kind}: {_some(names)}" for kind, names in wrong.items() if names)
-
-
-# ---------------------------------------------------------------------------------------------- writing
+# ---- writing --------------------------------------------------------------------------------------------------------
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,12 +17,10 @@ from tcore_lib.files import reason
 from tcore_lib.machine import Place, cores
 from tcore_lib.params import Params
 from tcore_lib.training.draws import Draws, draw
-from tcore_lib.training.schedules import Schedules
-from tcore_lib.training.step import Trainer
 
 
 class MicroBatch(NamedTuple):
-    """B samples on the host. What the device needs is `frames` and `draws`; `views` steers how crops are cut there."""
+    """B samples on the host: what `Trainer.inputs` cuts crops from, and their counters."""
 
     frames: Tensor  # uint8 (B, 3, 3, H, W): roles past, current, future
     views: ViewParams
@@ -34,15 +33,13 @@ class Collate:
 
     def __init__(self, params: Params) -> None:
         self.seed, self.settings = params.run.seed, params.pretrain
-        self.schedules = Schedules(params.pretrain)
 
     def __call__(self, samples: Sequence[Sample]) -> MicroBatch:
         """One micro-batch; all samples belong to one step."""
         batch = collate(samples)
         counters = batch["counter"].tolist()
-        step = counters[0] // self.settings.loop.batch_size
         views = draw_views(self.seed, counters, batch["sizes"].numpy(), self.settings.views)
-        draws = draw(self.settings, self.seed, step, counters, self.schedules.at(step))
+        draws = draw(self.settings, self.seed, counters[0] // self.settings.loop.batch_size, counters)
         return MicroBatch(batch["frames"], views, draws, batch["counter"])
 
 
@@ -52,10 +49,8 @@ def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
     As asked; else none on a CPU, which they would only compete for, and on a GPU the machine's cores shared out among
     its ranks, at most 16 each.
     """
-    if wanted is not None:
-        return wanted
-    if device.type == "cpu":
-        return 0
+    if wanted is not None or device.type == "cpu":
+        return wanted or 0
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", torch.cuda.device_count() if place.world > 1 else 1))
     return max(1, min(16, cores() // max(1, ranks) - 1))
 
@@ -66,13 +61,12 @@ def loader(
     """Micro-batches of this rank for steps first_step ... last_step - 1, in order."""
     loop = params.pretrain.loop
     split = (loop.batch_size, place.rank, place.world, loop.accumulate)
-    workers = worker_count(loop.workers, device, place)
     settings: dict[str, Any] = {}
-    if workers:
-        settings |= {"num_workers": workers, "persistent_workers": True, "prefetch_factor": 4}
+    if workers := worker_count(loop.workers, device, place):
         # Fork and threads do not go together. The server imports once what each worker would import for ten seconds.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
+        settings = {"num_workers": workers, "persistent_workers": True, "prefetch_factor": 4}
         settings["multiprocessing_context"] = context
     return DataLoader(
         SandwichDataset(index, params.pretrain.sandwich, params.run.seed),
@@ -83,6 +77,12 @@ def loader(
     )
 
 
+def sentence_in(error: BaseException) -> InputError | None:
+    """The `InputError` of another process, whose traceback torch makes a message: our sentence is its last line."""
+    found = re.search(r"^tcore_lib\.[\w.]+: (.*)\s*\Z", str(error), re.MULTILINE)
+    return InputError(found[1]) if found else None
+
+
 def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
     """The loader's micro-batches; what goes wrong in a worker process is said in one sentence.
 
@@ -91,9 +91,10 @@ def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
     """
     try:
         yield from source
-    except InputError as error:  # torch puts the worker's whole traceback into the message, the sentence last
-        sentence = str(error).strip().splitlines()[-1]
-        raise InputError(sentence.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
+    except InputError as error:
+        if (sentence := sentence_in(error)) is None:
+            raise
+        raise sentence from error
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
@@ -101,8 +102,3 @@ def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
             f"A process that loads data died ({reason(error)}), which mostly means that memory (or /dev/shm) ran out; lower "
             "pretrain.loop.workers and run the same command again, which continues from the last checkpoint."
         ) from error
-
-
-def on_device(trainer: Trainer, batch: MicroBatch) -> tuple[dict[str, Tensor], Draws]:
-    """The crops of a micro-batch, and its draws, where the model is."""
-    return trainer.views(batch.frames, batch.views, batch.draws.masks), batch.draws.to(trainer.device)

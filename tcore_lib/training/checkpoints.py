@@ -6,24 +6,21 @@ understands. `write_model` makes a small file of 16-bit weights from one, to loo
 
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcore_lib import params
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading
 from tcore_lib.model.export import export
-from tcore_lib.model.vit import load_official, official_state_dict
-from tcore_lib.model.weights import mismatch, read_weights, write_safetensors, write_torch
+from tcore_lib.model.weights import leaves, load_exactly, read_torch, read_weights, write_safetensors, write_torch
 from tcore_lib.params import Params, dotted
 from tcore_lib.training.tcore import TCoRe
 
-FORMAT = 2  # raised when an older checkpoint can no longer be continued
+FORMAT = 3  # raised when an older checkpoint can no longer be continued
 ROLES = ("student", "teacher", "auxiliary")
 
 # Settings of `pretrain.loop` that say how far and how a run goes on, not what it computes: they may change between its parts.
@@ -43,8 +40,7 @@ def path_of(folder: Path, step: int) -> Path:
 
 def steps_in(folder: Path) -> dict[int, Path]:
     """Step -> file of every checkpoint in a folder, oldest first."""
-    files = folder.glob("step-*.pt") if folder.is_dir() else ()
-    found = {int(match[1]): file for file in files if (match := re.fullmatch(r"step-(\d{8})\.pt", file.name))}
+    found = {int(match[1]): file for file in folder.glob("*.pt") if (match := re.match(r"step-(\d{8})\.pt", file.name))}
     return dict(sorted(found.items()))
 
 
@@ -67,23 +63,19 @@ def prune(folder: Path, newest: int, keep_last: int, milestone_every: int | None
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read one checkpoint onto the CPU.
-
-    Raises:
-        InputError: it is damaged or no checkpoint of ours.
-    """
+    """Read one checkpoint onto the CPU; an `InputError` where it is damaged, holds NaN, or is none of ours."""
     with reading(path, "it is damaged or no checkpoint of this library: move it out of the folder"):
-        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
-            if broken := archive.testzip():
-                raise ValueError(f"the checksum of {broken} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_torch(path)
         if not {"format", "step"} <= set(content):
             raise ValueError("it has no step")
+        for name, value in leaves(content):
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ValueError(f"{name} holds NaN or infinity")
         return content
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest readable checkpoint, or None where there is none. A damaged one is passed over with a warning.
+    """The newest checkpoint that can be continued, or None where there is none. A damaged one is passed over with a warning.
 
     Raises:
         InputError: there are checkpoints and all are damaged.
@@ -125,82 +117,59 @@ def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int
 # ---- weights under the original's names -----------------------------------------------------------------------------
 
 _DECODER_NAMES = (
-    (r"^blocks\.", "decoder."),
+    (r"\bblocks\.", "decoder."),
     (r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1."),
     (r"\.norm(\d)\.", r".auxiliary_layer_norm\1."),
 )
 
 
-def _official_decoder_name(name: str) -> str:
-    for pattern, new in _DECODER_NAMES:
+def _modules(model: TCoRe) -> dict[str, nn.ModuleDict]:
+    """Role -> its modules, by their names in released files."""
+    networks = {"student": model.student, "teacher": model.teacher}
+    modules = {role: nn.ModuleDict({"backbone": n.encoder, "dino_head": n.head}) for role, n in networks.items()}
+    return modules | {"auxiliary": nn.ModuleDict({"auxiliary_decoder": model.decoder} if model.decoder else {})}
+
+
+def _official(name: str) -> str:
+    """The name that a parameter of `_modules` has in released files: another one inside the decoder."""
+    for pattern, new in _DECODER_NAMES if name.startswith("auxiliary_decoder.") else ():
         name = re.sub(pattern, new, name)
-    return f"auxiliary_decoder.{name}"
+    return name
 
 
 def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
-    """All weights of a model as released checkpoints hold them. Tensors share memory with it except `pos_embed`.
+    """All weights of a model as released checkpoints hold them, sharing memory with it.
 
-    Returns:
-        `student` and `teacher`, each `backbone.*` and `dino_head.*`; and `auxiliary`: `auxiliary_decoder.*`, empty without
-        a decoder.
+    `student` and `teacher`: `backbone.*` and `dino_head.*`; `auxiliary`: `auxiliary_decoder.*`, empty without a decoder.
     """
-    weights: dict[str, dict[str, Tensor]] = {}
-    for role, networks in (("student", model.student), ("teacher", model.teacher)):
-        weights[role] = {f"backbone.{k}": v for k, v in official_state_dict(networks.encoder).items()}
-        weights[role] |= {f"dino_head.{k}": v.detach() for k, v in networks.head.state_dict().items()}
-    decoder = model.decoder.state_dict() if model.decoder else {}
-    weights["auxiliary"] = {_official_decoder_name(k): v.detach() for k, v in decoder.items()}
-    return weights
+    return {
+        role: {_official(name): value for name, value in module.state_dict().items()}
+        for role, module in _modules(model).items()
+    }
 
 
 def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> None:
-    """Copy weights in the layout of `official_weights` into the model, exactly.
-
-    Raises:
-        InputError: a tensor is missing, unexpected or misshapen.
-    """
-    own = official_weights(model)
-    for role, expected in own.items():
-        if wrong := mismatch(expected, weights.get(role, {})):
-            raise InputError(
-                f"{origin}: the {role} does not fit ({wrong}); use the settings these weights were trained with."
-            )
-    with torch.no_grad():
-        for role, expected in own.items():
-            for name, tensor in expected.items():
-                tensor.copy_(weights[role][name])
-    for role, networks in (
-        ("student", model.student),
-        ("teacher", model.teacher),
-    ):  # whose `pos_embed` is two parameters
-        inner = {k.removeprefix("backbone."): v for k, v in weights[role].items() if k.startswith("backbone.")}
-        load_official(networks.encoder, inner, origin)
+    """Copy weights in the layout of `official_weights` into the model, exactly (`load_exactly`)."""
+    for role, module in _modules(model).items():
+        names = {_official(name): name for name in module.state_dict()}
+        given = {names.get(name, name): value for name, value in weights.get(role, {}).items()}
+        load_exactly(module, given, f"{origin}, its {role},")
 
 
 def model_of(settings: params.Pretrain, seed: int, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> TCoRe:
-    """A model with the weights of a checkpoint (`official_weights`), on the CPU, in evaluation mode.
-
-    Raises:
-        InputError: the weights belong to other settings.
-    """
+    """A model with the weights of a checkpoint (`official_weights`), on the CPU, in evaluation mode."""
     model = TCoRe(settings, seed)
     load_official_weights(model, weights, origin)
     return model.eval()
 
 
-# ---- a whole model in one small file ----------------------------------------------------------------------------------
+# ---- a whole model in one small file --------------------------------------------------------------------------------
 
 
 def write_model(checkpoint: str | Path, target: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
     """Write student, teacher and decoder of a checkpoint in 16 bit: a third of its size. `load_encoder` reads it too.
 
-    Args:
-        checkpoint: `step-<8 digits>.pt` of a run.
-        target: a file that ends in .safetensors.
-        facts: what shall be known besides parameters, step and provenance; values that JSON can hold.
-
-    Raises:
-        InputError: the checkpoint is damaged, or the target has another ending.
+    `facts` shall be known besides parameters, step and provenance; values that JSON can hold.
     """
     target = Path(target).expanduser()
     if target.suffix != ".safetensors":
@@ -213,11 +182,7 @@ def write_model(checkpoint: str | Path, target: str | Path, *, facts: Mapping[st
 
 
 def read_model(path: str | Path) -> TCoRe:
-    """Read a file of `write_model`, on the CPU, in float32 and evaluation mode.
-
-    Raises:
-        InputError: it is damaged or no such file, or its parameters belong to another version.
-    """
+    """Read a file of `write_model`, on the CPU, in float32 and evaluation mode."""
     file = read_weights(path)
     if not isinstance(file.metadata.get("params"), dict):
         raise InputError(f"{path} says nothing of the model it belongs to; write it with export --format model.")

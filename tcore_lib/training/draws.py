@@ -17,7 +17,6 @@ from torch import Tensor
 from tcore_lib.data.masking import block_masks
 from tcore_lib.params import Pretrain
 from tcore_lib.randomness import generator
-from tcore_lib.training.schedules import Hyper
 
 
 class Draws(NamedTuple):
@@ -29,8 +28,8 @@ class Draws(NamedTuple):
     weights: Tensor  # (M,) float32, 1 / masked patches of the crop
     samples: int  # of the whole step, over all ranks and micro-batches
     masked: int  # masked patches of the whole step
-    # Stochastic depth: `current` (depth, 2, 2B), `local` (depth, 2, L * B), `past` and `future` (depth, 2, C), all bool: False
-    # where a sample skips the attention ([:, 0]) or the MLP ([:, 1]) of a block. Empty = none is skipped.
+    # Stochastic depth (`ViT.forward`) of the views: `current` (depth, 2, 2B), `local` (depth, 2, L * B), `past` and `future`
+    # (depth, 2, C). Empty = nothing is skipped.
     keep: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> Self:
@@ -61,19 +60,11 @@ def draw_keep(seed: int, counters: Sequence[int], views: int, depth: int, rate: 
     return torch.from_numpy(draws >= rate).permute(2, 3, 1, 0).flatten(2).contiguous()
 
 
-def draw(settings: Pretrain, seed: int, step: int, counters: Sequence[int], hyper: Hyper) -> Draws:
-    """Masks and stochastic depth of one micro-batch.
-
-    Args:
-        settings: the whole section `pretrain`.
-        seed: the run's seed.
-        step: the optimiser step.
-        counters: global sample counters of the micro-batch's B samples, all of this step.
-        hyper: the step's schedule values; those of the masks are read.
-    """
+def draw(settings: Pretrain, seed: int, step: int, counters: Sequence[int]) -> Draws:
+    """Masks and stochastic depth of one micro-batch, whose B global sample counters all belong to this optimiser step."""
     samples, batch = settings.loop.batch_size, len(counters)
     side = settings.views.global_size // settings.encoder.patch_size
-    whole = block_masks(seed, step, 2 * samples, (side, side), hyper.mask_share, hyper.mask_ratio)
+    whole = block_masks(seed, step, 2 * samples, (side, side), settings.masks.share, settings.masks.ratio)
     place = np.asarray(counters) - step * samples
     masks = whole[np.concatenate([place, samples + place])]
     keep = {}

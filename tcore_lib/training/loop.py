@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import cyclopts
 import pandas as pd
@@ -31,7 +31,7 @@ from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory
 from tcore_lib.params import Params, Pretrain, load, resolve
 from tcore_lib.runs import provenance, run_folder
 from tcore_lib.training import checkpoints
-from tcore_lib.training.batches import loader, micro_batches, on_device
+from tcore_lib.training.batches import loader, micro_batches, sentence_in
 from tcore_lib.training.log import LOG_NAME, ROWS, Log, Row, averages, check_collapse, read_log
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
@@ -44,11 +44,8 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM came; a checkpoint has been written. The message says where and how to go on."""
 
     def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message, signum)  # both: an exception that goes to another process is made again from these
+        super().__init__(message)
         self.exit_code = 128 + signum
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 # ---- the loop -------------------------------------------------------------------------------------------------------
@@ -72,13 +69,13 @@ def run_steps(
     pending: list[Tensor] = []  # values of the steps since the last row, on the device
     recent: list[Row] = []  # last rows of the log
     warned, clock = False, time.perf_counter()
-    with progress_bar(last, step, progress and place.leads) as bar, noted_signals() as noted:
+    with Bar(last, step, progress and place.leads) as bar, noted_signals() as noted:
         if step == last == 0:  # no step at all: the checkpoint is the start
             save(trainer, params, len(index), output / CHECKPOINTS, step, place, started)
         while step < last:
             # data: the workers have drawn everything random; crops are cut on the device
             hyper = schedules.at(step)
-            inputs = (on_device(trainer, next(batches)) for _ in range(loop.accumulate))
+            inputs = (trainer.inputs(*next(batches)[:3]) for _ in range(loop.accumulate))
 
             # step: loss, gradients, AdamW, centres, teacher
             values = trainer.step(inputs, hyper)
@@ -93,17 +90,16 @@ def run_steps(
             if row_due or stop:
                 row: Row = {"step": step, "samples": step * loop.batch_size}
                 row |= averages(list(values), pending, step, settings)
-                row |= {name: float(value) for name, value in trainer.model.diagnostics().items()} | hyper.columns()
+                row |= {name: float(value) for name, value in trainer.model.diagnostics().items()} | vars(hyper)
                 now = time.perf_counter()
                 row["samples_per_second"] = len(pending) * loop.batch_size / max(now - clock, 1e-9)
                 row["peak_memory_gb"] = meter.peak() / 1e9
-                clock, pending = now, []
-                bar.set_postfix_str(rate_and_loss(row))
+                clock, pending, recent = now, [], [*recent, row][-2 * ROWS :]
+                bar.show(row)
                 if log is not None:
                     log.append(row)
                     if on_log is not None:
                         on_log(row)
-                recent = [*recent, row][-2 * ROWS :]
                 warned = check_collapse(recent, settings, warned)
 
             # checkpoint
@@ -121,14 +117,16 @@ def run_steps(
         log.close()
 
 
-def progress_bar(last: int, step: int, shown: bool) -> "tqdm[Any]":
-    """Of a training that has made `step` steps."""
-    return tqdm(total=last, initial=step, unit="step", desc="pretraining", file=sys.stdout, disable=not shown)
+class Bar(tqdm):
+    """Of a training of `last` steps that has made `step`."""
 
+    def __init__(self, last: int, step: int, shown: bool) -> None:
+        super().__init__(total=last, initial=step, unit="step", desc="pretraining", file=sys.stdout, disable=not shown)
 
-def rate_and_loss(row: Row) -> str:
-    """What the progress bar says."""
-    return f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}"
+    def show(self, row: Row) -> None:
+        """Move to a row of the log."""
+        self.n = row["step"]
+        self.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
 
 
 def pretrain(
@@ -144,18 +142,8 @@ def pretrain(
 
     Written to `output`: `log.csv` (one row per `loop.log_every` steps: means over these steps of the terms before their
     weights and of the gradient norms before clipping, `TCoRe.diagnostics`, the last step's schedule values, speed, peak
-    memory), `checkpoints/step-<8 digits>.pt`, and `tensorboard/` on request.
-
-    Args:
-        params: the whole parameter file; sections `run` (name, seed, device) and `pretrain` are read.
-        index: the videos.
-        output: the run's folder.
-        resume: continue from the newest checkpoint there; False removes the folder's checkpoints and starts anew.
-        progress: show a progress bar.
-        on_log: called with every row of the log, e.g. to draw it.
-
-    Returns:
-        The log, one row per logged step.
+    memory; also returned, and row by row given to `on_log`) and `checkpoints/step-<8 digits>.pt`. `resume` continues from the
+    newest of these, False removes them.
 
     Raises:
         InputError: impossible settings, a checkpoint of other settings, another process that trains this run, a full
@@ -183,8 +171,7 @@ def pretrain(
 def check_feasible(params: Params, world: int) -> None:
     """Refuse what can be known to fail before anything starts."""
     loop = params.pretrain.loop
-    own = loop.batch_size // (world * loop.accumulate)
-    if own == 1 and params.pretrain.loss.koleo > 0:
+    if loop.batch_size // (world * loop.accumulate) == 1 and params.pretrain.loss.koleo > 0:
         raise InputError(
             f"KoLeo looks for a nearest neighbour, but a micro-batch holds one sample of batch_size = {loop.batch_size}; "
             "lower pretrain.loop.accumulate, raise batch_size, or set pretrain.loss.koleo: 0.0."
@@ -199,10 +186,10 @@ def in_one_sentence(settings: Pretrain) -> Iterator[None]:
     except (torch.OutOfMemoryError, RuntimeError) as error:
         loop = settings.loop
         if memory_is_full(error):
-            more = "" if loop.activation_checkpointing else ", set pretrain.loop.activation_checkpointing: true"
             raise InputError(
                 f"The device's memory is full with pretrain.loop.batch_size = {loop.batch_size} in {loop.accumulate} "
-                f"micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}{more}, or use more devices."
+                f"micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}, set "
+                "pretrain.loop.activation_checkpointing: true, or use more devices."
             ) from error
         if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
             raise InputError(
@@ -280,7 +267,7 @@ def save(
 
 
 def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> int:
-    """Load the newest readable checkpoint, else the encoder that `pretrain.encoder.init` names. Returns the steps made."""
+    """Load the newest sound checkpoint, else the encoder that `pretrain.encoder.init` names. Returns the steps made."""
     content, model = checkpoints.load_newest(folder), trainer.model
     if content is None:
         if (source := params.pretrain.encoder.init) is not None:
@@ -321,53 +308,46 @@ def train(
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if params.run.device != "cpu" and available and devices > available:
         raise InputError(f"pretrain.loop.devices = {devices}, but this machine has {available} GPUs; lower it.")
-    messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    rows, last = torch.multiprocessing.get_context("spawn").SimpleQueue(), Schedules(params.pretrain).steps
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, messages), nprocs=devices, join=False)
-    ended, died = False, (torch.multiprocessing.ProcessExitedException, torch.multiprocessing.ProcessRaisedException)
+    ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, rows), nprocs=devices, join=False)
     try:
-        with progress_bar(Schedules(params.pretrain).steps, 0, progress) as bar:
+        with Bar(last, 0, progress) as bar:
+            ended = False
             while not ended:
-                failure = None
-                try:
-                    ended = ranks.join(timeout=0.2)
-                except died as error:
-                    failure = error
-                while not messages.empty():
-                    row = messages.get()
-                    if isinstance(row, BaseException):  # a sentence of ours
-                        raise row
-                    bar.n = row["step"]
-                    bar.set_postfix_str(rate_and_loss(row))
+                ended = ranks.join(timeout=0.2)
+                while not rows.empty():
+                    row = rows.get()
+                    bar.show(row)
                     if on_log is not None:
                         on_log(row)
-                if failure is not None:
-                    raise failure
+    except torch.multiprocessing.ProcessRaisedException as error:
+        if (sentence := sentence_in(error)) is None:
+            raise
+        raise sentence from error
+    except KeyboardInterrupt:
+        pass  # the ranks are told, too
     finally:
-        for process in ranks.processes:  # on Ctrl-C: they write a checkpoint and end
+        for process in ranks.processes:  # where they still run, they write a checkpoint and end
             process.terminate()
             process.join()
-    return read_log(output / LOG_NAME)
+    log = read_log(output / LOG_NAME)
+    if max(log["step"], default=0) < last:
+        said = f"Stopped; a checkpoint is in {output / CHECKPOINTS}, the same call or command continues from it."
+        raise Interrupted(said, signal.SIGINT)
+    return log
 
 
-def _rank(rank: int, params: Params, port: int, resume: bool, messages: Any) -> NoReturn:
-    """One of the processes that `train` starts."""
+def _rank(rank: int, params: Params, port: int, resume: bool, rows: Any) -> None:
+    """One of the processes that `train` starts; what it raises is raised there."""
     world = str(params.pretrain.loop.devices)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, (params.run.threads or cores()) // int(world)))
-    try:
-        on_log = messages.put if rank == 0 else None
-        pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=False, on_log=on_log)
-    except InputError as error:
-        messages.put(InputError(str(error)))
-        sys.exit(2)
-    except Interrupted as stop:
-        if rank == 0:
-            messages.put(stop)
-    sys.exit(0)
+    on_log = rows.put if rank == 0 else None
+    pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=False, on_log=on_log)
 
 
 def pretrain_command(

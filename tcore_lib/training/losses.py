@@ -29,7 +29,25 @@ class Temperatures(NamedTuple):
     teacher: float
 
 
-# ---- logits -----------------------------------------------------------------------------------------------------------
+# ---- cross-entropy: the formula -------------------------------------------------------------------------------------
+
+# What is done to a slice of logits, which a GPU runs as generated code. The logits come in divided by the temperature,
+# because generated code takes a number for a constant.
+
+
+def _targets(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """(V, r, K) -> the teacher's distributions summed over V (r, K), and the sum of all their entropies ()."""
+    log_targets = F.log_softmax(logits - shift, dim=-1)
+    targets = log_targets.exp()
+    return targets.sum(0), -(targets * log_targets).sum(-1).sum()
+
+
+def _against(logits: Tensor, targets: Tensor, teachers: int) -> Tensor:
+    """(S, r, K) against the sum (r, K) of so many distributions: sum_v H(t_v, s), (S, r)."""
+    return teachers * logits.logsumexp(-1) - (targets * logits).sum(-1)
+
+
+# ---- its engine -----------------------------------------------------------------------------------------------------
 
 
 def _half_product(a: Tensor, b: Tensor) -> Tensor:
@@ -70,24 +88,6 @@ def _logits(x: Tensor, prototypes: Tensor) -> Tensor:
         return _Product.apply(x.flatten(0, -2), prototypes, half).unflatten(0, x.shape[:-1])
 
 
-# ---- cross-entropy ----------------------------------------------------------------------------------------------------
-
-# What is done to a slice of logits: plain formulas, which a GPU runs as generated code. The logits come in divided by the
-# temperature, because generated code takes a number for a constant.
-
-
-def _targets(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """(V, r, K) -> the teacher's distributions summed over V (r, K), and the sum of all their entropies ()."""
-    log_targets = F.log_softmax(logits - shift, dim=-1)
-    targets = log_targets.exp()
-    return targets.sum(0), -(targets * log_targets).sum(-1).sum()
-
-
-def _against(logits: Tensor, targets: Tensor, teachers: int) -> Tensor:
-    """(S, r, K) against the sum (r, K) of so many distributions: sum_v H(t_v, s), (S, r)."""
-    return teachers * logits.logsumexp(-1) - (targets * logits).sum(-1)
-
-
 def _rows(
     student: Tensor, prototypes: Tensor, teacher: Tensor, teacher_prototypes: Tensor, shift: Tensor, fused: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,15 +114,8 @@ def prototype_cross_entropy(
     loss_s = sum_r weights_r sum_v H(t_vr, p_sr) with H(t, p) = -sum_k t log p, p = softmax(student logits / temperature) and
     t = softmax((teacher logits - centre) / temperature). DINO and the patch terms are this with different sets.
 
-    Args:
-        student: (S, R, d), L2-normalised bottleneck features.
-        prototypes: (K, d), the student head's.
-        teacher: (V, R, d), without gradient.
-        teacher_prototypes: (K, d).
-        centre: (K,), taken from the teacher's logits.
-        weights: (R,), of each row.
-        temperatures: of both softmaxes.
-        fused: generate code (torch.compile) for what is done to the logits, on a GPU.
+    Features are L2-normalised: `student` (S, R, d), `teacher` (V, R, d) without gradient; both heads' prototypes (K, d);
+    `centre` (K,), taken from the teacher's logits; `weights` (R,). `fused`: what is done to the logits runs as generated code.
 
     Returns:
         Losses (S,); and without gradient, of the teacher's V R distributions, their sum (K,) and the sum of their
@@ -145,25 +138,16 @@ def prototype_cross_entropy(
     return losses, total_target, entropy
 
 
-# ---- another way to a centre ------------------------------------------------------------------------------------------
+# ---- another way to a centre ----------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def sinkhorn_centre(features: Tensor, prototypes: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """The centre with which the teacher uses every prototype equally often on this batch (DINOv2's Sinkhorn-Knopp).
+    """The centre (K,) with which the teacher uses every prototype equally often on this batch (DINOv2's Sinkhorn-Knopp).
 
-    Sinkhorn-Knopp scales rows and columns of exp(z / temperature) in turn, until each prototype has the same share of the
-    rows of all ranks and each row sums to 1. Its factor of a prototype is a centre: softmax((z - centre) / temperature)
-    is the result, so no matrix of N x K is kept, and the loss is the same function for both ways of centring.
-
-    Args:
-        features: (N, d), this rank's rows of the teacher's bottleneck features; there may be none.
-        prototypes: (K, d).
-        temperature: of the teacher.
-        iterations: DINOv2's three.
-
-    Returns:
-        (K,).
+    It scales rows and columns of exp(z / temperature) in turn, until each prototype has the same share of the rows of all
+    ranks and each row sums to 1. The factor of a prototype is a centre: softmax((z - centre) / temperature) is the result,
+    so no matrix of N x K is kept. `features` (N, d) are this rank's rows, maybe none; `prototypes` (K, d).
     """
     rows_at_a_time = max(1, SLICE[features.device.type] // len(prototypes))
     centre = torch.zeros(len(prototypes), dtype=features.dtype, device=features.device)
@@ -184,37 +168,25 @@ def sinkhorn_centre(features: Tensor, prototypes: Tensor, temperature: float, it
     return torch.where(centre.isfinite(), centre, 0.0)  # no rank has any rows
 
 
-# ---- the other terms --------------------------------------------------------------------------------------------------
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Half precision -> float32."""
-    return x if x.dtype == torch.float64 else x.float()
+# ---- the other terms ------------------------------------------------------------------------------------------------
 
 
 def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
     """Sum over all M x K entries of (past logit - future logit)^2; docs/method.md section 6 divides by M K.
 
-    |D W^T|^2 = <D^T D, W^T W>: products of M d^2 and K d^2, and nothing of size M K.
-
-    Args:
-        past: (M, d) bottleneck features restored from the past.
-        future: (M, d), from the future.
-        prototypes: (K, d).
+    |D W^T|^2 = <D^T D, W^T W>: products of M d^2 and K d^2, and nothing of size M K. `past` and `future` are (M, d)
+    bottleneck features restored from these frames, `prototypes` (K, d), all float32 at least.
     """
     with torch.autocast(past.device.type, enabled=False):
-        difference, prototypes = _wide(past) - _wide(future), _wide(prototypes)
+        difference = past - future
         return ((difference.T @ difference) * (prototypes.T @ prototypes)).sum()  # (d, d) both
 
 
 def koleo(features: Tensor) -> Tensor:
-    """Sum over the B samples of -log(distance to the nearest other sample + 1e-8), on L2-normalised features.
-
-    Args:
-        features: (B, D), B >= 2.
-    """
+    """Sum over the B >= 2 samples of -log(distance to the nearest other sample + 1e-8), on L2-normalised features (B, D)."""
     with torch.autocast(features.device.type, enabled=False):
-        features = F.normalize(_wide(features), dim=-1, eps=1e-8)
+        features = features if features.dtype == torch.float64 else features.float()
+        features = F.normalize(features, dim=-1, eps=1e-8)
         with torch.no_grad():
             nearest = (features @ features.T).fill_diagonal_(-1.0).argmax(dim=1)
         distance = F.pairwise_distance(features, features[nearest], eps=1e-8)  # 1e-8 on every coordinate's difference

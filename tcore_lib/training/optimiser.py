@@ -22,16 +22,10 @@ class Group(NamedTuple):
 
 
 def group_of(module: str, name: str, settings: params.Optimiser, depth: int) -> Group:
-    """The group of one parameter.
+    """The group of the parameter `name` of the module `encoder`, `decoder` or `head`; the encoder has `depth` blocks.
 
     Weight decay spares biases, norms and LayerScale, by name as in the original: a packed attention bias
     (`in_proj_bias`) is decayed, and so are tokens, positions and the prototypes' lengths.
-
-    Args:
-        module: `encoder`, `decoder`, or a head.
-        name: the parameter's name inside the module.
-        settings: section `pretrain.optimiser`.
-        depth: blocks of the encoder.
     """
     decay = 0.0 if re.search(r"\.bias$|norm\d?\.|\bgamma$", name) else 1.0
     if module == "decoder":
@@ -48,13 +42,7 @@ def group_of(module: str, name: str, settings: params.Optimiser, depth: int) -> 
 
 
 def build(modules: Mapping[str, nn.Module], settings: params.Optimiser, depth: int) -> torch.optim.AdamW:
-    """AdamW over the student's modules, one parameter group for each distinct `Group`.
-
-    Args:
-        modules: `encoder`, `head`, ... as `TCoRe.trained()` gives them.
-        settings: section `pretrain.optimiser`.
-        depth: blocks of the encoder.
-    """
+    """AdamW over `TCoRe.trained()`, one parameter group for each distinct `Group`."""
     groups: dict[Group, list[nn.Parameter]] = defaultdict(list)
     for module, network in modules.items():
         for name, parameter in network.named_parameters():

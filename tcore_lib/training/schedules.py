@@ -1,7 +1,7 @@
 """Every quantity that changes over training, as a function of the step (docs/method.md section 7)."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tcore_lib.params import Pretrain
 
@@ -36,30 +36,23 @@ class Hyper:
     weight_decay: float
     momentum: float
     teacher_temperature: float
-    mask_share: float
-    mask_ratio: tuple[float, float]
-
-    def columns(self) -> dict[str, float]:
-        """One number a column, for the log."""
-        values = asdict(self)
-        low, high = values.pop("mask_ratio")
-        return {**values, "mask_ratio_low": low, "mask_ratio_high": high}
 
 
 class Schedules:
     """Schedules of a run: `schedules.at(step)`.
 
     Args:
-        settings: sections `optimiser`, `loop` (global batch) and `masks` are read.
+        settings: sections `optimiser` and `loop` (global batch) are read.
 
     Attributes:
         total: steps of the whole schedule.
         steps: how many of them the run makes; `loop.max_steps` may cut it short.
+        warmup: steps of the warm-up.
     """
 
     def __init__(self, settings: Pretrain) -> None:
-        self._optimiser, self._masks = settings.optimiser, settings.masks
-        optimiser, per_epoch = settings.optimiser, settings.optimiser.iterations_per_epoch
+        self._optimiser = optimiser = settings.optimiser
+        per_epoch = optimiser.iterations_per_epoch
         self.peak_lr = optimiser.base_lr * math.sqrt(settings.loop.batch_size / 1024)
         self.total = max(1, int(optimiser.epochs * per_epoch))
         self.warmup = int(optimiser.warmup_epochs * per_epoch)
@@ -69,7 +62,7 @@ class Schedules:
 
     def at(self, step: int) -> Hyper:
         """Values that step `step` (from 0) is made with."""
-        of, masks, total = self._optimiser, self._masks, self.total
+        of, total = self._optimiser, self.total
         lr = cosine(step, self.peak_lr, of.min_lr, total, self.warmup)
         return Hyper(
             lr=lr,
@@ -79,6 +72,4 @@ class Schedules:
             weight_decay=cosine(step, of.weight_decay, of.weight_decay_end, total),
             momentum=cosine(step, of.momentum, of.momentum_end, total),
             teacher_temperature=linear(step, of.teacher_temperature, of.teacher_temperature_end, self._tempering),
-            mask_share=masks.share,
-            mask_ratio=masks.ratio,
         )

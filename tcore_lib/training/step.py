@@ -21,12 +21,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """Model, optimiser, loss scaler, and the step that moves them.
-
-    Args:
-        settings: the whole section `pretrain`.
-        seed: of the initial weights.
-        device: where everything lives. With an initialised process group every rank makes one Trainer.
+    """Model, optimiser, loss scaler, and the step that moves them. With an initialised process group every rank has one.
 
     Attributes:
         model: the bare `TCoRe`.
@@ -53,18 +48,15 @@ class Trainer:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._counts = (0, 0)  # samples and masked patches of the current step, over all ranks
 
-    def views(self, frames: Tensor, draws: ViewParams, masks: Tensor) -> dict[str, Tensor]:
-        """The views of a micro-batch, on the device; auxiliary crops only where a masked crop needs them.
+    def inputs(self, frames: Tensor, views: ViewParams, draws: Draws) -> tuple[dict[str, Tensor], Draws]:
+        """The views of a micro-batch and its draws on the device; auxiliary crops only where a masked crop needs them.
 
-        Args:
-            frames: uint8 (B, 3, 3, H, W) on the host.
-            draws: boxes and photometry of the same samples.
-            masks: (2B, P) bool on the host.
+        On the host: `frames` uint8 (B, 3, 3, H, W), and the boxes, photometry, masks and stochastic depth of these samples.
         """
-        needed, used = masks.any(1).numpy(), self.model.auxiliary_frames
+        needed, used = draws.masks.any(1).numpy(), self.model.auxiliary_frames
         auxiliary = {name: needed if name in used else np.zeros_like(needed) for name in ("past", "future")}
-        images, views = self._upload(frames), self.settings.views
-        return make_views(images, draws, views, dtype=self.view_dtype, auxiliary=auxiliary, fused=self.model.compiled)
+        options: dict[str, Any] = {"dtype": self.view_dtype, "auxiliary": auxiliary, "fused": self.model.compiled}
+        return make_views(self._upload(frames), views, self.settings.views, **options), draws.to(self.device)
 
     def _upload(self, frames: Tensor) -> Tensor:
         """Frames on the device; to a GPU beside the step before, which is still being computed."""
@@ -82,10 +74,6 @@ class Trainer:
 
         The sum over micro-batches and ranks of what the model returns is the loss of the global batch, so nothing is
         divided by their number; DistributedDataParallel averages gradients, so every rank multiplies by theirs.
-
-        Args:
-            micro_batches: views and draws of each, on the device.
-            hyper: schedule values of this step.
 
         Returns:
             Device tensors: `total` and each loss term, this rank's shares of the global values.

@@ -10,7 +10,6 @@ prototypes, L local crops of a sample, C crops with masked patches, M masked pat
 import copy
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +41,7 @@ def term_weights(settings: params.Pretrain) -> dict[str, float]:
 
 
 class Networks(nn.Module):
-    """An encoder with its heads: the student, or the teacher.
-
-    Args:
-        settings: the whole section `pretrain`.
-        seed: initial weights follow from it; torch's own generator is left as it was.
-    """
+    """An encoder with its heads: the student, or the teacher. Initial weights follow from the seed."""
 
     def __init__(self, settings: params.Pretrain, seed: int) -> None:
         super().__init__()
@@ -58,11 +52,7 @@ class Networks(nn.Module):
 
 
 class TCoRe(nn.Module):
-    """The networks of one run and the loss of a step.
-
-    Args:
-        settings: the whole section `pretrain`.
-        seed: initial weights follow from it.
+    """The networks of one run and the loss of a step; initial weights follow from the seed alone.
 
     Attributes:
         student, teacher: encoders with heads; the teacher never learns by gradient.
@@ -95,9 +85,7 @@ class TCoRe(nn.Module):
 
     def compile_parts(self) -> None:
         """From now on run generated code (torch.compile) for the encoders' blocks and for the losses."""
-        self.compiled = True
-        for networks in (self.student, self.teacher):
-            networks.encoder.compile_blocks = True
+        self.compiled = self.student.encoder.compile_blocks = self.teacher.encoder.compile_blocks = True
 
     def start_from(self, source: str) -> None:
         """Give student and teacher the weights of an encoder from anywhere (`pretrain.encoder.init`).
@@ -120,7 +108,7 @@ class TCoRe(nn.Module):
         modules = {"encoder": self.student.encoder, "head": self.student.head, "decoder": self.decoder}
         return {name: module for name, module in modules.items() if module is not None}
 
-    # ---- the loss, from top to bottom as docs/method.md section 5 has it ------------------------------------------------------
+    # ---- the loss, from top to bottom as docs/method.md section 5 has it --------------------------------------------
 
     def forward(
         self, views: Mapping[str, Tensor], draws: Draws, teacher_temperature: float
@@ -136,9 +124,9 @@ class TCoRe(nn.Module):
         Returns:
             The total, to differentiate; and each term before its weight (docs/method.md section 6), detached.
         """
-        student, teacher = self.student, self.teacher
+        student, teacher, frames = self.student, self.teacher, self.auxiliary_frames
         with_cls = "dino_global" in self.weights
-        with_patches = (self.auxiliary_frames or "patch" in self.weights) and len(draws.crops) > 0
+        with_patches = (frames or "patch" in self.weights) and len(draws.crops) > 0
         temperatures = Temperatures(self.settings.loss.student_temperature, teacher_temperature)
 
         # 1. The teacher sees the current crops whole. Its features, centred and sharpened, are the targets.
@@ -154,104 +142,67 @@ class TCoRe(nn.Module):
             self._add(cls_features=cls_target.sum(0), patch_features=patch_target.sum(0))
             self._add(spread=spread * len(cls), crops=torch.full_like(spread, len(cls)))
 
-        # 2. The student on the whole crops of past and future, without gradient: what the decoder may look at.
-        with torch.no_grad():
-            auxiliary = (
-                self._auxiliary(views, draws) if self.auxiliary_frames and with_patches else None
-            )  # (F * C, P, D)
+        # 2. The student on past and future, where a masked crop needs them, without gradient: what the decoder may look at.
+        auxiliary = None
+        if frames and with_patches:
+            with torch.no_grad():
+                crops = [views[f] if len(views[f]) == len(draws.crops) else views[f][draws.crops] for f in frames]
+                keep = torch.cat([draws.keep[f] for f in frames], dim=-1) if draws.keep else None
+                _, auxiliary = student.encoder(torch.cat(crops), keep=keep)  # (F * C, P, D)
 
         # 3. The student on the masked current crops and on the local crops.
-        cls, patches = self._encode(views["current"], draws, "current", draws.masks)  # (2B, D), (2B, P, D)
+        cls, patches = student.encoder(views["current"], draws.masks, draws.keep.get("current"))  # (2B, D), (2B, P, D)
         tokens = [cls]
         if "dino_local" in self.weights:
-            tokens.append(self._encode(views["local"], draws, "local")[0])  # (L * B, D)
+            tokens.append(student.encoder(views["local"], keep=draws.keep.get("local"))[0])  # (L * B, D)
 
         # 4. The head, once for all CLS tokens and once for all restored patches; and the terms.
         terms = {name: cls.new_zeros((), dtype=cls_target.dtype) for name in self.weights}
-        prototypes = student.head.last_layer(), theirs  # (K, d) both
+        ours = student.head.last_layer()  # (K, d)
+
+        def cross_entropy(
+            own: Tensor, target: Tensor, centre: Tensor, weights: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            inputs = (own, ours, target, theirs, centre, weights, temperatures)
+            return prototype_cross_entropy(*inputs, fused=self.compiled)
+
         if with_cls:
-            terms |= self._dino(_in_one_pass(student.head, tokens), cls_target, prototypes, draws, temperatures)
+            own, *local = _in_one_pass(student.head, tokens)  # (2B, d), (L * B, d)
+            batch, ones = len(cls) // 2, own.new_ones(len(cls))
+            scale = 1 / (
+                (2 + 2 * self.settings.views.num_local) * draws.samples
+            )  # mean over samples of all pairs of crops
+            swapped = cls_target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
+            loss, targets, entropy = cross_entropy(own[None], swapped, self.cls_centre, ones)
+            self._add(cls_targets=targets, cls_entropy=entropy)
+            terms["dino_global"] = scale * loss[0]
+            for small in local:  # every local crop answers for both: (L, B, d) against (2, B, d)
+                sets, both = small.unflatten(0, (-1, batch)), cls_target.unflatten(0, (2, batch))
+                terms["dino_local"] = scale * cross_entropy(sets, both, self.cls_centre, ones[:batch])[0].sum()
         if with_patches:
-            restored = self._restored(patches.index_select(0, draws.crops), auxiliary, draws)  # (M, D) each
+            hidden = patches.index_select(0, draws.crops)  # (C, P, D)
+            if self.decoder is not None and auxiliary is not None:
+                hidden = self.decoder(hidden.repeat(len(frames), 1, 1), auxiliary)  # (F * C, P, D)
+            restored = [_select(part, draws.patches) for part in hidden.chunk(max(1, len(frames)))]  # (M, D) each
             features = _in_one_pass(student.head, restored)  # (M, d) each
-            terms |= self._patch(features, patch_target, prototypes, draws, temperatures)
+            names = [f"patch_{frame}" for frame in frames] or ["patch"]
+            counted = {name: x for name, x in zip(names, features, strict=True) if name in self.weights}
+            if counted:
+                sets = torch.stack(list(counted.values()))  # (F, M, d)
+                loss, targets, entropy = cross_entropy(sets, patch_target[None], self.patch_centre, draws.weights)
+                self._add(patch_targets=targets, patch_entropy=entropy)
+                terms |= dict(zip(counted, (loss / (2 * draws.samples)).unbind(), strict=True))
+            if "agreement" in self.weights:
+                past, future = features
+                terms["agreement"] = agreement(past, future, ours) / (draws.masked * len(ours))
         if "koleo" in self.weights:
-            first, second = cls.chunk(2)
-            terms["koleo"] = (koleo(first) + koleo(second)) / draws.samples
+            terms["koleo"] = sum(koleo(crop) for crop in cls.chunk(2)) / draws.samples
 
         # 5. The weighted sum.
         total = sum((weight * terms[name] for name, weight in self.weights.items()), cls_target.new_zeros(()))
         if not (with_cls and with_patches):  # DistributedDataParallel waits for a gradient of every parameter
             total = sum((0.0 * p.sum() for module in self.trained().values() for p in module.parameters()), total)
         return total, {name: term.detach() for name, term in terms.items()}
-
-    def _encode(self, images: Tensor, draws: Draws, keep: str, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The student's encoder with the stochastic depth of these crops."""
-        self.student.encoder.set_drop_keep(draws.keep.get(keep))
-        return self.student.encoder(images, masks)
-
-    def _auxiliary(self, views: Mapping[str, Tensor], draws: Draws) -> Tensor:
-        """Patches (F * C, P, D) of the auxiliary crops that belong to a masked crop, in one pass."""
-        crops = [views[frame] for frame in self.auxiliary_frames]
-        crops = [x if len(x) == len(draws.crops) else x[draws.crops] for x in crops]
-        keep = [draws.keep[frame] for frame in self.auxiliary_frames if frame in draws.keep]
-        self.student.encoder.set_drop_keep(torch.cat(keep, dim=-1) if keep else None)
-        return self.student.encoder(torch.cat(crops))[1]
-
-    def _restored(self, hidden: Tensor, auxiliary: Tensor | None, draws: Draws) -> list[Tensor]:
-        """The masked patches (M, D) of masked crops (C, P, D): as the decoder restores them from each frame, or as they are."""
-        if self.decoder is None or auxiliary is None:
-            return [_select(hidden, draws.patches)]
-        frames = len(self.auxiliary_frames)
-        restored = self.decoder(hidden.repeat(frames, 1, 1), auxiliary)  # (F * C, P, D)
-        return [_select(part, draws.patches) for part in restored.chunk(frames)]
-
-    def _dino(
-        self,
-        features: list[Tensor],
-        target: Tensor,
-        prototypes: tuple[Tensor, Tensor],
-        draws: Draws,
-        temperatures: Temperatures,
-    ) -> dict[str, Tensor]:
-        """CLS of (2B, d) global and (L * B, d) local crops against the teacher's (2B, d)."""
-        (own, *local), (ours, theirs), batch = features, prototypes, len(target) // 2
-        scale = 1 / ((2 + 2 * self.settings.views.num_local) * draws.samples)  # mean over samples of all pairs of crops
-        loss_of = partial(
-            prototype_cross_entropy, centre=self.cls_centre, temperatures=temperatures, fused=self.compiled
-        )
-        swapped = target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
-        loss, targets, entropy = loss_of(own[None], ours, swapped, theirs, weights=own.new_ones(2 * batch))
-        self._add(cls_targets=targets, cls_entropy=entropy)
-        terms = {"dino_global": scale * loss[0]}
-        if local:  # every local crop answers for both
-            small, both = local[0].unflatten(0, (-1, batch)), target.unflatten(0, (2, batch))  # (L, B, d), (2, B, d)
-            loss, _, _ = loss_of(small, ours, both, theirs, weights=own.new_ones(batch))
-            terms["dino_local"] = scale * loss.sum()
-        return terms
-
-    def _patch(
-        self,
-        features: list[Tensor],
-        target: Tensor,
-        prototypes: tuple[Tensor, Tensor],
-        draws: Draws,
-        temperatures: Temperatures,
-    ) -> dict[str, Tensor]:
-        """Restored patches (M, d) of each frame against the teacher's (M, d), and against each other."""
-        (ours, theirs), terms = prototypes, {}
-        names = [f"patch_{frame}" for frame in self.auxiliary_frames] or ["patch"]
-        counted = {name: x for name, x in zip(names, features, strict=True) if name in self.weights}
-        if counted:
-            sets = torch.stack(list(counted.values()))  # (F, M, d)
-            inputs = (sets, ours, target[None], theirs, self.patch_centre, draws.weights, temperatures)
-            loss, targets, entropy = prototype_cross_entropy(*inputs, fused=self.compiled)
-            self._add(patch_targets=targets, patch_entropy=entropy)
-            terms = {name: value / (2 * draws.samples) for name, value in zip(counted, loss.unbind(), strict=True)}
-        if "agreement" in self.weights:
-            past, future = features
-            terms["agreement"] = agreement(past, future, ours) / (draws.masked * len(ours))
-        return terms
 
     # ---- what is counted on the way, and what follows the optimiser's step ------------------------------------------
 
