@@ -81,8 +81,8 @@ class Bench:
 
     def write(self, part: str, figures: dict[str, Any]) -> None:
         """Keep a part's figures, as far as they are known."""
-        origin = runs.provenance(self.settings(), self.started)
-        files.write_json(self.output / f"{part}.json", figures | {"provenance": origin})
+        figures = figures | {"provenance": runs.provenance(self.settings(), self.started)}
+        files.write_json(self.output / f"{part}.json", figures)
         print(part, figures, flush=True)
 
     def call(self, script: str, *words: str) -> str:

@@ -28,7 +28,7 @@ from tcore_lib.training.step import AUTOCAST, Trainer
 
 ROOT = Path(__file__).parents[1]
 STEP = 20_000  # after the warm-up, prototypes no longer frozen
-HALF_RATE = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-80GB": 312e12}  # dense bf16
+HALF_RATE = {"NVIDIA H200": 989e12, "NVIDIA H100 80GB HBM3": 989e12}  # dense bf16
 
 
 def random_views(pretrain: params.Pretrain, device: torch.device, dtype: torch.dtype, crops: int) -> dict[str, Tensor]:
@@ -139,10 +139,7 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
             meter.wait()
         key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
         files.write_text(args.profile, profile.key_averages().table(key, row_limit=70, max_name_column_width=80))
-    with (
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):  # attention's products are counted too
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # attention's products count, too
         uncompiled.step([(few, draws)], hyper)
     flops, dtype = counter.get_total_flops(), AUTOCAST.get(ours.precision, ours.view_dtype)
     rate, achieved = matrix_rate(device, dtype), flops / seconds["ours"]
@@ -163,7 +160,6 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
         "share_of_nominal_matrix_rate": None if nominal is None else round(achieved / nominal, 3),
         "compiled": ours.model.compiled,
         "rounds": args.rounds,
-        "target": "speed_up >= 1.5",
     }
 
 

@@ -114,21 +114,15 @@ def test_checkpoints_hold_what_they_should(tmp_path: Path) -> None:
     assert list(checkpoints.steps_in(tmp_path / "checkpoints")) == [3, 6, 7, 8]
     assert not list((tmp_path / "checkpoints").glob(".*"))  # no temporary files
     content, path = newest(tmp_path), checkpoints.path_of(tmp_path / "checkpoints", 8)
-    assert (content["step"], content["params"]["pretrain"]["encoder"]["width"]) == (8, 32)
     assert {"commit", "versions", "params_sha256"} <= set(content["provenance"])
-    for which in ("teacher", "student"):
-        weight = load_encoder(path, which=which).state_dict()["network.blocks.0.attn.qkv.weight"]
-        assert torch.equal(weight, content[which]["backbone.blocks.0.attn.qkv.weight"])
     model = write_model(path, tmp_path / "model.safetensors", facts={"scores": {"davis": 1.0}})
     after = checkpoints.official_weights(read_model(model))
-    for role in ("student", "teacher", "auxiliary"):
-        assert set(content[role]) == set(after[role])
-        for name, tensor in content[role].items():
-            torch.testing.assert_close(after[role][name], tensor.half().float(), rtol=1e-6, atol=1e-7)
-    images = torch.rand(1, 3, 64, 96)
-    torch.testing.assert_close(load_encoder(model)(images), load_encoder(path)(images), rtol=2e-2, atol=2e-2)
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
-        write_model(path, tmp_path / "model.pt")
+    halved = {role: {name: x.half().float() for name, x in content[role].items()} for role in after}
+    assert_same(after, halved)
+    for which in ("teacher", "student"):
+        for file, role in ((path, content), (model, halved)):
+            weight = load_encoder(file, which=which).network.blocks[0].attn.qkv.weight
+            assert torch.equal(weight, role[which]["backbone.blocks.0.attn.qkv.weight"])
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -198,33 +192,35 @@ def prepared(folder: Path, **changes: Any) -> params.Params:
 
 
 def test_two_ranks_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`train` with two processes against one: losses, gradient norms, centres, weights within 1e-6; live rows; a stop and
-    a refusal in words. KoLeo is off: its neighbours are those of the rank."""
+    """`train` with two processes against one: the log and all weights within 1e-6; live rows.
+
+    KoLeo is off: its neighbours are those of the rank.
+    """
     several = {"precision": "fp64", "batch_size": 8, "checkpoint_every": 3, "max_steps": 3, "devices": 2}
     settings = prepared(tmp_path, loss={"koleo": 0.0}, loop=several)
     rows: list[dict[str, float]] = []
     two = loop.train(settings, on_log=rows.append)
     assert [row["step"] for row in rows] == two["step"].tolist() == [1, 2, 3]
     assert "3/3" in capsys.readouterr().out
-    alone = settings.model_dump(mode="json")
-    alone["pretrain"]["loop"]["devices"], alone["run"]["name"] = 1, "alone"
-    alone = params.parse(alone, "test")
+    changed = settings.model_dump(mode="json")
+    changed["pretrain"]["loop"]["devices"], changed["run"]["name"] = 1, "alone"
+    alone = params.parse(changed, "test")
     one = loop.train(alone, progress=False)
-    schedules = ("lr", "weight_decay")
-    measured = [n for n in one if n.startswith(("grad_norm", "information")) or n in (*TERMS[:5], "total", *schedules)]
-    assert len(measured) == 5 + 1 + 3 + 4 + 2
-    for name in (*measured, "teacher_entropy", "centre_norm"):
+    for name in set(one) - {*NOT_COMPUTED, "feature_std"}:  # a spread over half of the crops is another figure
         np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-9, err_msg=name)
     a, b = newest(runs.run_folder(alone)), newest(runs.run_folder(settings))
-    for role in ("student", "teacher", "auxiliary"):
+    for role in ("student", "teacher", "auxiliary", "centres"):
         for name, value in a[role].items():
             assert (b[role][name] - value).abs().max() <= 1e-6 * value.abs().max() + 1e-9, name
-    for name, value in a["centres"].items():
-        torch.testing.assert_close(b["centres"][name], value, rtol=1e-6, atol=1e-9)
-    other = settings.model_dump(mode="json")
-    other["pretrain"]["optimiser"]["base_lr"] = 0.5
-    with pytest.raises(InputError, match=r"^pretrain\.optimiser\.base_lr = 0\.5, but .* was trained with"):
-        loop.train(params.parse(other, "test"), progress=False)
+
+
+def test_what_another_process_refuses_is_its_sentence() -> None:
+    trace = "-- Process 1 terminated with the following error:\nTraceback (most recent call last):\n  File x\n"
+    found = batches.sentence_in(
+        RuntimeError(trace + "tcore_lib.errors.InputError: a = 1 (KeyError: 2); set it back.\n")
+    )
+    assert str(found) == "a = 1 (KeyError: 2); set it back."
+    assert batches.sentence_in(RuntimeError(trace + "KeyError: 2\n")) is None
 
 
 def test_workers_and_the_place_of_the_start_make_no_difference() -> None:

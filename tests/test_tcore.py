@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_problem import formula_views, formula_weights, noise, step_draws, tiny
+from tiny_problem import formula_views, formula_weights, step_draws, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
@@ -108,42 +107,6 @@ def test_a_held_encoder_stays_while_heads_and_decoder_learn() -> None:
         moved(trainer, step)
     assert not torch.equal(start.head.mlp[0].weight, now.head.mlp[0].weight)
     assert not torch.equal(start.encoder.blocks[0].attn.qkv.weight, now.encoder.blocks[0].attn.qkv.weight)
-
-
-# ---- targets --------------------------------------------------------------------------------------------------------
-
-
-def test_information_in_the_targets() -> None:
-    """The entropy of the mean target minus the mean entropy, over all targets since the last question."""
-    trainer = formula_trainer(loss={"koleo": 0.0})
-    model, (views, draws) = trainer.model, batch_of(trainer.settings)
-    head, temperature = model.teacher.head, Schedules(trainer.settings).at(3).teacher_temperature
-    cls, patches = model.teacher.encoder(views["current"])
-    expected = {}
-    for name, tokens in (("cls", cls), ("patch", patches[draws.masks])):
-        targets = (head(tokens) @ head.last_layer().T / temperature).softmax(-1)
-        expected[name] = torch.special.entr(targets.mean(0)).sum() - torch.special.entr(targets).sum(-1).mean()
-    moved(trainer)
-    found = model.diagnostics()
-    for name, value in expected.items():
-        assert found[f"information_{name}"].item() == pytest.approx(value.item(), rel=1e-9)
-        assert found[f"information_{name}_share"].item() == pytest.approx(value.item() / math.log(96), rel=1e-9)
-    assert model.diagnostics()["information_cls"] == 0  # nothing since
-
-
-def test_sinkhorn_uses_the_prototypes_evenly() -> None:
-    """Its centres are this batch's: what the teacher says on average has nearly the entropy ln K, and no running mean moves."""
-    entropy_of_mean = {}
-    for centring in ("mean", "sinkhorn"):
-        trainer = formula_trainer(loss={"centring": centring}, head={"prototypes": 6})
-        trainer.gradients([batch_of(trainer.settings)], Schedules(trainer.settings).at(3))
-        before = trainer.model.cls_centre.clone()
-        trainer.model.update_centres(4, 4)
-        assert torch.equal(before, trainer.model.cls_centre) == (centring == "sinkhorn")
-        values = trainer.model.diagnostics()
-        entropy_of_mean[centring] = (values["information_cls"] + values["teacher_entropy"]).item()
-    assert entropy_of_mean["mean"] < entropy_of_mean["sinkhorn"] <= math.log(6) + 1e-9
-    assert entropy_of_mean["sinkhorn"] > 0.97 * math.log(6)
 
 
 # ---- draws ----------------------------------------------------------------------------------------------------------
@@ -268,20 +231,12 @@ def test_what_cannot_be_compiled_is_said_in_one_sentence() -> None:
 
 def test_initial_weights_follow_from_the_seed() -> None:
     settings = tiny().pretrain
-    torch.manual_seed(1)
     a, state = TCoRe(settings, 7), torch.get_rng_state()
-    torch.manual_seed(1)
-    assert torch.equal(torch.get_rng_state(), state)  # building a model leaves torch's own generator alone
-    torch.manual_seed(2)
     b, c = TCoRe(settings, 7), TCoRe(settings, 8)
+    assert torch.equal(torch.get_rng_state(), state)  # building a model leaves torch's own generator alone
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.student.head.mlp[0].weight, c.student.head.mlp[0].weight)
     assert all(torch.equal(x, y) for x, y in zip(a.student.parameters(), a.teacher.parameters(), strict=True))
-
-
-def test_logits_of_one_feature_are_those_of_the_prototypes() -> None:
-    layer, feature = formula_trainer().model.student.head.last_layer, noise((16,), 5)
-    torch.testing.assert_close(layer.logits(feature), layer() @ feature, rtol=1e-13, atol=1e-15)
 
 
 # ---- the official layout --------------------------------------------------------------------------------------------

@@ -208,17 +208,6 @@ def test_checkpoints_people_bring(tmp_path: Path) -> None:
         assert (model.eval().forward_features(batch) - distilled.tokens(batch)).abs().max() < 1e-5
 
 
-def test_a_real_encoder_is_continued_with_equal_features() -> None:
-    source = SHARED / "data" / "encoders" / "vits14_real.safetensors"
-    if not source.is_file():
-        pytest.skip(f"{source} is not here")
-    vit = initial_vit(params.Encoder(patch_size=14, registers=0, img_size=518), 224, 0)
-    start_from(vit, source)
-    batch = images(1, 3, 70, 98)
-    with torch.no_grad():
-        assert torch.equal(vit.tokens(batch), load_encoder(source).tokens(batch))
-
-
 def test_options_beside_weights(tmp_path: Path) -> None:
     content = {"model": state_of(), "args": argparse.Namespace(lr=1.0), "best": np.float32(0.5), "dir": Path("a")}
     assert load_encoder(saved(tmp_path / "a.pth", content)).metadata["args"] == {"lr": 1.0}
@@ -338,17 +327,14 @@ def test_published_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("format", "target"), [("safetensors", "out.safetensors"), ("official", "out.pth")])
-def test_lossless_round_trips(tmp_path: Path, format: str, target: str) -> None:
-    """Every tensor, bit for bit, and the metadata; twice over changes nothing; readable without us."""
+def test_what_is_known_goes_along(tmp_path: Path, format: str, target: str) -> None:
+    """Metadata and heads, twice over, beside the same bits; readable without us."""
     state = state_of(NARROW.model_copy(update={"heads": 4}))
     encoder = load_encoder(saved(tmp_path / "in.pth", state), heads=4)
-    first = export(encoder, tmp_path / target, format, {"run": "r1", "commit": "0123456"})
-    second = export(first, tmp_path / f"again-{target}", format, {"scores": {"davis": 0.5}})
-    for path in (first, second):
-        again = load_encoder(path)
-        assert same(again, state)
-        assert (again.network.heads, again.metadata["run"], again.metadata["commit"]) == (4, "r1", "0123456")
-    assert again.metadata["scores"] == {"davis": 0.5}
+    first = export(encoder, tmp_path / target, format, {"run": "r1"})
+    again = load_encoder(export(first, tmp_path / f"again-{target}", format, {"scores": {"davis": 0.5}}))
+    assert same(again, state)
+    assert (again.network.heads, again.metadata["run"], again.metadata["scores"]) == (4, "r1", {"davis": 0.5})
     plain = load_file(first) if format == "safetensors" else torch.load(first, weights_only=True)["teacher"]
     assert {name.removeprefix("backbone.") for name in plain} == set(state)  # the authors' code strips that
 
