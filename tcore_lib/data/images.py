@@ -113,27 +113,26 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def has_number(name: str) -> bool:
+    """Whether a picture may be one of several frames; cover.jpg and thumbnail.jpg beside them are none."""
+    return bool(re.search(r"\d", stem(name)))
+
+
 def frame_names(folder: Path) -> list[str]:
-    """Names of the frames of a folder, `in_order`: the pictures that carry a number, or the one picture there is.
+    """Names of the frames of a folder: its `sequence`."""
+    return sequence(list(filter(is_image, os.listdir(folder))), folder)
+
+
+def sequence(names: list[str], folder: Path) -> list[str]:
+    """The frames among the pictures of a folder, `in_order`: those that carry a number, or the one picture there is.
 
     Raises:
-        InputError: it holds no picture, or pictures that are not one sequence.
-    """
-    return sequence(list(filter(is_image, os.listdir(folder))), folder)[0]
-
-
-def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
-    """Split the pictures of a folder into one sequence of frames, `in_order`, and what lies beside it.
-
-    The frames of a sequence are named alike but for their numbers. A picture without any number (cover.jpg,
-    thumbnail.jpg) beside them is no frame.
-
-    Raises:
-        InputError: no picture; pictures without numbers, which have no order; or several sequences.
+        InputError: no picture; pictures without numbers, which have no order; or several sequences: the frames of one are
+            named alike but for their numbers.
     """
     if len(names) == 1:
-        return names, []
-    numbered = in_order(name for name in names if re.search(r"\d", stem(name)))
+        return names
+    numbered = in_order(filter(has_number, names))
     if not numbered:
         raise InputError(f"{folder} holds {len(names)} pictures, none with a number in its name; number them.")
     patterns = Counter(re.sub(r"\d+", "#", stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
@@ -142,7 +141,7 @@ def sequence(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
         raise InputError(
             f"{folder} holds several sequences or a number twice ({shown}); give each sequence a folder of its own."
         )
-    return numbered, sorted(set(names) - set(numbered))
+    return numbered
 
 
 def _starts_again(keys: list[tuple[object, ...]]) -> bool:

@@ -8,7 +8,6 @@ import io
 import os
 import re
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,7 +32,7 @@ Layout = Literal["videos", "frames", "images"]
 LeftOut = list[tuple[str, str]]  # (file, folder or row; why it is not used)
 Key = tuple[str, ...]  # (id, start, end) of a row of Kinetics' CSV, or (id,)
 Named = list[tuple[str, Path]]  # `<class>/<name>`, file or folder
-Folders = dict[Path, list[str]]  # folder -> names of its pictures; each folder before those inside it
+Folders = dict[Path, list[str]]  # folder -> names of its files, or pictures; each folder before those inside it
 
 
 @dataclass
@@ -74,19 +73,18 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
     root = _step_into_split(root, cfg.split, ours)
 
     left_out: LeftOut = []
-    files = _walk(root, ours, left_out)
-    videos = [path for path in files if _is_video(path.name)]
-    pictures = [path for path in files if images.is_image(path.name)]
-    folders: Folders = {}
-    for path in pictures:
-        folders.setdefault(path.parent, []).append(path.name)
+    tree = _walk(root, ours, left_out)
+    videos = [folder / name for folder, names in tree.items() for name in names if _is_video(name)]
+    folders = {folder: pictures for folder, names in tree.items() if (pictures := list(filter(images.is_image, names)))}
     layout, guessed = _guess(root, len(videos), folders) if cfg.layout == "auto" else (cfg.layout, "")
-    wanted = videos if layout == "videos" else pictures
-    strange = sorted(set(files) - set(wanted))
+    fits = _is_video if layout == "videos" else images.is_image
+    strange = [folder / name for folder, names in tree.items() for name in names if not fits(name)]
     left_out += [(str(path), f"files of type {path.suffix.lower() or path.name!r}") for path in strange]
+    wanted = videos
     if layout == "frames":
         wanted = _frame_folders(folders, left_out)
-
+    elif layout == "images":
+        wanted = [folder / name for folder, names in folders.items() for name in names]
     named = _by_annotations(wanted, layout, cfg, left_out) if cfg.annotations else _by_folder(wanted, layout, root)
     items = _distinct(named, left_out)
     found = Source(root, layout, guessed, dict(sorted(items.items())), left_out)
@@ -105,9 +103,9 @@ def _step_into_split(root: Path, split: str, ours: set[str]) -> Path:
     return root / split if split in inner and inner <= {split, *SPLITS} else root
 
 
-def _walk(root: Path, ours: set[str], left_out: LeftOut) -> list[Path]:
+def _walk(root: Path, ours: set[str], left_out: LeftOut) -> Folders:
     """The files below root. Links to folders are followed, each folder is entered once; hidden files do not count."""
-    found: list[Path] = []
+    found: Folders = {}
     entered = set(ours)
     for folder, inner, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -118,7 +116,7 @@ def _walk(root: Path, ours: set[str], left_out: LeftOut) -> list[Path]:
         stray = sorted(filter(STRAY.fullmatch, inner))
         inner[:] = sorted(set(inner) - set(stray))
         left_out += [(f"{folder}/{name}", "stray folders of a disk or viewer") for name in stray if name[0] != "."]
-        found += [Path(folder, name) for name in sorted(files) if name[0] != "." and not OURS.fullmatch(name)]
+        found[Path(folder)] = sorted(name for name in files if name[0] != "." and not OURS.fullmatch(name))
     return found
 
 
@@ -165,7 +163,7 @@ def _named_as_frames(folder: str, first: str) -> bool:
 def _is_sequence(names: list[str], folder: Path) -> bool:
     """Whether a number in the names of pictures grows in steps that are the same nine times of ten."""
     try:
-        ordered, _ = images.sequence(names, folder)
+        ordered = images.sequence(names, folder)
     except InputError:
         return False
     numbers = [re.findall(r"\d+(?:\.\d+)?", os.path.splitext(name)[0]) for name in ordered]
@@ -189,9 +187,8 @@ def _frame_folders(folders: Folders, left_out: LeftOut) -> list[Path]:
             left_out += [(str(folder / name), "pictures outside a video's folder") for name in names]
         else:
             found.append(folder)
-            with suppress(InputError):  # no sequence: said when the folder is examined
-                others = images.sequence(names, folder)[1]
-                left_out += [(str(folder / name), "pictures without a number among frames") for name in others]
+            others = [name for name in names if len(names) > 1 and not images.has_number(name)]
+            left_out += [(str(folder / name), "pictures without a number among frames") for name in others]
     return found
 
 
