@@ -210,11 +210,7 @@ def start_from(vit: ViT, source: str | Path) -> None:
 
 
 def plain_vit(encoder: FeatureEncoder) -> ViT:
-    """The network of an encoder as a `ViT`: itself, or a plain ViT of timm taken over.
-
-    Raises:
-        InputError: it is no plain ViT: its features would be others.
-    """
+    """The network of an encoder as a `ViT`: itself, or a plain ViT of timm taken over; an `InputError` for any other."""
     network = encoder.network
     if isinstance(network, ViT):
         return network

@@ -39,11 +39,7 @@ def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def as_frames(source: Any) -> NDArray[np.uint8]:
-    """Frames as uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array or a tensor of one or more.
-
-    Raises:
-        InputError: they are no RGB frames in 0..255, or the file cannot be read.
-    """
+    """Frames as uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array or a tensor of one or more."""
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return read_rgb(path)[None] if is_image(path.name) else read_video(path)
@@ -97,9 +93,6 @@ def matches(
     Returns:
         a row per match, clearest first: `row`, `column` in the first grid, `to_row`, `to_column` in the second,
         `similarity` (cosine), `clarity` (similarity minus the best of the patches apart).
-
-    Raises:
-        InputError: the two are not features of one encoder.
     """
     if encoder is not None:
         first, second = features(encoder, first)[0], features(encoder, second)[0]

@@ -31,10 +31,6 @@ class ProjectionHead(nn.Module):
     """MLP width -> hidden -> ... -> bottleneck d with GELU, L2 normalisation, K prototypes.
 
     Linear weights start truncated normal 0.02 with zero biases, prototypes as torch's linear layer with length 1.
-
-    Args:
-        width: of the tokens that come in.
-        settings: section `pretrain.head`.
     """
 
     def __init__(self, width: int, settings: Head) -> None:
@@ -51,9 +47,6 @@ class ProjectionHead(nn.Module):
         self.last_layer = Prototypes(settings.bottleneck, settings.prototypes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(R, D) tokens -> (R, d) features of length 1, float32 at least.
-
-        Their logits are `features @ head.last_layer().T`; the losses make them where they need them.
-        """
+        """(R, D) tokens -> (R, d) features of length 1, float32 at least; `features @ head.last_layer().T` are logits."""
         x = self.mlp(tokens)
         return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)

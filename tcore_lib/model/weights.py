@@ -122,10 +122,9 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU, after its checksums. Call it inside `files.reading`.
+    """What `torch.save` wrote, on the CPU, after its checksums; a file that wants to run code is not opened.
 
-    Raises:
-        InputError: it wants to run code, and was not opened.
+    Call it inside `files.reading`.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums

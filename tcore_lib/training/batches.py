@@ -84,11 +84,7 @@ def sentence_in(error: BaseException) -> InputError | None:
 
 
 def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
-    """The loader's micro-batches; what goes wrong in a worker process is said in one sentence.
-
-    Raises:
-        InputError: a file cannot be read, in the reader's own words; or a worker process died.
-    """
+    """The loader's micro-batches; an unreadable file, or a worker process that died, is said in one sentence."""
     try:
         yield from source
     except InputError as error:

@@ -75,10 +75,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be continued, or None where there is none. A damaged one is passed over with a warning.
+    """The newest sound checkpoint, or None where there is none; a damaged one is passed over with a warning.
 
-    Raises:
-        InputError: there are checkpoints and all are damaged.
+    An `InputError` where all are damaged.
     """
     files = list(steps_in(folder).values())
     while files:
@@ -92,11 +91,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int, origin: str) -> None:
-    """A checkpoint is continued only with the settings that made it, as far as they change what is computed.
-
-    Raises:
-        InputError: names the first key that differs.
-    """
+    """A checkpoint is continued only with the settings that made it, as far as they change what is computed."""
     free = {f"pretrain.loop.{key}" for key in FREE} | {"pretrain.enabled"}
 
     def fixed(dumped: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,7 @@ class TrainingStopped(InputError):
 def averages(names: Sequence[str], pending: Sequence[Tensor], step: int, settings: Pretrain) -> Row:
     """Means of the values (names,) of each pending step up to `step`, over all ranks; waits for the device.
 
-    Raises:
-        TrainingStopped: a value is NaN or infinite; names the first step and term, and remedies.
+    `TrainingStopped` names the first step and term that became NaN or infinite.
     """
     table = torch.stack(list(pending))  # (steps, names)
     shared = [i for i, name in enumerate(names) if not name.startswith("grad_norm")]
@@ -51,10 +50,8 @@ def averages(names: Sequence[str], pending: Sequence[Tensor], step: int, setting
 class Log:
     """`log.csv`, appended and flushed row by row, and the tracker that `loop.tracker` names.
 
-    Rows after `step`, the steps already made, are dropped: a resumed run makes them again.
-
-    Attributes:
-        close: finishes the tracker's run; the CSV is complete at any time.
+    Rows after `step`, the steps already made, are dropped: a resumed run makes them again. `close` finishes the tracker's
+    run; the CSV is complete at any time.
     """
 
     def __init__(self, output: Path, step: int, params: Params) -> None:
@@ -89,11 +86,7 @@ def tracker(params: Params, output: Path, step: int) -> tuple[Callable[[Row], ob
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
-    """The log as it stands now: one row per logged step, numbers only; empty where nothing has been logged yet.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """The log as it stands now: one row per logged step, numbers only; empty where nothing has been logged yet."""
     path = Path(path)
     with reading(path, "it is no training log: move it out of the folder"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -115,13 +108,7 @@ def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = Fal
 
     The official initialisation makes nearly equal CLS tokens, which looks like collapse until the network has learnt
     something. So nothing is judged before the end of the warm-up; a run is stopped after 2,000 steps at the earliest, and
-    warned after half of a shorter one.
-
-    Returns:
-        Whether it has been warned of now; to be given again as `warned`.
-
-    Raises:
-        TrainingStopped: names step, figures and remedies.
+    warned after half of a shorter one. Returns whether it has been warned of now; to be given again as `warned`.
     """
     schedules = Schedules(settings)
     settled = max(schedules.warmup, min(SETTLING_STEPS, schedules.steps // 2))

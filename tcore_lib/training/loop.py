@@ -146,9 +146,8 @@ def pretrain(
     newest of these, False removes them.
 
     Raises:
-        InputError: impossible settings, a checkpoint of other settings, another process that trains this run, a full
-            device or disk, a frame that cannot be read, a loader process that died, or training that went wrong
-            (`TrainingStopped`).
+        InputError: impossible settings, a checkpoint of other settings, another process that trains this run, a full device
+            or disk, an unreadable frame, a loader process that died, or training that went wrong (`TrainingStopped`).
         Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
     """
     output, place = Path(output), place_of()

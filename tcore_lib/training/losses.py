@@ -117,9 +117,8 @@ def prototype_cross_entropy(
     Features are L2-normalised: `student` (S, R, d), `teacher` (V, R, d) without gradient; both heads' prototypes (K, d);
     `centre` (K,), taken from the teacher's logits; `weights` (R,). `fused`: what is done to the logits runs as generated code.
 
-    Returns:
-        Losses (S,); and without gradient, of the teacher's V R distributions, their sum (K,) and the sum of their
-        entropies () in nats.
+    Returns losses (S,); and without gradient, of the teacher's V R distributions, their sum (K,) and the sum of their
+    entropies () in nats.
     """
     student, teacher = student / temperatures.student, teacher / temperatures.teacher
     shift = centre / temperatures.teacher

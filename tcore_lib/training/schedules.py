@@ -41,9 +41,6 @@ class Hyper:
 class Schedules:
     """Schedules of a run: `schedules.at(step)`.
 
-    Args:
-        settings: sections `optimiser` and `loop` (global batch) are read.
-
     Attributes:
         total: steps of the whole schedule.
         steps: how many of them the run makes; `loop.max_steps` may cut it short.

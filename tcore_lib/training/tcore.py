@@ -113,16 +113,10 @@ class TCoRe(nn.Module):
     def forward(
         self, views: Mapping[str, Tensor], draws: Draws, teacher_temperature: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one micro-batch.
+        """Loss of one micro-batch: the total, to differentiate; and each term before its weight, detached.
 
-        Args:
-            views: `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s), crop-major; past and future may
-                hold the C crops of `draws.crops` only.
-            draws: masks and stochastic depth of the same samples.
-            teacher_temperature: of this step.
-
-        Returns:
-            The total, to differentiate; and each term before its weight (docs/method.md section 6), detached.
+        Views are `current`, `past`, `future` (2B, 3, S, S) and `local` (L * B, 3, s, s), crop-major; past and future may hold
+        the C crops of `draws.crops` only.
         """
         student, teacher, frames = self.student, self.teacher, self.auxiliary_frames
         with_cls = "dino_global" in self.weights
@@ -247,11 +241,8 @@ class TCoRe(nn.Module):
         """Move both centres towards the mean logit of all the step's forward passes, on all ranks.
 
         The mean logit is the mean feature times the prototypes, so d numbers travel between ranks instead of K. Call it
-        before the teacher moves: the logits were made with its weights of this step.
-
-        Args:
-            samples: N, the global batch.
-            masked: masked patches of the global batch; without any the patch centre stays.
+        before the teacher moves: the logits were made with its weights of this step. `samples` is N, `masked` counts the
+        masked patches of the global batch; without any the patch centre stays.
         """
         sums = self._take("cls_features", "patch_features", shape=(self.settings.head.bottleneck,))  # (2, d)
         if self.settings.loss.centring == "sinkhorn":
