@@ -157,7 +157,7 @@ def test_continuing_says_what_to_set(tmp_path: Path) -> None:
     said = 'set pretrain.encoder: {arch: "custom", width: 64, depth: 2, heads: 1, registers: 0, layer_scale: null, img_size: 96}'
     with pytest.raises(InputError, match=re.escape(said)):
         start_from(initial_vit(params.Encoder(), 224, 0), other)
-    for source in ("pixels", "timm:vit_base_patch32_clip_quickgelu_224:random", "timm:vit_small_patch16_dinov3:random"):
+    for source in ("pixels", "timm:vit_xsmall_patch16_clip_224:random", "timm:vit_small_patch16_dinov3:random"):
         with pytest.raises(InputError, match=r"plain ViT|norm_pre"):
             start_from(initial_vit(params.Encoder(), 224, 0), source)
 
