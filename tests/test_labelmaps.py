@@ -13,9 +13,6 @@ from tcore_lib.evaluation.jhmdb import joint_soft_map, to_joints
 def test_input_is_normalised_and_resized_linearly_without_antialias() -> None:
     frame = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     frame[0, :, 1, 0] = 255  # the right column is red
-    same = labelmaps.to_input(frame, (2, 2))
-    assert same[0, 0, 0, 1].item() == pytest.approx((1 - 0.485) / 0.229)
-    assert same[0, 2, 0, 1].item() == pytest.approx((0 - 0.406) / 0.225)
     # Four columns from two: centres at -0.25, 0.25, 0.75, 1.25 of the old ones, so 0, 1/4, 3/4, 1 of red.
     wide = labelmaps.to_input(frame, (2, 4))[0, 0, 0] * 0.229 + 0.485
     torch.testing.assert_close(wide, torch.tensor([0, 0.25, 0.75, 1.0]))

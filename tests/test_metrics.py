@@ -57,26 +57,16 @@ def test_boundary_by_hand() -> None:
     assert metrics.boundary(corner).tolist() == picture("......", "...###", "...#..", "...#..").tolist()
 
 
-def test_tolerance_of_the_usual_sizes() -> None:
-    assert metrics.boundary_tolerance((480, 854)) == 8  # 0.008 * 979.65 = 7.84
-    assert metrics.boundary_tolerance((480, 880)) == 9  # 0.008 * 1002.4 = 8.02
-
-
 def test_f_by_hand() -> None:
     found, true = np.zeros((4, 10), bool), np.zeros((4, 10), bool)
     found[:, :2], true[:, :4] = True, True  # boundaries: column 1 and column 3, 4 pixels each, 2 apart
     assert metrics.boundary_measure(found, true, tolerance=2) == 1
     assert metrics.boundary_measure(found, true, tolerance=1) == 0
+    assert metrics.boundary_tolerance((480, 854)) == 8  # 0.008 * 979.65 = 7.84
+    assert metrics.boundary_tolerance((480, 880)) == 9  # 0.008 * 1002.4 = 8.02
     true = found.copy()
     true[:, 8:] = True  # a second object, boundary in column 7: 4 more true pixels that nobody found
     assert metrics.boundary_measure(found, true, tolerance=2) == pytest.approx(2 / 3)  # 2 * 1 * 4/8 / (1 + 4/8)
-
-
-def test_f_reaches_in_a_disk_not_in_a_square() -> None:
-    found, true = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
-    found[3, 3], true[6, 6] = True, True  # boundaries: 2 x 2 blocks ending at (3, 3) and beginning at (5, 5)
-    assert metrics.boundary_measure(found, true, tolerance=2) == 0  # the corners are sqrt(8) = 2.83 apart
-    assert metrics.boundary_measure(found, true, tolerance=3) == 1 / 4  # of each block, only the corner is within 3
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -105,9 +95,6 @@ def test_mean_recall_and_decay_by_hand() -> None:
     assert recall == 3 / 8  # 0.5 is not above 0.5
     # Limits of the four bins: frames 1, 3, 5, 6, 8. First bin: frames 1-3, mean 0.8. Last: frames 6-8, mean 0.2.
     assert decay == pytest.approx(0.8 - 0.2)
-
-
-def test_statistics_without_a_frame_are_nan() -> None:
     assert all(math.isnan(value) for value in metrics.sequence_statistics(np.array([])))
     assert metrics.sequence_statistics(np.array([0.7])) == (0.7, 1.0, 0.0)
 
@@ -124,6 +111,9 @@ def test_distances_by_hand() -> None:
     assert found.tolist() == [1, 1, 1]
     # Thresholds 0.1, 0.2, 0.3, 0.4, 0.5; a distance equal to the threshold is correct.
     assert correct.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]
+    percent = metrics.pck(np.array([4, 0]), np.array([[1, 2, 3, 4, 4], [0, 0, 0, 0, 0]]))
+    assert percent[0].tolist() == [25, 50, 75, 100, 100]
+    assert np.isnan(percent[1]).all()  # never found
 
 
 def test_the_box_is_that_of_the_found_joints() -> None:
@@ -132,12 +122,6 @@ def test_the_box_is_that_of_the_found_joints() -> None:
     distances = metrics.joint_distances(prediction, truth)[0]
     assert distances[:2] == pytest.approx([0.1, 0])  # 3 / (0.6 * 50): the far joint was not found
     assert math.isnan(distances[2])
-
-
-def test_pck_sums_counts_and_leaves_a_joint_never_found_out() -> None:
-    percent = metrics.pck(np.array([4, 0]), np.array([[1, 2, 3, 4, 4], [0, 0, 0, 0, 0]]))
-    assert percent[0].tolist() == [25, 50, 75, 100, 100]
-    assert np.isnan(percent[1]).all()
 
 
 # ---------------------------------------------------------------------------------------------- mean IoU
