@@ -21,13 +21,12 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, jhmdb, labels as labelmaps, metrics
 from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import evaluate, score_predictions
+from tcore_lib.evaluation.evaluate import evaluate
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("TCORE_SHARED", ROOT.parent / "shared"))
-WRITERS = {"davis": write_small_davis, "vip": write_small_vip, "jhmdb": write_small_jhmdb}
 
 
 def pixels(patch_size: int = 16) -> FeatureEncoder:
@@ -118,28 +117,11 @@ def test_jhmdb_golden() -> None:
     assert scores.to_dict() == pytest.approx(expected, abs=0.01)
 
 
-@pytest.mark.parametrize("size", [(720, 1280), (1280, 720), (500, 500)])
-def test_vip_input_size(size: tuple[int, int]) -> None:
-    # int(720 * 880 / 1280) = 495, floored to 448 = 7 * 64
-    expected = {(720, 1280): (448, 880), (1280, 720): (880, 448), (500, 500): (880, 832)}[size]
-    for patch in (16, 14):
-        whole = tuple(side // patch * patch for side in expected)
-        assert benchmark_of(params.Vip()).input_size(Clip("x", (), size), patch) == whole
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_predictions_are_written_and_score_the_same(kind: str, tmp_path: Path) -> None:
-    settings, root = settings_of(kind, save_predictions=True), WRITERS[kind](tmp_path / kind)
-    before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
-    clips = load_clips(settings, root)
-    table = evaluate({"a/b": pixels(), "c": pixels(14)}, clips, settings, output=tmp_path / "out", progress=False)
-    (folder,) = (tmp_path / "out" / "predictions").glob("a_b-*")
-    scored = score_predictions(clips, settings, folder)
-    pd.testing.assert_frame_equal(scored, table[table["encoder"] == "a/b"].drop(columns="encoder"))
-    assert len(table) == 2 * len(scored)
-    if kind == "davis":
-        assert sorted(path.name for path in (folder / "one").iterdir()) == [f"{i:05d}.png" for i in range(6)]
-    assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before  # nothing is written there
+def test_vip_input_size() -> None:
+    for size, expected in (((720, 1280), (448, 880)), ((1280, 720), (880, 448)), ((500, 500), (880, 832))):
+        # int(720 * 880 / 1280) = 495, floored to 448 = 7 * 64
+        assert benchmark_of(params.Vip()).input_size(Clip("x", (), size), 16) == expected
+        assert benchmark_of(params.Vip()).input_size(Clip("x", (), size), 14) == tuple(s // 14 * 14 for s in expected)
 
 
 # ---------------------------------------------------------------------------------------------- resumed and shared
@@ -147,6 +129,16 @@ def test_predictions_are_written_and_score_the_same(kind: str, tmp_path: Path) -
 
 def finished(output: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in output.glob("clips/*/*/*.json")}
+
+
+def test_two_encoders_in_one_call_score_as_alone(davis_clips: list[Clip], tmp_path: Path) -> None:
+    both = {"a/b": pixels(), "c": pixels(14)}
+    settings = settings_of("davis", save_predictions=True)
+    table = evaluate(both, davis_clips, settings, output=tmp_path, progress=False)
+    for name, encoder in both.items():
+        alone = evaluate({name: encoder}, davis_clips, settings, progress=False)
+        pd.testing.assert_frame_equal(table[table["encoder"] == name].reset_index(drop=True), alone)
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "predictions").iterdir()) == ["a_b", "c"]
 
 
 def test_whatever_a_result_depends_on_is_noticed(davis_clips: list[Clip], tmp_path: Path) -> None:

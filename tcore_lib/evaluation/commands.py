@@ -1,7 +1,6 @@
-"""`doctor`, `evaluate` and `score` from the command line: what notebooks 03 to 05 do, for people who work without notebooks.
+"""`doctor`, `evaluate` and `score`: what notebooks 03 to 05 do, for people who work without notebooks.
 
-A function is its command: arguments and help are its signature and docstring. Relative paths are relative to the working
-folder.
+A function is its command: arguments and help are its signature and docstring.
 """
 
 import time

@@ -62,8 +62,6 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
 class Propagator:
     """Carries labels from frame to frame and remembers the context, nothing older.
 
-    A feature of length 0 has similarity 0 to everything. Variants: docs/protocol.md, "Known ways to get another number".
-
     Args:
         features: (h, w, D), patch features of frame 0. They need not be normalised; here they are, in float32.
         labels: float (C, h, w), soft labels of frame 0, which keeps them.
@@ -91,8 +89,7 @@ class Propagator:
         repeat_first: bool = True,
     ) -> None:
         h, w, width = features.shape
-        if labels.shape[1:] != (h, w):
-            raise ValueError(f"labels are on the grid {tuple(labels.shape[1:])}, features on {(h, w)}")
+        assert labels.shape[1:] == (h, w)
         self.top_k, self.temperature, self.context = top_k, temperature, context
         self.radius, self.inclusive = radius, radius_inclusive
         self.restrict_first, self.repeat_first = restrict_first, repeat_first

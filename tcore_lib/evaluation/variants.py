@@ -39,16 +39,9 @@ def compare(
     progress: bool = True,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Measure the variants with one encoder on the same clips.
+    """Measure the variants, but for those in `without`, with one encoder on the same clips; otherwise as `evaluate`.
 
-    Args:
-        encoder: any.
-        clips: one or two show the size of an effect, the whole split its direction.
-        settings: the benchmark's section: the protocol.
-        without: variants that are left out.
-        output: as for `evaluate`: what is finished is not computed again.
-        progress: show bars.
-        device: torch device.
+    One or two clips show the size of an effect, the whole split its direction.
 
     Returns:
         One row per variant: variant, the headline score in percent, difference to the protocol in points, its 95 % interval
