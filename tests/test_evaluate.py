@@ -222,8 +222,8 @@ def test_a_broken_frame_is_named_and_finished_clips_are_kept(davis_clips: list[C
 
 def test_faults_are_named(davis_clips: list[Clip]) -> None:
     class Broken(Pixels):
-        def tokens(self, images: torch.Tensor) -> torch.Tensor:
-            return super().tokens(images) * torch.nan
+        def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward_features(images) * torch.nan
 
     with pytest.raises(InputError, match="The encoder broken gives features that are not finite"):
         evaluate({"broken": FeatureEncoder(Broken(16), "broken")}, davis_clips, settings_of("davis"), progress=False)
