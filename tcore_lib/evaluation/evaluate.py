@@ -82,7 +82,8 @@ def evaluate(
         object of a clip of which no frame is scored.
 
     Raises:
-        InputError: an image is missing or broken, a feature is not finite, there is no clip, the device's memory is full.
+        InputError: an image is missing or broken or a feature is not finite (when all other clips are finished), there is no
+            clip, the device's memory is full.
     """
     named = encoders if isinstance(encoders, Mapping) else {encoders.name: encoders}
     if output is not None:
@@ -130,6 +131,9 @@ def evaluate_clips(
             if not taken:
                 bar.set_postfix_str(f"another process has {waiting[0][1].name}")
                 time.sleep(POLL)
+    if work.failed:
+        more = f" ({len(work.failed) - 1} more failed; all others are finished)" if len(work.failed) > 1 else ""
+        raise InputError(f"{next(iter(work.failed.values()))}{more}")
     records = [work.read(name, clip) for name in encoders for clip in clips]
     return [record for record in records if record is not None]
 
@@ -146,7 +150,13 @@ class _Work:
         self.encoders, self.clips, self.settings = encoders, clips, settings
         self.output, self.device, self.benchmark = output, device, benchmark_of(settings)
         self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items()}
-        self.data = {clip.name: clip.digest() for clip in clips}
+        self.data: dict[str, str] = {}  # clip -> checksum
+        self.failed: dict[tuple[str, str], InputError] = {}  # of an encoder on a clip; it does not stop the others
+        for clip in clips:
+            try:
+                self.data[clip.name] = clip.digest()
+            except InputError as error:
+                self.failed |= {(name, clip.name): error for name in encoders}
 
     def path(self, name: str, clip: Clip) -> Path:
         """Where the record of an encoder on a clip goes."""
@@ -167,8 +177,8 @@ class _Work:
 
     def waiting(self) -> list[tuple[str, Clip]]:
         """What is still to be evaluated, by anybody."""
-        pairs = itertools.product(self.clips, self.encoders)
-        return [(name, clip) for clip, name in pairs if self.read(name, clip) is None]
+        pairs = [(name, clip) for clip in self.clips for name in self.encoders if (name, clip.name) not in self.failed]
+        return [(name, clip) for name, clip in pairs if self.read(name, clip) is None]
 
     def share(self, waiting: Sequence[tuple[str, Clip]], bar: "tqdm[Any]") -> bool:
         """Evaluate each of these that no other process has finished or works on; whether there was one."""
@@ -184,9 +194,14 @@ class _Work:
                 with ExitStack() as lock:
                     if not self.lock(self.path(name, clip), lock) or self.read(name, clip) is not None:
                         continue
-                    record, predictions = self.follow(name, clip, readers, bar)
+                    taken = True
+                    try:
+                        record, predictions = self.follow(name, clip, readers, bar)
+                    except InputError as error:
+                        self.failed[name, clip.name] = error
+                        continue
                     closing.result()
-                    closing, taken = closer.submit(self.close, clip, record, predictions, scorers, lock.pop_all()), True
+                    closing = closer.submit(self.close, clip, record, predictions, scorers, lock.pop_all())
             closing.result()
         return taken
 
@@ -238,7 +253,11 @@ class _Work:
         """Score and write the predictions of a clip, then its record; it is then free."""
         name = record["encoder"]
         with lock:
-            rows = self.benchmark.score(clip, predictions.__getitem__, scorers.map)
+            try:
+                rows = self.benchmark.score(clip, predictions.__getitem__, scorers.map)
+            except InputError as error:
+                self.failed[name, clip.name] = error
+                return
             if self.settings.save_predictions:
                 self.benchmark.save(self.output / "predictions" / folder_name(name), clip, predictions, scorers.map)
             write_json(self.path(name, clip), {**record, "rows": [plain(row) for row in rows]})
