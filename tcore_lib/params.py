@@ -464,7 +464,7 @@ def _with_paths(value: Any, folder: Path, change: Callable[[str], str], name: st
     return change(value) if is_path else value
 
 
-def _placed(value: Any, folder: Path, name: str = "") -> Any:
+def placed(value: Any, folder: Path, name: str = "") -> Any:
     """A setting, or sections, whose paths are relative to `folder`, as `Params` holds them."""
     root = _project()
 
@@ -512,7 +512,7 @@ def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict
     prepared data go beside the file, where it does not say otherwise.
     """
     path = find_profile(profile)
-    sections = _placed(read_yaml(path), path.parent)
+    sections = placed(read_yaml(path), path.parent)
     root, folder = _project(), path.parent.absolute()
     if root is None or not folder.is_relative_to(root):
         sections = merged({"run": {"results": f"{folder}/results"}, "data": {"root": f"{folder}/data/run"}}, sections)
@@ -530,7 +530,7 @@ def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise InputError(f"--set {change!r} is not possible: {part} is a value ({place!r}), not a section.")
-        place[key] = _placed(value, Path.cwd(), name)
+        place[key] = placed(value, Path.cwd(), name)
     return sections, origin
 
 
@@ -641,7 +641,7 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
         if not isinstance(value, dict):
             shown = _shown(repr(value))
             raise InputError(f"{name} = {shown} is no section; write {name} = {{...}} or run its cell again.")
-    given = _placed(given, project_root() / "params")
+    given = placed(given, project_root() / "params")
     if len(given) > 1 and "profile" not in names and "run" in names and "name" in given["run"]:
         return parse(given, "the notebook's parameters")
     profile = namespace.get("profile") or "quick"

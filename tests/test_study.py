@@ -48,7 +48,7 @@ def written(folder: Path, **changes: object) -> Path:
     """A study file and its base profile below `folder`."""
     places = {"run": {"results": str(folder / "results")}, "data": {"root": str(folder / "data")}}
     (folder / "base.yaml").write_text(yaml.safe_dump(parameters.merged(BASE, places)))
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": str(folder / "base.yaml")} | changes))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(STUDY | {"base": "base.yaml"} | changes))
     return folder / "tiny.yaml"
 
 

@@ -92,16 +92,13 @@ class Study:
         if self.path.suffix not in (".yaml", ".yml"):
             self.path = parameters.project_root() / "params" / FOLDER / f"{study}.yaml"
         self.settings = parameters.checked(Settings, parameters.read_yaml(self.path), str(self.path))
-        is_file = self.settings.base.endswith((".yaml", ".yml"))
-        sections, origin = parameters.read_profile(
-            self.path.parent / self.settings.base if is_file else self.settings.base
-        )
+        base = self.settings.base
+        sections, origin = parameters.read_profile(self.path.parent / base if base.endswith(".yaml") else base)
         self.base = parameters.parse(sections, origin)
         self.folder = parameters.resolve(self.base.run.results) / FOLDER / self.path.stem
-        folders = {
-            name: (self.path.parent / Path(path).expanduser()).resolve() for name, path in self.settings.real.items()
-        }
-        self.real = {str(name): folder for name, folder in folders.items() if folder.is_dir()}
+        here = self.path.parent
+        roots = {str(name): parameters.placed(root, here, f"{name}.root") for name, root in self.settings.real.items()}
+        self.real = {name: root for name, root in roots.items() if parameters.resolve(root).is_dir()}
         grid = product(self.settings.seeds, self.settings.variants)
         self.tasks = {(variant, seed): self._runs(sections, variant, seed) for seed, variant in grid}
 
@@ -113,7 +110,7 @@ class Study:
         data = {"synthetic": {"seed": self.base.run.seed}}
         own = parameters.merged(sections, {"run": run, "data": data, "pretrain": settings.pretrain})
         own = parameters.merged(own, {"pretrain": {"enabled": trained}})
-        encoders = files = {"step 0": settings.encoder}
+        encoders = files = {"step 0": parameters.placed(settings.encoder, self.path.parent, "checkpoint.encoders.it")}
         if trained:
             steps = Schedules(parameters.parse(own, origin).pretrain).steps
             every = steps // self.settings.points
@@ -132,8 +129,8 @@ class Study:
         on_real = parameters.merged(own, {"run": run, "pretrain": {"enabled": False}})
         on_real["checkpoint"] = {"encoders": files}
         for benchmark in table.BENCHMARKS:
-            there = self.real.get(benchmark)
-            on_real[benchmark] = {"enabled": True, "root": str(there)} if there else {"enabled": False}
+            root = self.real.get(benchmark)
+            on_real[benchmark] = {"enabled": True, "root": root} if root else {"enabled": False}
         return [training, parameters.parse(on_real, origin)]
 
     def key(self, variant: str, seed: int) -> str:
@@ -306,7 +303,7 @@ def page(study: Study, scores: pd.DataFrame) -> str:
         f"# Study `{name}`",
         f"Written by `tcore study {name}`; {len(tasks)} of {len(study.tasks)} tasks are finished{cost}. A "
         f"trained task is a ViT of width {width} and depth {depth} after {Schedules(base.pretrain).steps} steps of "
-        f"{base.pretrain.loop.batch_size} samples (`params/{parameters.find_profile(study.settings.base).name}`); variants differ "
+        f"{base.pretrain.loop.batch_size} samples (`params/{Path(study.settings.base).stem}.yaml`); variants differ "
         "only in what their title says, in brackets T-CoRe's own setting. Scores are percent, mean ± standard deviation over "
         "seeds. They are not comparable with the paper's: other data, a smaller encoder, a small part of its training.",
     ]
