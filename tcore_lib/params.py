@@ -412,6 +412,7 @@ REMOVED = {  # settings of earlier versions, and why they went
     "koleo_scope": "KoLeo looks for neighbours among a rank's samples",
     "long_memory": "frame 0 always votes besides",
     "ratio_end": "masks are the same in every step, as in the paper",
+    "real_points": "real clips are scored at every point",
     "separate_patch_head": "patches and CLS tokens share one head, as in the paper",
     "share_end": "masks are the same in every step, as in the paper",
     "tensorboard": "pretrain.loop.tracker: tensorboard says it",
