@@ -102,7 +102,7 @@ def _outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
 
 def _jpeg(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85, subsampling=0, optimize=True)
+    picture.save(stream, "JPEG", quality=80, subsampling=0, optimize=True)
     return stream.getvalue()
 
 
