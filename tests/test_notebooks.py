@@ -166,4 +166,4 @@ def test_the_book_of_the_run(finished: tuple[Path, str]) -> None:
     assert main(["book", str(folder), "--markdown", str(folder / "chapters")]) == 0
     written = list((folder / "chapters").rglob("*"))
     assert sorted(path.stem[:2] for path in written if path.suffix == ".md") == ["01", "03", "06"]
-    assert sum(path.stat().st_size for path in written) < 2 * 3_300_000  # every cell stands twice
+    assert sum(path.stat().st_size for path in written) < 3_000_000
