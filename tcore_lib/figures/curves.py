@@ -107,18 +107,19 @@ def curves(
 class LiveCurves:
     """`curves` of a training log that redraws itself in place while a notebook cell trains.
 
-    `update(log)` may be called at every logged step; it draws at most once per `every` seconds, those of `columns` that
-    the log has. `close(log)` draws the last state. Outside IPython nothing is shown, the last figure is kept as `figure`.
+    `update(log)` may be called at every logged step; it draws at most once per `every` seconds and for at most a
+    twentieth of the time, those of `columns` that the log has. `close(log)` draws the last state. Outside IPython nothing is shown, the last figure is kept as `figure`.
     """
 
     def __init__(self, columns: Sequence[str] | None = None, *, every: float = 5.0) -> None:
         self.figure: Figure | None = None
-        self._columns, self._every, self._last = columns, every, -np.inf
+        self._columns, self._every, self._next = columns, every, -np.inf
         self._handle: Any = None
 
     def update(self, log: pd.DataFrame, *, force: bool = False) -> None:
-        """Draw the log, unless it is empty or the last drawing is younger than `every` seconds."""
-        if len(log) == 0 or (time.monotonic() - self._last < self._every and not force):
+        """Draw the log, unless it is empty or it is too early."""
+        began = time.monotonic()
+        if len(log) == 0 or (began < self._next and not force):
             return
         there = None if self._columns is None else [name for name in self._columns if name in log.columns]
         self.figure = curves(log, there, smooth=True)
@@ -130,7 +131,8 @@ class LiveCurves:
             self._handle.update(self.figure)
         elif get_ipython() is not None:
             self._handle = display(self.figure, display_id=True)
-        self._last = time.monotonic()
+        now = time.monotonic()
+        self._next = now + max(self._every, 19 * (now - began))
 
     def close(self, log: pd.DataFrame) -> Figure | None:
         """Draw the final state in place of the last one and return it."""

@@ -11,9 +11,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import cyclopts
 import pandas as pd
@@ -36,6 +37,7 @@ from tcore_lib.training.log import LOG_NAME, ROWS, Log, Row, averages, check_col
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
+T = TypeVar("T")
 CHECKPOINTS = "checkpoints"  # folder in the run's folder
 PATIENCE = 30.0  # seconds a training waits for the processes of a killed one, which still write a checkpoint
 
@@ -66,6 +68,7 @@ def run_steps(
     step, last = restore(trainer, params, len(index), output / CHECKPOINTS), schedules.steps
     log = Log(output, step, params) if place.leads else None
     batches = micro_batches(loader(params, index, place, device, step, last))
+    crops = one_ahead((trainer.inputs(*batch[:3]) for batch in batches), device)
     pending: list[Tensor] = []  # values of the steps since the last row, on the device
     recent: list[Row] = []  # last rows of the log
     warned, clock = False, time.perf_counter()
@@ -75,7 +78,7 @@ def run_steps(
         while step < last:
             # data: the workers have drawn everything random; crops are cut on the device
             hyper = schedules.at(step)
-            inputs = (trainer.inputs(*next(batches)[:3]) for _ in range(loop.accumulate))
+            inputs = (next(crops) for _ in range(loop.accumulate))
 
             # step: loss, gradients, AdamW, centres, teacher
             values = trainer.step(inputs, hyper)
@@ -115,6 +118,18 @@ def run_steps(
                 )
     if log is not None:
         log.close()
+
+
+def one_ahead(made: Iterator[T], device: torch.device) -> Iterator[T]:
+    """The same, but on a CPU a thread makes the next one meanwhile; a GPU gets its work long before it does it."""
+    if device.type != "cpu":
+        yield from made
+        return
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, made, None)
+        while (ready := waiting.result()) is not None:
+            waiting = thread.submit(next, made, None)
+            yield ready
 
 
 class Bar(tqdm):
