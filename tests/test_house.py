@@ -199,10 +199,10 @@ def test_no_address_of_a_registry() -> None:
 # Lines at most: one budget for the whole, none for a file. A ratchet: lower a limit when a room got shorter, never raise it.
 # The aims are 10,000 / 750 / 7,500 / 1,300.
 LINES = {  # what -> (patterns, limit)
-    "library": (("tcore_lib/**/*.py",), 16_900),
+    "library": (("tcore_lib/**/*.py",), 13_950),
     "widgets in the browser": (("tcore_lib/**/*.js", "tcore_lib/**/*.css"), 750),
-    "tests": (("tests/**/*.py",), 10_900),
-    "benchmarks": (("benchmarks/**/*.py",), 1_750),
+    "tests": (("tests/**/*.py",), 9_950),
+    "benchmarks": (("benchmarks/**/*.py",), 1_600),
 }
 
 

@@ -107,8 +107,9 @@ def curves(
 class LiveCurves:
     """`curves` of a training log that redraws itself in place while a notebook cell trains.
 
-    `update(log)` may be called at every logged step; it draws at most once per `every` seconds and for at most a
-    twentieth of the time, those of `columns` that the log has. `close(log)` draws the last state. Outside IPython nothing is shown, the last figure is kept as `figure`.
+    `update(log)` may be called at every logged step; it draws those of `columns` that the log has, at most once per `every`
+    seconds and for at most a twentieth of the time. `close(log)` draws the last state. Outside IPython nothing is shown, the
+    last figure is kept as `figure`.
     """
 
     def __init__(self, columns: Sequence[str] | None = None, *, every: float = 5.0) -> None:
