@@ -18,9 +18,15 @@ import tcore_lib
 from tcore_lib import features, load_encoder, matches, propagate, read_video
 from tcore_lib.errors import InputError
 from tcore_lib.model.encoders import FeatureEncoder
+from tcore_lib.training.checkpoints import read_model
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "results" / "encoders" / "small.safetensors"
+
+
+def test_the_shipped_file_is_a_whole_model() -> None:
+    """Its settings, written by an earlier version, are settings of this one; `params/explore.yaml` needs its decoder."""
+    assert read_model(SHIPPED).decoder is not None
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ def _outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
 
 def _jpeg(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80, subsampling=0, optimize=True)
+    picture.save(stream, "JPEG", quality=72, subsampling=0, optimize=True)
     return stream.getvalue()
 
 
@@ -178,11 +178,20 @@ def write_markdown(notebooks: dict[str, NotebookNode], target: Path) -> None:
             _lighten(output)
         names = {"unique_key": stage, "output_files_dir": f"{stage}_files"}
         body, resources = MarkdownExporter().from_notebook_node(shown, names)
+        body, drawings = _drawings(body, f"{stage}_files")
         shutil.rmtree(target / f"{stage}_files", ignore_errors=True)
         (target / f"{stage}_files").mkdir(parents=True)
-        for name, content in resources["outputs"].items():
+        for name, content in (resources["outputs"] | drawings).items():
             (target / name).write_bytes(content)
         write_text(target / f"{stage}.md", body)
+
+
+def _drawings(body: str, folder: str) -> tuple[str, dict[str, bytes]]:
+    """Markdown whose embedded SVGs, which a forge does not show, are files of `folder`; and the files."""
+    parts = re.split(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", body)  # text, drawing, text, ...
+    files = {f"{folder}/drawing_{i}.svg": base64.b64decode(drawing) for i, drawing in enumerate(parts[1::2])}
+    parts[1::2] = list(files)
+    return "".join(parts), files
 
 
 def _lighten(output: NotebookNode) -> None:
