@@ -22,7 +22,7 @@ export MPLCONFIGDIR ?= $(SPARE)/matplotlib
 export IPYTHONDIR ?= $(SPARE)/ipython
 export JUPYTER_CONFIG_DIR ?= $(SPARE)/jupyter
 endif
-STRIP := $(BIN)/nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill"
+STRIP := $(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill"
 
 .PHONY: install reproduce test soak lint lab bench strip
 

@@ -105,10 +105,10 @@ def run_folder(params: Params) -> Path:
 
 
 def code_digest() -> str:
-    """Hex SHA-256 over the library's source files."""
+    """Hex SHA-256 over the library's source files, and the tables (YAML) that belong to them."""
     digest = hashlib.sha256()
     library = Path(__file__).parent
-    for path in sorted(library.rglob("*.py")):
+    for path in sorted((*library.rglob("*.py"), *library.rglob("*.yaml"))):
         digest.update(path.relative_to(library).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 

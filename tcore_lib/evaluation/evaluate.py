@@ -116,9 +116,10 @@ def evaluate_clips(
     for encoder in encoders.values():
         encoder.to(device).eval()
     work = _Work(encoders, clips, settings, output, device)
-    frames = sum(len(clip) for _, clip in work.waiting())
+    waiting = work.waiting()
+    frames = sum(len(clip) for _, clip in waiting)
     with tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar:
-        while waiting := work.waiting():
+        while waiting:
             try:
                 taken = work.share(waiting, bar)
             except RuntimeError as error:  # torch.OutOfMemoryError is one
@@ -131,6 +132,7 @@ def evaluate_clips(
             if not taken:
                 bar.set_postfix_str(f"another process has {waiting[0][1].name}")
                 time.sleep(POLL)
+            waiting = work.waiting()
     if work.failed:
         more = f" ({len(work.failed) - 1} more failed; all others are finished)" if len(work.failed) > 1 else ""
         raise InputError(f"{next(iter(work.failed.values()))}{more}")

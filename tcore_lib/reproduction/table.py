@@ -36,7 +36,6 @@ BENCHMARKS = {
 }
 METRICS = {name: heading.split()[1] for name, (_, heading) in BENCHMARKS.items()}
 HEADINGS = [heading for _, heading in BENCHMARKS.values()]
-ROWS = {"davis": "objects", "vip": "parts", "jhmdb": "joints"}  # the table of a stage that its scores are means of
 COLUMNS = ["run", "encoder", "source", "training", "benchmark", "metric", "value", "low", "high", "clips", "real",
            "released", "paper", "protocol", "data"]  # fmt: skip
 NOT_RUN = "not run"
@@ -105,13 +104,13 @@ def differences(folder: str | Path) -> pd.DataFrame:
         Columns run, benchmark, better, worse, difference (points), low and high (95 % bootstrap interval over clips, the same
         clips for both encoders), clips, real. No row where a run has nothing to compare.
     """
-    from tcore_lib.evaluation import scores as summary  # late: listing runs needs no evaluation
+    from tcore_lib.evaluation import benchmarks, scores as summary  # late: listing runs needs no evaluation
 
     rows = []
     for name, scores in of_runs([folder]).groupby("benchmark", sort=False):
-        stage = BENCHMARKS[name][0]
+        stage, table = BENCHMARKS[name][0], benchmarks.BENCHMARKS[name].table
         is_floor = scores["source"].isin(["random", "pixels"])
-        items = {encoder: own for encoder, own in runs.read_table(folder, stage, ROWS[name]).groupby("encoder")}
+        items = {encoder: own for encoder, own in runs.read_table(folder, stage, table).groupby("encoder")}
         seed = runs.read_results(folder)[stage]["settings"]["run"]["seed"]
         for worse in scores[is_floor]["encoder"]:
             for better in scores[~is_floor]["encoder"]:

@@ -1,7 +1,8 @@
 """What a training will cost on this machine, from a few measured steps: hours, memory, and who waits for whom.
 
 Loader and step are timed apart, each with the machine to itself: one loader process making micro-batches, and the
-device making views, forward, backward and update. On a GPU they then run side by side, on a CPU one after the other.
+device making views, forward, backward and update. On a GPU they then run side by side. On a CPU the next step's loading and
+views run beside the model, but on the same cores: the sum is what a training takes at most.
 """
 
 import math
