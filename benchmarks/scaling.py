@@ -34,7 +34,7 @@ PER_RANK = 8  # samples
 def child(steps: int) -> None:
     """One rank: its median step, and the exchange of its gradients; the leading rank prints them as the last line."""
     torch.set_num_threads(1)
-    place, quick = place_of(os.environ), params.load("quick").pretrain
+    place, quick = place_of(), params.load("quick").pretrain
     own_loop, loop = (quick.loop.model_copy(update={"batch_size": n * PER_RANK}) for n in (1, place.world))
     own, pretrain = (quick.model_copy(update={"loop": part}) for part in (own_loop, loop))
     meter = Meter(CPU)

@@ -152,7 +152,7 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
         "seconds_per_step": {name: round(value, 4) for name, value in seconds.items()},
         "seconds_of_first_step": {name: round(meter.median(f"first, {name}"), 1) for name in variants},  # compiling too
         "speed_up": round(seconds["plain"] / seconds["ours"], 2) if "plain" in seconds else None,
-        "memory_of_a_step_gb": {name: round(peaks[name] / 1e9, 2) for name in variants},
+        "memory_of_a_step_gb": {name: round(peaks[name] / 1e9, 2) for name in variants} if meter.gpu else None,
         "seconds_per_part": parts_of(ours, (few, draws), hyper),
         "teraflop_per_step": round(flops / 1e12, 3),
         "share_of_measured_matrix_rate": round(achieved / rate, 3),

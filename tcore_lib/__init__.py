@@ -35,7 +35,3 @@ def __getattr__(name: str) -> Any:
     if name not in _FROM:
         raise AttributeError(f"module 'tcore_lib' has no attribute {name!r}")
     return getattr(importlib.import_module(f"tcore_lib.{_FROM[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_FROM]

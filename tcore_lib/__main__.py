@@ -46,16 +46,14 @@ NOTEBOOKS = ("reproduce", "book", "study")  # commands that need the extra `note
 def summary(where: str) -> str:
     """First line of a command's docstring, read without importing its module (many bring torch)."""
     module, _, name = where.partition(":")
-    spec = find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    file = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    nodes = ast.parse(file.read_text(encoding="utf-8")).body
+    found = next(node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name)
     return (ast.get_docstring(found) or "").partition("\n")[0]
 
 
 def application(argv: Sequence[str]) -> cyclopts.App:
-    """All commands; the one that is asked for gets its help from its whole docstring, the others from the first line."""
+    """All commands; the one that is asked for gets its help from its docstring, the others from its first line alone."""
     console = Console(width=min(100, Console().width), highlight=False)
     app = cyclopts.App(
         "tcore",
@@ -82,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
             raise InputError(f"there is no command {argv[0]}; {known_names(argv[0], COMMANDS)}")
         if argv and argv[0] in NOTEBOOKS and find_spec("papermill") is None:
-            raise InputError(
-                f"{argv[0]} runs notebooks; pip install 'tcore-notebooks[notebooks]' brings what that needs."
-            )
+            raise InputError(f"{argv[0]} needs more packages: pip install 'tcore-notebooks[notebooks]' brings them.")
         code = application(argv)(argv, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -5,11 +5,11 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tcore_lib.errors import InputError, known_names
 from tcore_lib.files import read_json, reading, writable, write_json
-from tcore_lib.params import Section, checked, read_yaml, resolve
+from tcore_lib.params import read_yaml, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,37 +22,14 @@ CHECKPOINTS = {  # name -> file of the repository's folder ckpt/, what it was tr
 }
 
 
-class Archive(Section):
-    """A file of a data set: its address, checksum (`sha256:...`), the folders it brings, and the folder they lie in there."""
-
-    url: str
-    checksum: str
-    brings: tuple[str, ...]
-    inner: str = ""
-
-
-class DataSet(Section):
-    """One data set; its fields are explained in datasets.yaml."""
-
-    use: str
-    page: str
-    licence: str
-    size: str
-    layout: str
-    archives: tuple[Archive, ...] = ()
-    by_hand: str = ""
-
-
 @cache
-def datasets() -> dict[str, DataSet]:
-    """Everything that can be had, by name: the data sets of datasets.yaml, and the published encoders."""
-    path = Path(__file__).with_name("datasets.yaml")
-    found = {name: checked(DataSet, item, f"{path}, {name}") for name, item in read_yaml(path).items()}
+def datasets() -> dict[str, dict[str, Any]]:
+    """Everything that can be had, by name: datasets.yaml, which explains the keys, and the published encoders."""
+    found: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("datasets.yaml"))
+    page = {"page": f"https://huggingface.co/{REPOSITORY}", "licence": "stated on that page"}
     for name, (file, trained) in CHECKPOINTS.items():
-        found[name] = DataSet(
-            use=f"released checkpoint ({trained})", page=f"https://huggingface.co/{REPOSITORY}",
-            licence="stated on that page", size="a few hundred MB", layout=f"data/weights/{file}",
-        )  # fmt: skip
+        use = {"use": f"released checkpoint ({trained})", "size": "a few hundred MB", "layout": f"data/weights/{file}"}
+        found[name] = use | page
     return found
 
 
@@ -62,9 +39,9 @@ def datasets_table() -> "pd.DataFrame":
 
     rows = []
     for name, item in datasets().items():
-        sums = ", ".join(archive.checksum for archive in item.archives) or "none known"
-        shown = {"name": name, **item.model_dump(include={"use", "page", "licence", "size", "layout"})}
-        rows.append(shown | {"checksum": sums, "how": item.by_hand or f"tcore fetch {name}"})
+        sums = ", ".join(archive["checksum"] for archive in item.get("archives", ())) or "none known"
+        shown = {key: item[key] for key in ("use", "page", "licence", "size", "layout")}
+        rows.append({"name": name} | shown | {"checksum": sums, "how": item.get("by_hand", f"tcore fetch {name}")})
     return pd.DataFrame(rows)
 
 
@@ -79,50 +56,47 @@ def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
 
     Returns:
         `root`, or the encoder's file, which is printed, too.
-
-    Raises:
-        InputError: unknown name; to be fetched by hand (with what to do); the download or an archive is bad.
     """
     if name is None:
         for key, item in datasets().items():
-            print(f"{key:12} {item.use}; {item.size}; {'by hand' if item.by_hand else 'fetched'}\n{'':13}{item.page}")
+            how = "by hand" if "by_hand" in item else "fetched"
+            print(f"{key:12} {item['use']}; {item['size']}; {how}\n{'':13}{item['page']}")
         return None
     if name not in datasets():
         raise InputError(f"{name!r} is no known data set; {known_names(name, datasets())}")
-    item, found = datasets()[name], Path(root)
-    if item.by_hand:
-        how = item.by_hand.replace("<root>", str(root))
-        raise InputError(f"{name} has to be fetched by hand from {item.page}. {how}")
-    if name in CHECKPOINTS:
-        found = weights(name)
-    for archive in item.archives:
-        _fetch_archive(archive, found)
+    item = datasets()[name]
+    if "by_hand" in item:
+        how = item["by_hand"].replace("<root>", str(root))
+        raise InputError(f"{name} has to be fetched by hand from {item['page']}. {how}")
+    found = weights(name) if name in CHECKPOINTS else Path(root)
+    for archive in item.get("archives", ()):
+        _fetch_archive(found, **archive)
     print(found)
     return found
 
 
-def _fetch_archive(archive: Archive, root: Path) -> None:
-    """Download one archive and move what is inside to its place, in one step per folder; once."""
+def _fetch_archive(root: Path, url: str, checksum: str, brings: list[str], inner: str = "") -> None:
+    """Download one archive and move the folders it brings to their place, in one step per folder; once."""
     import pooch  # late: needed for nothing else
 
     note = root / ".fetched.json"
     done = read_json(note) if note.exists() else {}
-    if archive.url in done:
+    if url in done:
         return
-    for target in (root / name for name in archive.brings):
+    for target in (root / name for name in brings):
         if target.exists():
             raise InputError(f"{target} is there already and was not fetched by this command; choose another --root.")
-    by_hand = f"run the command again, or download it yourself and unpack {', '.join(archive.brings)} into {root}"
+    by_hand = f"run the command again, or download it yourself and unpack {', '.join(brings)} into {root}"
     with writable(root):
         root.mkdir(parents=True, exist_ok=True)
-        with reading(archive.url, by_hand), tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
+        with reading(url, by_hand), tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
             bar = pooch.HTTPDownloader(progressbar=True, timeout=30)
-            packed = pooch.retrieve(archive.url, archive.checksum, path=folder, downloader=bar)
+            packed = pooch.retrieve(url, checksum, path=folder, downloader=bar)
             # A zip file has no links, and Python cuts `..` from its names; it takes no filter.
             shutil.unpack_archive(packed, f"{folder}/unpacked", filter=None if packed.endswith(".zip") else "data")
-            for name in archive.brings:
-                Path(folder, "unpacked", archive.inner, name).rename(root / name)
-            write_json(note, {**done, archive.url: archive.checksum})
+            for name in brings:
+                Path(folder, "unpacked", inner, name).rename(root / name)
+            write_json(note, {**done, url: checksum})
 
 
 def weights(name: str) -> Path:
@@ -134,8 +108,7 @@ def weights(name: str) -> Path:
         file, partial = f"ckpt/{path.name}", path.parent / ".download"
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with reading(
-            f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/{file}", f"download it and put it at {path}"
-        ):
+        address = f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/{file}"
+        with reading(address, f"download it and put it at {path}"):
             os.replace(hf_hub_download(REPOSITORY, file, revision=REVISION, local_dir=partial, etag_timeout=5), path)
     return path

@@ -16,11 +16,10 @@ from tcore_lib.errors import InputError
 
 @contextmanager
 def reading(path: str | Path, remedy: str) -> Iterator[None]:
-    """Whatever goes wrong inside with a stranger's file becomes one sentence: path, reason, remedy.
+    """Whatever goes wrong inside with a stranger's file becomes one sentence: path, reason, remedy ("replace it").
 
     Decoders raise whatever they like (struct.error, SyntaxError, MemoryError, av's own classes), so everything counts. Keep the
-    block to the reading itself: a mistake of ours inside would be blamed on the file. `remedy` ends the sentence, without the full
-    stop: "replace it". An `InputError` from inside is passed on as it is.
+    block to the reading itself: a mistake of ours inside would be blamed on the file.
     """
     try:
         yield
@@ -46,7 +45,7 @@ def read_text(path: str | Path, remedy: str = "check the path") -> str:
 def read_json(path: str | Path, remedy: str = "rerun the step that writes it") -> Any:
     """Content of a JSON file."""
     with reading(path, remedy):
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path, remedy))
 
 
 @contextmanager
@@ -66,10 +65,10 @@ def writable(target: str | Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it replaces `target` in one step, on failure it is removed.
+    """Yield a temporary path beside `target`, with its suffix; on success it replaces `target`, on failure it is removed.
 
-    The temporary name keeps the target's suffix, so writers that choose a format by suffix work, and carries the process id, so
-    that two writers never share it. What a killed writer of the same target left is removed. The parent folder is created.
+    Its name carries the process id, so that two writers never share it. What a killed writer left is removed. The parent folder
+    is created.
     """
     target = Path(target)
     stem = target.stem.encode()[:100].decode(errors="ignore")  # a name has 255 bytes at most

@@ -9,11 +9,10 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
@@ -30,10 +29,7 @@ def cores() -> int:
 
 
 def load(seconds: float = 0.5) -> float:
-    """How many of the cores that this process may use are kept busy by others; measured for `seconds`, in which it only waits.
-
-    0.0 = a quiet machine. A training that shares cores takes at least `cores() / (cores() - load())` times as long.
-    """
+    """How many of the cores that this process may use others keep busy; measured for `seconds`, in which it only waits."""
     percent = psutil.cpu_percent(interval=seconds, percpu=True)
     own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(percent))
     return sum(percent[core] for core in own if core < len(percent)) / 100
@@ -52,17 +48,10 @@ class Place(NamedTuple):
         return self.rank == 0
 
 
-def place_of(environment: Mapping[str, str] = os.environ) -> Place:
+def place_of() -> Place:
     """This process among the ranks that torchrun started (its variables), or alone."""
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Place(*(int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-    if (tasks := environment.get("SLURM_STEP_NUM_TASKS", "1")) != "1":  # each would take itself to be the only one
-        raise InputError(
-            f"SLURM_STEP_NUM_TASKS = {tasks}, but these processes do not know of each other; start one process per "
-            "machine, srun torchrun --nnodes=N --nproc-per-node=GPUS --rdzv-backend=c10d --rdzv-endpoint=HOST:PORT "
-            "-m tcore_lib pretrain PROFILE."
-        )
-    return Place()
+    names = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+    return Place(*(int(os.environ.get(name, alone)) for name, alone in names.items()))
 
 
 def choose_device(device: str, place: Place = Place()) -> "torch.device":  # noqa: B008 (a constant)
@@ -73,11 +62,10 @@ def choose_device(device: str, place: Place = Place()) -> "torch.device":  # noq
     if device == "cpu" or (device == "auto" and count == 0):
         return torch.device("cpu")
     index = int(device.split(":")[1]) if ":" in device else place.local_rank
-    if place.world > 1 and ":" in device:
-        raise InputError(f"run.device = {device} names one GPU, but there are {place.world} processes; set it to auto.")
-    if index >= count:
+    if index >= count or (place.world > 1 and ":" in device):
         raise InputError(
-            f"run.device = {device} needs GPU number {index}, but this machine has {count}; set it to cpu."
+            f"run.device = {device} is not possible for process {place.rank} of {place.world}: this machine has {count} GPUs; "
+            "set it to auto, or to cpu."
         )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
@@ -129,19 +117,18 @@ def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Calla
 
 
 class Meter:
-    """Wall seconds by name (one entry per `with meter(name)`), and memory, of work on one device."""
+    """Wall seconds by name (one entry per `with meter(name)`), and bytes in use, of work on one device."""
 
     def __init__(self, device: "torch.device") -> None:
         import torch
 
         self.gpu = torch.cuda if device.type == "cuda" else None
-        self.device = device
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
     def wait(self) -> None:
         """Until the device has done everything it was given."""
         if self.gpu:
-            self.gpu.synchronize(self.device)
+            self.gpu.synchronize()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -157,27 +144,19 @@ class Meter:
         return statistics.median(self.seconds[name])
 
     def reset_peak(self) -> None:
-        """Forget earlier peaks of memory. Where the system cannot (not Linux), `peak` goes on covering the past."""
+        """Forget earlier peaks of the GPU's memory; a process's own peak covers its whole life."""
         if self.gpu:
-            self.gpu.reset_peak_memory_stats(self.device)
-        else:
-            with suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+            self.gpu.reset_peak_memory_stats()
 
     def peak(self) -> int:
-        """Most bytes in use since `reset_peak`: allocated on the GPU, or resident in this process."""
-        return self.gpu.max_memory_allocated(self.device) if self.gpu else peak_resident()
+        """Most bytes in use: allocated on the GPU since `reset_peak`, or resident in this process."""
+        return self.gpu.max_memory_allocated() if self.gpu else peak_resident()
 
     def in_use(self) -> int:
         """Bytes in use now: allocated on the GPU, or resident in this process."""
-        return self.gpu.memory_allocated(self.device) if self.gpu else psutil.Process().memory_info().rss
+        return self.gpu.memory_allocated() if self.gpu else psutil.Process().memory_info().rss
 
 
-def peak_resident(of_children: bool = False) -> int:
-    """Most bytes that this process (on Linux: since `Meter.reset_peak`), or one of its ended children, has held in memory."""
-    if not of_children:
-        with suppress(OSError):
-            lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    who = resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF
+def peak_resident(who: int = resource.RUSAGE_SELF) -> int:
+    """Most bytes that this process, or (RUSAGE_CHILDREN) one of its ended children, has held in memory."""
     return resource.getrusage(who).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

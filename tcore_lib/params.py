@@ -1,15 +1,14 @@
 """Parameter files: what may stand in one, how it is read and refused, and what its paths mean.
 
-A parameter file (`params/*.yaml`) is one profile of the whole reproduction. Its sections are the fields of `Params`; a
-missing section or key takes the default written here, which is the paper's (T-CoRe, K400, ViT-S/16; protocol of its
-evaluation). Anything else is refused before work starts: an unknown key, a wrong type, an impossible value.
+A parameter file (`params/*.yaml`) is one profile of the whole reproduction. Its sections are the fields of `Params`; what is
+missing takes the default written here, which is the paper's (T-CoRe, K400, ViT-S/16; protocol of its evaluation).
 
-**Paths.** A relative path in a parameter file is relative to the folder of that file; on the command line (`--set` too) it
-is relative to the working folder. `Params` holds paths inside the project relative to `project_root()`, so that results say
-the same on every machine, and others absolute; `resolve` makes a path of them.
+**Paths.** A relative path in a parameter file is relative to the folder of that file; on the command line (`--set` too) to
+the working folder. `Params` holds paths inside the project relative to `project_root()`, so that results say the same on
+every machine, and others absolute; `resolve` makes a path of them.
 """
 
-import ast
+import copy
 import hashlib
 import json
 import os
@@ -47,6 +46,8 @@ Parts = Annotated[tuple[Part, Part], AfterValidator(_ordered)]
 Interval = Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ordered)]
 Size = tuple[Positive, Positive]  # pixels
 VideoSide = Annotated[Int, Field(ge=32, multiple_of=2)]
+Layout = Literal["auto", "videos", "frames", "images"]
+Upsampling = Literal["linear", "nearest"]
 
 
 def setting(default: Any, description: str, **limits: Any) -> Any:
@@ -60,7 +61,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     def rules(self) -> Iterator[tuple[bool, str]]:
-        """What must hold between settings, each with the sentence for where it does not; later ones may rely on earlier ones."""
+        """What must hold between settings, with the sentence for where it does not; later ones may rely on earlier ones."""
         return iter(())
 
     @model_validator(mode="after")
@@ -101,12 +102,11 @@ class Data(Section):
     """From videos on disk to frame folders and an index."""
 
     source: str = setting("synthetic", "`synthetic`, or a folder of videos, frame folders or images")
-    layout: Literal["auto", "videos", "frames", "images"] = setting("auto", "what `source` holds")
+    layout: Layout = setting("auto", "what `source` holds")
     annotations: str | None = setting(None, "official CSV (label, youtube_id, time_start, time_end, split)")
     root: str = setting("data/run", "folder of the prepared frames, the index and the synthetic benchmarks")
     split: str = setting("train", "folder under `frames/`", pattern=r"^[A-Za-z0-9_-]+$")
-    num_frames: Positive = setting(20, "frames kept per video, spread evenly; ignored where `fps` is given")
-    fps: AboveZero | None = setting(None, "frames kept per second of video, instead of a fixed number")
+    num_frames: Positive = setting(20, "frames kept per video, spread evenly")
     short_side: Positive = setting(256, "short side of kept frames in pixels; smaller videos stay as they are")
     workers: Positive | None = setting(None, "processes that decode; null = one per core")
     shards: str | None = setting(None, "folder of tar shards (`tcore shard`), read instead of frames")
@@ -151,9 +151,8 @@ class Views(Section):
     solarize_global_2: Share = 0.2
 
     def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
-        mirrors = self.blur_kernel < 2 * min(self.global_size, self.local_size)
         yield self.blur_kernel % 2 == 1, "blur_kernel must be odd"
-        yield mirrors, "blur_kernel must be below twice local_size: the blur mirrors a crop at its border"
+        yield self.blur_kernel < 2 * self.local_size, "blur_kernel must be below twice local_size: it mirrors borders"
 
 
 class Masks(Section):
@@ -192,23 +191,18 @@ class Encoder(Section):
     init: str | None = setting(None, "file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME")
 
     def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
-        given = (self.width, self.depth, self.heads)
-        if self.arch == "custom":
-            yield None not in given, "arch: custom needs width, depth and heads"
-        else:
-            yield given == (None, None, None), "width, depth and heads are only read with arch: custom"
+        given = {value is not None for value in (self.width, self.depth, self.heads)}
+        yield self.arch != "custom" or given == {True}, "arch: custom needs width, depth and heads"
+        yield self.arch == "custom" or given == {False}, "width, depth and heads are only read with arch: custom"
         width, _, heads = self.shape
-        multiple = 4 if self.init_scheme == "mimetic" else 1
         yield width % heads == 0, "width must be a multiple of heads"
-        yield width % multiple == 0, "init_scheme: mimetic needs a width that is a multiple of 4"
+        yield width % 4 == 0 or self.init_scheme != "mimetic", "init_scheme: mimetic needs a width divisible by 4"
         yield (self.img_size or 0) % self.patch_size == 0, "img_size must be a multiple of patch_size"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(width, depth, heads)."""
-        if self.width and self.depth and self.heads:
-            return self.width, self.depth, self.heads
-        return ARCHITECTURES[self.arch]
+        return ARCHITECTURES.get(self.arch) or (self.width or 1, self.depth or 1, self.heads or 1)
 
 
 class Decoder(Section):
@@ -346,9 +340,6 @@ class Benchmark(Section):
     repeat_first: Bool = setting(True, "false = variant: frame 0 does not stand in for missing frames")
 
 
-Upsampling = Literal["linear", "nearest"]
-
-
 class Davis(Benchmark):
     """Notebook 03: DAVIS-2017 val, J&F."""
 
@@ -408,13 +399,13 @@ ENCODERS = re.compile(r"pretrain\.encoder\.init|checkpoint\.encoders\..+")
 
 REMOVED = {  # settings of earlier versions, and why they went
     "direct": "videos are always prepared first",
+    "fps": "data.num_frames says how many frames are kept, and the three of a sample follow from shares of a video's length",
     "jpeg_quality": "kept frames have quality 95",
     "koleo_scope": "KoLeo looks for neighbours among a rank's samples",
     "long_memory": "frame 0 always votes besides",
-    "ratio_end": "masks are the same in every step, as in the paper",
+    **dict.fromkeys(("ratio_end", "share_end"), "masks are the same in every step, as in the paper"),
     "real_points": "real clips are scored at every point",
     "separate_patch_head": "patches and CLS tokens share one head, as in the paper",
-    "share_end": "masks are the same in every step, as in the paper",
     "tensorboard": "pretrain.loop.tracker: tensorboard says it",
     "upsampling": "joints are scored on the grid: nothing is upsampled",
 }
@@ -423,15 +414,11 @@ REMOVED = {  # settings of earlier versions, and why they went
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def _project() -> Path | None:
-    here = Path.cwd()
-    folders = (here, *here.parents, Path(__file__).parents[1])
-    return next((place for place in folders if (place / "notebooks").is_dir() and (place / "params").is_dir()), None)
-
-
 def project_root() -> Path:
     """The nearest folder upwards with `notebooks/` and `params/`, else the one this library lies in, else the working folder."""
-    return _project() or Path.cwd()
+    here = Path.cwd()
+    folders = (here, *here.parents, Path(__file__).parents[1])
+    return next((place for place in folders if (place / "notebooks").is_dir() and (place / "params").is_dir()), here)
 
 
 def resolve(path: str | Path) -> Path:
@@ -439,24 +426,10 @@ def resolve(path: str | Path) -> Path:
     return project_root() / Path(path).expanduser()
 
 
-def find_profile(profile: str | Path) -> Path:
-    """`quick` -> `<project>/params/quick.yaml`; a path stays a path."""
-    path = Path(profile).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        path = project_root() / "params" / f"{profile}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in (project_root() / "params").glob("*.yaml"))
-        hint = known_names(path.stem, known) if known else "tcore init my.yaml writes one."
-        raise InputError(f"There is no parameter file {path}; {hint}")
-    return path
-
-
-def _with_paths(value: Any, folder: Path, change: Callable[[str], str], name: str = "") -> Any:
-    """A copy of a setting `section.key`, or of whole sections, with every path replaced; relative ones start at `folder`."""
+def _with_paths(value: Any, folder: Path, change: Callable[[str], str], name: str) -> Any:
+    """A copy of a setting `section.key`, or of sections (name ""), with every path replaced; relative ones start at `folder`."""
     if isinstance(value, dict):
         return {key: _with_paths(below, folder, change, f"{name}.{key}".lstrip(".")) for key, below in value.items()}
-    if isinstance(value, list):
-        return [_with_paths(item, folder, change, name) for item in value]
     if not isinstance(value, str):
         return value
     is_path = PATHS.fullmatch(name) and value != "synthetic"
@@ -467,11 +440,11 @@ def _with_paths(value: Any, folder: Path, change: Callable[[str], str], name: st
 
 def placed(value: Any, folder: Path, name: str = "") -> Any:
     """A setting, or sections, whose paths are relative to `folder`, as `Params` holds them."""
-    root = _project()
+    root = project_root()
 
     def place(value: str) -> str:
         path = Path(os.path.normpath(folder.absolute() / os.path.expanduser(value)))
-        return path.relative_to(root).as_posix() if root and path.is_relative_to(root) else str(path)
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
     return _with_paths(value, folder, place, name)
 
@@ -482,18 +455,15 @@ S = TypeVar("S", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without anchors (a few lines of aliases can stand for gigabytes) and without repeated keys."""
+    """Safe YAML without aliases (a few lines of them can stand for gigabytes) and without repeated keys."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} uses an alias (*name)")
-        return super().compose_node(parent, index)
+    def fetch_alias(self) -> None:
+        raise yaml.YAMLError(f"line {self.line + 1} uses an alias (*name)")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice")
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {repeated[0]!r} stands twice")
         return super().construct_mapping(node, deep)
 
 
@@ -509,15 +479,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """The sections of a profile, not yet checked, with paths as `Params` holds them, and what error messages call them.
 
-    `changes` are those of the command line's `--set`: `section.key=value`, the value as YAML. Outside a project, results and
-    prepared data go beside the file, where it does not say otherwise.
+    `profile` is a path, or `quick` for `<project>/params/quick.yaml`; `changes` are those of the command line's `--set`:
+    `section.key=value`, the value as YAML. Outside a project, results and prepared data go beside the file by default.
     """
-    path = find_profile(profile)
-    sections = placed(read_yaml(path), path.parent)
-    root, folder = _project(), path.parent.absolute()
-    if root is None or not folder.is_relative_to(root):
+    path, shipped = Path(profile).expanduser(), project_root() / "params"
+    if path.suffix not in (".yaml", ".yml"):
+        path = shipped / f"{profile}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in shipped.glob("*.yaml"))
+        raise InputError(f"There is no parameter file {path}; {known_names(path.stem, known)}")
+    folder, origin = path.parent.absolute(), str(path)
+    sections = placed(read_yaml(path), folder)
+    if not folder.is_relative_to(project_root()):
         sections = merged({"run": {"results": f"{folder}/results"}, "data": {"root": f"{folder}/data/run"}}, sections)
-    origin = str(path)
     for change in changes:
         name, equals, text = change.partition("=")
         *above, key = name.split(".")
@@ -535,11 +509,9 @@ def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict
     return sections, origin
 
 
-def load(
-    profile: str | Path, changes: Sequence[str] = (), more: Callable[["Params"], Sequence[str]] = lambda _: ()
-) -> Params:
-    """A parameter file, read and checked; arguments as of `read_profile` and `checked`."""
-    return checked(Params, *read_profile(profile, changes), more)
+def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
+    """A parameter file, read (see `read_profile`) and checked."""
+    return checked(Params, *read_profile(profile, changes))
 
 
 def parse(sections: dict[str, Any], origin: str) -> Params:
@@ -555,14 +527,19 @@ def checked(
     `origin` is what the message begins with, such as the file's path; `more` finds further problems, a sentence each, in what is
     left without the wrong values.
     """
-    content, wrong = _with_paths(content, Path(), str), []  # a copy
+    content, wrong = copy.deepcopy(content), []
     for _ in range(5):  # without the wrong values, rules of whole sections are tried, which may be broken too
         try:
             found = schema.model_validate(content)
         except ValidationError as error:
             for item in sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"):
                 wrong.append(_sentence(item, schema))
-                _remove(content, item["loc"])
+                below: Any = content
+                for part in item["loc"]:  # the innermost key of a mapping on the way to the wrong value goes
+                    if isinstance(below, dict) and part in below:
+                        place, key, below = below, part, below[part]
+                if item["loc"]:
+                    place.pop(key, None)
             continue
         wrong += more(found)
         if not wrong:
@@ -573,28 +550,13 @@ def checked(
     raise InputError(f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong))
 
 
-def _remove(content: dict[str, Any], path: Sequence[int | str]) -> None:
-    """Remove a wrong value: the innermost key of a mapping on the way to it."""
-    below: Any = content
-    for part in path:
-        if isinstance(below, dict) and part in below:
-            place, key, below = below, part, below[part]
-    if path:
-        place.pop(key, None)
-
-
-def merged(sections: Mapping[str, Any], changes: Mapping[str, Any], schema: type[BaseModel] = Params) -> dict[str, Any]:
+def merged(sections: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Sections with those of `changes` laid over them; a setting that is itself a mapping or a list is replaced."""
     together = dict(sections)
     for key, value in changes.items():
-        kind, below = schema.model_fields[key].annotation if key in schema.model_fields else None, sections.get(key)
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, Section)
-            and isinstance(value, Mapping)
-            and isinstance(below, Mapping)
-        ):
-            value = merged(below, value, kind)
+        below = sections.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and key not in ("encoders", "paper_rows"):
+            value = merged(below, value)
         together[key] = value
     return together
 
@@ -630,8 +592,7 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     relative paths are taken as in the project's `params/`. A name that is no section, of which papermill only warns, is refused.
     """
     injected_cell = next((cell for cell in reversed(namespace.get("In", ())) if cell.startswith("# Parameters\n")), "")
-    assignments = [node for node in ast.parse(injected_cell).body if isinstance(node, ast.Assign)]
-    names = [getattr(node.targets[0], "id", "") for node in assignments]
+    names = re.findall(r"^(\w+) = ", injected_cell, re.MULTILINE)
     for name in names:
         if name not in SECTIONS and name != "profile":
             holders = [key for key, section in Params().__dict__.items() if name in type(section).model_fields]
@@ -640,27 +601,24 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     given = {name: namespace[name] for name in SECTIONS if namespace.get(name) is not None}
     for name, value in given.items():
         if not isinstance(value, dict):
-            shown = _shown(repr(value))
-            raise InputError(f"{name} = {shown} is no section; write {name} = {{...}} or run its cell again.")
-    given = placed(given, project_root() / "params")
+            raise InputError(
+                f"{name} = {_shown(repr(value))} is no section; write {name} = {{...}} or run its cell again."
+            )
+    given, profile = placed(given, project_root() / "params"), namespace.get("profile") or "quick"
     if len(given) > 1 and "profile" not in names and "run" in names and "name" in given["run"]:
         return parse(given, "the notebook's parameters")
-    profile = namespace.get("profile") or "quick"
-    if not given:
-        return load(profile)
-    print(f"parameters: {profile}, but {', '.join(f'{key} = {value!r}' for key, value in dotted(given).items())}")
     sections, origin = read_profile(profile)
-    return parse(merged(sections, given), f"{origin} with the notebook's parameters")
+    if given:
+        print(f"parameters: {profile}, but {', '.join(f'{key} = {value!r}' for key, value in dotted(given).items())}")
+        origin += " with the notebook's parameters"
+    return parse(merged(sections, given), origin)
 
 
 def injected(params: Params) -> dict[str, Any]:
     """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
     stated = {name: {} for name in SECTIONS} | params.model_dump(mode="json", exclude_unset=True)
     stated["run"]["name"] = params.run.name
-    return _with_paths(stated, project_root(), lambda path: str(resolve(path)))
-
-
-# --- sentences --------------------------------------------------------------------------------------------------------
+    return _with_paths(stated, project_root(), lambda path: str(resolve(path)), "")
 
 
 def _shown(text: str) -> str:

@@ -11,11 +11,5 @@ STREAMS = ("order", "frames", "views", "masks", "drop_path", "init", "scenes", "
 
 
 def generator(seed: int, stream: str, *counter: int) -> np.random.Generator:
-    """An independent NumPy generator for one purpose and one position.
-
-    Args:
-        seed: the run's seed, >= 0.
-        stream: one of `STREAMS`.
-        counter: non-negative integers, e.g. the global sample counter.
-    """
+    """An independent NumPy generator for one purpose (of `STREAMS`) and one position; all numbers are >= 0."""
     return np.random.default_rng([seed, STREAMS.index(stream), *counter])

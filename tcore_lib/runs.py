@@ -13,9 +13,9 @@ parameters it reads, and the markers of the stages it builds on. Nothing else is
 
 import hashlib
 import json
-import operator
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -33,7 +33,7 @@ from tcore_lib import fetch
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, reading, writable, write_json, write_text
 from tcore_lib.machine import peak_resident
-from tcore_lib.params import Params, load, project_root, resolve
+from tcore_lib.params import Params, checked, project_root, read_profile, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,22 +42,11 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """One notebook of the line.
+    """One notebook of the line."""
 
-    Attributes:
-        reads: the sections, or single settings (`section.key`), that its result depends on.
-        needs: the stages it builds on; `needs` leaves out those that a profile makes unnecessary.
-        section: its own section; a stage whose section says `enabled: false` is not run.
-    """
-
-    reads: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    section: str = ""
-
-    @property
-    def sections(self) -> set[str]:
-        """The whole sections among what it reads, and `run`."""
-        return {"run", *(name for name in self.reads if "." not in name)}
+    reads: tuple[str, ...]  # the sections that its result depends on, besides `run`
+    needs: tuple[str, ...] = ()  # the stages it builds on; `needs` leaves out those that a profile makes unnecessary
+    section: str = ""  # its own section: where that says `enabled: false`, it is not run
 
 
 BENCHMARKS = ("davis", "jhmdb", "vip")
@@ -68,7 +57,7 @@ _EVALUATIONS = {  # stage -> its section, a file that must lie in the benchmark'
     "05_vip_evaluation": ("vip", "lists/{split}_videos.txt", "vip"),
 }
 STAGES = {
-    _PREP: Stage(("data", *(f"{name}.{key}" for name in BENCHMARKS for key in ("root", "enabled")))),
+    _PREP: Stage(("data",)),  # and, of the benchmarks, which ones it draws
     _TRAIN: Stage(("data", "pretrain"), (_PREP,), "pretrain"),
     "02_checkpoint_inspection": Stage(("data", "checkpoint"), (_PREP, _TRAIN)),
     **{stage: Stage(("checkpoint", name), (_PREP, _TRAIN), name) for stage, (name, *_) in _EVALUATIONS.items()},
@@ -120,24 +109,24 @@ def _marker_path(stage: str, params: Params) -> Path:
 def _marker(stage: str, params: Params) -> dict[str, Any]:
     """What the stage's marker says; empty where there is none, or a damaged one: the stage is not finished."""
     with suppress(OSError, ValueError):
-        marker = json.loads(_marker_path(stage, params).read_bytes())
-        if isinstance(marker, dict):
-            return marker
+        return dict(json.loads(_marker_path(stage, params).read_bytes()))
     return {}
 
 
-def stage_key(stage: str, params: Params) -> str:
-    """What the result of a stage depends on, as a hex SHA-256.
+def _settings(stage: str, params: Params) -> dict[str, Any]:
+    """The sections that a stage's result depends on."""
+    return params.model_dump(mode="json", include={"run", *STAGES[stage].reads})
 
-    The notebook counts by the source of its cells, so opening, running or stripping it changes nothing.
-    """
+
+def stage_key(stage: str, params: Params) -> str:
+    """What the result of a stage depends on, as a hex SHA-256; of the notebook the source of its cells, not the outputs."""
     notebook = read_json(project_root() / "notebooks" / f"{stage}.ipynb")
-    dumped = params.model_dump(mode="json", include=STAGES[stage].sections)
-    single = {name: operator.attrgetter(name)(params) for name in STAGES[stage].reads if "." in name}
+    sections = [getattr(params, name) for name in BENCHMARKS]
     parts = {
         "cells": ["".join(cell["source"]) for cell in notebook["cells"]],
         "library": code_digest(),
-        "params": dumped | single,
+        "params": _settings(stage, params),
+        "drawn": [(cfg.root, cfg.enabled) for cfg in sections] if stage == _PREP else None,
         "needs": {need: _marker(need, params).get("id") for need in needs(stage, params)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -178,22 +167,18 @@ class StageRun:
         outputs: Iterable[Path] = (),
         data: Mapping[str, str] | None = None,
     ) -> Path:
-        """Write the stage's result and tables with provenance, then its marker. The last cell of a notebook calls this.
+        """Write the stage's result (its path is returned) and tables with provenance, then its marker.
 
         Args:
             result: plain values; a missing measurement is `None`, never NaN.
             tables: written as `<stage>.<name>.csv`.
             outputs: large files or folders the following stages read; when one disappears the stage is not finished.
             data: what was read or made -> its SHA-256, for the provenance.
-
-        Returns:
-            The result file.
         """
         for name, table in (tables or {}).items():
             with atomic_path(self.folder / f"{self.stage}.{name}.csv") as temporary:
                 table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-        path = self.folder / f"{self.stage}.json"
-        settings = self.params.model_dump(mode="json", include=STAGES[self.stage].sections)
+        path, settings = self.folder / f"{self.stage}.json", _settings(self.stage, self.params)
         origin = provenance(self.params, self.started) | {"data_sha256": dict(data or {})}
         # A second run finds training and predictions done and would record seconds for hours: the larger cost counts.
         with suppress(InputError, KeyError, TypeError):  # nothing there, or not ours
@@ -209,11 +194,7 @@ class StageRun:
 
 
 def open_stage(stage: str, params: Params) -> StageRun:
-    """Begin a notebook: makes the run folder and forgets an earlier marker.
-
-    Raises:
-        InputError: a stage this one builds on is not finished; the sentence says how to run it.
-    """
+    """Begin a notebook: makes the run folder and forgets an earlier marker. InputError: a stage it needs is not finished."""
     folder = run_folder(params)
     for need in needs(stage, params):
         if not _marker(need, params):
@@ -230,8 +211,17 @@ def open_stage(stage: str, params: Params) -> StageRun:
 # --- before anything starts -------------------------------------------------------------------------------------------
 
 
-def problems(params: Params, stages: Sequence[str]) -> list[str]:
-    """What the profile names for these stages that is not there: one sentence each, with the remedy. Opens nothing."""
+def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[[Params], Sequence[str]]) -> Params:
+    """A profile for a run of the stages `plan` names: everything wrong with it, or missing for it, is one `InputError`."""
+
+    def missing(params: Params) -> list[str]:
+        return _missing(params, [stage for stage in plan(params) if not is_finished(stage, params)])
+
+    return checked(Params, *read_profile(profile, changes), missing)
+
+
+def _missing(params: Params, stages: Sequence[str]) -> list[str]:
+    """What the profile names for these stages that is not there: one sentence each, with the remedy."""
     found = []
     source, model = resolve(params.data.source), params.checkpoint.model
     if _PREP in stages and params.data.source != "synthetic" and not source.exists():
@@ -251,24 +241,14 @@ def problems(params: Params, stages: Sequence[str]) -> list[str]:
         trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
         known = ("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME")
         for name, value in params.checkpoint.encoders.items():
-            key = f"checkpoint.encoders.{name} = {value}"
-            if value.partition("@")[0] == "run" and not trained:
-                remedy = "run notebook 01 too" if params.pretrain.enabled else "set pretrain.enabled: true or another"
-                found.append(f"{key} is this run's training, which has not been done; {remedy}.")
-            elif not (value.partition("@")[0] in known or value.startswith("timm:") or resolve(value).exists()):
+            kind, key = value.partition("@")[0], f"checkpoint.encoders.{name} = {value}"
+            if kind == "run" and not trained:
+                found.append(f"{key} is this run's training, which has not been done; run notebook 01 too.")
+            elif kind not in known and not value.startswith("timm:") and not resolve(value).exists():
                 found.append(f"{key} is no file or folder; correct the path, or take one of {', '.join(known)}.")
     if model is not None and not resolve(model).exists():
         found.append(f"checkpoint.model = {resolve(model)} is not there; correct the path.")
     return found
-
-
-def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[[Params], Sequence[str]]) -> Params:
-    """A profile for a run of the stages `plan` names: everything wrong with it, or missing for it, is one `InputError`."""
-
-    def missing(params: Params) -> list[str]:
-        return problems(params, [stage for stage in plan(params) if not is_finished(stage, params)])
-
-    return load(profile, changes, missing)
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
@@ -324,7 +304,7 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
         "command": " ".join(sys.argv) if "ipykernel" not in sys.argv[0] else "notebook",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_gb": round(max(peak_resident(), peak_resident(of_children=True)) / 1e9, 2),
+        "peak_memory_gb": round(max(peak_resident(), peak_resident(resource.RUSAGE_CHILDREN)) / 1e9, 2),
         "device": torch.cuda.get_device_name() if has_gpu else "cpu",
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -16,20 +16,15 @@ from tcore_lib.data import decode, images
 from tcore_lib.errors import InputError
 
 
-def codes(path: Path, num_frames: int | None = 20, fps: float | None = None) -> list[int]:
+def codes(path: Path, num_frames: int | None = 20) -> list[int]:
     """The numbers that the kept frames show."""
-    return decode.keep_frames(path, num_frames, fps, convert=read_code)
+    return decode.keep_frames(path, num_frames, convert=read_code)
 
 
 def test_choice_by_hand() -> None:
-    times = np.arange(100) / 10  # 10 frames a second, the last at 9.9 s
-    assert decode.choose(times, 5).tolist() == [0, 25, 50, 74, 99]  # 0, 24.75, 49.5, 74.25, 99 rounded to even
-    assert decode.choose(times, 1).tolist() == [49]
-    assert decode.choose(times, 200).tolist() == decode.choose(times, None).tolist() == list(range(100))
-    assert decode.choose(times, 20, 2.0).tolist() == list(range(0, 100, 5))
-    assert decode.choose(times, 20, 50.0).tolist() == list(range(100))
-    uneven = np.array([0, 0.1, 0.5, 0.6, 3.0])
-    assert decode.choose(uneven, 20, 1.0).tolist() == [0, 3, 4]  # shown at 0 s, at 1 s (since 0.6 s) and at 3 s
+    assert decode.choose(100, 5).tolist() == [0, 25, 50, 74, 99]  # 0, 24.75, 49.5, 74.25, 99 rounded to even
+    assert decode.choose(100, 1).tolist() == [49]
+    assert decode.choose(100, 200).tolist() == decode.choose(100, None).tolist() == list(range(100))
 
 
 CONTAINERS: dict[str, dict[str, Any]] = {
@@ -57,10 +52,7 @@ def test_the_chosen_frames_come_out(tmp_path: Path, name: str) -> None:
     path = write_video(tmp_path / name, frames=90, **CONTAINERS[name])
     assert path.suffix.lower() in decode.VIDEO_SUFFIXES
     for num_frames in (20, 3):
-        assert codes(path, num_frames) == decode.choose(np.arange(90), num_frames).tolist()
-
-
-# ---------------------------------------------------------------------------------------------- geometry and colour
+        assert codes(path, num_frames) == decode.choose(90, num_frames).tolist()
 
 
 def test_a_phone_video_stands_upright(tmp_path: Path) -> None:
@@ -126,9 +118,6 @@ def test_short_side_is_reduced_never_enlarged(tmp_path: Path) -> None:
     assert {frame.shape for frame in small} == {(24, 32, 3)}
 
 
-# ---------------------------------------------------------------------------------------------- one function for all
-
-
 def test_read_video_takes_what_people_have(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", frames=12)
     frames = decode.read_video(str(path))
@@ -151,22 +140,23 @@ def test_read_video_takes_what_people_have(tmp_path: Path) -> None:
             decode.read_video(given)
 
 
-# ---------------------------------------------------------------------------------------------- files that cannot be used
-
-
 def cut(share: float) -> Callable[[Path], None]:
     return lambda path: os.truncate(path, int(path.stat().st_size * share))
 
 
+def remux(source: Path, target: Path, skip: int = 0, **options: str) -> None:
+    """Copy the packets of a video after the first ones, without decoding."""
+    with av.open(str(source)) as read, av.open(str(target), "w", options=options) as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for number, packet in enumerate(read.demux(video=0)):
+            if packet.dts is not None and number >= skip:
+                packet.stream = stream
+                written.mux(packet)
+
+
 def faststart(path: Path) -> None:
     """Put the header in front, as web videos have it: a cut file then still opens."""
-    plain = path.rename(path.with_name("plain.mp4"))
-    with av.open(str(plain)) as source, av.open(str(path), "w", options={"movflags": "faststart"}) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
+    remux(path.rename(path.with_name("plain.mp4")), path, movflags="faststart")
 
 
 def overwrite(path: Path) -> None:
@@ -216,12 +206,5 @@ def test_a_count_in_a_header_is_no_proof_of_damage(tmp_path: Path) -> None:
 
 def test_what_precedes_the_first_keyframe_is_left_out(tmp_path: Path) -> None:
     """A clip cut without re-encoding starts with frames nobody can decode."""
-    whole = write_video(tmp_path / "whole.mp4", frames=50, options={"g": "10", "bf": "0"})
-    path = tmp_path / "a.mkv"
-    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for number, packet in enumerate(source.demux(video=0)):
-            if packet.dts is not None and number >= 7:
-                packet.stream = stream
-                target.mux(packet)
-    assert codes(path, 4) == [10, 23, 36, 49]
+    remux(write_video(tmp_path / "whole.mp4", frames=50, options={"g": "10", "bf": "0"}), tmp_path / "a.mkv", skip=7)
+    assert codes(tmp_path / "a.mkv", 4) == [10, 23, 36, 49]

@@ -13,7 +13,6 @@ import pytest
 
 from tcore_lib import fetch
 from tcore_lib.errors import InputError
-from tcore_lib.fetch import Archive
 
 
 @pytest.fixture
@@ -43,12 +42,12 @@ def tar_gz(path: Path, files: dict[str, bytes], link: str = "") -> None:
 
 def offer(monkeypatch: pytest.MonkeyPatch, *files: tuple[Path, tuple[str, ...], str], checksum: str = "") -> None:
     """Let `jhmdb` consist of archives: file, folders it brings, where they lie in it."""
-    archives = tuple(
-        Archive(url=f"https://x/{path.name}", brings=brings, inner=inner,
-                checksum=checksum or f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
+    archives = [
+        {"url": f"https://x/{path.name}", "brings": brings, "inner": inner,
+         "checksum": checksum or f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}
         for path, brings, inner in files
-    )  # fmt: skip
-    offered = fetch.datasets()["jhmdb"].model_copy(update={"archives": archives})
+    ]  # fmt: skip
+    offered = fetch.datasets()["jhmdb"] | {"archives": archives}
     monkeypatch.setattr(fetch, "datasets", lambda: {"jhmdb": offered})
 
 
@@ -108,7 +107,7 @@ def test_every_data_set_has_a_way_and_a_home() -> None:
     table = fetch.datasets_table()
     assert len(table) == 8
     assert table.map(bool).all(axis=None)
-    for archive in (archive for item in fetch.datasets().values() for archive in item.archives):
-        algorithm, _, digest = archive.checksum.partition(":")
+    for archive in (archive for item in fetch.datasets().values() for archive in item.get("archives", ())):
+        algorithm, _, digest = archive["checksum"].partition(":")
         assert len(digest) == {"sha256": 64, "md5": 32}[algorithm]
-        assert archive.url.startswith("https://")
+        assert archive["url"].startswith("https://")

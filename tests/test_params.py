@@ -40,21 +40,15 @@ CASES = {
         "4 things are wrong", "\n  - the key run.sed", "davis.topk", "davis.top_k = 0", "vip.root = 3",
     ),
     "pretrain: {views: {global_size: 200}, loop: {keep_last: 0}}": ("2 things are wrong", "patch_size", "keep_last = 0"),
-    "pretrain: {masks: {ratio: [0.1, 1.5]}}": ("pretrain.masks.", "ratio.1 = 1.5"),
     "pretrain: {masks: {ratio: [0.5, 0.1]}}": ("pretrain.masks.ratio", "the first value must not exceed the second"),
-    "pretrain: {views: {local_scale: [0.0, 0.1]}}": ("pretrain.views.local_scale.0 = 0.0", "greater than 0"),
     "pretrain: {views: {blur_kernel: 4}}": ("pretrain.views", "must be odd"),
     "pretrain: {sandwich: {past_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "before the clip"),
-    "pretrain: {sandwich: {future_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "after the clip"),
     "pretrain: {views: {global_size: 200}}": ("pretrain", "multiple of encoder.patch_size (16)"),
     "pretrain: {encoder: {width: 64}}": ("pretrain.encoder", "only read with arch: custom"),
     "pretrain: {encoder: {arch: custom}}": ("pretrain.encoder", "needs width, depth and heads"),
-    "pretrain: {decoder: {heads: 7}}": ("pretrain", "decoder.heads must divide"),
     "pretrain: {loop: {accumulate: 3}}": ("pretrain", "multiple of loop.accumulate"),
     "pretrain: {optimiser: {epochs: .inf}}": ("pretrain.optimiser.epochs", "finite"),
-    "checkpoint: {encoders: {}}": ("checkpoint.encoders", "at least 1 item"),
     "data: {direct: true}": ("data.direct (value True) was removed, because videos are", "; delete that line"),
-    "run: {name: ../elsewhere}": ("run.name", "pattern"),
     "run: {seed: 1, seed: 2}": ("'seed' stands twice", "correct"),
     "run: &a {seed: 1}\ndata: *a": ("alias", "correct"),
     "run: !!python/object/apply:os.system [ls]": ("cannot be read", "correct that place"),
@@ -62,7 +56,6 @@ CASES = {
     'davis: {"a\\nb": 1}': (r"davis.a\nb (value 1)",),
     f"? {'k' * 300}\n: 1": ("k" * 77 + "...",),
     "": ("holds no sections", "run"),
-    "- 1": ("holds no sections", "run"),
     "1: {}": ("holds no sections", "run"),
 }  # fmt: skip
 
@@ -160,7 +153,6 @@ def test_set_replaces_single_settings() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("run.seed", "write section.key=value"),
         ("seed=1", "write section.key=value"),
         ("run.name.first=1", "name is a value"),
         ("run.seed=[1", "write its value as YAML"),
@@ -178,8 +170,3 @@ def test_a_wrong_set_is_one_sentence(change: str, words: str) -> None:
         parameters.load("quick", [change])
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-
-
-def test_nested_settings_as_dotted_keys() -> None:
-    nested = {"a": {"b": 1, "c": {}, "d": {"e": None}}, "f": [{"g": 2}]}
-    assert parameters.dotted(nested) == {"a.b": 1, "a.c": {}, "a.d.e": None, "f": [{"g": 2}]}

@@ -1,8 +1,8 @@
 """The frames of one video file, upright, RGB: all of them, or those to keep.
 
-Which frames are kept follows from how many there are and when they are shown. The container's list of packets says that
-without decoding; where decoding then gives another number of frames (hidden or lost ones), the decoder is right and the
-choice is made again. Letters: T frames of a video, N frames kept, H W pixels.
+Which frames are kept follows from how many there are. The container's list of packets says that without decoding; where
+decoding gives another number (hidden or lost frames), the decoder is right and the choice is made again.
+Letters: T frames of a video, N frames kept, H W pixels.
 """
 
 import itertools
@@ -26,17 +26,11 @@ VIDEO_SUFFIXES = frozenset({
 REMEDY = "replace the file or leave it out"
 
 
-def choose(times: np.ndarray, num_frames: int | None, fps: float | None = None) -> np.ndarray:
-    """Positions (N,) int64 of the frames to keep, ascending, no frame twice; `times` (T,) are ascending seconds.
+def choose(total: int, num_frames: int | None) -> np.ndarray:
+    """Positions (N,) int64 of the frames to keep out of T = `total`: spread evenly, the first and last included.
 
-    `num_frames` are spread evenly over the clip, the first and last included (all, where it has fewer or None are asked
-    for; the middle one, where one is). `fps` instead: for k = 0, 1, ... the frame shown k / fps seconds after the first.
+    All, where there are fewer or None are asked for; the middle one, where one is.
     """
-    total = len(times)
-    if fps is not None:
-        seconds = times - times[0]
-        wanted = np.arange(int(seconds[-1] * fps + 1e-6) + 1) / fps
-        return np.unique(np.searchsorted(seconds, wanted + 1e-6, side="right") - 1)
     if num_frames == 1:
         return np.array([(total - 1) // 2])
     return np.round(np.linspace(0, total - 1, min(num_frames or total, total))).astype(np.int64)
@@ -45,7 +39,6 @@ def choose(times: np.ndarray, num_frames: int | None, fps: float | None = None) 
 def keep_frames(
     path: Path,
     num_frames: int | None,
-    fps: float | None = None,
     short_side: int | None = None,
     convert: Callable[[np.ndarray], Any] = lambda image: image,
 ) -> list[Any]:
@@ -58,23 +51,22 @@ def keep_frames(
         InputError: missing, no video, or damaged, in one sentence.
     """
     with reading(path, REMEDY):
-        shown, step = _listed(path)
+        total = _listed(path)
         while True:
-            wanted = set(choose(_ascending(shown, step), num_frames, fps).tolist())
+            wanted, decoded = set(choose(total, num_frames).tolist()), 0
             kept: list[Any] = []
-            decoded: list[float | None] = []
-            for position, frame in enumerate(_decoded(path)):
-                decoded.append(frame.time)
-                if position in wanted:
-                    image = _upright(frame)
+            for decoded, frame in enumerate(_decoded(path), 1):
+                if decoded - 1 in wanted:
+                    # uint8 (H, W, 3), turned as the display matrix says
+                    image = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
                     if not kept:
                         size = images.reduced_size(image.shape[1], image.shape[0], short_side)
                     kept.append(convert(images.resize(image, size)))
             if not decoded:
                 raise ValueError("no frame can be decoded")
-            if len(decoded) == len(shown):
+            if decoded == total:
                 return kept
-            shown = decoded
+            total = decoded
 
 
 def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
@@ -93,23 +85,19 @@ def read_video(video: Any, num_frames: int | None = None) -> np.ndarray:
             array = array.transpose(0, 2, 3, 1)
         if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not len(array):
             raise InputError(f"A video is uint8 frames (T, H, W, 3), not {array.dtype} {array.shape}; convert it.")
-        return array[choose(np.arange(len(array)), num_frames)]
+        return array[choose(len(array), num_frames)]
     path = Path(video)
     if not path.is_dir():
         return np.stack(keep_frames(path, num_frames))
     names = images.frame_names(path)
-    frames = [images.read_rgb(path / names[k]) for k in choose(np.arange(len(names)), num_frames)]
-    if len({frame.shape for frame in frames}) > 1:
-        raise InputError(f"{path} holds frames of different sizes; give each size a folder of its own.")
+    frames = [images.read_rgb(path / names[k]) for k in choose(len(names), num_frames)]
+    images.common_size(path, frames)
     return np.stack(frames)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Iterator[av.Packet]]]:
-    """The stream that a player would show, and its packets. No network address is ever followed.
-
-    What precedes the first keyframe cannot be decoded and is left out.
-    """
+    """The stream that a player would show, and its packets from the first keyframe on. No network address is followed."""
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError("the file is empty")
     with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
@@ -125,24 +113,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, Iterator[av.Packet]]]:
         yield stream, itertools.dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
 
 
-def _listed(path: Path) -> tuple[list[float | None], float]:
-    """Seconds of the frames, from the packets alone, and the seconds between two frames as the container states."""
-    listed: list[float | None] = []
+def _listed(path: Path) -> int:
+    """T, from the packets alone; at least 1."""
+    listed = 0
     with _opened(path) as (stream, packets):
         for packet in packets:
             if packet.is_corrupt:  # a file cut off ends within a packet
-                raise ValueError(f"cut off or damaged at frame {len(listed)} of {stream.frames or 'unknown'}")
-            if packet.size and not packet.is_discard:
-                listed.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-        return listed or [0.0], float(1 / (stream.average_rate or stream.guessed_rate or 25))
-
-
-def _ascending(shown: list[float | None], step: float) -> np.ndarray:
-    """(T,) seconds; by counting, where the container gives none or two frames the same (AVI)."""
-    known = [time for time in shown if time is not None]
-    if len(set(known)) < len(shown):
-        return np.arange(len(shown)) * step
-    return np.sort(np.array(known))
+                raise ValueError(f"cut off or damaged at frame {listed} of {stream.frames or 'unknown'}")
+            listed += bool(packet.size and not packet.is_discard)
+    return max(1, listed)
 
 
 def _decoded(path: Path) -> Iterator[av.VideoFrame]:
@@ -152,9 +131,3 @@ def _decoded(path: Path) -> Iterator[av.VideoFrame]:
             if frame.is_corrupt:
                 raise ValueError("a frame is damaged")
             yield frame
-
-
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame of any pixel format as uint8 (H, W, 3) RGB, turned as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))

@@ -21,17 +21,11 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 MOST_PIXELS = 100_000_000  # of a frame; a small file can claim any number and fill the memory
 
 
-# ---------------------------------------------------------------------------------------------- one image
-
-
 def read_rgb(source: Path | bytes, remedy: str = "replace it with a whole image") -> np.ndarray:
-    """Read an image file, or its content, as uint8 (H, W, 3) RGB. Training, evaluation and widgets see this picture of a file.
+    """Read an image file, or its content, as uint8 (H, W, 3) RGB: what training, evaluation and widgets see of a file.
 
     It is upright by EXIF. Deeper grey than 8 bits is scaled down, floating-point grey is taken as 0..1 where nothing
-    exceeds 1 and else as 0..255, transparency is dropped, of an animation the first picture is taken.
-
-    Raises:
-        InputError: missing, empty, damaged, no image, or larger than `MOST_PIXELS`; with the remedy.
+    exceeds 1 and else as 0..255, transparency is dropped. InputError: missing, damaged, no image, over `MOST_PIXELS`.
     """
     shown = "an image" if isinstance(source, bytes) else source
     with reading(shown, remedy), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
@@ -68,8 +62,6 @@ def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize uint8 (H, W, 3) to `size` = (width, height), bicubic with antialias (Pillow)."""
-    if (image.shape[1], image.shape[0]) == size:
-        return image
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
@@ -78,15 +70,23 @@ def reduce_short_side(image: np.ndarray, short_side: int | None) -> np.ndarray:
     return resize(image, reduced_size(image.shape[1], image.shape[0], short_side))
 
 
+def common_size(folder: Path, frames: Iterable[np.ndarray]) -> tuple[int, int]:
+    """(width, height) of the frames (H, W, 3) of a folder. InputError: they differ."""
+    sizes = {(image.shape[1], image.shape[0]) for image in frames}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:3])
+        raise InputError(f"{folder} holds frames of different sizes ({shown}); give each size a folder of its own.")
+    return sizes.pop()
+
+
 # ---------------------------------------------------------------------------------------------- a folder of frames
 
 
 def in_order(names: Iterable[Name]) -> list[Name]:
     """Frame files (names, or paths by their last part) in the order of their numbers, whatever the padding or prefix.
 
-    Everything that orders frames does it here. Digits compare as numbers, the rest as text without regard to case, the
-    suffix not at all. Names that hold one decimal number each (seconds: 0.04, 0.1, 0.12) go by its value, unless two of
-    them would be equal (1.1 and 1.10 are the first and the tenth frame of video 1).
+    Everything that orders frames does it here. Case and suffix do not count. Names that hold one decimal number each
+    (seconds: 0.04, 0.1, 0.12) go by its value, unless two would be equal (1.1 and 1.10: frames 1 and 10 of video 1).
     """
     chosen = list(names)
     return [name for _, _, name in sorted(zip(_keys(chosen), map(str, chosen), chosen, strict=True))]
@@ -94,17 +94,16 @@ def in_order(names: Iterable[Name]) -> list[Name]:
 
 def _keys(names: Sequence[str | Path]) -> list[tuple[object, ...]]:
     """What frames are ordered by: text and numbers in turn, ("frame_", 10, ""), or with one decimal number each."""
-    stems = [stem(name) for name in names]
-    decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", one) for one in stems]
+    stems = [_stem(name) for name in names]
+    decimals = [re.fullmatch(r"(\D*)(\d+\.\d+)(\D*)", stem) for stem in stems]
     keys: list[tuple[object, ...]] = [(found[1], Decimal(found[2]), found[3]) for found in decimals if found]
     if len(set(keys)) == len(stems):
         return keys
-    parts = [re.split(r"(\d+)", one) for one in stems]
+    parts = [re.split(r"(\d+)", stem) for stem in stems]
     return [tuple(int(part) if k % 2 else part for k, part in enumerate(one)) for one in parts]
 
 
-def stem(name: str | Path) -> str:
-    """A file's name without folder, suffix and case."""
+def _stem(name: str | Path) -> str:
     return os.path.splitext(os.path.basename(name))[0].casefold()
 
 
@@ -115,27 +114,25 @@ def is_image(name: str) -> bool:
 
 def has_number(name: str) -> bool:
     """Whether a picture may be one of several frames; cover.jpg and thumbnail.jpg beside them are none."""
-    return bool(re.search(r"\d", stem(name)))
+    return bool(re.search(r"\d", _stem(name)))
 
 
 def frame_names(folder: Path) -> list[str]:
-    """Names of the frames of a folder: its `sequence`."""
+    """The `sequence` of a folder."""
     return sequence(list(filter(is_image, os.listdir(folder))), folder)
 
 
 def sequence(names: list[str], folder: Path) -> list[str]:
     """The frames among the pictures of a folder, `in_order`: those that carry a number, or the one picture there is.
 
-    Raises:
-        InputError: no picture; pictures without numbers, which have no order; or several sequences: the frames of one are
-            named alike but for their numbers.
+    InputError: no picture, none with a number, or several sequences (the names of one differ in their numbers alone).
     """
     if len(names) == 1:
         return names
     numbered = in_order(filter(has_number, names))
     if not numbered:
         raise InputError(f"{folder} holds {len(names)} pictures, none with a number in its name; number them.")
-    patterns = Counter(re.sub(r"\d+", "#", stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
+    patterns = Counter(re.sub(r"\d+", "#", _stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
     if len(patterns) > 1 or _starts_again(_keys(numbered)):
         shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in patterns.most_common(3))
         raise InputError(

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +17,15 @@ import pyarrow.parquet as pq
 from tcore_lib.data import images
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, reading
+from tcore_lib.params import Layout
 
 META = b"tcore_index"
-# column of the file -> attribute, type
-COLUMNS: dict[str, tuple[str, Any]] = {
-    "path": ("paths", np.dtypes.StringDType()),
-    "num_frames": ("num_frames", np.int32),
-    "width": ("widths", np.int32),
-    "height": ("heights", np.int32),
-    "bytes": ("bytes", np.int64),
-}
+COLUMNS = {
+    "path": "paths",
+    "num_frames": "num_frames",
+    "width": "widths",
+    "height": "heights",
+}  # of the file -> attribute
 
 
 @dataclass
@@ -39,15 +37,15 @@ class FrameIndex:
     num_frames: np.ndarray  # (n,) int32, T of each video
     widths: np.ndarray  # (n,) int32, pixels of a frame as `read` returns it
     heights: np.ndarray  # (n,) int32
-    bytes: Any = 0  # (n,) int64, size of the frame files together; 0 where unknown. Other frames have another size
-    kind: Literal["videos", "frames", "images"] = "frames"  # "videos": made by `prepare`, 00000.jpg, 00001.jpg, ...
+    kind: Layout = "frames"  # not auto; "videos": made by `prepare`, 00000.jpg, 00001.jpg, ...
     short_side: int | None = None  # frames whose short side is larger are reduced to it when read
 
     def __post_init__(self) -> None:
-        """Give every column its type and length."""
-        for name, kind in COLUMNS.values():
-            setattr(self, name, np.broadcast_to(np.asarray(getattr(self, name), dtype=kind), len(self)))
-        assert (self.num_frames > 0).all(), "a video without frames"
+        """Give every column its type."""
+        self.paths = np.asarray(self.paths, dtype=np.dtypes.StringDType())
+        self.num_frames, self.widths, self.heights = (
+            np.asarray(column, dtype=np.int32) for column in (self.num_frames, self.widths, self.heights)
+        )
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -73,11 +71,7 @@ class FrameIndex:
         return [folder / names[j] for j in frame_indices]
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
-        """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
-
-        Raises:
-            InputError: a file is missing or damaged; with what repairs it.
-        """
+        """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for. InputError: a file is missing or damaged."""
         files = self.frame_paths(i, frame_indices)
         return [images.reduce_short_side(images.read_rgb(file, self.remedy(i)), self.short_side) for file in files]
 
@@ -92,22 +86,17 @@ class FrameIndex:
         path, root = path.absolute(), self.root.absolute()
         place = os.path.relpath(root, path.parent) if root.is_relative_to(path.parent) else str(root)
         meta = {"kind": self.kind, "root": place, "short_side": self.short_side}
-        columns = {name: getattr(self, attribute).tolist() for name, (attribute, _) in COLUMNS.items()}
+        columns = {name: getattr(self, attribute).tolist() for name, attribute in COLUMNS.items()}
         table = pa.table(columns).replace_schema_metadata({META: json.dumps(meta).encode()})
         with atomic_path(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
     @classmethod
     def load(cls, path: Path, remedy: str = "prepare the data (notebook 00, or `tcore prepare`)") -> "FrameIndex":
-        """Read an index file.
-
-        Raises:
-            InputError: the file is missing or is no index; with the remedy.
-        """
+        """Read an index file. InputError: it is missing or is no index; with the remedy."""
         path = path.absolute()
         with reading(path, remedy), open(path, "rb") as stream:
             table = pq.ParquetFile(stream, page_checksum_verification=True).read()
             meta = json.loads(table.schema.metadata[META])
-            columns: dict[str, Any] = {name: table.column(key).to_pylist() for key, (name, _) in COLUMNS.items()}
-            root = path.parent / meta["root"]
-            return cls(root=root, **columns, kind=meta["kind"], short_side=meta["short_side"])
+            columns = {attribute: table.column(name).to_numpy() for name, attribute in COLUMNS.items()}
+            return cls(**meta | {"root": path.parent / meta["root"]}, **columns)

@@ -12,10 +12,9 @@ TRIES = 10  # per block
 def fill_with_blocks(counts: np.ndarray, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Mask `counts[i]` patches of crop i by rectangles: counts (n,) int, grid (h, w) patches -> bool (n, h, w).
 
-    All crops advance together, one try at a time. A try draws a block's area uniformly between 4 and what is left to
-    mask, its aspect and its place. It is taken if the block is smaller than the grid in both directions and masks at
-    least one and at most that many new patches. A crop ends when its count is reached or ten tries in a row failed: it
-    then stays a little below its count, as in BEiT.
+    All crops advance together, a try at a time: a block's area, uniform between 4 and what is left to mask, its aspect, its
+    place. It is taken if it is smaller than the grid and masks at least one and at most that many new patches. A crop ends
+    at its count, or after ten failures in a row a little below it, as in BEiT.
     """
     height, width = grid
     masks = np.zeros((len(counts), height, width), dtype=bool)
@@ -46,13 +45,9 @@ def fill_with_blocks(counts: np.ndarray, grid: tuple[int, int], rng: np.random.G
 def block_masks(
     seed: int, step: int, num_crops: int, grid: tuple[int, int], share: float, ratio: tuple[float, float]
 ) -> np.ndarray:
-    """Masks of one optimiser step over the whole global batch, a function of (seed, step) alone.
+    """Masks bool (num_crops, P) of one step over the whole global batch, crop-major, a function of (seed, step) alone.
 
-    `int(num_crops * share)` of the 2 * global batch crops are masked; their targets, shares of a crop's P = h * w
-    patches, are stratified over `ratio`, and masked and unmasked crops are shuffled.
-
-    Returns:
-        bool (num_crops, P), crop-major like the crops.
+    `int(num_crops * share)` of the crops are masked, by shares of their P = h * w patches that are stratified over `ratio`.
     """
     rng = generator(seed, "masks", step)
     masked = int(num_crops * share)

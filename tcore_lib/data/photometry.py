@@ -1,8 +1,8 @@
 """Colour jitter, grayscale, blur and solarise for a batch of crops, each with its own draws.
 
-Every operation works in place on float32 RGB (n, 3, S, S) in 0..1, computes what the torchvision function of that name
-computes on float images, and touches only the crops it applies to. Which ones these are stands in host arrays, so
-nothing waits for the device. 8-bit images, as the released code uses, are rounded after every step; these are not.
+Every operation works in place on float32 RGB (n, 3, S, S) in 0..1, as the torchvision function of that name does on float
+images, and only on the crops it applies to. Which ones these are stands in host arrays, so nothing waits for the device.
+8-bit images, as the released code uses, are rounded after every step; these are not.
 """
 
 from collections.abc import Callable
@@ -68,11 +68,6 @@ def adjust_hue(x: Tensor, shift: Tensor) -> None:
     blue.copy_(above.addcmul_((hue - 4).abs_().clamp_(1, 2), chroma, value=-1))
 
 
-def to_grayscale(x: Tensor) -> None:
-    """Replace RGB by its gray value."""
-    x.copy_(luma(x).expand_as(x))
-
-
 def gaussian_blur(x: Tensor, sigma: Tensor, width: int, fused: bool = False) -> None:
     """Gaussian blur with a `width` x `width` kernel (odd) and mirrored borders; sigma in pixels."""
     taps = torch.arange(width, device=x.device, dtype=torch.float32) - width // 2
@@ -88,6 +83,11 @@ def _convolve(x: Tensor, kernel: Tensor) -> None:
         torch.mul(padded.narrow(dim, 0, x.shape[dim]), kernel[..., :1], out=x)
         for i in range(1, kernel.shape[-1]):
             x.addcmul_(padded.narrow(dim, i, x.shape[dim]), kernel[..., i : i + 1])
+
+
+def to_grayscale(x: Tensor) -> None:
+    """Replace RGB by its gray value."""
+    x.copy_(luma(x).expand_as(x))
 
 
 def solarize(x: Tensor) -> None:
@@ -108,23 +108,17 @@ def _edit(x: Tensor, chosen: np.ndarray, operation: Callable[..., None], *argume
     if not chosen.any():
         return
     values = [to_device(a[chosen].astype(np.float32), x.device).view(-1, 1, 1, 1) for a in arguments]
-    if chosen.all():
-        operation(x, *values)
-        return
     index = to_device(np.flatnonzero(chosen), x.device)
-    part = x[index]
+    part = x if chosen.all() else x[index]
     operation(part, *values)
-    x.index_copy_(0, index, part)
+    if part is not x:
+        x.index_copy_(0, index, part)
 
 
 def apply_photometry(x: Tensor, draws: np.recarray, blur_kernel: int, fused: bool = False) -> None:
-    """Apply jitter (in each crop's own order), grayscale, blur and solarise in place (docs/method.md section 2).
+    """Jitter (in each crop's own order), grayscale, blur, solarise x in place by `draws` (n,) of `views.VIEW`.
 
-    Args:
-        x: (n, 3, S, S) float32 in 0..1.
-        draws: (n,) of `views.VIEW`.
-        blur_kernel: odd width of the blur in pixels.
-        fused: generate one kernel for each operation (torch.compile).
+    docs/method.md section 2. `fused` generates one kernel for each operation (torch.compile).
     """
     ready = partial(compiled, dynamic=True) if fused else lambda operation: operation
     for step in draws.order.T:  # (n,), which operation each crop does now

@@ -33,13 +33,10 @@ def cubic(distance: Tensor) -> Tensor:
 def axis_matrices(
     start: np.ndarray, length: np.ndarray, flip: np.ndarray, pixels: int, size: int, device: torch.device
 ) -> Tensor:
-    """Weights of the antialiased bicubic resize of one (padded) axis of `pixels` pixels to S = `size`.
+    """Weights (n, S, pixels) of the antialiased bicubic resize of one (padded) axis of `pixels` pixels to S = `size`.
 
-    The box of each of n crops is `length` (n,) pixels long from `start` (n,) on; where `flip` (n,), the output runs
-    backwards. Host arrays.
-
-    Returns:
-        (n, S, pixels) float32; rows sum to 1 and are zero outside [start, start + length).
+    The box of each crop is `length` (n,) pixels long from `start` (n,) on; where `flip` (n,), the output runs backwards.
+    Rows sum to 1 and are zero outside the box.
     """
     taps = min(math.ceil(4 * max(1.0, length.max() / size)) + 1, pixels)
     box = np.stack([start, start + length, length / size, np.maximum(length / size, 1)]).astype(np.float32)
@@ -56,18 +53,10 @@ def axis_matrices(
 def resize_batch(
     images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: int, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Resize one box of every image, all in two batched matrix products, without waiting for the device.
+    """Resize one box of every image in two batched matrix products, without waiting for the device.
 
-    Args:
-        images: (n, 3, H, W) uint8.
-        boxes: (n, 4) int, host array.
-        flips: (n,) bool, host array: left and right exchanged.
-        size: S.
-        dtype: of the products; default: float32, on a GPU fp16, which holds grey levels exactly and errs by a few tenths
-            of one (bf16 would err by several).
-
-    Returns:
-        (n, 3, S, S) float32 in 0..1, clamped where the cubic overshoots.
+    images (n, 3, H, W) uint8; boxes (n, 4) and flips (n,) on the host -> (n, 3, S, S) float32 in 0..1, clamped where the
+    cubic overshoots. `dtype` of the products: float32, or on a GPU fp16, which errs by a few tenths of a grey level.
     """
     count, _, height, width = images.shape
     rows = axis_matrices(boxes[:, 0], boxes[:, 2], np.zeros_like(flips), height, size, images.device)  # (n, S, H)

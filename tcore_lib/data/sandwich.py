@@ -1,7 +1,6 @@
 """Sandwich sampling: the past, current and future frame of one video as a function of (seed, global sample counter).
 
-docs/method.md section 1. Letters: B samples, H W pixels, T frames of a video, n videos. Roles always stand in the order past,
-current, future.
+docs/method.md section 1. Letters: B samples, H W pixels, T frames of a video, n videos.
 """
 
 from collections.abc import Sequence
@@ -32,10 +31,9 @@ class Videos(Protocol):
 def sandwich_indices(num_frames: int, ranges: params.Sandwich, rng: np.random.Generator) -> tuple[int, int, int]:
     """Draw the frame indices (past, current, future) of one sample out of T = `num_frames` >= 1.
 
-    Current is uniform over `int(0.3 T) ... int(0.7 T) - 1`, past and future at offsets `int(0.15 T) ... int(0.25 T)`
-    from it, every end included. `int()` truncates the floating-point product, so 0.7 T is one short at T = 90, 170,
-    ...: kept, as in the released code. Where a range is empty or the roles could not be told apart, one frame, uniform
-    over the clip, takes all three roles (docs/method.md section 1).
+    Current is uniform over `int(0.3 T) ... int(0.7 T) - 1`, past and future at offsets `int(0.15 T) ... int(0.25 T)` from
+    it. `int()` truncates the floating-point product, so 0.7 T is one short at T = 90, 170, ...: as in the released code.
+    Where a range is empty, one frame, uniform over the clip, takes all three roles.
     """
     first, stop = (int(share * num_frames) for share in ranges.current_range)
     past_near, past_far = (int(share * num_frames) for share in ranges.past_offset_range)
@@ -67,11 +65,7 @@ def video_of(seed: int, counter: int, num_videos: int) -> int:
 class SandwichDataset(Dataset[Sample]):
     """Samples by their global counter: `dataset[counter]`, for any counter >= 0 and in any order.
 
-    The same counter gives the same sample for any number of workers, ranks and restarts. Every epoch (`len(dataset)`
-    counters) shows each video once.
-
-    Raises:
-        InputError: when reading: a frame is missing, undecodable or of another size than its clip.
+    Every epoch (`len(dataset)` counters) shows each video once. Reading raises InputError: a frame is missing or damaged.
     """
 
     def __init__(self, index: Videos, ranges: params.Sandwich, seed: int) -> None:
@@ -88,23 +82,14 @@ class SandwichDataset(Dataset[Sample]):
         roles = sandwich_indices(int(self.index.num_frames[video]), self.ranges, rng)
         distinct = sorted(set(roles))  # one frame in three roles is read once
         frames = dict(zip(distinct, self.index.read(video, distinct), strict=True))
-        shapes = {frame.shape for frame in frames.values()}
-        if len(shapes) > 1:
-            raise InputError(
-                f"Video {video} of the index holds frames of different sizes {sorted(shapes)}; give each size a folder of "
-                "its own and run `tcore prepare` again."
-            )
         stacked = np.stack([frames[role] for role in roles])  # (3, H, W, 3): pixel by pixel in memory, as decoded
         return {"frames": torch.from_numpy(stacked).permute(0, 3, 1, 2), "counter": counter, "video": video}
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """Stack B samples, padded with zeros at the right and the bottom to the largest height and width among them.
+    """Stack B samples: frames uint8 (B, 3 roles, 3, Hmax, Wmax), zero right and below; sizes (B, 2), counter (B,), video (B,).
 
     In memory the three channels of a pixel stay together, as decoders give them: turning them apart is the device's.
-
-    Returns:
-        frames uint8 (B, 3 roles, 3, Hmax, Wmax); sizes (B, 2) the true (H, W), counter (B,), video (B,), int64.
     """
     sizes = torch.tensor([sample["frames"].shape[-2:] for sample in samples])
     height, width = sizes.amax(dim=0).tolist()
@@ -118,12 +103,8 @@ def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
 def counters(step: int, batch_size: int, rank: int, world: int, accumulate: int) -> list[list[int]]:
     """This rank's global sample counters of one optimiser step, one list per micro-batch.
 
-    The step's global batch is counters `step * batch_size ... (step + 1) * batch_size - 1`. It is cut into
-    `accumulate * world` consecutive blocks; rank r takes block `m * world + r` as its micro-batch m. So all ranks
-    together work on consecutive samples at any time, and two ranks do what one rank does in two accumulation steps.
-
-    Raises:
-        InputError: batch_size is no multiple of world * accumulate.
+    The step's batch, counters `step * batch_size ...`, is cut into `accumulate * world` consecutive blocks; rank r takes block
+    `m * world + r` as its micro-batch m: two ranks do what one does in two accumulation steps. InputError: it does not divide.
     """
     size, rest = divmod(batch_size, world * accumulate)
     if rest or size == 0:

@@ -2,14 +2,14 @@
 
 A folder of shards is complete in itself: `shard-000000.tar`, ... in WebDataset's naming; `places.npy`, where every frame
 lies; and `index.parquet`, the `FrameIndex` of its videos, which is written last. Frame 7 of video 41 is the member
-`000000041.00007.jpg`, byte for byte the frame's file. The videos are those of the index the shards were written from, in
-its order, so the same seed draws the same batches.
+`000000041.00007.jpg`, byte for byte the frame's file. The videos keep their order, so the same seed draws the same batches.
 
 A frame is one read of known place and length; WebDataset's own indexed reader (wids) lists a whole tar again whenever it
 opens one (see CONTRIBUTING).
 """
 
 import io
+import itertools
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -31,25 +31,20 @@ AGAIN = "write the shards again (`tcore shard`)"
 
 
 def write_shards(index: FrameIndex, folder: Path, *, videos_per_shard: int = 3000, progress: bool = True) -> list[Path]:
-    """Write the frames of an index as tar shards, whose bytes follow from the frames alone.
+    """Write the frames of an index as tar shards; 3,000 videos of 20 frames of 340x256 are about 1 GB.
 
-    3,000 videos of 20 frames of 340x256 are about 1 GB.
-
-    Raises:
-        InputError: a frame is missing; the folder holds other shards.
+    InputError: a frame is missing; the folder holds other shards.
     """
     paths = [folder / f"shard-{k:06d}.tar" for k in range(-(-len(index) // videos_per_shard))]
-    strange = sorted(set(folder.glob("*.tar")) - set(paths))
-    if strange:
+    if strange := sorted(set(folder.glob("*.tar")) - set(paths)):
         raise InputError(f"{strange[0]} does not belong to these shards; choose another folder.")
     (folder / INDEX).unlink(missing_ok=True)  # it says that all shards are there
     places: list[tuple[int, int, int]] = []  # (shard, offset, size) of each frame's content
-    with tqdm(total=len(index), unit="video", desc="shards", file=sys.stdout, disable=not progress) as bar:
-        for k, path in enumerate(paths):
-            with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for i in range(len(index))[k * videos_per_shard : (k + 1) * videos_per_shard]:
-                    places += [(k, *place) for place in _write_video(tar, index, i)]
-                    bar.update()
+    videos = iter(tqdm(range(len(index)), unit="video", desc="shards", file=sys.stdout, disable=not progress))
+    for k, path in enumerate(paths):
+        with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for i in itertools.islice(videos, videos_per_shard):
+                places += [(k, *place) for place in _write_video(tar, index, i)]
     with atomic_path(folder / PLACES) as temporary:
         np.save(temporary, np.array(places))
     index.save(folder / INDEX)
@@ -70,11 +65,7 @@ def _write_video(tar: tarfile.TarFile, index: FrameIndex, i: int) -> list[tuple[
 
 
 class ShardIndex:
-    """The videos of a folder of shards (`write_shards`), as training reads them (`sandwich.Videos`).
-
-    Raises:
-        InputError: the folder has no index.
-    """
+    """The videos of a folder of shards (`write_shards`), as training reads them. InputError: the folder has no index."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.index = folder, FrameIndex.load(folder / INDEX, AGAIN)
@@ -88,32 +79,24 @@ class ShardIndex:
         return len(self.index)
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
-        """Frames of video i as uint8 (H, W, 3) RGB, in the order asked for.
-
-        Raises:
-            InputError: a shard is missing, has changed or holds a damaged frame.
-        """
-        assert all(0 <= j < self.num_frames[i] for j in frame_indices)
-        shard, found = self.folder / f"shard-{self._places[self._starts[i], 0]:06d}.tar", []
-        with reading(shard, AGAIN), open(shard, "rb") as stream:
-            for j in frame_indices:
-                _, offset, size = self._places[self._starts[i] + j].tolist()
+        """Frames of video i as uint8 (H, W, 3) RGB. InputError: a shard is missing, has changed or holds a damaged frame."""
+        found = []
+        for j in frame_indices:
+            shard, offset, size = self._places[self._starts[i] + j].tolist()
+            path = self.folder / f"shard-{shard:06d}.tar"
+            with reading(path, AGAIN), open(path, "rb") as stream:
                 stream.seek(offset - BLOCK)
                 data = stream.read(BLOCK + size)
                 # the member's header stands before its content, and its name says whether this is the frame
                 if len(data) != BLOCK + size or not data.startswith(f"{i:09d}.{j:05d}.".encode()):
                     raise ValueError("it has changed since it was indexed")
-                remedy = f"{shard} holds it as frame {j} of {self.index.paths[i]}; {AGAIN}"
-                found.append(images.reduce_short_side(images.read_rgb(data[BLOCK:], remedy), self.index.short_side))
+            frame = images.read_rgb(data[BLOCK:], f"{path} holds it as frame {j} of {self.index.paths[i]}; {AGAIN}")
+            found.append(images.reduce_short_side(frame, self.index.short_side))
         return found
 
 
 def open_index(cfg: params.Data) -> FrameIndex | ShardIndex:
-    """The videos a profile trains on: its shards where it names any, else the index that notebook 00 made.
-
-    Raises:
-        InputError: what is named is not there.
-    """
+    """The videos a profile trains on: its shards where it names any, else the index that notebook 00 made."""
     return ShardIndex(params.resolve(cfg.shards)) if cfg.shards else FrameIndex.load(index_path(cfg))
 
 

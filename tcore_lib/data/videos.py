@@ -5,7 +5,6 @@ preparation may be killed at any moment, shared among machines (`--shard i/n`) a
 single images are indexed where they lie.
 """
 
-import csv
 import io
 import multiprocessing
 import os
@@ -15,7 +14,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
@@ -25,14 +24,13 @@ from tqdm import tqdm
 from tcore_lib import params
 from tcore_lib.data import decode, images
 from tcore_lib.data.index import FrameIndex
-from tcore_lib.data.sources import Layout, Source, find
+from tcore_lib.data.sources import Layout, find
 from tcore_lib.errors import InputError
-from tcore_lib.files import read_json, reading, writable, write_json, write_text
+from tcore_lib.files import atomic_path, read_json, reading, writable, write_json
 from tcore_lib.machine import cores
 
-JPEG_QUALITY = 95
 PATIENCE_S = 300  # that a worker may take for a video, and a second more for every 200 kB of it
-Row = tuple[int, int, int, int]  # what the index says of one video: frames, width, height, bytes
+Row = tuple[int, int, int]  # what the index says of one video: frames, width, height
 Call = tuple[Any, ...]  # (function that gives a Row, path, further arguments)
 
 
@@ -47,13 +45,6 @@ class Prepared:
     skipped: int  # finished before
     bad: int  # lines of bad_files
     complete: bool  # everything in the source is in the index or in bad_files
-
-    def __str__(self) -> str:
-        """One line for a person."""
-        return (
-            f"{self.videos} videos in {self.index} ({self.done} prepared now, {self.skipped} before); {self.bad} bad files "
-            f"in {self.bad_files}{'' if self.complete else '; when all shards have ended, run it once without --shard'}"
-        )
 
 
 def index_path(cfg: params.Data) -> Path:
@@ -78,45 +69,46 @@ def prepare(
     if not 0 <= part < parts:
         raise InputError(f"shard = {part}/{parts} is not possible; shards of n are numbered 0 to n - 1.")
     found = find(cfg, source)
-    if found.layout != "videos" and parts > 1:
+    are_videos = found.layout == "videos"
+    if parts > 1 and not are_videos:
         raise InputError(f"Folders of {found.layout} are indexed by one process; --shard is for videos.")
     if progress:
         print(found.summary(), flush=True)
-    root, mine = params.resolve(cfg.root), list(found.items)[part::parts]
+    root, mine = params.resolve(cfg.root), list(found.items.items())[part::parts]
     name = cfg.split if parts == 1 else f"{cfg.split}-{part}-of-{parts}"
     state, frames = root / f".prepare-{cfg.split}", root / "frames" / cfg.split
-    bad_files = root / f"bad_files-{name}.csv"
+    scratch, bad_files = state / f"unfinished-{name}", root / f"bad_files-{name}.csv"
     with writable(root):
-        calls: dict[str, Call]
-        if found.layout == "videos":
+        if are_videos:
             _check_recipe(cfg, state / "settings.json", frames)
-            scratch = state / f"unfinished-{name}"
-            todo = [target for target in mine if not (frames / target).is_dir()]
-            calls = {target: (extract, found.items[target], frames / target, scratch, cfg) for target in todo}
+            todo = [(target, path) for target, path in mine if not (frames / target).is_dir()]
+            calls: dict[str, Call] = {target: (extract, path, frames / target, scratch, cfg) for target, path in todo}
         else:
-            calls = {target: (examine, found.items[target], found.layout, cfg.short_side) for target in mine}
+            calls = {target: (examine, path, found.layout, cfg.short_side) for target, path in mine}
         rows, bad = _run(calls, cfg.workers or cores(), progress)
         done = len(rows)
-        if found.layout == "videos":
+        if are_videos:
             shutil.rmtree(scratch, ignore_errors=True)
-            rows, damaged = _finished(frames)  # whichever shard or call made them
-            bad |= damaged
+            rows = {}
+            for folder in frames.glob("*/*/"):  # whichever shard or call made them
+                target = f"{folder.parent.name}/{folder.name}"
+                try:
+                    rows[target] = finished_row(folder)
+                except InputError as error:
+                    bad[target] = str(error)
         lines = sorted((str(found.items.get(target, frames / target)), reason) for target, reason in bad.items())
         _write_csv(bad_files, lines)
         _write_csv(root / f"left_out-{cfg.split}.csv", found.left_out)
         if not rows:
             reason = lines[0][1] if lines else ""
             raise InputError(f"None of the files in {found.root} can be used. {reason} See {bad_files}.")
-        _index(cfg, found, rows, frames).save(index_path(cfg))
-    return Prepared(
-        index=index_path(cfg),
-        bad_files=bad_files,
-        videos=len(rows),
-        done=done,
-        skipped=len(mine) - len(calls),
-        bad=len(bad),
-        complete=found.items.keys() <= rows.keys() | bad.keys(),
-    )
+        targets = sorted(rows)
+        paths = targets if are_videos else [os.path.relpath(found.items[target], found.root) for target in targets]
+        num_frames, widths, heights = np.array([rows[target] for target in targets]).T
+        where, kind = frames if are_videos else found.root, found.layout
+        FrameIndex(where, np.array(paths), num_frames, widths, heights, kind, cfg.short_side).save(index_path(cfg))
+    complete = found.items.keys() <= rows.keys() | bad.keys()
+    return Prepared(index_path(cfg), bad_files, len(rows), done, len(mine) - len(calls), len(bad), complete)
 
 
 def prepare_command(
@@ -124,11 +116,9 @@ def prepare_command(
     root: Path,
     /,
     *,
-    split: str = "train",
-    layout: Literal["auto", "videos", "frames", "images"] = "auto",
+    layout: Layout | None = None,
     annotations: Path | None = None,
     frames: int = 20,
-    fps: float | None = None,
     short_side: int = 256,
     workers: int | None = None,
     shard: str = "0/1",
@@ -138,11 +128,9 @@ def prepare_command(
     Args:
         source: folder that holds them: <class>/<video>.mp4, <class>/<video>/<frame>.jpg, or any folder of videos.
         root: folder for the frames and the index; videos are not changed.
-        split: name of the split.
         layout: what the folder holds, where that cannot be guessed.
         annotations: official Kinetics CSV, from which the classes are taken.
         frames: frames kept of each video, evenly spread.
-        fps: frames kept per second, instead of a number.
         short_side: short side of the kept frames in pixels; smaller videos stay as they are.
         workers: processes; default: one per core.
         shard: this call's part, such as 0/8, where several machines share the work.
@@ -151,24 +139,23 @@ def prepare_command(
     if not numbers:
         raise InputError(f"--shard {shard!r} is not possible; write i/n, such as 0/8.")
     data: dict[str, Any] = {"source": str(source.absolute()), "root": str(root.absolute()), "num_frames": frames}
-    data |= {"split": split, "layout": layout, "fps": fps, "short_side": short_side, "workers": workers}
+    data |= {"layout": layout or "auto", "short_side": short_side, "workers": workers}
     data["annotations"] = None if annotations is None else str(annotations.absolute())
-    print(prepare(params.parse({"data": data}, "the command").data, shard=(int(numbers[1]), int(numbers[2]))))
+    done = prepare(params.parse({"data": data}, "the command").data, shard=(int(numbers[1]), int(numbers[2])))
+    print(f"{done.videos} videos in {done.index} ({done.done} prepared now, {done.skipped} before); ", end="")
+    print(f"{done.bad} bad files in {done.bad_files}", end="")
+    print("" if done.complete else "; when all shards have ended, run it once without --shard")
 
 
 # ---------------------------------------------------------------------------------------------- one video
 
 
 def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
-    """Write the chosen frames of a video to `folder`, which appears when all of them are there.
+    """Write the chosen frames of a video to `folder`, which appears when all of them are there; until then to `scratch`.
 
-    What is unfinished lies in `scratch`, on the same disk.
-
-    Raises:
-        InputError: the video cannot be used.
-        OSError: the disk is full.
+    InputError: the video cannot be used. OSError: the disk is full.
     """
-    frames = decode.keep_frames(video, cfg.num_frames, cfg.fps, cfg.short_side, encode)
+    frames = decode.keep_frames(video, cfg.num_frames, cfg.short_side, encode)
     part = scratch / uuid.uuid4().hex
     try:
         part.mkdir(parents=True)
@@ -187,37 +174,24 @@ def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
 def encode(image: np.ndarray) -> bytes:
     """uint8 (H, W, 3) RGB -> JPEG bytes, chroma at half resolution as JPEGs of the field are."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(image).save(stream, "JPEG", quality=95)
     return stream.getvalue()
 
 
 def finished_row(folder: Path) -> Row:
-    """The row of a finished folder, from its listing and the header of one frame.
-
-    Raises:
-        InputError: it is empty or holds an empty file, as after a power cut.
-    """
+    """The row of a finished folder. InputError: it is empty or holds an empty file, as after a power cut."""
     with reading(folder, f"remove {folder}, which `tcore prepare` wrote, and run it again: it makes that video anew"):
         sizes = [entry.stat().st_size for entry in os.scandir(folder)]
         if not sizes or not all(sizes):
             raise ValueError("it holds an empty file or none")
         with Image.open(folder / "00000.jpg") as image:
-            return len(sizes), *image.size, sum(sizes)
+            return len(sizes), *image.size
 
 
 def examine(path: Path, layout: Layout, short_side: int) -> Row:
-    """The row of a folder of frames or of an image that stays where it is; each picture is decoded once.
-
-    Raises:
-        InputError: it cannot be used.
-    """
+    """The row of a folder of frames or of an image that stays where it is. InputError: it cannot be used."""
     files = [path] if layout == "images" else [path / name for name in images.frame_names(path)]
-    sizes = {(image.shape[1], image.shape[0]) for image in map(images.read_rgb, files)}
-    if len(sizes) > 1:
-        shown = ", ".join(f"{width}x{height}" for width, height in sorted(sizes)[:3])
-        raise InputError(f"{path} holds frames of different sizes ({shown}); give each size a folder of its own.")
-    size = sum(file.stat().st_size for file in files)
-    return len(files), *images.reduced_size(*sizes.pop(), short_side), size
+    return len(files), *images.reduced_size(*images.common_size(path, map(images.read_rgb, files)), short_side)
 
 
 # ---------------------------------------------------------------------------------------------- all of them
@@ -251,48 +225,19 @@ def _run(calls: dict[str, Call], workers: int, progress: bool) -> tuple[dict[str
 
 def _check_recipe(cfg: params.Data, known: Path, frames: Path) -> None:
     """Frames made with other settings, or by somebody else, are never mixed with ours."""
-    recipe = {"num_frames": cfg.num_frames, "fps": cfg.fps, "short_side": cfg.short_side, "layout": "videos"}
+    recipe = {"num_frames": cfg.num_frames, "short_side": cfg.short_side}
     if not known.exists() and not (frames.is_dir() and any(frames.iterdir())):
         write_json(known, recipe)
-    earlier = read_json(known) if known.exists() else "another tool"
-    if earlier != recipe:
+    earlier = read_json(known) if known.exists() else {}
+    if not recipe.items() <= earlier.items() or earlier.get("fps"):  # a number per second: an earlier version could
         raise InputError(
-            f"{frames} holds frames made with {earlier}, not with {recipe}; choose another data.root, or index them where "
-            "they lie with data.layout: frames."
+            f"{frames} holds frames made with {earlier or 'another tool'}, not with {recipe}; choose another data.root, or "
+            "index them where they lie with data.layout: frames."
         )
 
 
-def _finished(frames: Path) -> tuple[dict[str, Row], dict[str, str]]:
-    """Rows of the finished folders; and what is wrong with the damaged ones."""
-    rows: dict[str, Row] = {}
-    damaged: dict[str, str] = {}
-    for folder in frames.glob("*/*/"):
-        target = f"{folder.parent.name}/{folder.name}"
-        try:
-            rows[target] = finished_row(folder)
-        except InputError as error:
-            damaged[target] = str(error)
-    return rows, damaged
-
-
-def _index(cfg: params.Data, found: Source, rows: dict[str, Row], frames: Path) -> FrameIndex:
-    targets = sorted(rows)
-    num_frames, widths, heights, sizes = np.array([rows[target] for target in targets]).T
-    ours = found.layout == "videos"
-    paths = targets if ours else [os.path.relpath(found.items[target], found.root) for target in targets]
-    return FrameIndex(
-        root=frames if ours else found.root,
-        paths=np.array(paths),
-        num_frames=num_frames,
-        widths=widths,
-        heights=heights,
-        bytes=sizes,
-        kind=found.layout,
-        short_side=cfg.short_side,
-    )
-
-
 def _write_csv(path: Path, lines: list[tuple[str, str]]) -> None:
-    stream = io.StringIO(newline="")
-    csv.writer(stream).writerows([("file", "reason"), *lines])
-    write_text(path, stream.getvalue().encode(errors="backslashreplace").decode())
+    import pandas as pd  # late: the workers, which import this module, do without
+
+    with atomic_path(path) as temporary:
+        pd.DataFrame(lines, columns=["file", "reason"]).to_csv(temporary, index=False, errors="backslashreplace")

@@ -1,8 +1,6 @@
 """From three frames of a video to the fourteen crops that T-CoRe trains on (docs/method.md section 2).
 
-`draw_views` draws every crop's box and photometry on the host, each sample from its own counter alone; `make_views`
-turns a batch of uint8 frames into normalised crops on whatever device the frames are on.
-
+`draw_views` draws boxes and photometry on the host; `make_views` makes normalised crops on the frames' device.
 Letters: B samples, V crops of a sample, C crops of one size, n crops to make, H W pixels of a frame, S side of a crop. A
 sample's crops stand in the order of `crop_names`; a box is (top, left, height, width) in pixels of the frame.
 """
@@ -21,7 +19,6 @@ from tcore_lib.data.resample import resize_batch, resize_one, to_device
 from tcore_lib.params import Views
 from tcore_lib.randomness import generator
 
-ROLES = ("past", "current", "future")  # order of a sample's frames
 LARGE = ("global_1", "global_2", "past_1", "past_2", "future_1", "future_2")  # crops of the global size
 LARGE_ROLES = (1, 1, 0, 0, 2, 2)  # the frame each of them is cut from; local crops come from the current one
 TRIES = 10  # attempts at a random box before the centre crop is taken
@@ -47,7 +44,6 @@ def crop_names(num_local: int) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------- drawing, on the host
 
-
 ViewParams = np.recarray  # (B, V) of VIEW: the draws of a batch, on the host; `views.boxes` is (B, V, 4)
 VIEW = np.dtype([
     ("boxes", np.int64, 4),  # top, left, height, width
@@ -71,19 +67,10 @@ def centre_boxes(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
 
 
 def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
-    """Boxes of a random resized crop, distributed as torchvision's `RandomResizedCrop.get_params` draws them.
+    """Boxes (B, V, 4) int64 of a random resized crop, distributed as those of torchvision's `RandomResizedCrop`.
 
-    Of ten tries (area uniform, ratio log-uniform, sides rounded) the first that fits inside the frame is placed
-    uniformly; if none fits, the box is `centre_boxes`.
-
-    Args:
-        uniform: (B, V, Uniforms.COUNT) in [0, 1).
-        sizes: (B, 2) int, (H, W).
-        scale: (V, 2), range of the box's share of the frame's area.
-        ratio: range of width / height.
-
-    Returns:
-        (B, V, 4) int64.
+    Of ten tries (area uniform in `scale` (V, 2), ratio log-uniform, sides rounded) the first that fits inside the frame of
+    `sizes` (B, 2) is placed uniformly; if none fits, the box is `centre_boxes`. `uniform` is (B, V, Uniforms.COUNT).
     """
     height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]  # (B, 1, 1)
     share = scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * uniform[..., Uniforms.AREA]  # (B, V, TRIES)
@@ -105,8 +92,7 @@ def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, rati
 def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views) -> ViewParams:
     """Draw boxes and photometry of B samples; sample b depends on (seed, counters[b], sizes[b]) alone.
 
-    `sizes` (B, 2) are the true (H, W) of the frames in pixels, which the three frames of a sample share. The auxiliary
-    crops of the past and the future frame are coloured like the two global crops, each frame for itself.
+    `sizes` (B, 2) are the true (H, W) of the frames. Auxiliary crops are coloured like the global ones, each for itself.
     """
     sizes = np.asarray(sizes)
     assert sizes.shape == (len(counters), 2)
@@ -121,20 +107,16 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views)
     views.flips[:, : len(LARGE)] = False
 
     strength = np.array([cfg.brightness, cfg.contrast, cfg.saturation])
-    low = np.append(np.maximum(0, 1 - strength), -cfg.hue)
-    high = np.append(1 + strength, cfg.hue)
+    low, high = np.append(np.maximum(0, 1 - strength), -cfg.hue), np.append(1 + strength, cfg.hue)
     views.jitter = uniform[..., Uniforms.JITTER] < cfg.jitter
     views.order = uniform[..., Uniforms.ORDER].argsort(-1)
     views.factors = low + (high - low) * uniform[..., Uniforms.FACTORS]
     views.grayscale = uniform[..., Uniforms.GRAYSCALE] < cfg.grayscale
-    pairs = len(LARGE) // 2
-    blur = np.array([cfg.blur_global_1, cfg.blur_global_2] * pairs + [cfg.blur_local] * cfg.num_local)
+    blur = np.array([cfg.blur_global_1, cfg.blur_global_2] * 3 + [cfg.blur_local] * cfg.num_local)
     first, last = cfg.blur_sigma
     sigma = first + (last - first) * uniform[..., Uniforms.SIGMA]
     views.sigma = np.where(uniform[..., Uniforms.BLUR] < blur, sigma, 0)
-    views.solarize = uniform[..., Uniforms.SOLARIZE] < np.array(
-        [0.0, cfg.solarize_global_2] * pairs + [0.0] * cfg.num_local
-    )
+    views.solarize = uniform[..., Uniforms.SOLARIZE] < [0.0, cfg.solarize_global_2] * 3 + [0.0] * cfg.num_local
     return views
 
 
@@ -186,13 +168,10 @@ def make_views(
         fused: generate one kernel for each colour operation (torch.compile), for a GPU.
 
     Returns:
-        `current`, `past`, `future` (2B, 3, S, S), of the last two the wanted crops only, and `local`
-        (num_local * B, 3, s, s), normalised with the ImageNet mean and standard deviation; crop-major: all first crops,
-        then all second.
+        `current`, `past`, `future` (2B, 3, S, S), of the last two the wanted crops only, and `local` (num_local * B, 3, s, s),
+        normalised with ImageNet's mean and standard deviation; crop-major: all first crops, then all second.
     """
-    batch, drawn = views.flips.shape
-    assert (frames.dtype, frames.shape[:3]) == (torch.uint8, (batch, 3, 3)), "frames are uint8 (B, 3, 3, H, W)"
-    assert drawn == len(LARGE) + cfg.num_local, "the views were drawn with another num_local"
+    batch = len(frames)
     assert (views.boxes[..., :2] + views.boxes[..., 2:] <= frames.shape[-2:]).all(), "a box exceeds its frame"
     device, images = frames.device, frames.flatten(0, 1)  # (3B, 3, H, W)
     resized = _batched if (device.type != "cpu" if batched is None else batched) else _one_by_one
@@ -222,18 +201,10 @@ def make_views(
 
 
 def describe(views: ViewParams, i: int) -> dict[str, dict[str, Any]]:
-    """The draws of sample `i`, readable: crop -> settings. `pandas.DataFrame(describe(views, 0)).T` makes a table."""
+    """The draws of sample `i`, readable: crop -> settings."""
     rows = {}
-    for crop, name in enumerate(crop_names(views.flips.shape[1] - len(LARGE))):
-        draws = views[i, crop]
+    for name, draws in zip(crop_names(views.shape[1] - len(LARGE)), views[i], strict=True):
         steps = [f"{list(JITTER)[k]} {draws.factors[k]:.2f}" for k in draws.order] if draws.jitter else []
-        rows[name] = {
-            "frame": ROLES[LARGE_ROLES[crop] if crop < len(LARGE) else 1],
-            "box": tuple(draws.boxes.tolist()),
-            "flip": bool(draws.flips),
-            "jitter": ", ".join(steps),
-            "grayscale": bool(draws.grayscale),
-            "blur": round(float(draws.sigma), 2),
-            "solarize": bool(draws.solarize),
-        }
+        row = {"box": tuple(draws.boxes.tolist()), "flip": draws.flips, "jitter": ", ".join(steps)}
+        rows[name] = row | {"grayscale": draws.grayscale, "blur": round(draws.sigma, 2), "solarize": draws.solarize}
     return rows

@@ -1,7 +1,6 @@
 """From a checked profile to the things it names: device, videos, encoders, clips. What every notebook's first cells call."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def device(params: Params) -> torch.device:
     """Where the run computes; also sets torch's thread count where `run.threads` does."""
     if params.run.threads:
         torch.set_num_threads(params.run.threads)
-    return choose_device(params.run.device, place_of(os.environ))
+    return choose_device(params.run.device, place_of())
 
 
 # --- videos and clips -------------------------------------------------------------------------------------------------
