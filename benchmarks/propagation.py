@@ -189,7 +189,8 @@ def compare(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str, Any]
                 folder.mkdir()
                 rounds[name].append(way(clip, settings, encoder, args.device, folder))
             predicted = Path(scratch) / "ours" / "predictions" / "ours"
-            maps = benchmark_of(settings).predictions(predicted, clip, range(len(clip)))
+            read = benchmark_of(settings).predictions(predicted, clip)
+            maps = np.stack([read(t) for t in range(len(clip))])
             differ = [
                 (one != clipfiles.read_ids(Path(scratch) / "brute" / f"{t}.png")).sum() for t, one in enumerate(maps)
             ]

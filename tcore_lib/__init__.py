@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tcore_lib.data.decode import read_video as read_video
-    from tcore_lib.evaluation.masks import propagate as propagate
+    from tcore_lib.evaluation.labels import propagate as propagate
     from tcore_lib.model.encoders import load_encoder as load_encoder
     from tcore_lib.model.features import features as features, matches as matches
 
@@ -27,7 +27,7 @@ _FROM = {  # imported when first asked for, so that `import tcore_lib` needs no 
     "read_video": "data.decode",
     "features": "model.features",
     "matches": "model.features",
-    "propagate": "evaluation.masks",
+    "propagate": "evaluation.labels",
 }
 
 

@@ -34,7 +34,7 @@ COMMANDS = {
     "forecast": "tcore_lib.training.forecast:forecast_command",
     "evaluate": "tcore_lib.evaluation.commands:evaluate_command",
     "score": "tcore_lib.evaluation.commands:score_command",
-    "compare": "tcore_lib.evaluation.reference:compare_command",
+    "compare": "tcore_lib.evaluation.variants:compare_command",
     "inspect": "tcore_lib.model.contents:inspect_command",
     "export": "tcore_lib.training.checkpoints:export_command",
     "study": "tcore_lib.reproduction.study:run_study",

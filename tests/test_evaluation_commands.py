@@ -1,11 +1,10 @@
-"""`evaluate`, `score` and `compare` as commands, the variants, and the overlay video."""
+"""`evaluate`, `score` and `compare` as commands, and the variants."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,11 +13,10 @@ from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_
 from tcore_lib import params
 from tcore_lib.__main__ import main
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips, labels, reference, variants, video as overlay
-from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
+from tcore_lib.evaluation import clips, labels, variants
+from tcore_lib.evaluation.benchmarks import load_clips
 from tcore_lib.evaluation.commands import evaluate_command, score_command
 from tcore_lib.evaluation.davis import Davis
-from tcore_lib.figures import style
 from tcore_lib.model.encoders import load_encoder
 
 SMALL = ("input_size=[96,160]", "radius=4.0", "context=3")
@@ -35,7 +33,7 @@ def test_from_the_command_line(kind: str, tmp_path: Path, capsys: pytest.Capture
     root, out = write(tmp_path / "data"), tmp_path / "out"
     before = sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
     settings: dict[str, Any] = {"root": root, "encoder": ["pixels"], "changes": changes}
-    assert evaluate_command(kind, output=out, overlays=True, **settings) == 0
+    assert evaluate_command(kind, output=out, **settings) == 0
     assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before  # nothing is written there
     assert "fit for evaluation" in capsys.readouterr().out
     record = json.loads((out / "summary.json").read_text())
@@ -52,30 +50,14 @@ def test_from_the_command_line(kind: str, tmp_path: Path, capsys: pytest.Capture
     assert scored["scores"]["predictions"] == record["scores"]["pixels"]
     if kind == "davis":
         assert sorted(path.name for path in (predictions / "one").iterdir()) == [f"{i:05d}.png" for i in range(6)]
-    with av.open(str(out / "overlays" / "pixels" / f"{clip}.mp4")) as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    found = load_clips(getattr(params.Params(), kind), root)[0]
-    assert len(frames) == len(found)
-    assert frames[0].shape == (H, 3 * W + 2 * overlay.GAP, 3)
-    # The plain frame, but for compression.
-    assert np.abs(frames[0][:, :W].astype(int) - clips.read_frame(found.frames[0])).mean() < 12
-
-
-def test_a_pose_is_drawn_where_it_is() -> None:
-    joints = np.full((15, 2), np.nan)
-    joints[0], joints[1] = (10.0, 5.0), (10.0, 25.0)  # neck and belly; everything else was not found
-    drawn = benchmark_of(params.Jhmdb()).draw(np.zeros((40, 60, 3), np.uint8), joints)
-    assert drawn[15, 10].max() > 0  # the bone between them
-    assert np.abs(drawn[5, 10].astype(int) - style.to_rgb8(style.SIDE_COLOURS["middle"])).max() < 10
-    assert drawn[:, 20:].max() == 0
 
 
 def test_bad_input_stops_before_work(tmp_path: Path) -> None:
     root, out = write_small_davis(tmp_path / "data"), tmp_path / "out"
     settings: dict[str, Any] = {"root": root, "encoder": ["pixels"], "output": out}
     for said, changed in (
-        ("topk", {"changes": ("topk=5",)}), ("no setting; write it as top_k=5", {"changes": ("top_k",)}),
-        ("'three' is not in", {"clips": "three"}), (r"run\.device", {"device": "tpu"}),
+        ("topk", {"changes": ("topk=5",)}), (r"davis\.top_k", {"changes": ("top_k",)}),
+        ("'three' is not in", {"changes": ("clips=[three]",)}), (r"run\.device", {"device": "tpu"}),
         ("neither a file, a folder nor", {"encoder": ["absent.pth"], "root": tmp_path / "nothing"}),  # before data
         ("test-dev.txt cannot be read", {"split": "test-dev"}),
     ):  # fmt: skip
@@ -99,12 +81,7 @@ def test_variants_are_named_settings_measured_beside_the_protocol(tmp_path: Path
     found = load_clips(small, write_small_davis(tmp_path))
     table = variants.compare(load_encoder("pixels"), found, small, progress=False).set_index("variant")
     assert table.loc["protocol", ["difference", "low", "high"]].eq(0).all()
-    same = {
-        "protocol",
-        "bf16 features",
-        "short context",
-        "official toolkit",
-    }  # the toolkit's conventions are the protocol's
+    same = ["protocol", "bf16 features", "short context", "official toolkit"]  # the toolkit's are the protocol's
     assert (table.drop(index=same)["difference"] != 0).all()
     assert table.loc["official toolkit", "difference"] == 0
 
@@ -118,13 +95,13 @@ def test_the_first_stage_that_differs_is_found(tmp_path: Path, monkeypatch: pyte
 
     def again(**changed: Any) -> tuple[list[str], dict[str, str], str]:
         evaluate_command("davis", output=tmp_path / "run", **settings | changed)
-        notes, table = reference.compare(tmp_path / "run", tmp_path / "reference")
-        same = notes == [] and table["differs"].eq(reference.SAME).all()
+        notes, table = variants.compare_runs(tmp_path / "run", tmp_path / "reference")
+        same = notes == [] and table["differs"].eq(variants.SAME).all()
         assert main(["compare", str(tmp_path / "run"), str(tmp_path / "reference")]) == int(not same)
         table = table.set_index("clip")
         return notes, table["differs"].to_dict(), table["what"]["one"]
 
-    assert again() == ([], {"one": reference.SAME, "two": reference.SAME}, "")
+    assert again() == ([], {"one": variants.SAME, "two": variants.SAME}, "")
     notes, differs, what = again(changes=(*SMALL, "top_k=1"))
     assert notes == ["setting top_k: 1 here, 7 in the reference"]
     assert differs == {"one": "labels", "two": "labels"}
@@ -143,4 +120,4 @@ def test_the_first_stage_that_differs_is_found(tmp_path: Path, monkeypatch: pyte
     clips.write_ids(settings["root"] / "Annotations/480p/two/00003.png", np.ones((H, W), np.uint8))
     assert again()[1]["two"] == "data"
     with pytest.raises(InputError, match="give an output folder of evaluate"):
-        reference.compare(tmp_path / "absent", tmp_path / "reference")
+        variants.compare_runs(tmp_path / "absent", tmp_path / "reference")

@@ -330,6 +330,7 @@ def test_joints_outside_the_image_are_counted_and_defined(tmp_path: Path) -> Non
     table = evaluate.evaluate(pixels(), found, settings, output=tmp_path / "o", progress=False)
     assert table["found"].tolist() == [4, 4, 4, 0] + [4] * 11
     assert summarise(table, "jhmdb")["value"].notna().all()
-    predicted = benchmark_of(settings).predictions(tmp_path / "o" / "predictions" / "pixels", found[0], range(5))
+    read = benchmark_of(settings).predictions(tmp_path / "o" / "predictions" / "pixels", found[0])
+    predicted = np.array([read(frame) for frame in range(5)])
     assert np.isnan(predicted[1:, 3]).all()
     assert np.isfinite(np.delete(predicted, 3, axis=1)).all()

@@ -50,7 +50,7 @@ def assert_as_before(name: str, encoder: str, clips: list[Clip], settings: param
                 total.update(path.stem.encode() + clipfiles.read_ids(path).tobytes())
             assert total.hexdigest() == labels, clip.name
         else:  # pixels, of the last frame
-            joints = benchmark_of(settings).predictions(predictions, clip, [len(clip) - 1])[0]
+            joints = benchmark_of(settings).predictions(predictions, clip)(len(clip) - 1)
             np.testing.assert_allclose(joints, np.array(labels, float), atol=0.01)
         rows = table[table["clip"] == clip.name]
         rows = rows[(rows["true"] > 0) | (rows["predicted"] > 0)] if "true" in rows else rows

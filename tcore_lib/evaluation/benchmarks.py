@@ -1,30 +1,37 @@
-"""The list of benchmarks. A fourth one is a file with such a class, a line here, and its section of the parameters.
+"""The list of benchmarks, and the data doctor. A fourth benchmark is a file, a line here, and its section of the parameters.
 
-A benchmark's settings are the section of the parameters that carries its name: `Params.davis` goes with `davis.Davis(settings)`,
-which has
+`Params.davis` goes with `davis.Davis(settings)`, which has
 
-* `title`, for people; `official`: split, clips and frames (None = not known) of published figures; `table`: what a row of the
-  table is, in the plural; `headline`: the score it is known by;
-* `names(root)`, clips of the split; `load(root, name)` -> `Clip`; `check(clip)` -> remarks about its labels, an `InputError`
-  where they do not fit; `counted(clip)`, the frames that are scored;
+* `title`; `official`: split, clips and frames (None = not known) of published figures; `table`: what a row is, in the
+  plural; `headline`: the score it is known by;
+* `names(root)`, clips of the split; `load(root, name)` -> `Clip`; `check(clip)`: an `InputError` where labels do not fit;
+  `counted(clip)`, the frames that are scored;
 * `input_size(clip, patch_size)` -> (H, W) of the network input; `first_map(clip, size, grid)` -> (C, h, w); `predict(clip,
   soft (B, C, h, w), size)` -> B predictions;
 * `score(clip, read, each)` -> rows, each with `clip` and `frames`; `read` gives the prediction of a frame, `each` maps over
   frames; `sums(rows)`: score -> part and whole per clip, each (clips, items): the score is the mean over items of part / whole;
-* `prediction_files`, `save` and `predictions` of ours, `others` that somebody else made; `draw(image, labels)`, labels over a
-  frame; `legend(clip)` -> names and colours of a soft map's channels.
+* `prediction_files(folder, clip)`, `save(folder, clip, predictions, each)` and `predictions(folder, clip)`, which gives `read`.
 """
 
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from tcore_lib import params
+from tcore_lib.errors import InputError
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.davis import Davis
 from tcore_lib.evaluation.jhmdb import Jhmdb
 from tcore_lib.evaluation.vip import Vip
 
 BENCHMARKS: dict[str, Any] = {"davis": Davis, "jhmdb": Jhmdb, "vip": Vip}
+SHOWN = 12  # problems, or clips without a score, that are named
 
 
 def name_of(settings: params.Benchmark) -> str:
@@ -41,3 +48,76 @@ def load_clips(settings: params.Benchmark, root: str | Path) -> list[Clip]:
     """All clips of a benchmark, or those that the settings choose, in the split's order."""
     benchmark = benchmark_of(settings)
     return [benchmark.load(Path(root), name) for name in benchmark.names(Path(root))]
+
+
+class Report(NamedTuple):
+    """What the doctor found: what there is, and what must be put right before an evaluation means anything (one a clip)."""
+
+    facts: list[str]
+    problems: list[str]
+
+    def __str__(self) -> str:
+        shown = [f"problem     {text}" for text in self.problems[:SHOWN]]
+        fit = f"{'NOT ' if self.problems else ''}fit for evaluation, {len(self.problems)} problems"
+        return "\n  ".join([*self.facts, *shown, fit])
+
+    def require(self) -> None:
+        """Stop here with the first problem, unless everything is in order."""
+        if self.problems:
+            more = f" ({len(self.problems) - 1} more problems are in the report)" if len(self.problems) > 1 else ""
+            raise InputError(f"{self.problems[0]}{more}")
+
+
+def examine(settings: params.Benchmark, root: str | Path, *, progress: bool = True) -> Report:
+    """Is a benchmark on disk what its protocol expects? Every image and annotation of its clips is read to its end.
+
+    Most scores that are off by one to three points with the right weights come from here: resized annotations, another
+    split, a missing clip. Nothing is raised for what is wrong with the data.
+    """
+    benchmark, split, root = benchmark_of(settings), str(settings.split), Path(root)  # type: ignore[attr-defined]
+    facts = [f"{benchmark.title}, split {split}, in {root}"]
+
+    def look(name: str) -> Clip | InputError:
+        try:
+            clip = benchmark.load(root, name)
+            for frame in range(len(clip)):
+                clip.image(frame)
+            benchmark.check(clip)
+            return clip
+        except InputError as error:
+            return error
+
+    try:
+        names = benchmark.names(root)
+    except InputError as error:
+        return Report(facts, [str(error)])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(look, names)
+        looked = list(tqdm(found, "doctor", len(names), unit="clip", file=sys.stdout, disable=not progress))
+    clips = [one for one in looked if isinstance(one, Clip)]
+    frames, scored = sum(map(len, clips)), sum(len(benchmark.counted(clip)) for clip in clips)
+    sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips).most_common(6)
+    facts += [
+        f"clips       {len(clips)} complete of {len(names)} {'listed' if settings.clips is None else 'chosen'}",
+        f"frames      {frames}, {scored} of them are scored",
+        f"sizes       {', '.join(f'{size}: {count}' for size, count in sizes)}",
+    ]
+    of, number, whole = benchmark.official
+    if split != of or (settings.clips is None and (len(clips) != number or whole not in (None, frames))):
+        facts.append(f"remark      not comparable with published scores, which are of {number} clips of split {of}")
+    facts += [f"remark      {said}" for said in filter(None, [without_score(settings, clips)])]
+    return Report(facts, [str(one) for one in looked if isinstance(one, InputError)])
+
+
+def without_score(settings: params.Benchmark, clips: Sequence[Clip]) -> str:
+    """The sentence about clips of which no frame is scored, and which therefore have no part in the mean; may be empty."""
+    names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark_of(settings).counted(clip)]
+    if names and for_a_server(clips):
+        return "no frame is scored: only first frames are annotated; the predictions are for the benchmark's server"
+    shown = ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+    return f"no frame is scored of {shown}; the other {len(clips) - len(names)} clips make the mean" if names else ""
+
+
+def for_a_server(clips: Sequence[Clip]) -> bool:
+    """Whether only the first frames are annotated, as in DAVIS' test-dev: a server scores the predictions."""
+    return all(clip.joints is None and len(clip) > 1 and not any(clip.annotations[1:]) for clip in clips)

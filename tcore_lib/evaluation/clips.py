@@ -1,7 +1,4 @@
-"""Clips of a benchmark on disk: what DAVIS, JHMDB and VIP share (docs/protocol.md, "Files").
-
-Nothing is ever written under a benchmark's root. Loading a clip lists its files; whether each of them decodes is for `doctor`.
-"""
+"""Clips of a benchmark on disk: what DAVIS, JHMDB and VIP share (docs/protocol.md, "Files")."""
 
 import hashlib
 import os
@@ -35,7 +32,6 @@ class Clip:
     joints: NDArray[np.float64] | None = None  # JHMDB: (N, 15, 2), x then y in pixels from 0; the file counts from 1
 
     def __len__(self) -> int:
-        """Number of frames."""
         return len(self.frames)
 
     @cached_property
@@ -48,10 +44,8 @@ class Clip:
         """A frame, uint8 (H, W, 3)."""
         image = read_frame(self.frames[frame])
         if image.shape[:2] != self.size:
-            size, first = (f"{w}x{h}" for h, w in (image.shape[:2], self.size))
-            raise InputError(
-                f"{self.frames[frame]} is {size} pixels, the clip's first frame {first}; unpack the clip again."
-            )
+            sizes = "is {1}x{0} pixels, the clip's first frame {3}x{2}".format(*image.shape[:2], *self.size)
+            raise InputError(f"{self.frames[frame]} {sizes}; unpack the clip again.")
         return image
 
     def truth(self, frame: int) -> NDArray[Any] | None:
@@ -73,18 +67,9 @@ class Clip:
         return total.hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------- images
-
-
 def read_frame(path: Path) -> NDArray[np.uint8]:
     """An image as uint8 RGB (H, W, 3), as training reads it."""
     return read_rgb(path, "fetch this file again")
-
-
-def size_of(path: Path) -> tuple[int, int]:
-    """(H, W) of an image."""
-    height, width, _ = read_frame(path).shape
-    return height, width
 
 
 def read_ids(path: Path) -> Ids:
@@ -94,8 +79,7 @@ def read_ids(path: Path) -> Ids:
         if image.mode not in ("P", "L", "1"):
             deep = image.mode.startswith(("I", "F"))
             holds = "numbers of more than 8 bits" if deep else "transparency" if "A" in image.mode else "colours"
-            said = f"{path} is a {image.mode} image, not a palette or grey one: it holds {holds}"
-            raise InputError(f"{said}. Save it as an 8-bit PNG with one id per pixel.")
+            raise InputError(f"{path} is a {image.mode} image: it holds {holds}. Save it as an 8-bit PNG of ids.")
         return np.array(image).astype(np.uint8)
 
 
@@ -107,16 +91,11 @@ def write_ids(target: Path, labels: Ids) -> None:
         image.save(temporary, format="PNG", compress_level=3)
 
 
-# ---------------------------------------------------------------------------------------------- listing
-
-
 def images_in(folder: Path) -> list[Path]:
     """Image files of a folder in the order of their numbers; an `InputError` where there are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; check the root and that the data set is unpacked completely.")
-    files = [path for path in folder.iterdir() if is_image(path.name)]
+    files = [path for path in folder.iterdir() if is_image(path.name)] if folder.is_dir() else []
     if not files:
-        raise InputError(f"{folder} holds no image; unpack this clip again.")
+        raise InputError(f"{folder} is not a folder of images; check the root, and unpack this clip again.")
     return in_order(files)
 
 
@@ -131,14 +110,12 @@ def chosen(names: list[str], wanted: list[str] | None, split: Path) -> list[str]
     if not names:
         raise InputError(f"{split} names no clip; fetch the split list again.")
     for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{split} names the clip {name} twice; remove one of the lines.")
         parts = name.split("/")
         inside = not {"", ".", ".."} & set(parts) and max(len(part.encode()) for part in parts) <= LONGEST_NAME
         if not inside or "\\" in name or "\0" in name:
-            raise InputError(
-                f"{split} names the clip {name[:80]!r}, which is no name of a folder inside the benchmark."
-            )
+            raise InputError(f"{split} names the clip {name[:80]!r}, no name of a folder inside the benchmark.")
+        if names.count(name) > 1:
+            raise InputError(f"{split} names the clip {name} twice; remove one of the lines.")
     for name in wanted or ():
         if name not in names:
             raise InputError(f"The clip {name!r} is not in {split}; choose from its {len(names)} clips.")

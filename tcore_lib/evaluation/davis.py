@@ -14,9 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, idmaps, labels as labelmaps, metrics
+from tcore_lib.evaluation import labels as labelmaps, metrics
 from tcore_lib.evaluation.clips import Clip, Ids
-from tcore_lib.figures import style
 
 SCORES = {  # official name -> column
     "J&F_m": "JF_mean", "J_m": "J_mean", "J_r": "J_recall", "J_d": "J_decay",
@@ -25,56 +24,38 @@ SCORES = {  # official name -> column
 RESIZED = (480, 880)  # the masks of the variant DAVIS_480_880
 
 
-class Davis(idmaps.IdMaps):
+class Davis(labelmaps.IdMaps):
     """See `benchmarks`."""
 
     title, official, table, headline = "DAVIS-2017", ("val", 30, 1999), "objects", "J&F_m"
-    palette = style.object_palette()
+    lists, folders = "ImageSets/2017/{}.txt", ("JPEGImages/480p", "Annotations/480p")
     resize = staticmethod(labelmaps.resize_ids)  # as OpenCV does
-
-    def names(self, root: Path) -> list[str]:
-        """Clips of the split, or those chosen from it, in its order."""
-        split = root / "ImageSets" / "2017" / f"{self.settings.split}.txt"
-        return clipfiles.chosen(clipfiles.lines_of(split), self.settings.clips, split)
 
     def load(self, root: Path, name: str) -> Clip:
         """One clip. Every frame has its annotation, or only the first one (test-dev): then nothing can be scored here."""
-        folder = root / "Annotations" / "480p" / name
-        clip = idmaps.load(name, root / "JPEGImages" / "480p" / name, folder)
+        clip = super().load(root, name)
         missing = [frame.stem for frame, path in zip(clip.frames, clip.annotations, strict=True) if path is None]
         if missing and len(missing) < len(clip) - 1:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise InputError(f"{folder / missing[0]}.png{more} is missing; every frame needs its annotation.")
+            first = root / self.folders[1] / name / f"{missing[0]}.png"
+            raise InputError(f"{first} is missing ({len(missing)} in all); every frame needs its annotation.")
         assert clip.first is not None
         void = clip.first == metrics.VOID
-        first = np.where(void, 0, clip.first).astype(np.uint8)
-        if not first.any():
-            reason = (
+        ids = np.where(void, 0, clip.first).astype(np.uint8)
+        if not ids.any():
+            only = (
                 "only 0 and 255, and 255 means void in DAVIS; write the object's id, 1" if void.any() else "no object"
             )
-            raise InputError(f"{clip.annotations[0]} shows {reason}; a DAVIS clip needs an object in its first frame.")
-        return replace(clip, first=first)
+            raise InputError(f"{clip.annotations[0]} shows {only}; a DAVIS clip needs an object in its first frame.")
+        return replace(clip, first=ids)
 
-    def check(self, clip: Clip) -> list[str]:
-        """Remarks about annotations; an `InputError` where they are resized or of another size than the frames."""
-        frames = f"the frames are {clip.size[1]}x{clip.size[0]}"
-        resized, void, later = 0, 0, set()
+    def check(self, clip: Clip) -> None:
+        """An `InputError` where an annotation has another size than the frames; RESIZED is a variant."""
+        sizes = {clip.size, RESIZED} if self.settings.score_size == "input" else {clip.size}
         for frame, path in enumerate(clip.annotations):
             ids = clip.truth(frame)
-            if ids is None:
-                continue
-            if ids.shape not in (RESIZED, clip.size):
-                raise InputError(f"{path} is {ids.shape[1]}x{ids.shape[0]}, {frames}; fetch the native annotations.")
-            resized += ids.shape != clip.size
-            void += metrics.VOID in ids
-            later |= set(np.unique(ids).tolist()) - {*clip.channels, 0, metrics.VOID}
-        said = f"{resized} annotations are resized to 880x480, {frames}"
-        if resized and self.settings.score_size == "native":
-            advice = "fetch the native ones, scores on resized masks are off by points"
-            raise InputError(f"{clip.name}: {said}; {advice}.")
-        remarks = [f"{said}; scored at input size, a variant"] if resized else []
-        remarks += [f"ids {sorted(later)} appear after the first frame; they are not scored"] if later else []
-        return remarks + ([f"{void} annotations have void pixels (id 255), which are left out"] if void else [])
+            if ids is not None and ids.shape not in sizes:
+                said = f"{path} is {ids.shape[1]}x{ids.shape[0]}, the frames are {clip.size[1]}x{clip.size[0]}"
+                raise InputError(f"{said}; fetch the native annotations, scores on resized ones are off by points.")
 
     def counted(self, clip: Clip) -> list[int]:
         """The frames that are scored: all with annotation but the first and the last."""
@@ -110,10 +91,6 @@ class Davis(idmaps.IdMaps):
         per_clip = {name: clips[column].agg(["sum", "count"]).to_numpy(float) for name, column in SCORES.items()}
         return {name: (found[:, :1], found[:, 1:]) for name, found in per_clip.items()}
 
-    def legend(self, clip: Clip) -> tuple[list[str], NDArray[np.uint8]]:
-        """Names and colours of a soft map's channels."""
-        return [f"object {i}" if i else "background" for i in clip.channels], self.palette[clip.channels]
-
 
 def frame_scores(prediction: Ids, truth: Ids, objects: int) -> NDArray[np.float64]:
     """J and F of every object in one frame, (K, 2). An object that is neither there nor predicted scores 1 and 1."""
@@ -129,10 +106,7 @@ def frame_scores(prediction: Ids, truth: Ids, objects: int) -> NDArray[np.float6
     return scores
 
 
-def _window(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def _window(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The part of an image that holds a mask and one pixel around it: boundaries there are those of the whole image."""
-    limits = []
-    for axis in (1, 0):
-        places = np.flatnonzero(mask.any(axis))
-        limits.append(slice(max(0, places[0] - 1), places[-1] + 2) if len(places) else slice(0, 1))
-    return limits[0], limits[1]
+    places = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
+    return tuple(slice(max(0, one[0] - 1), one[-1] + 2) if len(one) else slice(0, 1) for one in places)

@@ -22,6 +22,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,6 @@ from tcore_lib.evaluation.benchmarks import benchmark_of, name_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.files import read_json, writable, write_json
-from tcore_lib.machine import memory_is_full
 from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.params import Benchmark
 
@@ -50,14 +51,9 @@ NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}  # sett
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLED = 8  # values kept of a frame's features
 
-Encoders = Mapping[str, FeatureEncoder]
-# Of one encoder on one clip: encoder, clip, frames, seconds; checksums of weights, data and all predicted labels; some values
-# of the first, middle and last frame's features; `rows` of the table.
-Record = dict[str, Any]
-
 
 def evaluate(
-    encoders: Encoders | FeatureEncoder,
+    encoders: Mapping[str, FeatureEncoder] | FeatureEncoder,
     clips: Sequence[Clip],
     settings: Benchmark,
     *,
@@ -78,162 +74,141 @@ def evaluate(
 
     Returns:
         One row per encoder and object (DAVIS), joint (JHMDB) or class (VIP) of each clip. J, F, IoU are fractions, PCK
-        is in percent. What cannot be measured is NaN: a joint never found, a class that never occurs in the clip, an
-        object of a clip of which no frame is scored.
+        is in percent. What cannot be measured is NaN. `attrs["clips"]`: per encoder and clip a dict of encoder, clip, frames,
+        seconds; checksums of weights, data and all predicted labels; some values of the first, middle and last features.
 
     Raises:
-        InputError: an image is missing or broken or a feature is not finite (when all other clips are finished), there is no
-            clip, the device's memory is full.
+        InputError: no clip; a broken image, a feature that is not finite, a full device (the other clips are finished first).
     """
+    if output is None:
+        quiet = settings.model_copy(update={"save_predictions": False})
+        with tempfile.TemporaryDirectory(prefix="tcore-") as folder:
+            return evaluate(encoders, clips, quiet, output=folder, progress=progress, device=device)
     named = encoders if isinstance(encoders, Mapping) else {encoders.name: encoders}
-    if output is not None:
-        return table_of(evaluate_clips(named, clips, settings, Path(output), progress=progress, device=device))
-    quiet = settings.model_copy(update={"save_predictions": False})
-    with tempfile.TemporaryDirectory(prefix="tcore-") as folder:
-        return evaluate(named, clips, quiet, output=folder, progress=progress, device=device)
+    if not clips or not named:
+        raise InputError(f"There is nothing to evaluate: {len(named)} encoder(s) and {len(clips)} clip(s).")
+    weights = {name: fingerprint(encoder.to(device).eval()) for name, encoder in named.items()}
+    tasks: list[_Task] = []
+    failed: dict[Any, InputError] = {}  # an encoder on a clip; it does not stop the others
+    for clip in clips:
+        try:
+            data = clip.digest()
+        except InputError as error:
+            failed[clip.name] = error
+            continue
+        for name, encoder in named.items():
+            known = {"encoder": name, "clip": clip.name, "frames": len(clip), "weights": weights[name], "data": data}
+            tasks.append(_Task(encoder, clip, settings, Path(output), known))
 
+    def is_over(task: _Task) -> bool:
+        return task in failed or task.read() is not None
 
-def table_of(records: Sequence[Record]) -> pd.DataFrame:
-    """The table of `evaluate` from the records of `evaluate_clips`."""
-    return pd.DataFrame([{"encoder": record["encoder"], **row} for record in records for row in record["rows"]])
-
-
-def score_predictions(clips: Sequence[Clip], settings: Benchmark, folder: Path) -> pd.DataFrame:
-    """As `evaluate`, of predictions that somebody else made; an `InputError` names the file that does not fit."""
-    benchmark, rows = benchmark_of(settings), []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for clip in clips:
-            rows += benchmark.score(clip, benchmark.others(folder, clip), pool.map)
-    return pd.DataFrame(rows)
-
-
-def evaluate_clips(
-    encoders: Encoders, clips: Sequence[Clip], settings: Benchmark, output: Path, *, progress: bool, device: str
-) -> list[Record]:
-    """As `evaluate`, but a record per encoder and clip."""
-    if not clips or not encoders:
-        raise InputError(f"There is nothing to evaluate: {len(encoders)} encoder(s) and {len(clips)} clip(s).")
-    for encoder in encoders.values():
-        encoder.to(device).eval()
-    work = _Work(encoders, clips, settings, output, device)
-    waiting = work.waiting()
-    frames = sum(len(clip) for _, clip in waiting)
-    with tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar:
-        while waiting:
+    def close(task: _Task, predictions: list[Any], held: ExitStack) -> None:
+        with held:
             try:
-                taken = work.share(waiting, bar)
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
-                if not memory_is_full(error):
-                    raise
-                raise InputError(
-                    f"The device's memory is full; set {name_of(settings)}.precision: bf16, or lower "
-                    f"{name_of(settings)}.context or its input size (another protocol than the paper's)."
-                ) from error
-            if not taken:
-                bar.set_postfix_str(f"another process has {waiting[0][1].name}")
-                time.sleep(POLL)
-            waiting = work.waiting()
-    if work.failed:
-        more = f" ({len(work.failed) - 1} more failed; all others are finished)" if len(work.failed) > 1 else ""
-        raise InputError(f"{next(iter(work.failed.values()))}{more}")
-    records = [work.read(name, clip) for name in encoders for clip in clips]
-    return [record for record in records if record is not None]
-
-
-# ---------------------------------------------------------------------------------------------- the clips of a folder
-
-
-class _Work:
-    """Encoders on clips, and the records of finished ones below a folder."""
-
-    def __init__(
-        self, encoders: Encoders, clips: Sequence[Clip], settings: Benchmark, output: Path, device: str
-    ) -> None:
-        self.encoders, self.clips, self.settings = encoders, clips, settings
-        self.output, self.device, self.benchmark = output, device, benchmark_of(settings)
-        self.weights = {name: fingerprint(encoder) for name, encoder in encoders.items()}
-        self.data: dict[str, str] = {}  # clip -> checksum
-        self.failed: dict[tuple[str, str], InputError] = {}  # of an encoder on a clip; it does not stop the others
-        for clip in clips:
-            try:
-                self.data[clip.name] = clip.digest()
+                task.close(predictions, scorers)
             except InputError as error:
-                self.failed |= {(name, clip.name): error for name in encoders}
+                failed[task] = error
 
-    def path(self, name: str, clip: Clip) -> Path:
-        """Where the record of an encoder on a clip goes."""
+    frames, cores = sum(len(task.clip) for task in tasks if not is_over(task)), os.cpu_count() or 1
+    with (
+        ThreadPoolExecutor(cores + 1) as readers,
+        ThreadPoolExecutor(cores) as scorers,  # else a clip's first frames would wait behind the last clip's scores
+        tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar,
+    ):
+        closing = readers.submit(lambda: None)
+        # First what nobody works on; then what others had, each when it is finished or its process has died.
+        for timeout, task in itertools.product((0, -1), tasks):
+            if timeout:
+                closing.result()  # the lock may be our own
+            if is_over(task):
+                continue
+            bar.set_postfix_str(task.clip.name)
+            with ExitStack() as held:
+                if not task.lock(held, timeout) or is_over(task):
+                    continue
+                try:
+                    predictions = task.follow(torch.device(device), readers, bar)
+                except InputError as error:
+                    failed[task] = error
+                    continue
+                except torch.OutOfMemoryError:
+                    section = name_of(settings)
+                    remedy = f"set {section}.precision: bf16, or lower {section}.context or its input size"
+                    failed[task] = InputError(f"The device's memory is full; {remedy}.")
+                    continue
+                closing.result()
+                closing = readers.submit(close, task, predictions, held.pop_all())
+        closing.result()
+    if failed:
+        more = f" ({len(failed) - 1} more failed; all others are finished)" if len(failed) > 1 else ""
+        raise InputError(f"{next(iter(failed.values()))}{more}")
+    records = [task.read() or {} for name in named for task in tasks if task.known["encoder"] == name]
+    table = pd.DataFrame([{"encoder": record["encoder"], **row} for record in records for row in record.pop("rows")])
+    table.attrs["clips"] = records
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One encoder on one clip."""
+
+    encoder: FeatureEncoder
+    clip: Clip
+    settings: Benchmark
+    output: Path
+    known: dict[str, Any]  # of the record, which `follow` and `close` complete
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the record goes."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_A_RESULT)
-        parts = [PROTOCOL, name_of(self.settings), settings, self.weights[name], self.data[clip.name]]
+        parts = [PROTOCOL, name_of(self.settings), settings, self.known["weights"], self.known["data"]]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-        return self.output / "clips" / folder_name(name) / clip.name / f"{key}.json"
+        return self.output / "clips" / folder_name(self.known["encoder"]) / self.clip.name / f"{key}.json"
 
-    def read(self, name: str, clip: Clip) -> Record | None:
-        """The record of a finished clip; None where it, or a prediction that is wanted, is missing."""
-        path, folder = self.path(name, clip), self.output / "predictions" / folder_name(name)
-        wanted = self.benchmark.prediction_files(folder, clip) if self.settings.save_predictions else []
-        if not all(file.exists() for file in (path, *wanted)):
+    @property
+    def predictions(self) -> Path:
+        """The folder of the encoder's predictions."""
+        return self.output / "predictions" / folder_name(self.known["encoder"])
+
+    def read(self) -> dict[str, Any] | None:
+        """The finished record; None where that, or a prediction that is wanted, is missing."""
+        files = benchmark_of(self.settings).prediction_files(self.predictions, self.clip)
+        if not all(file.exists() for file in (self.path, *(files if self.settings.save_predictions else ()))):
             return None
-        record = read_json(path, "remove this file")
+        record = read_json(self.path, "remove this file")
         rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in record["rows"]]
-        return {**record, "encoder": name, "rows": rows}
+        return {**record, "encoder": self.known["encoder"], "rows": rows}
 
-    def waiting(self) -> list[tuple[str, Clip]]:
-        """What is still to be evaluated, by anybody."""
-        pairs = [(name, clip) for clip in self.clips for name in self.encoders if (name, clip.name) not in self.failed]
-        return [(name, clip) for name, clip in pairs if self.read(name, clip) is None]
-
-    def share(self, waiting: Sequence[tuple[str, Clip]], bar: "tqdm[Any]") -> bool:
-        """Evaluate each of these that no other process has finished or works on; whether there was one."""
-        taken, cores = False, os.cpu_count()
-        # Scorers of their own: else a clip's first frames would wait behind the last clip's scores.
-        with (
-            ThreadPoolExecutor(cores) as readers,
-            ThreadPoolExecutor(cores) as scorers,
-            ThreadPoolExecutor(1) as closer,
-        ):
-            closing = closer.submit(lambda: None)
-            for name, clip in waiting:
-                with ExitStack() as lock:
-                    if not self.lock(self.path(name, clip), lock) or self.read(name, clip) is not None:
-                        continue
-                    taken = True
-                    try:
-                        record, predictions = self.follow(name, clip, readers, bar)
-                    except InputError as error:
-                        self.failed[name, clip.name] = error
-                        continue
-                    closing.result()
-                    closing = closer.submit(self.close, clip, record, predictions, scorers, lock.pop_all())
-            closing.result()
-        return taken
-
-    def lock(self, path: Path, held: ExitStack) -> bool:
-        """Take a clip, and remove what other settings, weights or data left of it; False where another process has it."""
-        with writable(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    def lock(self, held: ExitStack, timeout: float) -> bool:
+        """Take it, and remove what other settings, weights or data left; False where another process keeps it."""
+        with writable(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_name("lock"), thread_local=False)
             try:
-                held.enter_context(FileLock(path.with_name("lock"), timeout=0, thread_local=False))
+                held.enter_context(lock.acquire(timeout, POLL))
             except Timeout:
                 return False
-        for stale in path.parent.glob("*.json"):
-            if stale != path:
+        for stale in self.path.parent.glob("*.json"):
+            if stale != self.path:
                 stale.unlink()
         return True
 
-    def follow(self, name: str, clip: Clip, readers: Executor, bar: "tqdm[Any]") -> tuple[Record, list[Any]]:
-        """Carry a clip's labels to its end: the record without its rows, and the predictions of all frames."""
-        began, encoder = time.perf_counter(), self.encoders[name]
-        size = self.benchmark.input_size(clip, encoder.patch_size)
+    def follow(self, device: torch.device, readers: Executor, bar: "tqdm[Any]") -> list[Any]:
+        """Carry the clip's labels to its end: the predictions of all frames."""
+        began, clip, benchmark = time.perf_counter(), self.clip, benchmark_of(self.settings)
+        size = benchmark.input_size(clip, self.encoder.patch_size)
         propagator: Propagator | None = None
         predictions: list[Any] = []
         sampled: list[float] = []
         labels = hashlib.sha256()
-        for pixels in _batches(clip, BATCH[torch.device(self.device).type], readers):
-            images = labelmaps.to_input(pixels.to(self.device), size)
+        for pixels in _batches(clip, BATCH[device.type], readers):
+            images = labelmaps.to_input(pixels.to(device), size)
             soft: list[Tensor] = []
-            for features in encode(encoder, images, self.settings.precision):  # (h, w, D)
+            for features in encode(self.encoder, images, self.settings.precision):  # (h, w, D)
                 if propagator is None:
-                    soft.append(self.benchmark.first_map(clip, size, features.shape[:2]).to(features.device))
+                    soft.append(benchmark.first_map(clip, size, features.shape[:2]).to(features.device))
                     propagator = Propagator(features, soft[0], **propagator_settings(self.settings))
                 else:
                     soft.append(propagator.step(features))
@@ -241,28 +216,22 @@ class _Work:
                     # Some values, evenly spread; no digest, as the last bits of a feature differ between machines.
                     flat = F.normalize(features, dim=-1).flatten()
                     sampled += flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].tolist()
-            for prediction in self.benchmark.predict(clip, torch.stack(soft), size):
+            for prediction in benchmark.predict(clip, torch.stack(soft), size):
                 joints = prediction.dtype.kind == "f"  # rounded: their last bits differ between machines
                 labels.update((np.nan_to_num(prediction, nan=-1).round(3) if joints else prediction).tobytes())
                 predictions.append(prediction)
             bar.update(len(pixels))
-        seconds, checksums = time.perf_counter() - began, {"weights": self.weights[name], "data": self.data[clip.name]}
-        record = {"encoder": name, "clip": clip.name, "frames": len(clip), "seconds": round(seconds, 3), **checksums}
-        some = " ".join(str(round(value, 5)) for value in sampled)
-        return {**record, "features": some, "labels": labels.hexdigest()}, predictions
+        self.known.update(seconds=round(time.perf_counter() - began, 3), labels=labels.hexdigest())
+        self.known["features"] = " ".join(str(round(value, 5)) for value in sampled)
+        return predictions
 
-    def close(self, clip: Clip, record: Record, predictions: list[Any], scorers: Executor, lock: ExitStack) -> None:
-        """Score and write the predictions of a clip, then its record; it is then free."""
-        name = record["encoder"]
-        with lock:
-            try:
-                rows = self.benchmark.score(clip, predictions.__getitem__, scorers.map)
-            except InputError as error:
-                self.failed[name, clip.name] = error
-                return
-            if self.settings.save_predictions:
-                self.benchmark.save(self.output / "predictions" / folder_name(name), clip, predictions, scorers.map)
-            write_json(self.path(name, clip), {**record, "rows": [plain(row) for row in rows]})
+    def close(self, predictions: list[Any], scorers: Executor) -> None:
+        """Score and write the predictions, then the record."""
+        benchmark = benchmark_of(self.settings)
+        rows = benchmark.score(self.clip, predictions.__getitem__, scorers.map)
+        if self.settings.save_predictions:
+            benchmark.save(self.predictions, self.clip, predictions, scorers.map)
+        write_json(self.path, {**self.known, "rows": [plain(row) for row in rows]})
 
 
 def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> Tensor:

@@ -3,8 +3,9 @@
 Letters: B N frames, H W pixels, h w grid, P = h * w, K = 15 joints.
 """
 
+import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ import pandas as pd
 import scipy.io
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from tcore_lib.bodies import JOINTS
 from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, metrics
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.figures import style
 from tcore_lib.files import atomic_path, reading
 
 SCORES = {f"PCK@{threshold}": f"correct@{threshold}" for threshold in metrics.PCK_THRESHOLDS}
@@ -42,17 +41,11 @@ class Jhmdb:
         folder, ending = root / "splits", f"_test_split{self.settings.split}.txt"
         lists = sorted(path for path in folder.glob(f"*{ending}") if path.name[0] != ".")
         if not lists:
-            there = sorted(path.name for path in folder.glob("*.txt"))[:3]
-            found = f"; it has {', '.join(there)}, which is not JHMDB's own list" if there else ""
-            raise InputError(f"{folder} holds no *{ending}{found}. Unpack JHMDB's splits there.")
-        class_of: dict[str, str] = {}
-        for path in lists:
-            for line in clipfiles.lines_of(path):
-                words = line.split()
-                if len(words) != 2 or words[1] not in ("0", "1", "2"):
-                    raise InputError(f"{path} has the line {line!r}; each should be `<clip>.avi` and 0, 1 or 2.")
-                if words[1] == "2":  # 1 = training, 0 = not used
-                    class_of[words[0].removesuffix(".avi")] = path.name.removesuffix(ending)
+            raise InputError(f"{folder} holds no *{ending}; unpack JHMDB's own splits there.")
+        lines = [(line.split(), path.name.removesuffix(ending)) for path in lists for line in clipfiles.lines_of(path)]
+        class_of = {  # a line is `<clip>.avi` and 2; 1 = training, 0 = not used
+            words[0].removesuffix(".avi"): kind for words, kind in lines if words[-1] == "2"
+        }
         chosen = clipfiles.chosen(list(class_of), self.settings.clips, folder)
         return [f"{class_of[name]}/{name}" for name in chosen]
 
@@ -64,11 +57,11 @@ class Jhmdb:
         if len(joints) != len(frames):
             has = f"{source} has joints of {len(joints)} frames, {frames[0].parent} has {len(frames)}"
             raise InputError(f"{has}; unpack both again.")
-        return Clip(name.split("/")[-1], tuple(frames), clipfiles.size_of(frames[0]), joints=joints)
+        height, width, _ = clipfiles.read_frame(frames[0]).shape
+        return Clip(name.split("/")[-1], tuple(frames), (height, width), joints=joints)
 
-    def check(self, clip: Clip) -> list[str]:
+    def check(self, clip: Clip) -> None:
         """Nothing: `load` has read the joints."""
-        return []
 
     def counted(self, clip: Clip) -> list[int]:
         """The frames that are scored: all but the first."""
@@ -98,9 +91,9 @@ class Jhmdb:
         joints = np.array([read(frame) for frame in counted]).reshape(-1, len(JOINTS), 2)  # (N, K, 2)
         found, correct = metrics.joint_counts(metrics.joint_distances(joints, clip.joints[counted]))
         table = pd.DataFrame({"clip": clip.name, "joint": JOINTS, "frames": len(counted), "found": found})
-        percent = metrics.pck(found, correct)
         for column, (score, counts) in enumerate(SCORES.items()):
-            table[counts], table[score] = correct[:, column], percent[:, column]
+            table[counts] = correct[:, column]
+            table[score] = 100 * (table[counts] / table["found"])  # NaN for a joint that was never found
         return table.to_dict("records")
 
     @classmethod
@@ -119,58 +112,30 @@ class Jhmdb:
         with atomic_path(self.prediction_files(folder, clip)[0]) as temporary:
             np.save(temporary, np.stack(predictions))
 
-    def predictions(self, folder: Path, clip: Clip, frames: Sequence[int]) -> NDArray[np.float64]:
-        """Those of some frames, (n, 15, 2)."""
+    def predictions(self, folder: Path, clip: Clip) -> Callable[[int], NDArray[np.float64]]:
+        """What gives the predicted joints of a frame (15, 2), ours or somebody else's."""
         path = self.prediction_files(folder, clip)[0]
         with reading(path, "predict the joints of all frames of this clip again"):
             joints = np.load(path, allow_pickle=False).astype(np.float64)
             if joints.shape != (len(clip), len(JOINTS), 2):
                 raise ValueError(f"joints of shape {joints.shape}, not {len(clip)} frames x 15 x 2")
-        return joints[np.asarray(frames)]
-
-    def others(self, folder: Path, clip: Clip) -> Callable[[int], NDArray[np.float64]]:
-        """Joints that somebody else predicted, `<clip>.npy`: those of a frame."""
-        return self.predictions(folder, clip, range(len(clip))).__getitem__
-
-    def draw(self, image: NDArray[np.uint8], joints: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """A pose over a frame (H, W, 3): joints (15, 2) in pixels, x then y; NaN = not found, not drawn."""
-        picture = Image.fromarray(image)
-        canvas, width = ImageDraw.Draw(picture), max(2, round(min(image.shape[:2]) / 90))
-        colours = [style.SIDE_COLOURS[style.side_of(joint)] for joint in range(len(joints))]
-        points = {joint: tuple(place) for joint, place in enumerate(joints.tolist()) if np.isfinite(place).all()}
-        for first, second in style.JHMDB_BONES:
-            if first in points and second in points:
-                canvas.line([points[first], points[second]], colours[second], width)
-        for joint, place in points.items():
-            canvas.circle(place, 1.5 * width, colours[joint], "black")
-        return np.array(picture)
-
-    def legend(self, clip: Clip) -> tuple[list[str], NDArray[np.uint8]]:
-        """Names and colours of a soft map's channels."""
-        return ["background", *JOINTS], style.object_palette(1 + len(JOINTS))
+        return joints.__getitem__
 
 
 def read_joints(path: Path) -> NDArray[np.float64]:
     """Joints of a `joint_positions.mat`, (N, 15, 2), x then y in pixels counted from 0."""
-    with reading(path, "take joint_positions.mat from JHMDB's joint_positions.zip"):
-        if path.read_bytes()[:10] == b"MATLAB 7.3":
-            raise InputError(f"{path} is a MATLAB 7.3 file; save it in MATLAB with save(..., '-v7').")
-        variables = scipy.io.loadmat(path, variable_names=["pos_img"])
-        if "pos_img" not in variables:
-            raise ValueError("it has no variable pos_img")
-        positions = np.asarray(variables["pos_img"], dtype=np.float64)
+    remedy = "take JHMDB's own joint_positions.mat, or save it in MATLAB with save(..., '-v7')"
+    with reading(path, remedy):
+        positions = scipy.io.loadmat(io.BytesIO(path.read_bytes()), variable_names=["pos_img"]).get("pos_img", ())
+        positions = np.asarray(positions, dtype=np.float64)
         if positions.ndim == 2:
             positions = positions[..., None]  # MATLAB drops the last axis of a single frame
         if positions.shape[:2] != (2, len(JOINTS)):
             raise ValueError(f"it has a pos_img of {positions.shape}, not 2 x 15 x frames")
+        if np.isnan(positions).any():
+            raise ValueError("it has joints that are NaN, and PCK needs every joint: leave the clip out of the list")
         if (np.abs(positions) > FARTHEST).any():
             raise ValueError("it has joints that lie nowhere near an image")
-    if np.isnan(positions).any():
-        _, joint, frame = np.argwhere(np.isnan(positions))[0]
-        raise InputError(
-            f"{path} has NaN for the joint {JOINTS[joint]!r} in frame {frame + 1} ({np.isnan(positions).sum()} NaN in all); "
-            "PCK needs every joint: leave the clip out of the split list, or fill the joints in."
-        )
     return positions.transpose(2, 1, 0) - 1.0
 
 

@@ -1,17 +1,27 @@
-"""Labels on and off the patch grid: first labels to soft maps, soft maps to id maps (docs/protocol.md; joints: `jhmdb`).
+"""Labels that are an id per pixel: on and off the patch grid, through any clip, and what DAVIS and VIP share.
 
-Letters: B frames, H W pixels, h w grid, C label channels.
+(docs/protocol.md; joints: `jhmdb`.) Letters: B N frames, H W pixels, h w grid, C label channels.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from tcore_lib.model.features import to_input as to_input  # frames to network input; callers find it here
+from tcore_lib.data.images import in_order, is_image
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation import clips as clipfiles, propagation
+from tcore_lib.evaluation.clips import Clip, Ids
+from tcore_lib.model import features as patches
+from tcore_lib.model.encoders import FeatureEncoder, load_encoder
+from tcore_lib.model.features import to_input as to_input
 
 
 def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -20,7 +30,7 @@ def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return height, width
 
 
-def resize_ids(labels: NDArray[np.uint8], size: tuple[int, ...]) -> NDArray[np.uint8]:
+def resize_ids(labels: Ids, size: tuple[int, ...]) -> Ids:
     """Nearest resize of an id map (H, W) to `size`; the pixel that OpenCV's INTER_NEAREST takes."""
     if labels.shape == tuple(size):
         return labels
@@ -35,7 +45,7 @@ def _nearest(old: int, new: int) -> NDArray[np.int64]:
     return F.interpolate(pixels, new, mode="nearest")[0, 0].long().numpy()
 
 
-def first_soft_map(labels: NDArray[np.uint8], size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, list[int]]:
+def first_soft_map(labels: Ids, size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, list[int]]:
     """Ids (H, W) of the first frame, at a network input of `size` -> float32 (C, *grid), a channel per id; and the ids."""
     at_input = torch.from_numpy(resize_ids(labels, size))
     ids = torch.unique(torch.from_numpy(labels))
@@ -55,3 +65,134 @@ def to_ids(soft: Tensor, ids: list[int], size: tuple[int, int], upsampling: str 
         predicted.masked_fill_(channel > largest, label)
         torch.maximum(largest, channel, out=largest)
     return predicted
+
+
+def propagate(
+    source: Any, first_mask: Any, encoder: FeatureEncoder | str | Path | None = None, **settings: Any
+) -> NDArray[np.uint8]:
+    """Carry the labels of the first frame of any clip through it: uint8 (N, H, W), ids in the mask's size, frame 0 first.
+
+    Args:
+        source: with an encoder, the clip: a path (video, folder of frames) or uint8 frames (N, H, W, 3); without one, its
+            patch features float (N, h, w, D), e.g. from `features`.
+        first_mask: ids of the first frame, integers 0..255 (H, W), or the path of a PNG whose values (not colours) are ids.
+        encoder: from `load_encoder`, or what that takes.
+        settings: of `propagation.Propagator`, such as `top_k`.
+    """
+    mask = clipfiles.read_ids(Path(first_mask)) if isinstance(first_mask, str | Path) else np.asarray(first_mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "iub" or mask.min() < 0 or mask.max() > 255:
+        raise InputError(f"A mask holds integers 0..255 of shape (H, W), not {mask.dtype} {mask.shape}; convert it.")
+    mask, (height, width) = mask.astype(np.uint8), mask.shape
+    at_input = (height, width)
+    if encoder is not None:
+        encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
+        frames = patches.as_frames(source)
+        if frames.shape[1:3] != mask.shape:
+            raise InputError(f"The mask is {mask.shape}, a frame {frames.shape[1:3]}; give the first frame's own mask.")
+        source, at_input = patches.features(encoder, frames), patches.whole_patches(at_input, encoder.patch_size)
+    found = torch.as_tensor(source)  # (N, h, w, D)
+    if found.ndim != 4 or not found.is_floating_point():
+        raise InputError(
+            f"Features are (N, h, w, D), not {tuple(found.shape)}; give an encoder too if these are frames."
+        )
+    soft, ids = first_soft_map(mask, at_input, (found.shape[1], found.shape[2]))  # (C, h, w)
+    carried = propagation.propagate(found, soft.to(found.device), **settings)  # (N, C, h, w)
+    labels = torch.cat([to_ids(one[None].cpu(), ids, (height, width)) for one in carried]).numpy()
+    labels[0] = mask
+    return labels
+
+
+# ---------------------------------------------------------------------------------------------- DAVIS and VIP
+
+
+class IdMaps:
+    """A benchmark of id maps; see `benchmarks`."""
+
+    lists: str  # split -> file of clip names
+    folders: tuple[str, str]  # of frames and annotations
+    classes: int | None = None  # ids are 0 ... classes - 1; None = those of a clip's first frame
+    any_size = False  # of predictions that somebody else made
+    resize: Callable[[Ids, tuple[int, ...]], Ids]  # nearest, of a prediction to its annotation's (H, W)
+    counted: Callable[[Clip], list[int]]
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    def names(self, root: Path) -> list[str]:
+        """Clips of the split, or those chosen from it, in its order."""
+        split = root / self.lists.format(self.settings.split)
+        listed = [line.split()[0].strip("/") for line in clipfiles.lines_of(split)]
+        return clipfiles.chosen(listed, self.settings.clips, split)
+
+    def load(self, root: Path, name: str) -> Clip:
+        """One clip. Id maps have their frame's name; the first frame needs one, others without one are not scored."""
+        images, labels = (root / folder / name for folder in self.folders)
+        frames = clipfiles.images_in(images)
+        maps = {path.stem: path for path in clipfiles.images_in(labels)}
+        if extra := in_order(maps.keys() - {frame.stem for frame in frames}):
+            raise InputError(f"{maps[extra[0]]} has no frame of that name in {images}; unpack the frames again.")
+        annotations = tuple(maps.get(frame.stem) for frame in frames)
+        if annotations[0] is None:
+            raise InputError(f"{labels} has no annotation of the clip's first frame, {frames[0].name}.")
+        height, width, _ = clipfiles.read_frame(frames[0]).shape
+        return Clip(name, tuple(frames), (height, width), annotations, clipfiles.read_ids(annotations[0]))
+
+    def largest(self, clip: Clip) -> int:
+        """The largest id that may be predicted."""
+        return max(clip.channels) if self.classes is None else self.classes - 1
+
+    def first_map(self, clip: Clip, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """Labels of the first frame on the grid, (C, h, w); `size` is that of the network input."""
+        assert clip.first is not None
+        return first_soft_map(clip.first, size, grid)[0]
+
+    def predict(self, clip: Clip, soft: Tensor, size: tuple[int, int]) -> list[Ids]:
+        """Soft maps (B, C, h, w) to id maps of input size."""
+        return list(to_ids(soft, clip.channels, size, self.settings.upsampling).cpu().numpy())
+
+    def prediction_files(self, folder: Path, clip: Clip) -> list[Path]:
+        """Where each frame's predicted ids go: `<clip>/<frame>.png`, as the DAVIS server wants it."""
+        return [folder / clip.name / f"{frame.stem}.png" for frame in clip.frames]
+
+    def save(self, folder: Path, clip: Clip, predictions: Sequence[Ids], each: Callable[..., Any] = map) -> None:
+        """Write predictions in the sizes of their annotations, else of the frames."""
+
+        def write(frame: int, path: Path) -> None:
+            true = clip.truth(frame)
+            clipfiles.write_ids(path, self.resize(predictions[frame], clip.size if true is None else true.shape))
+
+        list(each(write, range(len(clip)), self.prediction_files(folder, clip)))
+
+    def predictions(self, folder: Path, clip: Clip) -> Callable[[int], Ids]:
+        """What reads the prediction of a frame, ours or somebody else's; an `InputError` where files do not fit the frames."""
+        if not (folder / clip.name).is_dir():
+            raise InputError(f"{folder} has no folder {clip.name}; give the folder that holds one folder per clip.")
+        files = self.prediction_files(folder, clip)
+        there = in_order(path for path in (folder / clip.name).iterdir() if is_image(path.name))
+        if extra := [path for path in there if path not in files]:
+            ends = (
+                f"the files are {there[0].name} ... {there[-1].name}, the frames {files[0].name} ... {files[-1].name}"
+            )
+            raise InputError(
+                f"{extra[0]} belongs to no frame: {ends}; give each PNG its frame's name (JPEG spoils ids, and counted "
+                "from another number, every prediction would be scored against another frame)."
+            )
+        if missing := [files[frame] for frame in self.counted(clip) if files[frame] not in there]:
+            raise InputError(f"{missing[0]} is missing; a score needs a prediction of every scored frame.")
+
+        def read(frame: int) -> Ids:
+            path, true = files[frame], clip.truth(frame)
+            ids, largest = clipfiles.read_ids(path), self.largest(clip)
+            with Image.open(path) as image:
+                palette = image.getpalette() if image.mode == "P" else None
+            if palette and palette[:3] != [0, 0, 0]:
+                wrong = "a palette that does not begin with black: quantising a coloured image numbers its colours anew"
+            elif ids.max() > largest:
+                wrong = f"the id {ids.max()}, but the ids of {clip.name} are 0 ... {largest}"
+            elif true is not None and ids.shape != true.shape and not self.any_size:
+                wrong = f"the size (H, W) = {ids.shape}, its annotation {true.shape}: resize it (nearest)"
+            else:
+                return ids
+            raise InputError(f"{path} has {wrong}; write ids, 0 = background: no colours, masks of 255, probabilities.")
+
+        return read

@@ -1,6 +1,5 @@
-"""The three benchmarks' scores: arrays in, numbers out, no files.
+"""The three benchmarks' scores: arrays in, numbers out. J, F and intersection over union are fractions in 0..1.
 
-J, F and intersection over union are fractions in 0..1, PCK is in percent (as their communities print them).
 Letters: H W pixels, N frames, K joints or classes.
 """
 
@@ -93,12 +92,6 @@ def joint_counts(distances: NDArray[np.floating]) -> tuple[NDArray[np.int64], ND
     found = ~np.isnan(distances)
     correct = [(distances <= threshold).sum(0) for threshold in PCK_THRESHOLDS]
     return found.sum(0), np.stack(correct, axis=-1)
-
-
-def pck(found: NDArray[np.integer], correct: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Percentage of correct keypoints (..., K, 5) from counts: found (..., K), correct (..., K, 5); NaN if never found."""
-    total = found[..., None]
-    return 100.0 * np.divide(correct, total, out=np.full(correct.shape, math.nan), where=total > 0)
 
 
 def confusion(prediction: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> NDArray[np.int64]:

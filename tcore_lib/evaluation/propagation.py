@@ -11,13 +11,13 @@ in its dense form; this module gives the same result faster, with a memory that 
 
 **A patch has two numbers.** `patch` runs along the short side of the grid first, so that a strip across the grid, and what it
 can reach, is one slice of memory: on DAVIS' grid of 30 x 55 patches and radius 20 that saves a third of the affinities.
-`order` runs row by row; it is needed where similarities are equal, and for what leaves this module. On 2 rows and 3 columns:
+`order` runs row by row; it decides between equal similarities and leaves this module. On 2 rows and 3 columns:
 
     patch   0  2  4     order   0  1  2
             1  3  5             3  4  5
 
-**Equal similarities** are frequent (a still background, a duplicated frame) and decide who votes. Here they go by the
-protocol's list of context patches: long memory, then preceding frames oldest first, each row by row; the earlier one wins.
+**Equal similarities** are frequent (a still background, a duplicated frame) and decide who votes. They go by the protocol's
+list of context patches: long memory, then preceding frames oldest first, each row by row; the earlier one wins.
 (`torch.topk` nearly always does the same on a CPU and promises nothing.) A context patch's place in that list, `place in the
 list of frames * P + order`, is called its entry.
 
@@ -65,14 +65,10 @@ class Propagator:
     Args:
         features: (h, w, D), patch features of frame 0. They need not be normalised; here they are, in float32.
         labels: float (C, h, w), soft labels of frame 0, which keeps them.
-        top_k: entries that vote.
-        temperature: divides similarities before the softmax.
-        radius: a context patch counts if its Euclidean grid distance is strictly below it.
-        context: number of preceding frames; where the clip has none yet, frame 0 stands in. Frame 0 votes once more as
-            long memory, from anywhere.
-        radius_inclusive: variant, distance <= radius.
-        restrict_first: variant, the radius holds for the long memory too.
-        repeat_first: false = variant, frame 0 does not stand in for frames that do not exist.
+        top_k: entries that vote; their similarities are divided by `temperature` before the softmax.
+        radius: a context patch counts if its Euclidean grid distance is strictly below it (`radius_inclusive`: or equal).
+        context: number of preceding frames; where the clip has none yet, frame 0 stands in (`repeat_first`). Frame 0 votes
+            once more as long memory, from anywhere (`restrict_first`: within the radius).
     """
 
     def __init__(
@@ -122,8 +118,6 @@ class Propagator:
         grid = soft.unflatten(1, (self.long, self.short))  # (C, h, w), or turned
         return grid.transpose(1, 2) if self.turned else grid
 
-    # ------------------------------------------------------------------------------------------ grid and memory
-
     def _flat(self, grid: Tensor) -> Tensor:
         """(h, w, ...) -> (P, ...), along the short side first."""
         return (grid.transpose(0, 1) if self.turned else grid).flatten(0, 1)
@@ -142,8 +136,6 @@ class Propagator:
         across = query % self.short - key % self.short
         squared = along * along + across * across
         return squared > self.radius**2 if self.inclusive else squared >= self.radius**2
-
-    # ------------------------------------------------------------------------------------------ the search
 
     def _search(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Frame, patch, similarity / temperature and weight of the voters on features (P, D), each (k, P).
@@ -197,9 +189,7 @@ class Propagator:
 
         Of the S patches compared with, `order`; `forbidden`, bool (Q, S), do not count; `place` of the frames in the list.
         """
-        start = (
-            torch.tensor(place, device=self.device)[:, None, None] * self.patches
-        )  # entry of each frame's first patch
+        start = torch.tensor(place, device=self.device)[:, None, None] * self.patches  # entry of a frame's first patch
 
         def top(value: Tensor, order: Tensor, ruled_out: Tensor) -> Tensor:
             """The k best of some patches' entries: (n, q, s) -> (q, k)."""

@@ -1,8 +1,7 @@
-"""From the table of all objects, joints or classes to the benchmark's scores, each with a bootstrap interval.
+"""From the table of all objects, joints or classes to the benchmark's scores in percent, each with a bootstrap interval.
 
-Everything here is in percent. Clips are the unit of the bootstrap: frames and objects of a clip are not independent.
-A benchmark says per clip how much of what it counts (`sums`); a score is the mean over its items of part / whole.
-Letters: S bootstrap samples, c clips, K items (joints, classes; one for DAVIS, whose mean goes over all objects).
+Clips are the unit of the bootstrap: frames and objects of a clip are not independent. A score is the mean over its items of
+part / whole (`sums`). Letters: S resamples, c clips, K items (joints, classes; one for DAVIS: its mean is over all objects).
 """
 
 import math
@@ -21,13 +20,11 @@ ENDS = [2.5, 97.5]  # percentiles: of a 95 % interval
 
 
 def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
-    """A benchmark's scores per encoder, from a table of `evaluate` or `score_predictions`.
+    """A benchmark's scores per encoder, from a table of `evaluate`: encoder, score, value, low, high (percent), clips.
 
-    Returns:
-        Columns encoder, score, value, low, high (percent) and clips. DAVIS: means over all objects of all clips.
-        JHMDB: PCK per joint over all clips, then the mean of the joints that were found. VIP: one confusion matrix over
-        all clips, then the mean over the classes that occur. `low` and `high` bound the central 95 % of 2,000 resamples
-        of the clips, the same resamples for every encoder; NaN with a single clip.
+    DAVIS: means over all objects of all clips. JHMDB: PCK per joint over all clips, then the mean of the joints that were
+    found. VIP: one confusion matrix over all clips, then the mean over the classes that occur. `low` and `high` bound the
+    central 95 % of 2,000 resamples of the clips, the same resamples for every encoder; NaN with a single clip.
     """
     parts = []
     for encoder, rows in table.groupby("encoder", sort=False) if "encoder" in table else [("", table)]:
@@ -40,13 +37,10 @@ def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataF
 
 
 def paired_difference(a: pd.DataFrame, b: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
-    """How much better is encoder `a` than encoder `b` on the same clips? Both are rows of `evaluate`.
+    """How much better is encoder `a` than `b`, rows of `evaluate` on the same clips: score, difference, low, high, clips.
 
-    Much of a score's interval is what clips have in common, easy or hard for every encoder. With the same resamples of the
-    clips for both it cancels in the difference: two encoders whose intervals overlap may differ for certain.
-
-    Returns:
-        One row per score: score, difference (a - b), low, high (points; 95 % interval, NaN with a single clip), clips.
+    In points, with a 95 % interval (NaN with a single clip). Much of a score's interval is what clips have in common, easy
+    or hard for every encoder. With the same resamples for both it cancels: two whose intervals overlap may differ for certain.
     """
     if set(a["clip"]) != set(b["clip"]):
         name = sorted(set(a["clip"]) ^ set(b["clip"]))[0]

@@ -4,7 +4,6 @@ Letters: H W pixels, K = 20 classes.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,8 @@ from PIL import Image
 
 from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, idmaps, labels as labelmaps, metrics
+from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, metrics
 from tcore_lib.evaluation.clips import Clip, Ids
-from tcore_lib.figures import style
 
 STEP = 64  # pixels; the short side of the input is a multiple of it
 
@@ -29,44 +27,26 @@ def resize_classes(labels: Ids, size: tuple[int, ...]) -> Ids:
     return np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
-class Vip(idmaps.IdMaps):
+class Vip(labelmaps.IdMaps):
     """See `benchmarks`."""
 
     title, official, table, headline = "VIP", ("val", 50, None), "parts", "mIoU"
-    palette, classes, any_size = style.VIP_PALETTE, len(PARTS), True
+    lists, folders = "lists/{}_videos.txt", ("Images", "Annotations/Category_ids")
+    classes, any_size = len(PARTS), True
     resize = staticmethod(resize_classes)
 
-    def names(self, root: Path) -> list[str]:
-        """Clips of the split, or those chosen from it, in its order."""
-        split = root / "lists" / f"{self.settings.split}_videos.txt"
-        listed = [line.split()[0].strip("/") for line in clipfiles.lines_of(split)]
-        return clipfiles.chosen(listed, self.settings.clips, split)
-
-    def load(self, root: Path, name: str) -> Clip:
-        """One clip. Its first frame needs an annotation; others without one are carried through and not scored."""
-        return idmaps.load(name, root / "Images" / name, root / "Annotations" / "Category_ids" / name)
-
-    def check(self, clip: Clip) -> list[str]:
-        """Remarks about annotations; an `InputError` where an id is no class."""
-        other = 0
-        for frame in self.counted(clip):
-            ids = clip.truth(frame)
-            assert ids is not None
-            if ids.max() > self.largest(clip):
-                named = f"{clip.annotations[frame]} has the id {ids.max()}"
-                raise InputError(f"{named}, not one of 0 ... 19; take Category_ids, not instances.")
-            other += ids.shape != clip.size
-        return [f"{other} annotations have another size than their frame; scored at their own size"] if other else []
+    def check(self, clip: Clip) -> None:
+        """An `InputError` where an id is no class."""
+        for path in filter(None, clip.annotations):
+            if (found := clipfiles.read_ids(path).max()) >= len(PARTS):
+                raise InputError(f"{path} has the id {found}, not one of 0 ... 19; take Category_ids, not instances.")
 
     def counted(self, clip: Clip) -> list[int]:
         """The frames that are scored: all with annotation, also the first (as in the released scorer)."""
         return [frame for frame, path in enumerate(clip.annotations) if path is not None]
 
     def input_size(self, clip: Clip, patch_size: int) -> tuple[int, int]:
-        """(H, W) of the network input.
-
-        The long side is given, the short one is scaled by `int()` and floored to a multiple of 64, both then to whole patches.
-        """
+        """(H, W): the long side as set, the short one scaled by `int()` and floored to STEP, both then to whole patches."""
         h, w = clip.size
         long = self.settings.long_side
         short = int(min(h, w) * long / max(h, w)) // STEP * STEP
@@ -94,7 +74,3 @@ class Vip(idmaps.IdMaps):
         wide = rows.pivot(index="clip", columns="part", values=["hit", "true", "predicted"]).loc[rows["clip"].unique()]
         hit, true, predicted = (wide[column].to_numpy(float) for column in ("hit", "true", "predicted"))
         return {cls.headline: (hit, true + predicted - hit)}
-
-    def legend(self, clip: Clip) -> tuple[list[str], NDArray[np.uint8]]:
-        """Names and colours of a soft map's channels."""
-        return [PARTS[i] for i in clip.channels], self.palette[clip.channels]

@@ -163,5 +163,7 @@ def predictions(
     Joints are in pixels, NaN = not found. None where predictions were not kept (`save_predictions: false`).
     """
     folder, benchmark = output / "predictions" / folder_name(encoder_name), benchmark_of(settings)
-    kept = all(path.exists() for path in benchmark.prediction_files(folder, clip))
-    return benchmark.predictions(folder, clip, frames) if kept else None
+    if not all(path.exists() for path in benchmark.prediction_files(folder, clip)):
+        return None
+    read = benchmark.predictions(folder, clip)
+    return np.stack([read(frame) for frame in frames])

@@ -133,11 +133,11 @@ def _carried_labels(clip: clips.Clip, settings: Benchmark, size: tuple[int, int]
     soft = benchmark.first_map(clip, size, tuple(of_frames.shape[1:3]))  # (C, h, w)
     carried = propagation.Propagator(of_frames[0], soft, **propagation.propagator_settings(settings))
     labels = torch.stack([soft, *(carried.step(later).cpu() for later in of_frames[1:])])  # (N, C, h, w)
-    names, palette = benchmark.legend(clip)
-    if names[0] != "background":  # every pixel of the first frame is labelled
-        labels = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0))
-        names, palette = ["background", *names], np.concatenate([style.object_palette(1), palette])
-    arguments = {"labels": labels.numpy(), "label_names": names, "palette": palette}
+    ids = clip.channels if clip.joints is None else list(range(len(soft)))  # of joints, 0 = background
+    if ids[0] != 0:  # every pixel of the first frame is labelled
+        labels, ids = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0)), [0, *ids]
+    names = [f"object {i}" if i else "background" for i in ids]
+    arguments = {"labels": labels.numpy(), "label_names": names, "palette": style.object_palette()[ids]}
     cells = np.argwhere(labels[0].argmax(0).numpy() == 1)  # of the first object
     if len(cells):
         row, column = cells[np.abs(cells - cells.mean(0)).sum(1).argmin()].tolist()

@@ -18,9 +18,10 @@ from tcore_lib.errors import InputError
 from tcore_lib.evaluation import clips, labels as labelmaps
 from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
-from tcore_lib.evaluation.video import write_video
 from tcore_lib.figures import style
+from tcore_lib.files import atomic_path
 from tcore_lib.model.encoders import FeatureEncoder
+from tcore_lib.scenes.synthetic import encode as write_video
 from tcore_lib.widgets import payload
 from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
 
@@ -155,8 +156,10 @@ class MaskPainter(StandaloneWidget):
         masks, video = Path(folder) / "masks", Path(folder) / "masks.mp4"
         for frame, labels in enumerate(self.labels):
             clips.write_ids(masks / f"{frame:05d}.png", labels)
-        painted = (style.overlay_labels(*pair) for pair in zip(self._pictures, self.labels, strict=True))
-        write_video(video, painted, FPS)
+        painted = [style.overlay_labels(*pair) for pair in zip(self._pictures, self.labels, strict=True)]
+        height, width = (side // 2 * 2 for side in self._shape)
+        with atomic_path(video) as temporary:
+            write_video(temporary, np.stack([picture[:height, :width] for picture in painted]), FPS)
         return f"Saved {masks} and {video}."
 
 
