@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,13 +14,11 @@ import pytest
 import torch
 from coded_videos import write_video
 from faulty import Missing, Mortal, remount, small_disk
-from PIL import Image
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 from test_pretrain import assert_same, newest, prepared, train
 from tiny_problem import Pictures, tiny
 
 from tcore_lib import params, runs
-from tcore_lib.__main__ import main
 from tcore_lib.data import videos
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
@@ -88,18 +85,6 @@ def test_frames_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     assert not list((disk / "out/.prepare-train").glob("unfinished*"))
 
 
-def test_predictions_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
-    (disk / "filler").write_bytes(bytes(590_000))
-    settings = params.Davis(**DAVIS)
-    found = load_clips(settings, write_small_davis(tmp_path / "davis", frames=20))
-    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        evaluate.evaluate(pixels(), found, settings, output=disk / "out", progress=False)
-    (disk / "filler").unlink()
-    table = evaluate.evaluate(pixels(), found, settings, output=disk / "out", progress=False)
-    pd.testing.assert_frame_equal(table, evaluate.evaluate(pixels(), found, settings, progress=False))
-    assert not hidden(disk)
-
-
 def test_a_read_only_disk_is_refused_in_a_sentence(disk: Path, tmp_path: Path) -> None:
     settings = prepared(tmp_path)
     write_video(tmp_path / "in/any/a.mp4", frames=9)
@@ -117,17 +102,6 @@ def test_a_read_only_disk_is_refused_in_a_sentence(disk: Path, tmp_path: Path) -
         evaluate.evaluate(pixels(), found, params.Davis(**DAVIS), output=disk / "out", progress=False)
 
 
-@pytest.mark.parametrize(
-    "command", ["pretrain {p}", "evaluate davis --root {n} --encoder pixels --output o", "inspect {n}"]
-)
-def test_missing_data_is_named(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    none, profile = tmp_path / "none", tmp_path / "p.yaml"
-    profile.write_text(json.dumps({"data": {"root": str(none)}, "run": {"results": str(tmp_path)}}))
-    assert main(command.format(p=profile, n=none).split()) == 2
-    said = capsys.readouterr().err
-    assert re.fullmatch(rf"tcore: .*{none}.*\n", said), said
-
-
 def test_a_frame_removed_during_a_training_is_named(tmp_path: Path) -> None:
     settings = prepared(tmp_path, loop={"max_steps": 8, "checkpoint_every": 1})
     index = FrameIndex.load(videos.index_path(settings.data))
@@ -139,20 +113,6 @@ def test_a_frame_removed_during_a_training_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^/\S+/clip\d held 20 frames and now holds 0; put a whole file in its place"):
         pretrain.pretrain(settings, index, tmp_path / "run", progress=False, on_log=remove)
     assert newest(tmp_path / "run")["step"] >= 1
-
-
-def test_a_frame_removed_during_an_evaluation_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = params.Davis(**DAVIS)
-    found = load_clips(settings, write_small_davis(tmp_path / "davis", frames=20))
-    real = evaluate.encode
-
-    def encode(*args: Any) -> torch.Tensor:
-        found[0].frames[18].unlink(missing_ok=True)
-        return real(*args)
-
-    monkeypatch.setattr(evaluate, "encode", encode)
-    with pytest.raises(InputError, match=r"one/00018\.jpg .*No such file"):
-        evaluate.evaluate(pixels(), found, settings, progress=False)
 
 
 # ---------------------------------------------------------------------------------------------- memory and processes
@@ -302,18 +262,6 @@ def test_clips_of_one_two_and_three_frames_are_scored_or_said_to_have_nothing(
     pd.testing.assert_frame_equal(table, again)  # also NaN survives the file of a finished clip
     record = commands.summary_record(table, settings)
     json.dumps(record, allow_nan=False)
-
-
-def test_a_black_clip_gives_defined_scores(tmp_path: Path) -> None:
-    """Every feature is the same: ties everywhere, decided by the order of the context."""
-    settings = params.Davis(**DAVIS)
-    root = write_small_davis(tmp_path, ("one",))
-    for path in (root / "JPEGImages/480p/one").iterdir():
-        Image.new("RGB", (W, H)).save(path)
-    found = load_clips(settings, root)
-    tables = [evaluate.evaluate(pixels(), found, settings, progress=False) for _ in range(2)]
-    pd.testing.assert_frame_equal(*tables)
-    assert tables[0].notna().all(axis=None)
 
 
 def test_joints_outside_the_image_are_counted_and_defined(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""Sandwich sampling (docs/method.md section 1): ranges, statistics, determinism over workers, ranks and accumulation."""
+"""Sandwich sampling (docs/method.md section 1): ranges, determinism over workers, ranks and accumulation."""
 
-import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 from torch.utils.data import DataLoader
 
 from tcore_lib.data.sandwich import SandwichDataset, collate, counters, epoch_order, sandwich_indices, video_of
@@ -41,15 +39,6 @@ def draws(num_frames: int, count: int, ranges: Sandwich = DEFAULT) -> np.ndarray
     return np.array([sandwich_indices(num_frames, ranges, generator(0, "frames", k)) for k in range(count)])
 
 
-def test_twenty_frames_are_uniform_over_the_stated_ranges() -> None:
-    """T = 20: current 6..13 (8 values), offsets 3..5 (3 values each), all independent: 72 equally likely triples."""
-    past, current, future = draws(20, 7_200).T
-    cells = np.zeros((8, 3, 3), int)
-    np.add.at(cells, (current - 6, current - past - 3, future - current - 3), 1)
-    assert (cells > 0).all()
-    assert chisquare(cells.ravel()).pvalue > 1e-3  # 100 expected in each cell
-
-
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 7])
 def test_too_short_clips_give_one_frame_anywhere_in_three_roles(num_frames: int) -> None:
     got = draws(num_frames, 300)
@@ -71,12 +60,6 @@ def test_ranges_by_hand(num_frames: int, current: tuple[int, int], offsets: tupl
     assert (now.min(), now.max()) == current
     for distance in (now - past, future - now):
         assert (distance.min(), distance.max()) == offsets
-
-
-def test_every_length_stays_inside_the_clip_and_in_order() -> None:
-    for current, num_frames in itertools.product([(0.3, 0.7), (0.25, 0.75), (0.5, 0.6)], range(1, 200, 3)):
-        past, now, future = draws(num_frames, 10, Sandwich(current_range=current)).T
-        assert ((past >= 0) & (past <= now) & (now <= future) & (future < num_frames)).all()
 
 
 def test_an_epoch_shows_each_video_once_and_the_next_in_another_order() -> None:

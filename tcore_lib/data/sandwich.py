@@ -5,27 +5,18 @@ docs/method.md section 1. Letters: B samples, H W pixels, T frames of a video, n
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from tcore_lib import params, randomness
+from tcore_lib.data.index import FrameIndex
 from tcore_lib.errors import InputError
 
+Videos = FrameIndex  # or what has its `num_frames`, `len` and `read`
 Sample = dict[str, Any]  # frames uint8 (3 roles, 3 channels, H, W), counter, video (row of the index)
-
-
-class Videos(Protocol):
-    """What the dataset needs of an index (`FrameIndex`, `ShardIndex`)."""
-
-    num_frames: np.ndarray  # (n,) frames of each video
-
-    def __len__(self) -> int: ...
-
-    def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
-        """Frames of video i as uint8 (H, W, 3) RGB."""
 
 
 def sandwich_indices(num_frames: int, ranges: params.Sandwich, rng: np.random.Generator) -> tuple[int, int, int]:

@@ -64,19 +64,15 @@ def _write_video(tar: tarfile.TarFile, index: FrameIndex, i: int) -> list[tuple[
     return places
 
 
-class ShardIndex:
+class ShardIndex(FrameIndex):
     """The videos of a folder of shards (`write_shards`), as training reads them. InputError: the folder has no index."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.index = folder, FrameIndex.load(folder / INDEX, AGAIN)
-        self.num_frames = self.index.num_frames  # (n,) int32
+        super().__init__(**vars(FrameIndex.load(folder / INDEX, AGAIN)))
+        self.folder = folder
         with reading(folder / PLACES, AGAIN):
             self._places = np.load(folder / PLACES)  # (all frames, 3) int64
         self._starts = np.cumsum(self.num_frames, dtype=np.int64) - self.num_frames  # (n,), each video's first place
-
-    def __len__(self) -> int:
-        """Number of videos."""
-        return len(self.index)
 
     def read(self, i: int, frame_indices: Sequence[int]) -> list[np.ndarray]:
         """Frames of video i as uint8 (H, W, 3) RGB. InputError: a shard is missing, has changed or holds a damaged frame."""
@@ -90,12 +86,12 @@ class ShardIndex:
                 # the member's header stands before its content, and its name says whether this is the frame
                 if len(data) != BLOCK + size or not data.startswith(f"{i:09d}.{j:05d}.".encode()):
                     raise ValueError("it has changed since it was indexed")
-            frame = images.read_rgb(data[BLOCK:], f"{path} holds it as frame {j} of {self.index.paths[i]}; {AGAIN}")
-            found.append(images.reduce_short_side(frame, self.index.short_side))
+            frame = images.read_rgb(data[BLOCK:], f"{path} holds it as frame {j} of {self.paths[i]}; {AGAIN}")
+            found.append(images.reduce_short_side(frame, self.short_side))
         return found
 
 
-def open_index(cfg: params.Data) -> FrameIndex | ShardIndex:
+def open_index(cfg: params.Data) -> FrameIndex:
     """The videos a profile trains on: its shards where it names any, else the index that notebook 00 made."""
     return ShardIndex(params.resolve(cfg.shards)) if cfg.shards else FrameIndex.load(index_path(cfg))
 
