@@ -1,54 +1,160 @@
-"""The articulated figure of the synthetic scenes: a skeleton dressed in cut-outs, each with its class of VIP.
+"""The figure of the synthetic scenes: 15 joints that walk, wave, jump or dance, dressed in cut-outs of VIP's classes.
 
-Sprites are cut in units of the figure's height. The skeleton is turned by a yaw and seen from the front without
-perspective; a limb keeps its width and is shortened along its length, as its projection is.
+Axes: x to the figure's left, y down, z forward; unit = its height; origin on the ground between the feet. Left and right are
+the figure's own. It is turned by a yaw and seen without perspective; a limb keeps its width, its length is projected.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from tcore_lib.bodies import PARTS
+from tcore_lib import bodies
 from tcore_lib.scenes import textures
-from tcore_lib.scenes.skeleton import FORE, JOINTS, LIMB, SHANK, THIGH, TORSO, UPPER
-from tcore_lib.scenes.sprites import NO_LIMB, Layer, Sprite, cut, ellipse, mirrored, sheet
+from tcore_lib.scenes.layers import Layer, Sprite, World, cut, ellipse, mirrored, sheet
 from tcore_lib.scenes.textures import Rng
 
-LABEL = {name.replace(" ", "-"): number for number, name in enumerate(PARTS)}  # VIP class of a garment or limb
+JOINTS = tuple(name.replace(" ", "_") for name in bodies.JOINTS)
+# Limbs that meet in a joint: it is visible where one of them is the nearest thing.
+MEETING = {"neck": ["torso"], "belly": ["torso"], "face": ["head"]}
+for _side in ("right", "left"):
+    _arm, _fore, _thigh, _shank = (f"{_side}_{limb}" for limb in ("upper_arm", "forearm", "thigh", "shank"))
+    MEETING |= {f"{_side}_shoulder": ["torso", _arm], f"{_side}_elbow": [_arm, _fore], f"{_side}_wrist": [_fore]}
+    MEETING |= {f"{_side}_hip": ["torso", _thigh], f"{_side}_knee": [_thigh, _shank], f"{_side}_ankle": [_shank]}
+
+# Lengths in units of the figure's height.
+THIGH, SHANK, UPPER, FORE, TORSO, FOOT = 0.205, 0.205, 0.15, 0.14, 0.315, 0.04
+SHOULDER, HIP = 0.112, 0.058
+FACE_X, FACE_Y = 0.084, 0.1  # half width and half height of the face
+SIDES = np.array([-1.0, 1.0])  # right, left
+
+LABEL = {name.replace(" ", "-"): number for number, name in enumerate(bodies.PARTS)}  # VIP class of a garment or limb
 SKIN = ("#f3d0b4", "#e8b994", "#d9a075", "#c98f63", "#9a623d", "#6b4029")
 HAIR = ("#2b1d16", "#5a3825", "#8b5a2b", "#c9a15a", "#a33b22", "#70757c")
-FACE_X, FACE_Y = 0.084, 0.1  # half width and half height of the face
+
+
+# ---- the skeleton ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Angles (radians) and shifts (heights) over time; limbs as (N, 2): right, left; the rest as (N,).
+
+    A limb hangs down at 0; an angle lifts it forward, `..._spread` to its own side; no angle is relative to another.
+    """
+
+    thigh: np.ndarray
+    shank: np.ndarray
+    leg_spread: np.ndarray
+    upper: np.ndarray
+    upper_spread: np.ndarray
+    fore: np.ndarray
+    fore_spread: np.ndarray
+    lean: np.ndarray
+    sway: np.ndarray
+    lift: np.ndarray
+    speed: float = 0.0  # forward, heights per second, so that the feet do not slide
+
+
+def _walk(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
+    stride = 0.95 * beat[:, None] + [0, np.pi]
+    zero, still = np.zeros_like(stride), np.zeros_like(beat)
+    thigh = 0.5 * extent * np.sin(stride) + 0.06
+    bend = 0.1 + 0.75 * np.clip(np.cos(stride - 0.2), 0, 1) ** 1.5
+    upper = -0.5 * extent * np.sin(stride)
+    # A foot on the ground moves back by two half strides per step, two steps per stride.
+    speed = 4 * np.sin(0.5 * extent) * (THIGH + SHANK) * 0.95 * tempo
+    arms = (upper, zero + 0.1, upper + 0.45, zero + 0.02)
+    return Pose(thigh, thigh - bend, zero + 0.03, *arms, still + 0.05, still, still, speed)
+
+
+def _wave(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
+    zero, still = np.zeros((len(beat), 2)), np.zeros_like(beat)
+    up = (np.arange(2) == rng.integers(2)).astype(float)
+    waving = 0.5 * extent * np.sin(1.7 * beat)[:, None]
+    spread = up * (1.9 + 0.25 * waving) + (1 - up) * 0.18
+    fore_spread = up * (2.75 + waving) + (1 - up) * (0.08 + 0.06 * np.sin(beat)[:, None])
+    upper = zero + (1 - up) * 0.12 * np.sin(beat)[:, None]
+    sway, breath = 0.02 * np.sin(beat * 0.8), 0.012 * np.sin(0.5 * beat)
+    return Pose(zero, zero - 0.04, zero + 0.1, upper, spread, upper + 0.15, fore_spread, still, sway, breath)
+
+
+def _jump(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
+    zero, still = np.zeros((len(beat), 2)), np.zeros_like(beat)
+    open_ = (0.5 - 0.5 * np.cos(beat))[:, None] + zero
+    spread = 0.2 + 2.35 * extent * open_
+    knee = 0.2 * np.clip(-np.cos(2 * beat), 0, 1)[:, None] + zero
+    hop = 0.1 * extent * np.abs(np.sin(beat))
+    fore_spread = spread + 0.15 * open_ - 0.05
+    return Pose(knee, -knee, 0.06 + 0.42 * open_, zero, spread, zero + 0.1, fore_spread, still, still, hop)
+
+
+def _dance(rng: Rng, beat: np.ndarray, tempo: float, extent: float) -> Pose:
+    zero = np.zeros((len(beat), 2))
+    turn = np.sin(beat)[:, None] * SIDES
+    spread = 1.25 + 0.95 * extent * turn
+    fore_spread = spread + 0.9 * np.sin(beat + 0.8)[:, None] * SIDES
+    dip = 0.3 + 0.28 * np.sin(2 * beat)[:, None] + zero
+    lean, sway, hop = 0.04 * np.sin(beat), 0.05 * np.sin(beat), 0.02 * np.abs(np.sin(beat))
+    return Pose(dip + 0.15 * turn, -dip, zero + 0.2, zero + 0.25, spread, zero + 0.35, fore_spread, lean, sway, hop)
+
+
+ACTIONS = {"walking": _walk, "waving": _wave, "jumping": _jump, "dancing": _dance}  # kind of motion -> how
+
+
+def _skeleton(held: Pose) -> dict[str, np.ndarray]:
+    """Positions (N, 3) of `JOINTS` and `pelvis` by name, and (N,) pitch of `right_foot`, `left_foot` in radians."""
+    n = len(held.lift)
+    pelvis = np.zeros((n, 3))
+    up = np.stack([held.sway * 0.8, -np.cos(held.lean), np.sin(held.lean)], -1)
+    nod = np.stack([0.6 * held.sway, -np.ones(n), 0.5 * np.sin(held.lean) + 0.03], -1)
+    neck = pelvis + TORSO * up
+    lateral = np.stack([SIDES, [0.0, 0.0], [0.0, 0.0]], -1)  # (2, 3): right, left
+    hip = pelvis[:, None] + HIP * lateral  # (N, 2, 3), as everything that there are two of
+    shoulder = (neck - 0.05 * up)[:, None] + SHOULDER * lateral
+    knee = hip + THIGH * _direction(held.leg_spread, held.thigh)
+    ankle = knee + SHANK * _direction(held.leg_spread, held.shank)
+    elbow = shoulder + UPPER * _direction(held.upper_spread, held.upper)
+    wrist = elbow + FORE * _direction(held.fore_spread, held.fore)
+    pairs = {"hip": hip, "knee": knee, "ankle": ankle, "shoulder": shoulder, "elbow": elbow, "wrist": wrist}
+    out = {"pelvis": pelvis, "neck": neck, "belly": pelvis + 0.45 * TORSO * up, "face": neck + 0.122 * nod}
+    out |= {f"{side}_{name}": both[:, i] for name, both in pairs.items() for i, side in enumerate(("right", "left"))}
+    # The lower foot stands on the ground (y = 0), or is lifted above it.
+    shift = np.stack([held.sway, -FOOT - ankle[..., 1].max(1) - held.lift, np.zeros(n)], -1)
+    out = {name: place + shift for name, place in out.items()}
+    pitch = np.clip(0.7 * held.shank, -0.9, 0.3)
+    return out | {"right_foot": pitch[:, 0], "left_foot": pitch[:, 1]}
+
+
+def _direction(spread: np.ndarray, swing: np.ndarray) -> np.ndarray:
+    """Unit vectors (N, 2, 3) along the right and the left limb."""
+    return np.stack([SIDES * np.sin(spread), np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing)], -1)
+
+
+# ---- the clothes -----------------------------------------------------------------------------------------------------
 
 
 class Figure:
-    """A figure that stands somewhere: picks its clothes, cuts its sprites and puts them onto its joints.
+    """A figure that stands at `foot`: picks its clothes, cuts its sprites and puts them onto its joints.
 
-    Args:
-        rng: clothes, cloth and colours are drawn from it.
-        tones: (6, 3) palette of the clothes.
-        joints: from `skeleton.skeleton`.
-        foot: (N, 2) world point between the feet.
-        height: world units.
-        yaw: radians; 0 faces the viewer, positive turns to the right of the picture.
-        resolution: pixels per world unit.
-
-    Attributes:
-        layers: what has been put on.
+    `tones` (6, 3) are the clothes' palette, `joints` come from `_skeleton`, `foot` (N, 2) is the world point between the feet,
+    `height` is in world units; a yaw of 0 radians faces the viewer, a positive one turns to the right of the picture.
     """
 
     owner, depth = 1, 2.0  # its object id; its parts stay within half a unit of its depth
 
     def __init__(
         self,
-        rng: Rng,
+        world: World,
         tones: np.ndarray,
         joints: dict[str, np.ndarray],
         foot: np.ndarray,
         height: float,
         yaw: float,
-        resolution: float,
     ) -> None:
+        rng = world.rng
         self.rng, self.joints, self.foot, self.height, self.yaw = rng, joints, foot, height, yaw
-        self.resolution = resolution * height * 1.15  # pixels per figure height
+        self.resolution = world.resolution * height * 1.15  # pixels per figure height
         self.layers: list[Layer] = []
         self.upper = str(rng.choice(["upper-clothes", "upper-clothes", "coat", "dress"]))
         self.lower = "skirt" if self.upper == "dress" else str(rng.choice(["pants", "shorts", "skirt"]))
@@ -71,38 +177,31 @@ class Figure:
         shares = {"top": order[:3], "bottom": order[[3, 4, 0]], "extra": order[[4, 5, 1]]}
         self.cloth = {name: textures.pattern(rng, (2 * side, side), three) for name, three in shares.items()}
 
-    # -- cutting
-
-    def fabric(self, name: str, rows: int, columns: int) -> np.ndarray:
-        """A piece (rows, columns, 3) of a cloth, or of a plain colour with a little grain."""
-        if name in self.plain:
-            return textures.grain(self.rng, np.broadcast_to(self.plain[name], (rows, columns, 3)), 0.03, 6)
-        cloth = self.cloth[name]
-        y, x = (int(self.rng.integers(max(1, cloth.shape[i] - (rows, columns)[i] + 1))) for i in (0, 1))
-        short = (max(0, y + rows - cloth.shape[0]), max(0, x + columns - cloth.shape[1]))
-        wide = np.pad(cloth, ((0, short[0]), (0, short[1]), (0, 0)), "symmetric")
-        return wide[y : y + rows, x : x + columns]
-
     def cut(
         self, name: str, outlines: list[np.ndarray], bevel: float, *, length: float = 0, rim: float = 0.3
     ) -> Sprite:
-        """Cut a garment or body part around its outlines."""
-        size, bounds = sheet(outlines, self.resolution, 0.026)
-        return cut(self.fabric(name, *size), outlines, bounds, bevel, length=length, rim=rim)
+        """Cut a garment or body part around its outlines, from a cloth or a plain colour with a little grain."""
+        (rows, columns), bounds = sheet(outlines, self.resolution, 0.026)
+        if name in self.plain:
+            fabric = textures.grain(self.rng, np.broadcast_to(self.plain[name], (rows, columns, 3)), 0.03, 6)
+        else:
+            cloth = self.cloth[name]
+            y, x = (int(self.rng.integers(max(1, cloth.shape[i] - (rows, columns)[i] + 1))) for i in (0, 1))
+            short = (max(0, y + rows - cloth.shape[0]), max(0, x + columns - cloth.shape[1]))
+            wide = np.pad(cloth, ((0, short[0]), (0, short[1]), (0, 0)), "symmetric")
+            fabric = wide[y : y + rows, x : x + columns]
+        return cut(fabric, outlines, bounds, bevel, length=length, rim=rim)
 
     def limb(self, name: str, length: float, r0: float, r1: float) -> Sprite:
         """A tapered limb from (0, 0) to (0, length), with round ends of radius r0 and r1."""
-        lower = ellipse(r1, r1, 0, length, 0, np.pi)
-        upper = ellipse(r0, r0, 0, 0, np.pi, 2 * np.pi)
-        return self.cut(name, [np.concatenate([lower, upper])], 0.9 * (r0 + r1), length=length, rim=0.22)
+        ends = [ellipse(r1, r1, 0, length, 0, np.pi), ellipse(r0, r0, 0, 0, np.pi, 2 * np.pi)]
+        return self.cut(name, [np.concatenate(ends)], 0.9 * (r0 + r1), length=length, rim=0.22)
 
     def gown(self, name: str, heights: list[float], widths: list[float]) -> Sprite:
         """A symmetric garment with half widths given at some heights below the neck."""
         y = np.linspace(heights[0], heights[-1], 40)
         outline = mirrored(y, PchipInterpolator(heights, widths)(y), upright=True)
         return self.cut(name, [outline], 0.13, length=TORSO, rim=0.25)
-
-    # -- putting on
 
     def flat(self, points: np.ndarray) -> np.ndarray:
         """Figure coordinates (N, 3) -> world (N, 2)."""
@@ -117,23 +216,16 @@ class Figure:
     def put(self, sprite: Sprite, at: np.ndarray, axes: np.ndarray, depth: np.ndarray, label: str, limb: str) -> Layer:
         """Add a sprite at world points (N, 2); `axes` (2, 2) or (N, 2, 2) in figure heights."""
         full = np.broadcast_to(axes, (len(at), 2, 2)) * self.height
-        layer = Layer(sprite, at, full, depth, self.owner, LABEL[label], LIMB.get(limb, NO_LIMB))
+        layer = Layer(sprite, at, full, depth, self.owner, LABEL[label], limb)
         self.layers.append(layer)
         return layer
 
     def bone(
-        self,
-        sprite: Sprite,
-        start: np.ndarray,
-        end: np.ndarray,
-        depth: np.ndarray,
-        label: str,
-        limb: str,
-        width: float = 1,
+        self, sprite: Sprite, a: np.ndarray, b: np.ndarray, depth: np.ndarray, label: str, limb: str, width: float = 1
     ) -> None:
-        """Add a limb between two joints (N, 3), with a small shadow on what lies behind it."""
-        p = self.flat(start)
-        along = self.flat(end) - p
+        """Add a limb between two joints a and b (N, 3), with a small shadow on what lies behind it."""
+        p = self.flat(a)
+        along = self.flat(b) - p
         size = np.linalg.norm(along, axis=1, keepdims=True)
         along = np.where(size > 1e-4, along / np.maximum(size, 1e-4), [0.0, 1.0])
         axes = np.stack([np.stack([along[:, 1], -along[:, 0]], -1) * width, along], -1)
@@ -141,13 +233,6 @@ class Figure:
         layer.shadow = (0.012 * self.height, 0.018 * self.height, 0.4)
         if sprite.length:
             layer.shown = size[:, 0] / self.height
-
-
-def dress(figure: Figure) -> tuple[list[Layer], np.ndarray]:
-    """Layers of a figure, and its joints as (N, 15, 2) world points in the order of `JOINTS`."""
-    for part in (_legs, _torso, _arms, _head):
-        part(figure)
-    return figure.layers, np.stack([figure.flat(figure.joints[name]) for name in JOINTS], 1)
 
 
 def _legs(figure: Figure) -> None:
@@ -279,3 +364,25 @@ def _features(figure: Figure) -> Sprite:
     image = textures.mix(image, np.array([0.65, 0.2, 0.2]), lips).astype(np.float32)
     bounds = (-0.08, -0.06, 0.08, -0.06 + rows * pixel)
     return cut(image, [*eyes, *brows, mouth, nose], bounds, 0.012, rim=0.1)
+
+
+def figure_layers(world: World, kind: str) -> tuple[list[Layer], np.ndarray, float]:
+    """A figure that moves in a way of `ACTIONS`, with random tempo, phase and extent.
+
+    Returns its layers, its joints (N, 15, 2) in world units in the order of `JOINTS`, and how far it walks.
+    """
+    rng = world.rng
+    height = rng.uniform(0.62, 0.72) if kind != "jumping" else rng.uniform(0.56, 0.62)
+    tempo, phase, extent = rng.uniform(0.85, 1.15), rng.uniform(0, 2 * np.pi), rng.uniform(0.85, 1.15)
+    held = ACTIONS[kind](rng, 2 * np.pi * tempo * world.times + phase, tempo, extent)
+    towards = float(rng.choice([-1.0, 1.0]))
+    yaw = towards * (rng.uniform(0.75, 1.2) if kind == "walking" else rng.uniform(0.0, 0.45))
+    # A long walk is slowed down, so that it ends within the backdrop.
+    walk = towards * min(held.speed * np.sin(abs(yaw)) * height * world.seconds, 2.5)
+    x = rng.uniform(-0.12, 0.12) + walk * (world.times / world.seconds - 0.5)
+    foot = np.stack([x, np.full_like(x, world.ground + 0.03)], -1)
+    clothes = 0.75 * textures.palette(rng) + 0.25 * world.tones
+    figure = Figure(world, clothes, _skeleton(held), foot, height, yaw)
+    for part in (_legs, _torso, _arms, _head):
+        part(figure)
+    return figure.layers, np.stack([figure.flat(figure.joints[name]) for name in JOINTS], 1), walk

@@ -1,9 +1,7 @@
 """Short synthetic videos with exact labels: what stands in a scene, how it moves, and `render_scene`.
 
 A scene is a function of (kind, seed, counter) and of the frame's size, a frame of it a function of its time: the same
-scene can be drawn at any frame rate. Ground truth comes from the coverage that the pixels were blended with.
-
-Letters: N frames, H W pixels. World units and pixel coordinates: see `sprites`.
+scene can be drawn at any frame rate. Letters: N frames, H W pixels; world units and pixel coordinates: see `layers`.
 """
 
 from dataclasses import dataclass, replace
@@ -12,13 +10,9 @@ import numpy as np
 
 from tcore_lib.randomness import generator
 from tcore_lib.scenes import textures
-from tcore_lib.scenes.backdrops import BACKDROPS
-from tcore_lib.scenes.figure import Figure, dress
-from tcore_lib.scenes.layers import backdrop_frame, composite, draw
-from tcore_lib.scenes.objects import object_layers
-from tcore_lib.scenes.paths import World, crossing, pass_by
-from tcore_lib.scenes.skeleton import ACTIONS, JOINTS, limbs_of, pose, skeleton
-from tcore_lib.scenes.sprites import NO_LIMB, Camera, Layer
+from tcore_lib.scenes.figure import ACTIONS, JOINTS, MEETING, figure_layers
+from tcore_lib.scenes.layers import Camera, Layer, World, backdrop_frame, paint, view
+from tcore_lib.scenes.objects import crossing, object_layers, pass_by
 from tcore_lib.scenes.textures import Rng
 
 # First counter of a scene: what it is drawn for. Scenes of different purposes are never the same.
@@ -55,22 +49,13 @@ COMPANIONS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered scene.
+    """A rendered scene. Objects and parts are those seen in a pixel; 0 = none of them."""
 
-    Attributes:
-        frames: uint8 (N, H, W, 3), RGB.
-        objects: uint8 (N, H, W), id of the object that is seen in a pixel, 0 = backdrop. Ids count from 1.
-        parts: uint8 (N, H, W), VIP class of the body part that is seen in a pixel, 0 = none.
-        joints: float64 (N, 15, 2), (x, y) of the figure's joints (order: `skeleton.JOINTS`) in 0-based pixels;
-            NaN in a scene without a figure.
-        visible: bool (N, 15), whether the joint's own limb is what is seen at the joint.
-    """
-
-    frames: np.ndarray
-    objects: np.ndarray
-    parts: np.ndarray
-    joints: np.ndarray
-    visible: np.ndarray
+    frames: np.ndarray  # uint8 (N, H, W, 3), RGB
+    objects: np.ndarray  # uint8 (N, H, W), ids, which count from 1
+    parts: np.ndarray  # uint8 (N, H, W), VIP class of the body part
+    joints: np.ndarray  # float64 (N, 15, 2), (x, y) of `figure.JOINTS` in 0-based pixels; NaN without a figure
+    visible: np.ndarray  # bool (N, 15), whether the joint's own limb is what is seen at the joint
 
 
 @dataclass(frozen=True)
@@ -98,39 +83,38 @@ def render_scene(
 
 def render(stage: Stage) -> Scene:
     """Draw what `compose` has put on the stage."""
-    camera, layers, n = stage.camera, stage.layers, len(stage.exposure)
+    camera, n = stage.camera, len(stage.exposure)
     width, height = camera.size
-    drawn = [draw(layer, camera) for layer in layers]
+    views = [view(layer, camera) for layer in stage.layers]
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / max(width, height)
     y = (np.arange(height, dtype=np.float32) - (height - 1) / 2) / max(width, height)
     vignette = 255 * (1.05 - 0.42 * (x[None, :] ** 2 + y[:, None] ** 2))
     frames = np.empty((n, height, width, 3), np.uint8)
-    top = np.empty((n, height, width), np.uint8)
+    top = np.zeros((n, height, width), np.uint8)  # 1 + number of the nearest layer that covers at least half of a pixel
     for i in range(n):
         image = backdrop_frame(stage.canvas, stage.reach, camera, i)
-        top[i] = composite(image, layers, drawn, i)
+        for number in np.argsort([layer.depth[i] for layer in stage.layers], kind="stable"):  # farthest first
+            place, cover = paint(image, stage.layers[number], views[number], i)
+            top[i][place][cover >= 0.5] = number + 1
         image *= vignette * np.float32(stage.exposure[i])
         image += 0.5
         frames[i] = np.moveaxis(np.clip(image, 0, 255, out=image).astype(np.uint8), 0, -1)
-    owners = np.array([0] + [layer.owner for layer in layers], np.uint8)
-    labels = np.array([0] + [layer.label for layer in layers], np.uint8)
+    owners = np.array([0] + [layer.owner for layer in stage.layers], np.uint8)
+    labels = np.array([0] + [layer.label for layer in stage.layers], np.uint8)
     return Scene(frames, owners.take(top), labels.take(top), *_project_joints(stage, top))
 
 
 def _project_joints(stage: Stage, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Joints in pixels (N, 15, 2), and whether each is seen (N, 15)."""
     n, height, width = top.shape
-    visible = np.zeros((n, len(JOINTS)), bool)
     if stage.joints is None:
-        return np.full((*visible.shape, 2), np.nan), visible
+        return np.full((n, len(JOINTS), 2), np.nan), np.zeros((n, len(JOINTS)), bool)
     joints = stage.camera.project(stage.joints)
-    limb = np.array([NO_LIMB] + [layer.limb for layer in stage.layers])
+    limb = np.array([""] + [layer.limb for layer in stage.layers])
     x, y = np.rint(joints).astype(int).transpose(2, 0, 1)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     seen = limb[top[np.arange(n)[:, None], np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]]
-    for joint, name in enumerate(JOINTS):
-        visible[:, joint] = inside[:, joint] & np.isin(seen[:, joint], limbs_of(name))
-    return joints, visible
+    return joints, inside & np.stack([np.isin(seen[:, j], MEETING[name]) for j, name in enumerate(JOINTS)], 1)
 
 
 def compose(kind: str, rng: Rng, size: tuple[int, int], times: np.ndarray, seconds: float) -> Stage:
@@ -141,46 +125,27 @@ def compose(kind: str, rng: Rng, size: tuple[int, int], times: np.ndarray, secon
     place = KINDS[kind][rng.integers(len(KINDS[kind]))]
     tones = textures.palette(rng)
     aspect, tall, resolution = size[0] / min(size), size[1] / min(size), float(min(size))
-    world = World(rng, tones, aspect, tall, float(rng.uniform(0.3, 0.36)) * tall, times, seconds, resolution)
+    world = World(rng, tones, aspect, float(rng.uniform(0.3, 0.36)) * tall, times, seconds, resolution)
     joints, walk = None, 0.0
     camera_rng, backdrop_rng, cast_rng = rng.spawn(3)
     if kind in ACTIONS:
-        layers, joints, walk = _figure(world, kind)
+        layers, joints, walk = figure_layers(world, kind)
         layers += _companions(replace(world, rng=cast_rng), COMPANIONS[place][: int(rng.integers(1, 4))])
     else:
         layers = _objects(replace(world, rng=cast_rng), kind)
-    camera = _camera(replace(world, rng=camera_rng), size, walk)
+    # Slow pan, zoom and a little roll; a walk is followed through the middle of the scene.
+    slow, phases = camera_rng.uniform(0.6, 1.3, 4), camera_rng.uniform(0, 2 * np.pi, 4)
+    wave = np.sin(slow * times[:, None] + phases)
+    centre = wave[:, :2] * [camera_rng.uniform(0.08, 0.2), camera_rng.uniform(0.02, 0.06)]
+    centre[:, 0] += 0.6 * walk * (times / seconds - 0.5)
+    zoom = np.exp(0.12 + camera_rng.uniform(0.06, 0.16) * wave[:, 2])
+    camera = Camera(centre, zoom, camera_rng.uniform(0.005, 0.03) * wave[:, 3], size)
     reach = (aspect / 2 + 0.37 + 0.32 * abs(walk), tall / 2 + 0.17)
     shape = (round(2 * reach[1] * resolution), round(2 * reach[0] * resolution))
-    canvas = BACKDROPS[place](backdrop_rng, shape, tones, (world.ground + reach[1]) / (2 * reach[1]))
+    canvas = textures.BACKDROPS[place](backdrop_rng, shape, tones, (world.ground + reach[1]) / (2 * reach[1]))
     canvas = np.ascontiguousarray(np.moveaxis(np.clip(canvas, 0, 1), -1, 0), np.float32)
     exposure = 1 + rng.uniform(0.02, 0.07) * np.sin(rng.uniform(0.5, 1.5) * times + rng.uniform(0, 6))
     return Stage(layers, canvas, reach, camera, joints, exposure)
-
-
-def _camera(world: World, size: tuple[int, int], walk: float) -> Camera:
-    """Slow pan, zoom and a little roll; follows a walk of `walk` units through the middle of the scene."""
-    rng, times = world.rng, world.times
-    wave = np.sin(rng.uniform(0.6, 1.3, 4) * times[:, None] + rng.uniform(0, 2 * np.pi, 4))
-    centre = wave[:, :2] * [rng.uniform(0.08, 0.2), rng.uniform(0.02, 0.06)]
-    centre[:, 0] += 0.6 * walk * (times / world.seconds - 0.5)
-    zoom = np.exp(0.12 + rng.uniform(0.06, 0.16) * wave[:, 2])
-    return Camera(centre, zoom, rng.uniform(0.005, 0.03) * wave[:, 3], size)
-
-
-def _figure(world: World, kind: str) -> tuple[list[Layer], np.ndarray, float]:
-    """The figure: its layers, its joints (N, 15, 2) in world units, and how far it walks."""
-    rng = world.rng
-    height = rng.uniform(0.62, 0.72) if kind != "jumping" else rng.uniform(0.56, 0.62)
-    held = pose(rng, kind, world.times)
-    towards = float(rng.choice([-1.0, 1.0]))
-    yaw = towards * (rng.uniform(0.75, 1.2) if kind == "walking" else rng.uniform(0.0, 0.45))
-    # A long walk is slowed down, so that it ends within the backdrop.
-    walk = towards * min(held.speed * np.sin(abs(yaw)) * height * world.seconds, 2.5)
-    x = rng.uniform(-0.12, 0.12) + walk * (world.times / world.seconds - 0.5)
-    foot = np.stack([x, np.full_like(x, world.ground + 0.03)], -1)
-    clothes = 0.75 * textures.palette(rng) + 0.25 * world.tones
-    return *dress(Figure(rng, clothes, skeleton(held), foot, height, yaw, world.resolution)), walk
 
 
 def _companions(world: World, cast: tuple[str, ...]) -> list[Layer]:
@@ -203,7 +168,7 @@ def _objects(world: World, kind: str) -> list[Layer]:
     count = int(rng.integers(3, 5))
     order = rng.permutation(len(CAST[kind])).tolist() * count
     slots = (np.arange(count) + 0.5) / count - 0.5 + rng.uniform(-0.06, 0.06, count)
-    slots = slots[rng.permutation(count)] * world.width
+    slots = slots[rng.permutation(count)]
     layers: list[Layer] = []
     for i in range(count):
         shape = CAST[kind][order[i]]
