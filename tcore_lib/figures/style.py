@@ -1,8 +1,7 @@
 """Colours, the matplotlib style, and painting label or heat maps onto frames. Arrays in, arrays out.
 
-Frames are uint8 (H, W, 3) RGB; label maps are integers (H, W) or a grid (h, w) that is enlarged to the frame by nearest
-neighbour; heat maps are floats (h, w). Curves and roles take the colours of Okabe and Ito, objects a list whose first four
-are told apart with every common kind of colour vision and on orange things; ordered values take viridis.
+Frames are uint8 (H, W, 3) RGB. Curves and roles take the colours of Okabe and Ito, objects a list whose first four are told
+apart with every common kind of colour vision and on orange things; ordered values take viridis.
 """
 
 import functools
@@ -15,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from tcore_lib.bodies import JOINTS, PARTS
+from tcore_lib.bodies import JOINTS
 from tcore_lib.errors import InputError
 
 OKABE_ITO = {
@@ -33,12 +32,12 @@ ROLE_COLOURS = {"past": OKABE_ITO["blue"], "current": OKABE_ITO["green"], "futur
 OBJECT_COLOURS = ["#2979FF", "#FFE119", "#C2186B", "#59D7FF", "#00A651", "#FF8A3D", "#8E44EC"]
 
 SIDE_COLOURS = {"right": OKABE_ITO["orange"], "left": OKABE_ITO["sky"], "middle": "#F0E442"}  # sides of a body
+JOINT_COLOURS = [SIDE_COLOURS.get(name.split()[0], SIDE_COLOURS["middle"]) for name in JOINTS]
 # Bones join two of `bodies.JOINTS`, by number.
 JHMDB_BONES = (
     (2, 0), (0, 1), (0, 3), (3, 7), (7, 11), (0, 4), (4, 8), (8, 12),
     (1, 5), (5, 9), (9, 13), (1, 6), (6, 10), (10, 14),
 )  # fmt: skip
-VIP_CLASSES = PARTS
 # Neighbouring parts differ in lightness as well as hue; left is the lighter one of a pair.
 VIP_PALETTE = np.array([
     (0, 0, 0), (120, 94, 40), (222, 165, 40), (150, 150, 160), (60, 60, 70), (0, 114, 178), (204, 121, 167),
@@ -67,8 +66,7 @@ P = ParamSpec("P")
 def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Run a function that returns a Figure with the style's settings.
 
-    A notebook shows it when the cell is done (end the line with `;`, or the returned figure is shown again); anywhere
-    else it comes back closed for pyplot, so that nothing piles up.
+    A notebook shows it when the cell is done (with `;` at the line's end only once); elsewhere it comes back closed for pyplot.
     """
 
     @functools.wraps(draw)
@@ -84,16 +82,9 @@ def figure_in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return wrapper
 
 
-def side_of(joint: int) -> str:
-    """Key of `SIDE_COLOURS` of a joint of `bodies.JOINTS`."""
-    first = JOINTS[joint].split()[0]
-    return first if first in SIDE_COLOURS else "middle"
-
-
 def object_palette(n: int = 256) -> np.ndarray:
     """Colours for objects drawn over a frame, uint8 (n, 3); id 0 is black and stands for background."""
-    colours = [to_rgb8(colour) for colour in OBJECT_COLOURS] * n
-    return np.array([(0, 0, 0), *colours], dtype=np.uint8)[:n]
+    return np.array([(0, 0, 0), *(to_rgb8(colour) for colour in OBJECT_COLOURS * n)], dtype=np.uint8)[:n]
 
 
 def to_rgb8(value: Any) -> tuple[int, ...]:
@@ -115,10 +106,7 @@ def to_frame(frame: Any) -> np.ndarray:
     """A frame, uint8 (H, W, 3). Floats, tensors of planes and grey images are refused (InputError), not guessed."""
     array = np.asarray(frame)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-        raise InputError(
-            f"a frame to draw has shape {array.shape} and type {array.dtype}; give uint8 (H, W, 3), "
-            "for network inputs through style.denormalise."
-        )
+        raise InputError(f"a frame to draw has shape {array.shape} and type {array.dtype}; give uint8 (H, W, 3).")
     return array
 
 
@@ -145,16 +133,12 @@ def outline(labels: np.ndarray, width: int = 1) -> np.ndarray:
     return ndimage.maximum_filter(labels, footprint=cross) != ndimage.minimum_filter(labels, footprint=cross)
 
 
-def overlay_labels(
-    frame: np.ndarray, labels: np.ndarray, palette: np.ndarray | None = None, *, alpha: float = 0.5
-) -> np.ndarray:
-    """Paint a label map over a frame -> uint8 (H, W, 3); `alpha`, 0..1, is the share of the colour inside a region.
+def overlay_labels(frame: np.ndarray, labels: np.ndarray, palette: np.ndarray, *, alpha: float = 0.5) -> np.ndarray:
+    """Paint a label map (H, W), or a grid (h, w), over a frame -> uint8 (H, W, 3).
 
-    0 (background) and 255 (void) stay clear, regions have opaque outlines. `palette`: uint8 (ids, 3), the objects' by default.
+    0 (background) and 255 (void) stay clear, regions have opaque outlines; `alpha` is the share of the colour inside, 0..1.
     """
-    frame, labels = to_frame(frame), np.asarray(labels)
-    palette = object_palette() if palette is None else np.asarray(palette)
-    labels = labels if labels.shape == frame.shape[:2] else enlarge(labels, frame.shape[:2])
+    labels = enlarge(labels, to_frame(frame).shape[:2])
     shown = (labels > 0) & (labels < len(palette)) & (labels != 255)
     colours = palette[np.where(shown, labels, 0)].astype(np.float32)
     weight = np.where(shown, alpha, 0.0)
@@ -162,20 +146,17 @@ def overlay_labels(
     return np.round(frame + weight[..., None] * (colours - frame)).astype(np.uint8)
 
 
-def overlay_heat(
-    frame: np.ndarray, values: np.ndarray, *, limits: tuple[float, float] | None = None, alpha: float = COVER
-) -> np.ndarray:
+def overlay_heat(frame: np.ndarray, values: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
     """Paint a map (h, w) over a grey copy of a frame -> uint8 (H, W, 3): the larger a value, the less is seen through it.
 
-    `limits` are the values that get none of the darkest colour, and a share `alpha` of the brightest; the map's own range
-    by default.
+    `limits` are the values that get none of the darkest colour, and a share `COVER` of the brightest; by default its range.
     """
-    frame, values = to_frame(frame), np.asarray(values, dtype=np.float64)
-    low, high = limits if limits is not None else (np.nanmin(values), np.nanmax(values))
-    large = enlarge(np.clip((values - low) / (high - low or 1.0), 0, 1), frame.shape[:2])
+    values = to_array(values)
+    low, high = limits or (values.min(), values.max())
+    large = enlarge(np.clip((values - low) / (high - low or 1.0), 0, 1), to_frame(frame).shape[:2])
     colours = 255 * mpl.colormaps[MAP](large)[..., :3]
     grey = 0.85 * (frame @ np.array([0.299, 0.587, 0.114]))[..., None]
-    return np.round(grey + alpha * large[..., None] * (colours - grey)).astype(np.uint8)
+    return np.round(grey + COVER * large[..., None] * (colours - grey)).astype(np.uint8)
 
 
 def hide_patches(image: np.ndarray, mask: np.ndarray, colour: str = "#3A3F4A") -> np.ndarray:
