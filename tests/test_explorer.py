@@ -37,6 +37,7 @@ def one_hot_attention() -> np.ndarray:
 
 
 def explorer(**more: Any) -> Explorer:
+    """A clip seen by two encoders."""
     frames, features = shifted_clip()
     other = np.random.default_rng(9).normal(size=features.shape)
     return Explorer(frames, {"teacher": features, "other": other}, pick=(0, 4, 9), **more)
@@ -58,25 +59,29 @@ def test_packed_features_keep_the_cosines_and_say_how_well() -> None:
     assert (fewer["dims"], fewer["error"] > 3 * about["error"], 0.5 < fewer["energy"] < 0.99) == (12, True, True)
 
 
-def test_the_payload_is_bounded_and_stated() -> None:
-    full, small = explorer(), explorer(max_bytes=2 * N * H * W * 20)
+def test_the_payload_is_bounded_and_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    full, size = explorer(), (H * W) ** 2
     assert f"{N} frames of {H} x {W} patches" in full._meta["note"]
-    assert (len(full._features), len(small._features)) == (2 * N * H * W * 48, 2 * N * H * W * 20)
-    maps, size = {(0, 1): one_hot_attention(), (1, 0): one_hot_attention()}, (H * W) ** 2
+    assert len(full._features) == 2 * N * H * W * 48
+    maps = {(0, 1): one_hot_attention(), (1, 0): one_hot_attention()}
     assert explorer(cross_attention=maps)._meta["attention"]["heads"] == 2
-    frames, features = shifted_clip()
-    fewer = Explorer(frames, {"teacher": features}, cross_attention=maps, max_bytes=4 * size)  # 2 x 3 maps do not fit
+    monkeypatch.setattr("tcore_lib.widgets.explorer.MAX_BYTES", 4 * size)
+    fewer = explorer(cross_attention=maps)  # 2 x 3 maps do not fit
     assert "attention on 10 x 16 patches, mean of the heads" in fewer._meta["note"]
     assert len(fewer._attention) == 2 * size + 4 * 2 * H * W
     with pytest.raises(InputError, match="give fewer pairs"):
         pack_attention(maps, (H, W), N, size)
+    monkeypatch.setattr("tcore_lib.widgets.explorer.MAX_BYTES", 2 * N * H * W * 20)
+    assert len(explorer()._features) == 2 * N * H * W * 20
+    monkeypatch.setattr("tcore_lib.widgets.explorer.MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="do not fit 1,000 bytes; show fewer frames"):
+        explorer()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_bytes": 1000}, "do not fit 1,000 bytes; show fewer frames"),
-        ({"labels": np.zeros((N, 2, H, W + 1))}, r"labels have shape \(4, 2, 10, 17\) on a grid of 10 x 16"),
+        ({"labels": np.zeros((N, 2, H, W + 1))}, r"labels have shape \(4, 2, 10, 17\); give"),
         ({"cross_attention": {(0, N): one_hot_attention()}}, r"cross_attention\[0, 4\] has shape"),
         ({"cross_attention": {(0, 1): np.ones((2, H, H))}}, r"give \(2, 160, 160\)"),
         ({"mode": "attention"}, "mode 'attention' is not there; this explorer has similarity"),
@@ -107,11 +112,9 @@ def executed_notebook(widget: Explorer) -> Any:
 
 
 def test_an_executed_notebook_s_widgets_become_html_and_others_stay() -> None:
-    notebook = executed_notebook(explorer())
-    made = embed(notebook)
+    made = embed(executed_notebook(explorer()))
     assert [list(output.data) for output in made.cells[0].outputs] == [["text/html"], [VIEW, "text/plain"]]
     assert "widgets" not in made.metadata
-    assert "widgets" in notebook.metadata  # the given one is not changed
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_saved_masks_are_palette_files_and_the_video_shows_them(tmp_path: Path) 
     with av.open(str(tmp_path / "out/masks.mp4")) as container:
         shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [frame.shape for frame in shown] == [(H, W, 3)] * N
-    expected = style.overlay_labels(frames()[2], np.roll(SQUARE, 10, axis=1))
+    expected = style.overlay_labels(frames()[2], np.roll(SQUARE, 10, axis=1), style.object_palette())
     assert np.abs(shown[2][30, 52].astype(int) - expected[30, 52]).max() < 16  # inside; lossy
     assert np.abs(shown[2][5, 5].astype(int) - 100).max() < 8  # outside: 60 + 2 * 20
 

@@ -1,7 +1,4 @@
-"""What both notebook widgets share: their browser side needs only its state, so it also lives in a page without a kernel.
-
-Such a page loads nothing from elsewhere. It is made from a widget (`to_html`) or from an executed notebook (`embed`).
-"""
+"""What both widgets share: their browser side needs only its state, so it also lives in a page without kernel and network."""
 
 import base64
 import copy
@@ -51,10 +48,7 @@ class StandaloneWidget(anywidget.AnyWidget):
 
 
 def fragment(name: str, state: Mapping[str, Any], program: str, style: str) -> str:
-    """A widget as a piece of HTML that works by itself.
-
-    `name` is the id of its element, `state` its traits with bytes as `{"base64": text}`; then its browser module and style.
-    """
+    """A widget as a piece of HTML that works by itself; `name` is the id of its element, bytes are `{"base64": text}`."""
     # `<` cannot close the script element it stands in when it is written as an escape of JSON.
     text = json.dumps(state, allow_nan=False).replace("<", "\\u003c")
     host = (HERE / "host.js").read_text(encoding="utf-8").replace("ID", name)
@@ -68,14 +62,8 @@ def fragment(name: str, state: Mapping[str, Any], program: str, style: str) -> s
 def embed(notebook: Any) -> Any:
     """A copy of an executed notebook in which our widgets are plain HTML that works without kernel and network.
 
-    The book of a run, and anybody's export, is made like this::
-
-        notebook = embed(nbformat.read("results/quick/notebooks/06_attention_visualization.ipynb", 4))
-        text, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
-
-    Jupyter saves a widget's state in the notebook's metadata when it is executed (nbclient, papermill) or saved from
-    JupyterLab; each output that shows one of our widgets becomes `text/html` made of that state. The metadata goes, so that
-    nbconvert loads no widget manager from the internet. Widgets of others stay as they are, without their state.
+    Each output that shows one of our widgets becomes `text/html`, made of the state that Jupyter has saved in the notebook's
+    metadata. The metadata goes, so that nbconvert loads no widget manager from the internet; widgets of others stay as they are.
     """
     notebook = copy.deepcopy(notebook)
     models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
@@ -87,8 +75,7 @@ def embed(notebook: Any) -> Any:
         traits = dict(model.get("state", {}))
         if not str(traits.get("_anywidget_id", "")).startswith("tcore_lib."):
             continue
-        for buffer in model.get("buffers", []):
-            traits[buffer["path"][0]] = {"base64": buffer["data"]}
+        traits |= {buffer["path"][0]: {"base64": buffer["data"]} for buffer in model.get("buffers", [])}
         program, style = traits.pop("_esm"), traits.pop("_css")
         output.data = {"text/html": fragment(f"widget-{number}", traits, program, style)}
     return notebook

@@ -1,8 +1,7 @@
 """The correspondence explorer: click a patch in one frame, see where every other frame has its like.
 
-A notebook widget (anywidget). All it shows is computed in the browser from its own state, so it keeps working in a
-re-opened, trusted notebook without a kernel, in the file that `to_html` writes, and in a book of notebooks (`base.embed`).
-Letters: N frames, h w patch grid, P = h w, D feature width, C label channels.
+All it shows is computed in the browser from its own state, so it keeps working in a re-opened, trusted notebook without a
+kernel, in the file that `to_html` writes, and in a book of notebooks (`base.embed`).
 """
 
 import operator
@@ -26,14 +25,10 @@ LONG_SIDE = 640  # pixels that shown frames are reduced to
 class Explorer(StandaloneWidget):
     """Frames side by side; a patch is picked, every frame shows its similarity to it.
 
-    Attributes:
-        pick: `{"frame", "row", "column", "matches"}`, the picked patch; the browser adds `matches`: encoder -> one
-            `{"frame", "row", "column", "cosine"}` per other frame. Assign the first three to move the pick.
-        frame: the frame compared with the query.
-        mode: `similarity`, `attention` (the decoder's cross-attention) or `labels` (propagated labels).
-        encoder: the encoder shown, or `compare` for all.
-        temperature: tau of the map exp((cosine - best cosine) / tau), 0.01 to 1.
-        top_k: patches marked per frame.
+    Traits: `pick`, `{"frame", "row", "column", "matches"}`, of which the first three may be assigned and the browser adds the
+    best match in every other frame, per encoder; `frame`, the one compared with the query; `mode`, `similarity`, `attention`
+    (the decoder's) or `labels` (propagated); `encoder`, or `compare` for all; `temperature` tau, 0.01 to 1, of the map
+    exp((cosine - best cosine) / tau); `top_k`, the patches marked per frame.
     """
 
     _esm = module("explorer.js")
@@ -62,35 +57,22 @@ class Explorer(StandaloneWidget):
         attention_grid: tuple[int, int] | None = None,
         names: Sequence[str] | None = None,
         pick: tuple[int, int, int] | None = None,
-        max_bytes: int = MAX_BYTES,
         **traits: Any,
     ) -> None:
-        """Pack everything for the browser.
+        """Pack everything for the browser; what does not fit together, or into `MAX_BYTES`, is an InputError.
 
-        Args:
-            frames: N pictures of one size, uint8 (H, W, 3).
-            features: encoder name -> patch features (N, h, w, D), any scale (they are L2-normalised); one grid for all.
-            labels: propagated soft labels on the grid, (N, C, h, w); channel 0 is the background.
-            label_names: one per channel.
-            palette: uint8 (C, 3).
-            cross_attention: (query frame, looked-at frame) -> weights (heads, P, P), rows sum to 1.
-            attention_grid: grid of `cross_attention`, which may be coarser than the features'; the same by default.
-            names: of the frames; `frame 0` ... by default.
-            pick: (frame, row, column) at the start; the middle of the first frame by default.
-            max_bytes: bound on the features' part of the payload, and on the attention's: where the heads do not fit,
-                only their mean is sent.
-            traits: initial `mode`, `encoder`, `temperature`, `top_k`, `frame`.
-
-        Raises:
-            InputError: shapes that do not fit each other, or more patches than `max_bytes` can hold.
+        N `frames` of one size, uint8 (H, W, 3), and their `names`; `features`: encoder -> patch features (N, h, w, D) of any
+        scale, one grid for all; `labels`: soft maps on that grid, (N, C, h, w), channel 0 = background, with a name and a
+        colour uint8 (C, 3) per channel; `cross_attention`: (query frame, looked-at frame) -> weights (heads, P, P), rows sum
+        to 1, on an `attention_grid` of its own; `pick`: (frame, row, column); `traits` to begin with.
         """
         arrays = {name: style.to_array(value) for name, value in features.items()}
         self._grid, self._count = grid, count = _check(frames, arrays), len(frames)
-        room = max_bytes // (count * grid[0] * grid[1] * len(arrays))
+        room = MAX_BYTES // (count * grid[0] * grid[1] * len(arrays))
         if room < FEWEST_DIMS:
             raise InputError(
-                f"{count} frames of {grid[0]} x {grid[1]} patches and {len(arrays)} encoders do not fit {max_bytes:,} "
-                "bytes; show fewer frames, or raise max_bytes."
+                f"{count} frames of {grid[0]} x {grid[1]} patches and {len(arrays)} encoders do not fit {MAX_BYTES:,} "
+                "bytes; show fewer frames."
             )
         packed = {name: payload.pack_features(array, min(DIMS, room)) for name, array in arrays.items()}
         data = {"_features": b"".join(codes for codes, _ in packed.values())}
@@ -103,7 +85,7 @@ class Explorer(StandaloneWidget):
         data["_frames"], meta["frames"] = payload.pack_frames(frames, LONG_SIDE)
         if cross_attention:
             own = attention_grid or grid
-            data["_attention"], meta["attention"] = payload.pack_attention(cross_attention, own, count, max_bytes)
+            data["_attention"], meta["attention"] = payload.pack_attention(cross_attention, own, count, MAX_BYTES)
         if labels is not None:
             data["_labels"], meta["labels"] = payload.pack_labels(labels, grid, label_names, palette)
         meta["note"] = _describe(meta, arrays, sum(map(len, data.values())))

@@ -56,19 +56,11 @@ class MaskPainter(StandaloneWidget):
         output: str | Path | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        """Pack the frames for the browser.
+        """Pack the frames for the browser: N pictures of one size, uint8 (H, W, 3), and their `names`.
 
-        Args:
-            frames: N pictures of one size, uint8 (H, W, 3).
-            propagate: called with the mask uint8 (H, W) when the button is pressed; gives the N label maps one after
-                the other (a generator shows its progress), frame 0 first, at the frame's size or any smaller one.
-                `mask_propagator` makes one from an encoder.
-            mask: a mask to begin with.
-            output: folder that the save button writes to; without it there is no such button.
-            names: of the frames.
-
-        Raises:
-            InputError: frames of different sizes, or a mask of another size.
+        `propagate` is called with the mask when the button is pressed and gives the N label maps one after the other (a
+        generator shows its progress), frame 0 first, at the frame's size or any smaller one: see `mask_propagator`. `mask` is
+        one to begin with; the save button writes to the folder `output`, without which it is not there.
         """
         sizes = {style.to_frame(frame).shape for frame in frames}
         if len(sizes) != 1:
@@ -103,11 +95,7 @@ class MaskPainter(StandaloneWidget):
         self._mask = self._checked(np.asarray(value)).tobytes()
 
     def run(self) -> np.ndarray:
-        """What the button does: propagate the mask, show every frame as it comes, return uint8 (N, H, W).
-
-        Raises:
-            InputError: nothing is painted, or `propagate` gives too few or too many maps.
-        """
+        """What the button does: propagate the mask, show every frame as it comes, return uint8 (N, H, W)."""
         mask, count = self.mask, len(self._pictures)
         if not mask.any():
             raise InputError("nothing is painted; paint at least one object on the first frame.")
@@ -147,16 +135,14 @@ class MaskPainter(StandaloneWidget):
             raise
 
     def save(self, folder: str | Path) -> str:
-        """Write the label maps as `masks/00000.png` ... (palette PNGs, as DAVIS has them) and the clip under them as `masks.mp4`.
-
-        The video is H.264, 10 frames per second, cut to even sizes. Returns a sentence about it.
-        """
+        """Write the label maps as `masks/00000.png` ... (DAVIS's palette PNGs) and `masks.mp4`; returns a sentence about it."""
         if self.labels is None:
             raise InputError("there is no result to save yet; press Propagate first.")
         masks, video = Path(folder) / "masks", Path(folder) / "masks.mp4"
         for frame, labels in enumerate(self.labels):
             clips.write_ids(masks / f"{frame:05d}.png", labels)
-        painted = [style.overlay_labels(*pair) for pair in zip(self._pictures, self.labels, strict=True)]
+        colours = style.object_palette()
+        painted = [style.overlay_labels(*pair, colours) for pair in zip(self._pictures, self.labels, strict=True)]
         height, width = (side // 2 * 2 for side in self._shape)
         with atomic_path(video) as temporary:
             write_video(temporary, np.stack([picture[:height, :width] for picture in painted]), FPS)
@@ -171,16 +157,11 @@ def _grey_png(labels: np.ndarray) -> bytes:
 
 
 def mask_propagator(
-    encoder: FeatureEncoder,
-    frames: Sequence[np.ndarray],
-    settings: params.Davis,
-    *,
-    device: str = "cpu",
+    encoder: FeatureEncoder, frames: Sequence[np.ndarray], settings: params.Davis, device: str = "cpu"
 ) -> Propagate:
     """The callback of a painter: an encoder's features and the DAVIS protocol (docs/protocol.md), frame by frame.
 
-    Features are computed once, when they are first needed; a second mask only costs the propagation. `settings` are the
-    section `davis`; its `input_size` is floored to whole patches. The encoder is on `device`.
+    Features are computed once, when they are first needed; a second mask only costs the propagation.
     """
     size = labelmaps.whole_patches(settings.input_size, encoder.patch_size)
     known: list[torch.Tensor] = []

@@ -32,10 +32,9 @@ def pack_frames(frames: Sequence[np.ndarray], long_side: int) -> Packed:
 def pack_features(features: Any, dims: int) -> Packed:
     """Patch features float (N, h, w, D) -> int8 (N, P, d) whose weighted dot product is about the cosine similarity.
 
-    The features are L2-normalised and projected onto the d leading directions of their second moment (a PCA without
-    centring keeps dot products best), which are then quantised with a scale per direction:
-    cos(a, b) ~ sum_i scale_i^2 a_i b_i. `energy` is the share of the squared norm that is kept, `error` the largest
-    error of a cosine in 4,096 pairs, both over what was really packed.
+    L2-normalised features are projected onto the d leading directions of their second moment (a PCA without centring keeps dot
+    products best) and quantised with a scale per direction: cos(a, b) ~ sum_i scale_i^2 a_i b_i. `energy` is the share of the
+    squared norm that is kept, `error` the largest error of a cosine in 4,096 pairs, both over what was really packed.
     """
     array = np.asarray(style.to_array(features), dtype=np.float32)
     flat = array.reshape(-1, array.shape[-1])  # (N P, D)
@@ -57,9 +56,6 @@ def pack_attention(maps: Mapping[tuple[int, int], Any], grid: tuple[int, int], f
     """Attention (heads, P, P) of (query frame, looked-at frame) -> uint8 rows, scaled to their largest.
 
     The mean over heads comes first; where the heads do not fit `max_bytes`, it is packed alone, and `heads` is 0.
-
-    Raises:
-        InputError: a frame that does not exist, a shape that does not fit the grid, or more patches than fit.
     """
     patches = grid[0] * grid[1]
     arrays = {pair: np.asarray(style.to_array(weights), np.float32) for pair, weights in maps.items()}
@@ -72,8 +68,7 @@ def pack_attention(maps: Mapping[tuple[int, int], Any], grid: tuple[int, int], f
             )
     if len(maps) * patches**2 > max_bytes:
         raise InputError(
-            f"the attention between {len(maps)} pairs of frames of {grid[0]} x {grid[1]} patches does not fit "
-            f"{max_bytes:,} bytes; give fewer pairs or raise max_bytes."
+            f"attention between {len(maps)} pairs of frames does not fit {max_bytes:,} bytes; give fewer pairs."
         )
     heads = heads if len(maps) * (heads + 1) * patches**2 <= max_bytes else 0
     codes, largest = [], []
@@ -91,16 +86,13 @@ def pack_labels(labels: Any, grid: tuple[int, int], names: Sequence[str], palett
     First every patch's channel with the largest share, then 255 x that share.
     """
     array = np.asarray(style.to_array(labels))
-    if array.ndim != 4 or array.shape[2:] != tuple(grid):
+    names = list(names or ["background", *(f"object {i}" for i in range(1, array.shape[1]))])
+    if array.shape[1:] != (len(names), *grid):
         raise InputError(
-            f"labels have shape {array.shape} on a grid of {grid[0]} x {grid[1]} patches; give (N, C, h, w)."
+            f"labels have shape {array.shape}; give (N, C, h, w), with {len(names)} names on a grid {grid}."
         )
-    channels = array.shape[1]
-    known = list(names or ["background", *(f"object {i}" for i in range(1, channels))])
-    if len(known) != channels:
-        raise InputError(f"label_names has {len(known)} names for {channels} channels; name each, background first.")
-    colours = style.object_palette(channels) if palette is None else np.asarray(palette)[:channels]
+    colours = style.object_palette(len(names)) if palette is None else np.asarray(palette)[: len(names)]
     share = np.clip(array / np.maximum(array.sum(1, keepdims=True), 1e-12), 0, 1)
     codes = np.round(255 * share).astype(np.uint8)  # the largest of these: of equal ones the first channel
     data = np.stack([codes.argmax(1), codes.max(1)]).astype(np.uint8).tobytes()
-    return data, {"names": known, "palette": colours.tolist()}
+    return data, {"names": names, "palette": colours.tolist()}
