@@ -185,9 +185,7 @@ class Encoder(Section):
     mlp_ratio: AboveZero = setting(4.0, "width of the MLP's first layer / token width")
     qkv_bias: Bool = True
     img_size: Positive | None = setting(None, "pixels: side of the image with a position per patch; null = global_size")
-    # Fresh weights: as DINOv2's, or such that attention and positions resemble a trained network's (Trockman & Kolter, 2023).
-    init_scheme: Literal["trunc_normal", "mimetic"] = setting("trunc_normal", "mimetic = for little data")
-    # ... or continue from this encoder, whose shape the settings above must be (an error says which ones are):
+    # Continue from this encoder, whose shape the settings above must be (an error says which ones are):
     init: str | None = setting(None, "file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME")
 
     def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
@@ -196,7 +194,6 @@ class Encoder(Section):
         yield self.arch == "custom" or given == {False}, "width, depth and heads are only read with arch: custom"
         width, _, heads = self.shape
         yield width % heads == 0, "width must be a multiple of heads"
-        yield width % 4 == 0 or self.init_scheme != "mimetic", "init_scheme: mimetic needs a width divisible by 4"
         yield (self.img_size or 0) % self.patch_size == 0, "img_size must be a multiple of patch_size"
 
     @property
@@ -234,7 +231,6 @@ class Loss(Section):
     agreement: NonNegative = 20.0
     student_temperature: AboveZero = 0.1
     centre_momentum: BelowOne = 0.9
-    centring: Literal["mean", "sinkhorn"] = setting("mean", "of the targets; sinkhorn = on each batch (DINOv2)")
     patch: NonNegative = setting(0.8, "weight of the iBOT term when the decoder is off")
 
 
@@ -398,8 +394,10 @@ PATHS = re.compile(r"run\.results|data\.(source|annotations|root|shards)|checkpo
 ENCODERS = re.compile(r"pretrain\.encoder\.init|checkpoint\.encoders\..+")
 
 REMOVED = {  # settings of earlier versions, and why they went
+    "centring": "targets are centred by their running mean, as in the paper",
     "direct": "videos are always prepared first",
     "fps": "data.num_frames says how many frames are kept, and the three of a sample follow from shares of a video's length",
+    "init_scheme": "fresh weights start as DINOv2's",
     "jpeg_quality": "kept frames have quality 95",
     "koleo_scope": "KoLeo looks for neighbours among a rank's samples",
     "long_memory": "frame 0 always votes besides",

@@ -7,7 +7,7 @@ from test_encoder import SMALL, drawn_vit
 
 from tcore_lib.errors import InputError
 from tcore_lib.model import features as analysis
-from tcore_lib.model.encoders import FeatureEncoder, layer_tokens, load_encoder
+from tcore_lib.model.encoders import FeatureEncoder, layer_tokens
 
 
 def encoder(seed: int = 0, **changes: int) -> FeatureEncoder:
@@ -24,7 +24,7 @@ def test_weight_norms() -> None:
         block = one.network.blocks[1]
         for linear in (block.attn.qkv, block.attn.proj):
             linear.weight.fill_(0.5)
-    table = analysis.weight_norms({"one": one, "deep": deep, "pixels": load_encoder("pixels")})
+    table = analysis.weight_norms({"one": one, "deep": deep})
     # (3 + 1) * 64 * 64 values of 0.5
     assert table.loc[1, ("attention", "one")] == pytest.approx(0.5 * np.sqrt(4 * 64 * 64))
     assert table.index.tolist() == [0, 1, 2]
@@ -34,7 +34,7 @@ def test_weight_norms() -> None:
 
 def test_token_norms() -> None:
     one, bare = encoder(), encoder(2, registers=0)
-    table = analysis.token_norms({"one": one, "bare": bare, "pixels": load_encoder("pixels")}, frame(), (64, 96))
+    table = analysis.token_norms({"one": one, "bare": bare}, frame(), (64, 96))
     tokens = layer_tokens(one, analysis.to_input(torch.from_numpy(frame()[None]), (64, 96)))[:, 0]
     assert table["CLS", "one"].tolist() == pytest.approx(tokens[:, 0].norm(dim=-1).tolist())
     assert table["registers", "one"].tolist() == pytest.approx(tokens[:, 1:5].norm(dim=-1).mean(1).tolist())
@@ -73,9 +73,7 @@ def test_linear_cka() -> None:
 def test_similarity_by_layer() -> None:
     one = encoder()
     others = {"same": encoder(), "other": encoder(1), "deep": encoder(1, depth=5), "fine": encoder(1, patch_size=8)}
-    table = analysis.similarity_by_layer(
-        one, others | {"pixels": load_encoder("pixels")}, [frame(0), frame(1)], (64, 96)
-    )
+    table = analysis.similarity_by_layer(one, others, [frame(0), frame(1)], (64, 96))
     assert table.index.tolist() == [0, 1]
     assert table["same"].to_numpy() == pytest.approx(1)
     assert ((table >= 0) & (table <= 1 + 1e-9)).all(axis=None)

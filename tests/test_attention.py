@@ -54,14 +54,6 @@ def test_a_crop_s_rows_are_indexed_by_row_then_column(model: TCoRe) -> None:
     assert looked.of(1, 2)["future"].shape == (4, 4, 4)
     np.testing.assert_array_equal(looked.of(1, 2)["past"], looked.maps["past"][:, 1, 2])
     np.testing.assert_allclose(looked.maps["future"].sum((-2, -1)), 1, atol=1e-5)
-    with pytest.raises(InputError, match=r"shape \(3, 4\), the grid of a global crop \(4, 4\)"):
-        attention.cross_attention(model, FRAMES[:3], mask[:3])
-
-
-def test_without_a_decoder_there_is_nothing_to_look_at() -> None:
-    bare = TCoRe(tiny(decoder={"enabled": False}).pretrain, 0)
-    with pytest.raises(InputError, match="no cross-attention to look at"):
-        attention.cross_attention(bare, FRAMES[:3], np.ones((4, 4), bool))
 
 
 def test_statistics_by_hand() -> None:

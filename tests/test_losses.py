@@ -117,27 +117,6 @@ def test_by_hand() -> None:
     assert entropy.item() == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
 
 
-@pytest.mark.parametrize("rows_at_a_time", [2, R])
-def test_sinkhorn_centre_is_the_scaling_of_rows_and_columns(
-    rows_at_a_time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Against the algorithm on the whole matrix: three rounds, each prototype to 1 / K and then each row to 1."""
-    monkeypatch.setitem(losses.SLICE, "cpu", rows_at_a_time * K)
-    p = problem()
-    features, prototypes = p["teacher"].flatten(0, 1), p["teacher_prototypes"]  # (V R, d), (K, d)
-    logits = features @ prototypes.T
-    q = (logits / BOTH.teacher - 60).exp()
-    for _ in range(3):
-        q = q / q.sum(0) / K
-        q = q / q.sum(1, keepdim=True)
-    centre = losses.sinkhorn_centre(features, prototypes, BOTH.teacher)
-    torch.testing.assert_close(((logits - centre) / BOTH.teacher).softmax(-1), q, rtol=1e-9, atol=1e-12)
-    many = losses.sinkhorn_centre(features, prototypes, BOTH.teacher, iterations=200)
-    shares = ((logits - many) / BOTH.teacher).softmax(-1).mean(0)
-    torch.testing.assert_close(shares, torch.full_like(shares, 1 / K), rtol=1e-2, atol=1e-3)
-    assert losses.sinkhorn_centre(features[:0], prototypes, BOTH.teacher).tolist() == [0.0] * K
-
-
 @pytest.mark.parametrize("patches", [1, 40])  # fewer and more than the bottleneck has features
 def test_agreement_is_the_squared_distance_of_the_logits(patches: int) -> None:
     torch.manual_seed(1)

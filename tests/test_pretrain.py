@@ -68,10 +68,9 @@ def assert_same(a: Any, b: Any, name: str = "") -> None:
 # ---- resume -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("centring", ["mean", "sinkhorn"])
-def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path, centring: str) -> None:
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path: Path) -> None:
     """2 + 2 + 1 steps against 5: weights, centres, optimiser; the log too. With stochastic depth, masks, two epochs."""
-    changes: dict[str, Any] = {"loss": {"centring": centring}, "optimiser": {"hold_steps": 3}}
+    changes: dict[str, Any] = {"optimiser": {"hold_steps": 3}}
     whole = train(tmp_path / "a", 5, index=Pictures(7), **changes)
     for last in (2, 4, 5):
         log = train(tmp_path / "b", last, index=Pictures(7), **changes)
@@ -115,7 +114,7 @@ def test_checkpoints_hold_what_they_should(tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").glob(".*"))  # no temporary files
     content, path = newest(tmp_path), checkpoints.path_of(tmp_path / "checkpoints", 8)
     assert {"commit", "versions", "params_sha256"} <= set(content["provenance"])
-    model = write_model(path, tmp_path / "model.safetensors", facts={"scores": {"davis": 1.0}})
+    model = write_model(path, tmp_path / "model.safetensors")
     after = checkpoints.official_weights(read_model(model))
     halved = {role: {name: x.half().float() for name, x in content[role].items()} for role in after}
     assert_same(after, halved)
@@ -191,7 +190,7 @@ def prepared(folder: Path, **changes: Any) -> params.Params:
     return settings
 
 
-def test_two_ranks_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_ranks_are_one(tmp_path: Path) -> None:
     """`train` with two processes against one: the log and all weights within 1e-6; live rows.
 
     KoLeo is off: its neighbours are those of the rank.
@@ -201,7 +200,6 @@ def test_two_ranks_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     rows: list[dict[str, float]] = []
     two = loop.train(settings, on_log=rows.append)
     assert [row["step"] for row in rows] == two["step"].tolist() == [1, 2, 3]
-    assert "3/3" in capsys.readouterr().out
     changed = settings.model_dump(mode="json")
     changed["pretrain"]["loop"]["devices"], changed["run"]["name"] = 1, "alone"
     alone = params.parse(changed, "test")
@@ -231,20 +229,19 @@ def test_workers_and_the_place_of_the_start_make_no_difference() -> None:
     assert len(alone) == len(by_two) == 4
     for a, b in [*zip(alone, by_two, strict=True), *zip(alone[2:], late, strict=True)]:
         assert torch.equal(a.frames, b.frames)
-        assert torch.equal(a.counters, b.counters)
         assert np.array_equal(a.views.boxes, b.views.boxes)
         assert torch.equal(a.draws.masks, b.draws.masks)
         assert_same(a.draws.keep, b.draws.keep)
 
 
 def test_ranks_and_micro_batches_share_out_the_samples() -> None:
+    """Every sample of a step is seen once: the frames and boxes of two ranks' micro-batches are those of one whole batch."""
     settings = tiny(loop={"batch_size": 8, "accumulate": 2})
-    seen = []
-    for rank in range(2):
-        micro = list(batches.loader(settings, Pictures(), Place(rank, 2), CPU, 5, 6))
-        assert [len(batch.counters) for batch in micro] == [2, 2]
-        seen += [i for batch in micro for i in batch.counters.tolist()]
-    assert sorted(seen) == list(range(40, 48))
+    parts = [list(batches.loader(settings, Pictures(), Place(rank, 2), CPU, 5, 6)) for rank in range(2)]
+    assert [len(batch.frames) for micro in parts for batch in micro] == [2, 2, 2, 2]
+    (whole,) = batches.loader(tiny(loop={"batch_size": 8}), Pictures(), Place(), CPU, 5, 6)
+    found = [frame.numpy().tobytes() for micro in parts for batch in micro for frame in batch.frames]
+    assert sorted(found) == sorted(frame.numpy().tobytes() for frame in whole.frames)
     with pytest.raises(InputError, match=r"batch_size = 8"):
         next(iter(batches.loader(settings, Pictures(), Place(0, 3), CPU, 0, 1)))
     assert [batches.worker_count(wanted, CPU, Place()) for wanted in (3, None)] == [3, 0]
@@ -324,13 +321,11 @@ def test_collapse_is_told_from_a_young_network_and_from_targets_that_say_little(
 
     assert not log.check_collapse(rows(1, 6.9, 1e-4, 0.0), settings)  # the official start looks like this for long
     short = tiny(head={"prototypes": 1000}, optimiser={"epochs": 50.0}).pretrain  # 200 steps: a warning, no stop
-    with pytest.warns(UserWarning, match="nearly uniform"):
+    with pytest.warns(UserWarning, match="say nearly nothing"):
         assert log.check_collapse(rows(1, 6.9, 1e-4, 0.0), short)
-    with pytest.raises(log.TrainingStopped, match=r"step 5980: it has collapsed, the targets are nearly uniform"):
+    with pytest.raises(log.TrainingStopped, match=r"step 5980: it has collapsed, the targets say nearly nothing"):
         log.check_collapse(rows(5000, 6.9, 1e-4, 0.0), settings)
-    with pytest.warns(UserWarning, match=r"nearly uniform .*lower pretrain\.optimiser\.base_lr"):
-        assert log.check_collapse(rows(5000, 6.8, 0.3, 0.1), settings)
-    with pytest.warns(UserWarning, match="one winning prototype"):
+    with pytest.warns(UserWarning, match=r"teacher_entropy 0\.100, .*near 0, raise teacher_temperature"):
         assert log.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings)
     assert log.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings, warned=True)  # once is enough
     assert not log.check_collapse(rows(5000, 5.0, 0.3, 1.4), settings)

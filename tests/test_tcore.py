@@ -139,7 +139,6 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "auxiliary off": ({"decoder": {"enabled": False}}, OFF),
     "past only": ({"decoder": {"branches": "past"}}, FULL - {"patch_future", "agreement"}),
     "future only": ({"decoder": {"branches": "future"}}, FULL - {"patch_past", "agreement"}),
-    "sinkhorn": ({"loss": {"centring": "sinkhorn"}}, FULL),
     "no KoLeo": ({"loss": {"koleo": 0.0}}, FULL - {"koleo"}),
     "no DINO": ({"loss": {"dino": 0.0}}, FULL - {"dino_global", "dino_local"}),
     "agreement only": ({"loss": {"patch_past": 0.0, "patch_future": 0.0}}, FULL - {"patch_past", "patch_future"}),

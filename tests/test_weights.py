@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
-from tcore_lib.model.contents import inspect
+from tcore_lib.model.contents import inspect, inspect_command
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, plain_vit, start_from
 from tcore_lib.model.export import export, push_to_hub, save_for_hf
 from tcore_lib.model.vit import initial_vit
@@ -58,31 +58,24 @@ def same(encoder: FeatureEncoder, state: State) -> bool:
 # ------------------------------------------------------------------------------------------------ in
 
 
-def test_bare_files_and_folders(tmp_path: Path) -> None:
+def test_files_folders_and_wrapped_names(tmp_path: Path) -> None:
     state, folder = state_of(), tmp_path / "folder"
     folder.mkdir()
     save_file(state, folder / "model.safetensors")
+    chunked = {re.sub(r"^blocks\.", "blocks.0.", name): value for name, value in state.items()}
     for source in (
         saved(tmp_path / "bare.pth", state),
         saved(tmp_path / "old.pth", state, _use_new_zipfile_serialization=False),
         folder / "model.safetensors",
-        folder,
         f"local-dir:{folder}",
         official_file(tmp_path / "official.pth", state),
+        saved(tmp_path / "fsdp.pth", {"teacher": prefixed(state, "backbone._fsdp_wrapped_module.")}),
+        saved(tmp_path / "chunked.pth", {"teacher": chunked}),
     ):
         encoder = load_encoder(source)
         assert same(encoder, state), source
         assert not encoder.training
         assert not any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-@pytest.mark.parametrize("prefix", ["backbone._fsdp_wrapped_module.", "module._orig_mod.backbone.", "chunked"])
-def test_wrapped_names(tmp_path: Path, prefix: str) -> None:
-    state = state_of()
-    renamed = prefixed(state, prefix)
-    if prefix == "chunked":
-        renamed = {re.sub(r"^blocks\.", "blocks.0.", name): value for name, value in state.items()}
-    assert same(load_encoder(saved(tmp_path / "wrapped.pth", {"teacher": renamed})), state)
 
 
 def test_both_roles_of_what_pretraining_saves(tmp_path: Path) -> None:
@@ -101,13 +94,10 @@ def test_both_roles_of_what_pretraining_saves(tmp_path: Path) -> None:
     assert (inspect(path).encoder["difference"] == 0).all()
     about = read_weights(export(path, tmp_path / "out.safetensors", metadata={"run": "r1"})).metadata[OURS]
     assert (about["step"], about["run"], about["params"]) == (7, "r1", whole.model_dump(mode="json"))
-    for file, which, said in (
-        (path, "ema", "holds no ema, but student and teacher"),
-        (saved(tmp_path / "student.pth", {"student": state_of()}), "teacher", "holds no teacher, but student"),
-        (saved(tmp_path / "bare.pth", state_of()), "student", "only one encoder without a role"),
-    ):
-        with pytest.raises(InputError, match=said):
-            load_encoder(file, which=which)
+    with pytest.raises(InputError, match=r"not hold one ema .* but student \(student\.backbone\.\), teacher"):
+        load_encoder(path, which="ema")
+    with pytest.raises(InputError, match=r"not hold one teacher .* but student"):
+        load_encoder(saved(tmp_path / "student.pth", {"student": state_of()}))
 
 
 @pytest.mark.parametrize(
@@ -147,9 +137,8 @@ def test_named_sizes_are_recognised_and_others_need_heads(tmp_path: Path) -> Non
     tiny = saved(tmp_path / "tiny.pth", state_of(params.Encoder(arch="vit_tiny", registers=0), 32))
     assert load_encoder(tiny).network.settings.arch == "vit_tiny"
     narrow = saved(tmp_path / "narrow.pth", state_of(params.Encoder(arch="custom", width=32, depth=1, heads=2)))
-    with pytest.raises(InputError, match="width, 32, does not tell"):
+    with pytest.raises(InputError, match="number of heads, nor does its width, 32"):
         load_encoder(narrow)
-    assert load_encoder(narrow, heads=2).network.heads == 2
 
 
 def test_continuing_says_what_to_set(tmp_path: Path) -> None:
@@ -242,29 +231,25 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, kind: str) -> None:
         assert marker.exists()
 
 
-BYTES: dict[Any, str] = {  # a file of these bytes -> what is said
-    b"": "is no weight file (it begins with b'')",
-    b"<!DOCTYPE html><html><body>Not Found</body></html>": "is no weight file (it begins with b'<!DOCTYPE html>",
-    b"\0\0\0\x20ftypisom" + bytes(500): "is a video, not weights",
-    b"PK\x03\x04" + bytes(500): "cannot be read",
-}
-VALUES: dict[str, tuple[Any, str]] = {  # what torch saves -> what is said
+CONTENTS: dict[str, tuple[Any, str]] = {  # bytes of a file, or what torch saves -> what is said
+    "empty": (b"", "is no weight file (it begins with b'')"),
+    "page": (b"<!DOCTYPE html><html>Not Found", "is no weight file (it begins with b'<!DOCTYPE html><html"),
+    "video": (b"\0\0\0\x20ftypisom" + bytes(500), "is a video; here an encoder is wanted"),
+    "cut": (b"PK\x03\x04" + bytes(500), "cannot be read"),
     "list": ([1, 2, 3], "it holds a list"),
     "nothing": ({"step": 3}, "holds no tensors"),
-    "no encoder": ({"fc.weight": torch.zeros(3, 3)}, "no vision transformer"),
+    "no encoder": ({"fc.weight": torch.zeros(3, 3)}, "but no patch_embed.proj.weight"),
     "transformers": (
         {"embeddings.patch_embeddings.projection.weight": torch.zeros(3)},
         "timm:vit_small_patch14_dinov2",
     ),
-    "nan": (
-        state_of() | {"blocks.0.norm1.weight": torch.full((64,), torch.nan)},
-        "norm1.weight holds torch.float32 up to nan",
+    "nan": (state_of() | {"norm.bias": torch.full((64,), torch.nan)}, "norm.bias holds NaN, infinity or torch.float32"),
+    "integers": (
+        state_of() | {"norm.bias": torch.zeros(64, dtype=torch.int32)},
+        "norm.bias holds NaN, infinity or torch.int32",
     ),
-    "huge": (state_of() | {"cls_token": torch.full((1, 1, 64), 1e9)}, "cls_token holds torch.float32 up to 1e+09"),
-    "integers": (state_of() | {"norm.bias": torch.zeros(64, dtype=torch.int32)}, "norm.bias holds torch.int32"),
-    "claims": (state_of() | {"norm.bias": torch.zeros(1).expand(64)}, "claims more values than the file holds"),
     "metadata": (state_of() | {OURS: [1]}, "cannot be read"),
-    "two": (prefixed(state_of(), "a.") | prefixed(state_of(), "b."), "several encoders (a., b.)"),
+    "two": (prefixed(state_of(), "a.") | prefixed(state_of(), "b."), "without a role (a.), without a role (b.)"),
     "grey": (
         state_of() | {"patch_embed.proj.weight": torch.zeros(64, 1, 16, 16)},
         "mismatch for patch_embed.proj.weight",
@@ -274,30 +259,19 @@ VALUES: dict[str, tuple[Any, str]] = {  # what torch saves -> what is said
 }
 
 
-@pytest.mark.parametrize("kind", [*BYTES, *VALUES], ids=lambda kind: str(kind)[:12])
-def test_what_is_no_encoder_is_named_in_one_sentence(tmp_path: Path, kind: bytes | str) -> None:
-    path = tmp_path / "file.pth"
-    if isinstance(kind, bytes):
-        path.write_bytes(kind)
-        said = BYTES[kind]
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_what_is_no_encoder_is_named_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    path, (content, said) = tmp_path / "file.pth", CONTENTS[kind]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
     else:
-        content, said = VALUES[kind]
         torch.save(content, path)
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         load_encoder(path)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert "\n" not in message
-    assert len(message) < 400 + len(message.split(": ")[0])
-
-
-def test_a_flipped_bit_is_seen_by_the_checksum(tmp_path: Path) -> None:
-    path = export(FeatureEncoder(drawn_vit(NARROW), "x"), tmp_path / "out.safetensors")
-    damaged = bytearray(path.read_bytes())
-    damaged[-1000] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(InputError, match="do not match its checksum"):
-        load_encoder(path)
+    assert len(message) < 600 + len(message.split(": ")[0])
 
 
 # ------------------------------------------------------------------------------------------------ fetched
@@ -329,14 +303,13 @@ def test_published_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(("format", "target"), [("safetensors", "out.safetensors"), ("official", "out.pth")])
 def test_what_is_known_goes_along(tmp_path: Path, format: str, target: str) -> None:
     """Metadata and heads, twice over, beside the same bits; readable without us."""
-    state = state_of(NARROW.model_copy(update={"heads": 4}))
-    encoder = load_encoder(saved(tmp_path / "in.pth", state), heads=4)
-    first = export(encoder, tmp_path / target, format, {"run": "r1"})
+    vit = drawn_vit(NARROW.model_copy(update={"heads": 4}))
+    first = export(FeatureEncoder(vit, "x"), tmp_path / target, format, {"run": "r1"})
     again = load_encoder(export(first, tmp_path / f"again-{target}", format, {"scores": {"davis": 0.5}}))
-    assert same(again, state)
+    assert same(again, vit.state_dict())
     assert (again.network.heads, again.metadata["run"], again.metadata["scores"]) == (4, "r1", {"davis": 0.5})
     plain = load_file(first) if format == "safetensors" else torch.load(first, weights_only=True)["teacher"]
-    assert {name.removeprefix("backbone.") for name in plain} == set(state)  # the authors' code strips that
+    assert {name.removeprefix("backbone.") for name in plain} == set(vit.state_dict())  # the authors' code strips that
 
 
 def test_timm_folder_and_its_card(tmp_path: Path) -> None:
@@ -374,11 +347,6 @@ def test_a_folder_of_timm_itself(tmp_path: Path) -> None:
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(InputError, match=r'Missing key.*"blocks\.1\.norm1\.weight"'):
         load_encoder(tmp_path)
-    save_file(state, tmp_path / "other.safetensors")
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "third.pth").touch()
-    with pytest.raises(InputError, match="holds 2 weight files"):
-        load_encoder(tmp_path)
 
 
 def test_pushing_uploads_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,15 +372,12 @@ def test_bad_targets_and_sources(tmp_path: Path) -> None:
     encoder = FeatureEncoder(drawn_vit(NARROW), "x")
     (tmp_path / "file").touch()
     for source, format, target, said in (
-        (encoder, "onxx", "a.onnx", "does not exist; choose one of safetensors"),
         (encoder, "safetensors", "a.pth", "ends in .safetensors"),
         (encoder, "timm", "file", "is a folder; give another target"),
         ("pixels", "official", "a.pth", "pixels is no plain ViT"),
     ):
         with pytest.raises(InputError, match=said):
             export(source, tmp_path / target, format)
-    with pytest.raises(InputError, match="cannot be written as JSON"):
-        export(encoder, tmp_path / "a.safetensors", metadata={"score": float("nan")})
 
 
 # ------------------------------------------------------------------------------------------------ inspected
@@ -423,23 +388,24 @@ def test_inspection(tmp_path: Path) -> None:
     found = inspect(official_file(tmp_path / "vit.pth", state))
     words = "custom, width 64, 2 blocks, 1 heads, patch 16, 4 registers, positions for 64x64 pixels"
     assert found.about == words
-    assert found.tensors["values"].sum() == sum(value.numel() for value in state.values()) + 8 * 4
+    total = sum(value.numel() for value in state.values())
+    assert found.tensors["values"].sum() == total + 8 * 4
     row = found.tensors.set_index("tensor").loc["teacher.backbone.blocks.1.attn.qkv.weight"]
-    assert row["shape"] == "192x64"
-    assert row["norm"] == pytest.approx(state["blocks.1.attn.qkv.weight"].norm().item())
+    assert (row["shape"], row["values"], row["bytes"]) == ("192x64", 192 * 64, 4 * 192 * 64)
     assert (found.encoder["difference"] == 0).all()
     assert set(found.encoder.index) == {"patch_embed", "tokens", "blocks.0", "blocks.1", "norm", "all"}
-    assert found.encoder.loc["all", "measured"] == sum(value.numel() for value in state.values())
+    assert found.encoder.loc["all", "measured"] == total
     # 2 x (12 x 4096 + 15 x 64) values, 14 tensors a block
-    assert re.search(r"blocks +28 tensors +100,224 values +0.40 MB", str(found))
-    assert inspect(load_encoder(tmp_path / "vit.pth")).encoder.equals(found.encoder.loc[found.encoder.index])
+    assert re.search(r"teacher\.backbone\.blocks +28 +100,224 +0\.4", found.tree(3))
+    assert inspect(load_encoder(tmp_path / "vit.pth")).encoder.equals(found.encoder)
     assert inspect("pixels").tensors.empty
 
 
-def test_inspection_shows_what_cannot_be_loaded(tmp_path: Path) -> None:
+def test_inspection_shows_what_cannot_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = state_of()
     state["norm.bias"][0] = float("nan")
-    assert "NOT FINITE: teacher.backbone.norm.bias" in str(inspect(official_file(tmp_path / "nan.pth", state)))
+    inspect_command(str(official_file(tmp_path / "nan.pth", state)))
+    assert "NOT FINITE: teacher.backbone.norm.bias" in capsys.readouterr().out
     found = inspect(saved(tmp_path / "other.pth", {"fc.weight": torch.zeros(3, 3), "step": 4}))
-    assert "no vision transformer" in found.about
+    assert "no patch_embed.proj.weight" in found.about
     assert found.metadata == {"step": 4}

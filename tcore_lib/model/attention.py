@@ -3,22 +3,19 @@
 Letters: H W pixels of a frame, S side of the crop, P patches of it, h w the grid (P = h * w), M masked patches.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from tcore_lib.data.resample import resize_batch
 from tcore_lib.data.views import centre_boxes
-from tcore_lib.errors import InputError
 from tcore_lib.figures.style import denormalise
 from tcore_lib.model.encoders import FeatureEncoder, attention_maps
-from tcore_lib.model.features import to_input
+from tcore_lib.model.features import normalised, to_input
 from tcore_lib.params import Views
 
 SHOWN = 336  # pixels: side of a crop in a picture
@@ -43,87 +40,55 @@ def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tenso
     stacked = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, 3, H, W)
     n = len(stacked)
     boxes = np.repeat(centre_boxes(np.array([stacked.shape[2:]]), views.ratio), n, axis=0)
-    crops = resize_batch(stacked, boxes, np.zeros(n, bool), size)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return (crops - mean) / std
+    return normalised(resize_batch(stacked, boxes, np.zeros(n, bool), size))
 
 
-# ---- cross-attention ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _looking(model: Any) -> Iterator[torch.device]:
-    """Inside, the model is in evaluation mode and there are no gradients. Yields its device."""
-    if model.decoder is None:
-        raise InputError("pretrain.decoder.enabled is false: there is no cross-attention to look at.")
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield next(model.parameters()).device
-    finally:
-        model.train(was_training)
-
-
+@torch.no_grad()
 def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) -> CrossAttention:
     """Run the student and decoder of a `training.tcore.TCoRe` on one sample and keep the first block's cross-attention.
 
     `frames` are past, current and future, uint8 (H, W, 3); `mask` bool (h, w) says which current patches are hidden.
-
-    Raises:
-        InputError: the model has no decoder, or the mask does not fit its grid.
     """
     views, encoder = model.settings.views, model.student.encoder
-    side = views.global_size // encoder.patch_size
-    if mask.shape != (side, side):
-        raise InputError(f"The mask has shape {mask.shape}, the grid of a global crop {(side, side)}; make them equal.")
+    device = encoder.cls_token.device
+    images = centre_crops(frames, views.global_size, views).to(device)
+    past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))  # (1, P, D) each
+    current = encoder(images[1:2], torch.from_numpy(mask.reshape(1, -1)).to(device))[1]
     maps = {}
-    with _looking(model) as device:
-        images = centre_crops(frames, views.global_size, views).to(device)
-        past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))  # (1, P, D) each
-        current = encoder(images[1:2], torch.from_numpy(mask.reshape(1, -1)).to(device))[1]
-        for role, tokens in (("past", past), ("future", future)):
-            weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
-            maps[role] = weights.unflatten(1, (side, side)).unflatten(3, (side, side)).float().cpu().numpy()
+    for role, tokens in (("past", past), ("future", future)):
+        weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
+        maps[role] = weights.unflatten(1, mask.shape).unflatten(3, mask.shape).float().cpu().numpy()
     shown = views.global_size * max(1, round(SHOWN / views.global_size))
     return CrossAttention(denormalise(centre_crops(frames, shown, views)), mask, maps)
 
 
+@torch.no_grad()
 def attention_of_every_query(
     model: Any, frames: Sequence[np.ndarray], size: tuple[int, int], reach: int = 2
 ) -> dict[tuple[int, int], np.ndarray]:
     """Attention of every patch of every frame to the frames up to `reach` away, each while it is masked itself.
 
     A frame is encoded four times, each time with another quarter of its patches masked (squares of 2 x 2, so that every
-    patch is masked once); a patch's row is taken from the pass that masked it. The whole frame is used, not a crop.
+    patch is masked once); a patch's row is taken from the pass that masked it. `frames` are uint8 (H, W, 3), of one size, in
+    order, and resized whole to `size`, (height, width) in pixels and multiples of the patch size.
 
-    Args:
-        model: a `training.tcore.TCoRe`, trained or not, with a decoder.
-        frames: uint8 (H, W, 3), of one size, in order.
-        size: (height, width) in pixels the frames are resized to, multiples of the patch size.
-        reach: places.
-
-    Returns:
-        (query frame, key frame) -> float32 (heads, P, P): query, key; rows sum to 1.
+    Returns (query frame, key frame) -> float32 (heads, P, P): query, key; rows sum to 1.
     """
     encoder, maps = model.student.encoder, {}
     rows, columns = np.indices([side // encoder.patch_size for side in size]).reshape(2, -1) // BLOCK % 2
     quarter = torch.from_numpy(2 * rows + columns)  # (P,): which pass masks the patch
-    with _looking(model) as device:
-        masks = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
-        images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
-        clean = [encoder(image)[1] for image in images]  # of (1, P, D)
-        for query, image in enumerate(images):
-            current = encoder(image.expand(4, -1, -1, -1), masks)[1]  # (4, P, D)
-            for key in range(max(0, query - reach), min(len(frames), query + reach + 1)):
-                if key != query:
-                    weights = model.decoder.cross_attention(current, clean[key].expand(4, -1, -1))  # (4, heads, P, P)
-                    own = weights[quarter, :, torch.arange(len(quarter))]  # (P, heads, P): of the pass that masked it
-                    maps[query, key] = own.transpose(0, 1).float().cpu().numpy()
+    device = encoder.cls_token.device
+    masks = (quarter == torch.arange(4)[:, None]).to(device)  # (4, P)
+    images = [to_input(torch.tensor(frame, device=device)[None], size) for frame in frames]
+    clean = [encoder(image)[1] for image in images]  # of (1, P, D)
+    for query, image in enumerate(images):
+        current = encoder(image.expand(4, -1, -1, -1), masks)[1]  # (4, P, D)
+        for key in range(max(0, query - reach), min(len(frames), query + reach + 1)):
+            if key != query:
+                weights = model.decoder.cross_attention(current, clean[key].expand(4, -1, -1))  # (4, heads, P, P)
+                own = weights[quarter, :, torch.arange(len(quarter))]  # (P, heads, P): of the pass that masked it
+                maps[query, key] = own.transpose(0, 1).float().cpu().numpy()
     return maps
-
-
-# ---- figures about attention ----------------------------------------------------------------------------------------
 
 
 def sharpest(sample: CrossAttention, count: int) -> list[tuple[int, int]]:
@@ -156,7 +121,6 @@ def uniform_statistics(grid: tuple[int, int]) -> dict[str, float]:
     return {"sharpness": 1 / len(cells), "entropy": float(np.log(len(cells))), "reach": float(reach)}
 
 
-@torch.no_grad()
 def cls_attention(encoder: FeatureEncoder, image: Tensor) -> np.ndarray:
     """Self-attention of CLS to the patches in the last block: (3, S, S), ImageNet-normalised -> float32 (heads, h, w).
 

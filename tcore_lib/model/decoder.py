@@ -1,7 +1,4 @@
-"""The auxiliary decoder: restores masked patches of the current frame from another frame.
-
-Letters: B crops, P patches, D width.
-"""
+"""The auxiliary decoder: restores masked patches of the current frame from another frame. B crops, P patches, D width."""
 
 from typing import Any
 
@@ -41,7 +38,7 @@ class AuxiliaryDecoder(nn.Module):
         )
 
     def forward(self, x: Tensor, auxiliary: Tensor) -> Tensor:
-        """(B, P, D), (B, P, D) -> (B, P, D). See `DecoderBlock.forward`."""
+        """As `DecoderBlock.forward`."""
         for block in self.blocks:
             x = block(x, auxiliary)
         return x

@@ -17,18 +17,7 @@ from tcore_lib import fetch, params
 from tcore_lib.errors import InputError
 from tcore_lib.files import reason
 from tcore_lib.model.vit import ViT, initial_vit
-from tcore_lib.model.weights import (
-    OURS,
-    State,
-    architecture,
-    find_encoder,
-    layout_of,
-    load_exactly,
-    read_weights,
-    to_vit,
-)
-
-# ---- networks -------------------------------------------------------------------------------------------------------
+from tcore_lib.model.weights import OURS, State, architecture, find_encoder, load_exactly, read_weights, to_vit
 
 
 class Pixels(nn.Module):
@@ -49,12 +38,8 @@ class Pixels(nn.Module):
 class FeatureEncoder(nn.Module):
     """A network read as patch features, for images of any height and width that are multiples of its patch size.
 
-    Images come ImageNet-normalised; a network trained otherwise (CLIP, SigLIP) gets its own normalisation.
-
-    Args:
-        network: a `ViT`, a transformer of timm or `Pixels`; left as it is, so that a student in training can be looked at.
-        name: what the encoder is called in tables.
-        metadata: what is known about the weights (step, params, scores, ...).
+    Images come ImageNet-normalised; a network trained otherwise (CLIP, SigLIP) gets its own normalisation. `network` is a `ViT`,
+    a transformer of timm or `Pixels`, and left as it is; `name` is what tables call it; `metadata` what is known of the weights.
 
     Attributes: `patch_size` in pixels; `width` D of a feature; `prefix`, tokens before the patches (CLS and registers).
     """
@@ -78,8 +63,8 @@ class FeatureEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are; the CPU where it has none."""
-        return next(self.parameters(), torch.empty(0)).device
+        """Where it computes."""
+        return self.scale.device
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Patches (h, w) of an image of this size in pixels; an `InputError` where they are not whole."""
@@ -106,78 +91,71 @@ class FeatureEncoder(nn.Module):
 
 def random_encoder(settings: params.Encoder, img_size: int, seed: int) -> FeatureEncoder:
     """The initialisation that a run with this seed starts from, frozen: what training has to beat."""
-    return _frozen(FeatureEncoder(initial_vit(settings, img_size, seed), "random"))
+    return FeatureEncoder(initial_vit(settings, img_size, seed), "random").requires_grad_(False).eval()
 
 
-def _frozen(encoder: FeatureEncoder) -> FeatureEncoder:
-    return encoder.requires_grad_(False).eval()
-
-
-def load_encoder(
-    source: str | Path, *, device: str | torch.device = "cpu", which: str = "teacher", heads: int | None = None
-) -> FeatureEncoder:
+def load_encoder(source: str | Path, *, device: str | torch.device = "cpu", which: str = "teacher") -> FeatureEncoder:
     """An encoder from anywhere, frozen and ready to read features.
 
     Args:
         source: one of
             a file (.pth, .pt, .bin, .ckpt, .safetensors) that holds a whole encoder under the official (DINO, DINOv2,
             T-CoRe), timm's or our names, whatever stands beside it: released files, training checkpoints, state dicts;
-            a folder with such a file; one with timm's `config.json` is built as that says (also `local-dir:FOLDER`);
+            a folder of timm or the Hugging Face hub (also `local-dir:FOLDER`);
             `vits16_k400`, `vits16_inet`, `vitb16_k400`: the published encoders, fetched if they are not here;
             `timm:NAME` with timm's weights, `timm:NAME:random` without;
             `pixels`: no network, each patch's own normalised pixels.
         device: where it shall run.
         which: "teacher" or "student", where a file holds both; an averaged or momentum encoder counts as the teacher.
-        heads: attention heads, where neither the width (64 per head) nor the file tells them.
 
     Raises:
         InputError: the source cannot be had, read or trusted, or its tensors are not those of one whole encoder.
     """
-    name = str(source)
+    name, metadata = str(source), None
     if name == "pixels":
-        return _frozen(FeatureEncoder(Pixels(), name)).to(device)
-    if name.startswith("timm:"):
+        network: Any = Pixels()
+    elif name.startswith("timm:"):
         model, _, start = name.removeprefix("timm:").partition(":")
-        return _frozen(FeatureEncoder(_timm(model, pretrained=start != "random"), name)).to(device)
-    path = fetch.weights(name) if name in fetch.CHECKPOINTS else Path(name.removeprefix("local-dir:")).expanduser()
-    if not path.exists():
-        known = ", ".join((*fetch.CHECKPOINTS, "timm:NAME", "pixels"))
-        raise InputError(f"{name} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
-    file = read_weights(path)
-    if "architecture" in file.metadata and not file.metadata[OURS]:  # a folder that timm's own export wrote
-        about = file.metadata
-        options = {"pretrained_cfg_overlay": about.get("pretrained_cfg"), **about.get("model_args", {})}
-        network = _timm(about["architecture"], pretrained=False, **options)
-        load_exactly(network, {key: value for key, value in file.tensors.items() if not key.startswith("head.")}, path)
+        network = _timm(model, pretrained=start != "random")
     else:
-        network = _plain_vit(find_encoder(file, which), heads or file.heads, path)
-        network.layout = file.metadata.get("layout", network.layout)  # how a continued encoder once came in
-    return _frozen(FeatureEncoder(network, name, file.metadata)).to(device)
+        path = fetch.weights(name) if name in fetch.CHECKPOINTS else Path(name.removeprefix("local-dir:")).expanduser()
+        if not path.exists():
+            known = ", ".join((*fetch.CHECKPOINTS, "timm:NAME", "pixels"))
+            raise InputError(f"{name} is neither a file, a folder nor a known encoder; give a path or one of {known}.")
+        file = read_weights(path)
+        metadata = file.metadata
+        if "architecture" in metadata and not metadata[OURS]:  # a folder that timm's own export wrote
+            options = {"pretrained_cfg_overlay": metadata.get("pretrained_cfg"), **metadata.get("model_args", {})}
+            network = _timm(metadata["architecture"], pretrained=False, **options)
+            state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
+            load_exactly(network, state, path)
+        else:
+            network = _plain_vit(find_encoder(file, which), file.heads, path)
+            network.layout = metadata.get("layout", network.layout)  # how a continued encoder once came in
+    return FeatureEncoder(network, name, metadata).requires_grad_(False).eval().to(device)
 
 
 def _plain_vit(state: State, heads: int | None, origin: str | Path) -> ViT:
     """The `ViT` that a state dict of one encoder, in any layout, belongs to."""
-    renamed = to_vit(state)
+    renamed, layout = to_vit(state)
     vit = initial_vit(architecture(renamed, heads, origin), 0, seed=0)
     load_exactly(vit, renamed, origin)
-    vit.layout = layout_of(state)
+    vit.layout = layout
     return vit
 
 
 def _timm(name: str, *, pretrained: bool, **options: Any) -> Any:
     """A timm transformer without classifier; random weights are always the same ones."""
-    if not (timm.models.is_model_pretrained(name) if pretrained else timm.is_model(name)):
-        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:4])
-        raise InputError(f"timm:{name} does not exist; {f'near it are {near}' if near else 'see timm.list_models()'}.")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             options |= {"num_classes": 0, "dynamic_img_size": True}
             return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # the HTTP client's own classes; what a network without tokens says to these options
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0][:12]}*")[:4]) or "vit_small_patch16_224"
         raise InputError(
-            f"timm:{name} cannot be had ({reason(error)}); choose a vit_* or eva* model, fetch it while online, or "
-            f"download https://huggingface.co/timm/{name} and give the folder's path."
+            f"timm:{name} cannot be had ({reason(error)}); choose a vit_* or eva* model, such as {near}, fetch it while "
+            f"online, or download https://huggingface.co/timm/{name} and give the folder's path."
         ) from error
 
 
@@ -189,14 +167,11 @@ def start_from(vit: ViT, source: str | Path) -> None:
 
     The source is anything `load_encoder` takes that is a plain ViT with a CLS token: patch size, registers, LayerScale, GELU
     or SwiGLU, biases and positions as they are. Features are then the encoder's, at every image size. `vit.layout` says
-    how the encoder came in; `export` writes it that way again.
-
-    Raises:
-        InputError: the source cannot be had, is no plain ViT, or has another shape (then the sentence says what to set).
+    how the encoder came in; `export` writes it that way again. For another shape, the `InputError` says what to set.
     """
     given = plain_vit(load_encoder(source))
     ours, theirs = vit.settings.model_dump() | {"img_size": vit.img_size}, given.settings.model_dump()
-    free = ["drop_path", "init", "init_scheme"]
+    free = ["drop_path", "init"]
     if ours["layer_scale"] and theirs["layer_scale"]:
         free.append("layer_scale")  # where it starts does not matter
     wrong = {name: value for name, value in theirs.items() if name not in free and value != ours[name]}
@@ -214,11 +189,10 @@ def plain_vit(encoder: FeatureEncoder) -> ViT:
     network = encoder.network
     if isinstance(network, ViT):
         return network
-    refusal = f"{encoder.name} is no plain ViT with a CLS token, as training and export need; choose a vit_* of timm"
+    refusal = f"{encoder.name} is no plain ViT with a CLS token, as training and export need; choose a vit_* of timm."
     if isinstance(network, Pixels):
-        raise InputError(f"{refusal}.")
-    heads = getattr(network.blocks[0].attn, "num_heads", None)
-    vit = _plain_vit(network.state_dict(), heads, encoder.name)
+        raise InputError(refusal)
+    vit = _plain_vit(network.state_dict(), getattr(network.blocks[0].attn, "num_heads", None), encoder.name)
     patch = vit.patch_embed.proj
     with torch.no_grad():  # its own normalisation: W (scale x + shift) + b = (W scale) x + (b + sum of W shift)
         patch.bias += (patch.weight * encoder.shift).sum((1, 2, 3))
@@ -227,14 +201,13 @@ def plain_vit(encoder: FeatureEncoder) -> ViT:
         images = torch.linspace(-2, 2, 12 * vit.patch_size**2).view(1, 3, 2 * vit.patch_size, -1)
         ours, theirs = vit.tokens(images), encoder.tokens(images)
     if (ours - theirs).norm() > 1e-3 * theirs.norm():
-        raise InputError(f"{refusal}: its features are not those of one with these weights.")
+        raise InputError(refusal)
     return vit
 
 
 # ---- looking inside -------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
 def _outputs(encoder: FeatureEncoder, modules: Iterable[nn.Module], images: Tensor) -> list[Tensor]:
     """What these modules inside the encoder's network give out during one pass over images (B, 3, H, W)."""
     collected: list[Tensor] = []

@@ -32,21 +32,16 @@ def export(
     Args:
         source: an encoder, or anything `load_encoder` takes.
         target: the file to write, or for timm the folder.
-        format: safetensors (with metadata and a checksum); official (.pth, `{"teacher": {"backbone.*": ...}}`, what the
-            authors' evaluation code reads); timm (`save_for_hf`).
+        format: safetensors (with metadata); official (.pth, `{"teacher": {"backbone.*": ...}}`, what the authors' evaluation
+            code reads); timm (`save_for_hf`).
         metadata: what shall be known about the weights (run, commit, scores, ...), values that JSON can hold.
         which: "teacher" or "student", where the source holds both.
-
-    Raises:
-        InputError: the source cannot be read or has no weights of a plain ViT, or the target does not fit the format.
     """
     target = Path(target).expanduser()
-    if format not in FORMATS:
-        raise InputError(f"format = {format!r} does not exist; choose one of {', '.join(FORMATS)}.")
+    if target.suffix != FORMATS[format] and format != "timm":
+        raise InputError(f"{target} cannot hold the format {format}; give a file that ends in {FORMATS[format]}.")
     if format == "timm":
         return save_for_hf(source, target, metadata=metadata, which=which)
-    if target.suffix != FORMATS[format] or target.is_dir():
-        raise InputError(f"{target} cannot hold the format {format}; give a file that ends in {FORMATS[format]}.")
     vit, about = _network_and_facts(source, metadata, which)
     state = to_layout(vit.state_dict(), vit.layout)
     if format == "safetensors":
@@ -83,8 +78,49 @@ def save_for_hf(
     images = {"input_size": (3, vit.img_size, vit.img_size), "crop_pct": 1.0}
     images |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     timm.models.save_for_hf(model, str(folder), model_config={OURS: about}, safe_serialization=True, data_config=images)
-    write_text(folder / "README.md", _model_card(folder.name, about, scores, data, licence))
+    samples = about.get("step", 0) * about.get("params", {}).get("pretrain", {}).get("loop", {}).get("batch_size", 0)
+    card = CARD.format(
+        name=folder.name,
+        data=data,
+        licence=licence,
+        budget=f"{about['step']:,} steps, {samples:,} samples of three frames" if samples else "not stated",
+        scores="not measured" if scores is None else scores.to_markdown(index=False, floatfmt=".3f"),
+        **about["encoder"],
+    )
+    write_text(folder / "README.md", card)
     return folder
+
+
+CARD = """---
+license: {licence}
+library_name: timm
+tags: [image-feature-extraction, self-supervised, video, correspondence, timm]
+---
+# {name}
+
+A vision transformer for dense features: width {width}, {depth} blocks, {heads} heads, patches of {patch_size} pixels,
+{registers} registers. Pretrained without labels on video by T-CoRe (temporal correspondence, CVPR 2025, arXiv 2503.15096).
+
+* Data: {data}
+* Budget: {budget}
+* Licence: {licence}
+
+## Scores
+
+{scores}
+
+`low` and `high`, where given, are the bounds of a 95 % bootstrap interval over clips.
+
+## How to load it
+
+```python
+import timm, torch
+
+model = timm.create_model("hf-hub:OWNER/{name}", pretrained=True).eval()  # or "local-dir:" and this folder's path
+images = torch.zeros(1, 3, 480, 880)  # ImageNet-normalised; sides are multiples of {patch_size}
+tokens = model.forward_features(images)[:, model.num_prefix_tokens :]  # (B, P, {width}), patches row by row
+```
+"""
 
 
 def push_to_hub(source: FeatureEncoder | str | Path, repository: str, *, private: bool = True, **card: Any) -> str:
@@ -101,47 +137,6 @@ def push_to_hub(source: FeatureEncoder | str | Path, repository: str, *, private
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
 
-def _model_card(name: str, about: Mapping[str, Any], scores: pd.DataFrame | None, data: str, licence: str) -> str:
-    """The README.md of a published encoder: what it is, data, budget, scores with intervals, licence, how to load it."""
-    shape = about["encoder"]
-    samples = about.get("step", 0) * about.get("params", {}).get("pretrain", {}).get("loop", {}).get("batch_size", 0)
-    budget = f"{about['step']:,} steps, {samples:,} samples of three frames" if samples else "not stated"
-    table = "not measured" if scores is None else scores.to_markdown(index=False, floatfmt=".3f")
-    return f"""---
-license: {licence}
-library_name: timm
-tags: [image-feature-extraction, self-supervised, video, correspondence, timm]
----
-# {name}
-
-A vision transformer for dense features: width {shape["width"]}, {shape["depth"]} blocks, {shape["heads"]} heads, patches of
-{shape["patch_size"]} pixels, {shape["registers"]} registers. Pretrained without labels on video by T-CoRe (temporal correspondence,
-CVPR 2025, arXiv 2503.15096).
-
-| | |
-|---|---|
-| data | {data} |
-| budget | {budget} |
-| licence | {licence} |
-
-## Scores
-
-{table}
-
-`low` and `high`, where given, are the bounds of a 95 % bootstrap interval over clips.
-
-## How to load it
-
-```python
-import timm, torch
-
-model = timm.create_model("hf-hub:OWNER/{name}", pretrained=True).eval()  # or "local-dir:" and this folder's path
-images = torch.zeros(1, 3, 480, 880)  # ImageNet-normalised; sides are multiples of {shape["patch_size"]}
-tokens = model.forward_features(images)[:, model.num_prefix_tokens :]  # (B, P, {shape["width"]}), patches row by row
-```
-"""
-
-
 def _network_and_facts(
     source: FeatureEncoder | str | Path, given: Mapping[str, Any] | None, which: str
 ) -> tuple[ViT, dict[str, Any]]:
@@ -152,7 +147,4 @@ def _network_and_facts(
     shape |= {"patch_size": vit.patch_size, "registers": vit.settings.registers, "img_size": vit.img_size}
     known = {key: encoder.metadata[key] for key in ("step", "params") if key in encoder.metadata}
     facts = {**encoder.metadata.get(OURS, {}), **known, **(given or {}), "layout": vit.layout, "encoder": shape}
-    try:
-        return vit, json.loads(json.dumps(facts, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"metadata cannot be written as JSON ({error}); give text, numbers, lists, dicts.") from error
+    return vit, json.loads(json.dumps(facts, default=str))

@@ -20,8 +20,6 @@ from tcore_lib.data.images import is_image, read_rgb
 from tcore_lib.errors import InputError
 from tcore_lib.model.encoders import FeatureEncoder, layer_tokens, load_encoder
 
-# ---- frames to features ---------------------------------------------------------------------------------------------
-
 
 def whole_patches(shape: Sequence[int], patch_size: int, zoom: float = 1.0) -> tuple[int, int]:
     """The size nearest to `zoom` times a frame's (H, W, ...) that holds whole patches."""
@@ -34,6 +32,11 @@ def to_input(frames: Tensor, size: tuple[int, int]) -> Tensor:
     images = frames.permute(0, 3, 1, 2).float() / 255.0
     if tuple(images.shape[2:]) != tuple(size):
         images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+    return normalised(images)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """RGB of 0..1 (n, 3, H, W) by ImageNet's means and deviations, in place."""
     mean, std = (images.new_tensor(one)[:, None, None] for one in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return images.sub_(mean).div_(std)
 
@@ -50,16 +53,10 @@ def as_frames(source: Any) -> NDArray[np.uint8]:
 def features(
     encoder: FeatureEncoder | str | Path, frames: Any, size: tuple[int, int] | None = None, *, normalise: bool = True
 ) -> Tensor:
-    """Patch features of frames as the benchmarks read them: float32 (n, h, w, D) on the CPU.
+    """Patch features of frames as the benchmarks read them: float32 (n, h, w, D) on the CPU, of length 1 if `normalise`.
 
-    Args:
-        encoder: from `load_encoder`, or what that takes.
-        frames: what `as_frames` takes.
-        size: the frames are resized to, rounded to whole patches; None = as they are.
-        normalise: to length 1.
-
-    Raises:
-        InputError: encoder or frames cannot be read, or a feature is not finite.
+    `encoder` is what `load_encoder` gives or takes, `frames` what `as_frames` takes; they are resized to `size`, None = their
+    own, rounded to whole patches. An `InputError` where a feature is not finite.
     """
     encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
     stacked = as_frames(frames)
@@ -73,9 +70,6 @@ def features(
     return (F.normalize(result, dim=-1) if normalise else result).cpu()
 
 
-# ---- matches --------------------------------------------------------------------------------------------------------
-
-
 def matches(
     first: Any, second: Any, encoder: FeatureEncoder | str | Path | None = None, *, count: int = 12
 ) -> pd.DataFrame:
@@ -84,15 +78,9 @@ def matches(
     A match is clear if its patch is much more like its partner than like any patch that does not touch the partner. The
     clearest is taken first; the next ones keep a distance from those taken, so that the whole frame is covered.
 
-    Args:
-        first: (h, w, D) features as array or tensor; with an encoder, a frame: a path or uint8 (H, W, 3).
-        second: the same of another frame, (h', w', D).
-        encoder: from `load_encoder`, or what that takes; None = `first` and `second` are features.
-        count: at most so many.
-
-    Returns:
-        a row per match, clearest first: `row`, `column` in the first grid, `to_row`, `to_column` in the second,
-        `similarity` (cosine), `clarity` (similarity minus the best of the patches apart).
+    `first` and `second` are features (h, w, D), as array or tensor; with an encoder (what `load_encoder` gives or takes)
+    frames: paths or uint8 (H, W, 3). Returns at most `count` rows, clearest first: `row`, `column` in the first grid, `to_row`,
+    `to_column` in the second, `similarity` (cosine), `clarity` (similarity minus the best of the patches apart).
     """
     if encoder is not None:
         first, second = features(encoder, first)[0], features(encoder, second)[0]
@@ -131,16 +119,12 @@ Norms = dict[tuple[str, str], list[float]]  # (quantity, encoder) -> a value per
 
 def _by_depth(values: Norms) -> pd.DataFrame:
     """A table: index `block`, columns (quantity, encoder), NaN past an encoder's end."""
-    columns = pd.MultiIndex.from_tuples(sorted(values, key=lambda key: key[0]), names=["quantity", "encoder"])
-    series = {key: pd.Series(values[key], dtype=float) for key in columns}
-    return pd.DataFrame(series, columns=columns).rename_axis("block")
+    series = {key: pd.Series(values[key], dtype=float) for key in sorted(values, key=lambda key: key[0])}
+    return pd.DataFrame(series).rename_axis(index="block", columns=["quantity", "encoder"])
 
 
 def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
-    """Frobenius norm of each block's weights: quantities `attention`, `mlp` and, where there is one, `layer_scale`.
-
-    Index `block`, columns (quantity, encoder); encoders without blocks (pixels) are left out.
-    """
+    """Frobenius norm of each block's weights: quantities `attention`, `mlp` and, where there is one, `layer_scale`."""
     values: Norms = {}
     for quantity, start, ndim in (("attention", "attn.", 2), ("mlp", "mlp.", 2), ("layer_scale", "ls", 1)):
         for name, encoder in encoders.items():
@@ -153,25 +137,20 @@ def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
 
 
 def _layers(encoder: FeatureEncoder, frames: Sequence[NDArray[np.uint8]], size: tuple[int, int]) -> Tensor:
-    """Tokens (depth, n, T, D) of frames that are resized to `size`, in whole patches; for pixels, themselves."""
+    """Tokens (depth, n, T, D) of frames that are resized to `size`, in whole patches."""
     stacked = torch.from_numpy(np.stack(frames)).to(encoder.device)
-    images = to_input(stacked, whole_patches(size, encoder.patch_size))
-    return layer_tokens(encoder, images) if len(encoder.network.blocks) else encoder.tokens(images)[None]
+    return layer_tokens(encoder, to_input(stacked, whole_patches(size, encoder.patch_size)))
 
 
 def token_norms(
     encoders: Mapping[str, FeatureEncoder], frame: NDArray[np.uint8], size: tuple[int, int]
 ) -> pd.DataFrame:
-    """Mean L2 norm of the tokens of a frame, uint8 (H, W, 3), after each block: quantities `CLS`, `registers`, `patches`.
-
-    Index `block`, columns (quantity, encoder); encoders without blocks (pixels) are left out.
-    """
+    """Mean L2 norm of a frame's tokens, uint8 (H, W, 3), after each block: quantities `CLS`, `registers`, `patches`."""
     values: Norms = {}
     for name, encoder in encoders.items():
-        if len(encoder.network.blocks):
-            norms, prefix = _layers(encoder, [frame], size)[:, 0].norm(dim=-1), encoder.prefix  # (depth, T)
-            parts = {"CLS": norms[:, : min(1, prefix)], "registers": norms[:, 1:prefix], "patches": norms[:, prefix:]}
-            values |= {(key, name): part.mean(1).tolist() for key, part in parts.items() if part.shape[1]}
+        norms, prefix = _layers(encoder, [frame], size)[:, 0].norm(dim=-1), encoder.prefix  # (depth, T)
+        parts = {"CLS": norms[:, : min(1, prefix)], "registers": norms[:, 1:prefix], "patches": norms[:, prefix:]}
+        values |= {(key, name): part.mean(1).tolist() for key, part in parts.items() if part.shape[1]}
     return _by_depth(values)
 
 

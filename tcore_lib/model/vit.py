@@ -1,7 +1,6 @@
 """The vision transformer that is trained: timm's, under the names of official files, with what training needs besides.
 
-Ours are the mask token, one position embedding for CLS and patches, stochastic depth decided from outside, groups of blocks
-that a GPU runs as one piece, and two ways to initialise it.
+That is the mask token, stochastic depth decided from outside, and groups of blocks that a GPU runs as one piece.
 
 Letters: B images, H W pixels, h w grid of patches, P = h * w, D width, R registers, T = 1 + R + P tokens.
 """
@@ -59,19 +58,11 @@ def timm_arguments(settings: params.Encoder, img_size: int) -> dict[str, Any]:
 
 
 class ViT(VisionTransformer):
-    """CLS + R registers + patches, pre-norm blocks, final LayerNorm. Initial weights come from torch's own generator.
+    """CLS + R registers + patches, pre-norm blocks, final LayerNorm; initial weights come from torch's own generator.
 
-    Its state dict is the official layout (`weights`): `pos_embed` (1, 1 + P, D) begins with the position of CLS,
-    `register_tokens` (1, R, D), `mask_token` (1, D).
-
-    Args:
-        settings: section `pretrain.encoder`: shape and initialisation.
-        img_size: pixels; side of the square image whose patches have a learned position each.
-
-    Attributes:
-        activation_checkpointing: recompute each group of blocks in the backward pass instead of storing it.
-        compile_blocks: run groups of `GROUP` blocks through torch.compile.
-        layout: how the weights came in and shall go out (`weights.layout_of`).
+    Its state dict is the official layout (`weights`). `img_size` is the side, in pixels, of the square image whose patches have
+    a learned position each. `activation_checkpointing`: recompute each group of blocks in the backward pass; `compile_blocks`:
+    run groups of `GROUP` blocks through torch.compile; `layout`: how the weights came in and go out (`weights.layout_of`).
     """
 
     cls_token: Any
@@ -94,10 +85,6 @@ class ViT(VisionTransformer):
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.patch_embed.num_patches, self.width))
         self.mask_token = nn.Parameter(torch.zeros(1, self.width))
         self._truncated_normal()
-        if settings.init_scheme == "mimetic":
-            self._mimetic()
-
-    # ---- the forward pass -------------------------------------------------------------------------------------------
 
     def _patches(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> embedded patches (B, h, w, D), before positions."""
@@ -149,27 +136,22 @@ class ViT(VisionTransformer):
     def forward(  # type: ignore[override]
         self, images: Tensor, masks: Tensor | None = None, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """CLS and patch tokens after the final norm.
+        """CLS (B, D) and patches (B, P, D), row by row, after the final norm.
 
         Args:
             images: (B, 3, H, W), ImageNet-normalised; H and W multiples of the patch size.
             masks: (B, P) bool, True = the patch's embedding is replaced by the mask token.
             keep: (depth, 2, B) bool, False where stochastic depth skips the attention ([:, 0]) or the MLP ([:, 1]) of a
                 block for a sample; what is kept is scaled by 1 / (1 - drop_path). None = nothing is skipped or scaled.
-
-        Returns:
-            CLS (B, D) and patches (B, P, D), row by row.
         """
         x = self.tokens(images, masks, keep)
         return x[:, 0], x[:, self.prefix :]
-
-    # ---- initialisation ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def _truncated_normal(self) -> None:
         """As DINOv2 starts; the patch embedding as torch initialises a convolution, mask token and biases 0."""
         nn.init.trunc_normal_(self.pos_embed[:, 1:], std=0.02)
-        nn.init.trunc_normal_(self.pos_embed[:, :1], std=0.02)
+        nn.init.trunc_normal_(self.pos_embed[:, :1], std=0.02)  # by itself: the seed decides the draws' order
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.register_tokens is not None:
             nn.init.normal_(self.register_tokens, std=1e-6)
@@ -178,37 +160,6 @@ class ViT(VisionTransformer):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    @torch.no_grad()
-    def _mimetic(self) -> None:
-        """Attention that starts like a trained network's (Trockman & Kolter, 2023, section 4).
-
-        With Z normal of variance 1 / D, each head's `W_q^T W_k` becomes the best approximation of 0.7 Z + 0.7 I of the
-        head's rank, and `W_v^T W_proj^T` becomes 0.4 Z - 0.4 I. Positions start as the sines and cosines of MAE (He et al.,
-        2022) and stay trainable; CLS starts without a position.
-        """
-        width, rank = self.width, self.width // self.heads
-        identity = torch.eye(width)
-
-        def factors(noise: float, diagonal: float, rank: int) -> tuple[Tensor, Tensor]:
-            """(rank, D) twice: of equal size, a^T b the nearest matrix of that rank."""
-            u, s, vh = torch.linalg.svd(noise * torch.randn(width, width) / width**0.5 + diagonal * identity)
-            root = s[:rank].sqrt()
-            return (u[:, :rank] * root).T, root[:, None] * vh[:rank]
-
-        for block in self.blocks:
-            query, key, value = block.attn.qkv.weight.view(3, self.heads, rank, width)
-            for head in range(self.heads):
-                query[head], key[head] = factors(0.7, 0.7, rank)
-            left, right = factors(0.4, -0.4, width)
-            value.copy_(left.view_as(value))
-            block.attn.proj.weight.copy_(right.T)
-        frequency = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-        sides = (torch.arange(side, dtype=torch.float64) for side in self.patch_embed.grid_size)
-        row, column = torch.meshgrid(*sides, indexing="ij")
-        angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]  # (P, D / 4) each
-        self.pos_embed[0, 1:] = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
-        self.pos_embed[:, :1] = 0.0
 
 
 @contextmanager
@@ -220,9 +171,6 @@ def seeded(seed: int, *part: int) -> Iterator[None]:
 
 
 def initial_vit(settings: params.Encoder, img_size: int, seed: int) -> ViT:
-    """The encoder that a run with this seed starts from, before `settings.init` is looked at.
-
-    `img_size` is the side of a global crop in pixels; the settings' own, if given, counts instead.
-    """
+    """The encoder that a run with this seed starts from, for crops of side `img_size` unless the settings say another."""
     with seeded(seed):
         return ViT(settings, settings.img_size or img_size)

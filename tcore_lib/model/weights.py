@@ -1,8 +1,7 @@
 """A weight file from anywhere -> the tensors of one encoder under the official names; and tensors -> a file.
 
-Nothing in a file is ever executed: torch files are read with `weights_only`, safetensors cannot hold code.
-
-The layouts of a ViT, P patches of width D and R registers:
+Nothing in a file is ever executed: torch files are read with `weights_only`, safetensors cannot hold code. The layouts of a
+ViT, P patches of width D and R registers:
     official: `cls_token`, `pos_embed` (1, 1 + P, D) with the position of CLS first, `register_tokens` (1, R, D),
         `mask_token` (1, D), `patch_embed.proj.*`, `blocks.i.*`, `norm.*`;
     plain: the same without mask token (DINO, MAE, DeiT);
@@ -11,18 +10,17 @@ A SwiGLU's layers are `w12` and `w3` in the first two, `fc1` and `fc2` in timm a
 """
 
 import argparse
-import hashlib
+import io
 import json
 import math
 import pathlib
 import pickle
 import re
-import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,9 +35,10 @@ from tcore_lib.files import atomic_path, read_json, reading
 State = dict[str, Tensor]
 
 OURS = "tcore_lib"  # the key under which files written here keep what is known about the weights
-DIGEST = "tensors_sha256"  # the key of the checksum in safetensors files written here
-AGAIN = "another copy of the file, or an earlier checkpoint"
-ABSURD = 1e6  # no trained weight is this large; a flipped exponent bit makes one that is
+REMEDY = (
+    "give another copy or an earlier checkpoint, or, where you trust it, load it yourself and save what counts alone: "
+    "torch.save(model.state_dict(), FILE)"
+)
 VIDEO = re.compile(rb"....ftyp|RIFF|\x1aE\xdf\xa3", re.DOTALL)
 _scalar = np.float64(0).__reduce__()[0]  # the function by which numpy's scalars are stored
 # Harmless classes that training scripts leave among their options. A file with any other is refused, not opened.
@@ -52,9 +51,8 @@ SAFE: list[Any] = [
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """What a file, or the only one of a folder, holds."""
+class WeightFile(NamedTuple):
+    """What a file holds."""
 
     path: Path
     tensors: State  # by dotted names without those of FSDP, DDP and compile: `teacher.backbone.norm.weight`
@@ -65,45 +63,34 @@ class WeightFile:
     @property
     def heads(self) -> int | None:
         """The number of attention heads, where an exported encoder or a training checkpoint tells."""
-        try:
-            if "encoder" in self.metadata:
-                return int(self.metadata["encoder"]["heads"])
-            return params.Encoder.model_validate(self.metadata["params"]["pretrain"]["encoder"]).shape[2]
-        except (KeyError, TypeError, ValueError):
-            return None
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            about = self.metadata
+            known = about["encoder"] if "encoder" in about else about["params"]["pretrain"]["encoder"]
+            return int(known.get("heads") or params.ARCHITECTURES[known["arch"]][2])
+        return None
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a .pth/.pt/.bin file, a .safetensors file, or a folder that holds one (Hugging Face layout).
+    """Read a file of torch or safetensors, or `model.safetensors` and `config.json` of a folder of timm or the hub.
 
-    Raises:
-        InputError: the file is missing, damaged, not a weight file, or wants to run code.
+    An `InputError` where it is missing, damaged, not a weight file, or wants to run code.
     """
     path = Path(path).expanduser()
     config: dict[str, Any] = {}
     if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix in (".safetensors", ".pth", ".pt", ".bin")]
-        found = [file for file in found if file.name == "model.safetensors"] or found
-        if len(found) != 1:
-            raise InputError(f"{path} holds {len(found)} weight files; give the path of one .safetensors or .pth file.")
         config = read_json(path / "config.json") if (path / "config.json").is_file() else {}
-        path = found[0]
+        path = path / "model.safetensors"
     with reading(path, "check the path of the weights"), open(path, "rb") as stream:
         head = stream.read(64)
-    if VIDEO.match(head):
-        raise InputError(f"{path} is a video, not weights; give the encoder here and the video where one is asked for.")
     safetensors, torchs = head[8:9] == b"{", head.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive, or a pickle
     if not safetensors and not torchs:
-        raise InputError(f"{path} is no weight file (it begins with {head[:20]!r}); give a .pth, .pt or .safetensors.")
-    with reading(path, f"give {AGAIN}"):
+        what = "a video" if VIDEO.match(head) else f"no weight file (it begins with {head[:20]!r})"
+        raise InputError(f"{path} is {what}; here an encoder is wanted, a .pth, .pt or .safetensors.")
+    with reading(path, REMEDY):
         tensors, metadata = _read_safetensors(path) if safetensors else _tensors_in(read_torch(path))
-        for name, tensor in tensors.items():
-            held = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else 0
-            if tensor.numel() * tensor.element_size() > held:
-                raise ValueError(f"{name} claims more values than the file holds")
+        if not tensors:
+            raise ValueError("it holds no tensors")
         ours = {**metadata.get(OURS, {}), **config.get(OURS, {})}
-    if not tensors:
-        raise InputError(f"{path} holds no tensors (its keys: {_some(metadata)}); give a weight file.")
     wrappers = ("_fsdp_wrapped_module", "module", "_orig_mod")  # of FSDP, DDP and torch.compile
     plain = {name: ".".join(part for part in name.split(".") if part not in wrappers) for name in tensors}
     tensors = {plain[name]: tensor for name, tensor in tensors.items()}
@@ -113,35 +100,22 @@ def read_weights(path: str | Path) -> WeightFile:
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
     with safe_open(path, framework="pt") as archive:
         metadata: dict[str, Any] = dict(archive.metadata() or {})
-        tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dictionary)
-    if metadata.pop(DIGEST, None) not in (None, tensors_sha256(tensors)):
-        raise ValueError("its tensors do not match its checksum")
-    if OURS in metadata:
-        metadata[OURS] = json.loads(metadata[OURS])
-    return tensors, metadata
+        if OURS in metadata:
+            metadata[OURS] = json.loads(metadata[OURS])
+        return {name: archive.get_tensor(name) for name in archive.keys()}, metadata  # noqa: SIM118 (no dictionary)
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU, after its checksums; a file that wants to run code is not opened.
-
-    Call it inside `files.reading`.
-    """
+    """What `torch.save` wrote, on the CPU, after its checksums; a file that wants to run code is not opened."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} does not match its checksum")
     try:
-        with torch.serialization.safe_globals(SAFE), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read is refused here
+        with torch.serialization.safe_globals(SAFE):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|Unsupported class|class) ([\w.]+\.\w+)", str(error))
-        if wanted is None and "Unsupported operand" not in str(error):
-            raise
-        raise InputError(
-            f"{path} wants to run code when it is opened{f' ({wanted[1]})' if wanted else ''} and was not opened; where "
-            "you trust it, load it and save what counts alone: torch.save(model.state_dict(), FILE)."
-        ) from None
+        raise ValueError("it is damaged, or wants to run code when it is opened and was not opened") from error
 
 
 def _tensors_in(content: Any) -> tuple[State, dict[str, Any]]:
@@ -169,67 +143,53 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(child, f"{name}.{key}" if name else str(key))
 
 
-def _some(names: Iterable[str], limit: int = 8) -> str:
-    names = list(names)
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
 # ---- one encoder in a file ------------------------------------------------------------------------------------------
 
 ANCHOR = "patch_embed.proj.weight"  # every vision transformer has it
-ROLES = {  # which network of a checkpoint is meant: its averaged copy, or the one the optimiser stepped
-    "teacher": {"teacher", "momentum_encoder", "state_dict_ema", "model_ema", "ema"},
-    "student": {"student", "base_encoder"},
+ROLES = {  # words in a name -> which network of a checkpoint it is: the averaged copy, or the one the optimiser stepped
+    **dict.fromkeys(("teacher", "momentum_encoder", "state_dict_ema", "model_ema", "ema"), "teacher"),
+    **dict.fromkeys(("student", "base_encoder"), "student"),
 }
 # What may stand beside an encoder: classifiers, MAE's decoder, projection and prediction heads. Patch tokens ignore it.
 BESIDE = re.compile(r"^(head|decoder|proj|predict|classif|fc\.|last_layer|dino_|ibot_|masked_embed)")
+ELSEWHERE = {  # a name by which a network is known that timm has to load -> the one meant
+    "patch_embeddings.projection": "one of the package transformers; timm:vit_small_patch14_dinov2.lvd142m",
+    "rope": "DINOv3, with rotary positions; timm:vit_small_patch16_dinov3.lvd1689m",
+}
 
 
 def find_encoder(file: WeightFile, which: str) -> State:
     """The tensors of one encoder inside a checkpoint, without their common prefix and without what stands beside it.
 
-    `which`, where the checkpoint holds both, is "teacher" (also: averaged or momentum encoder) or "student".
-
-    Raises:
-        InputError: there is no encoder, not the one asked for, several, or one that timm has to load.
+    `which`, where the checkpoint holds both, is "teacher" (also: averaged or momentum encoder) or "student". An `InputError`
+    where there is none, or several, or one that timm has to load.
     """
-    origin, tensors = file.path, file.tensors
-    prefixes = sorted(name.removesuffix(ANCHOR) for name in tensors if f".{name}".endswith(f".{ANCHOR}"))
-    if not prefixes:
-        if any(name.endswith("patch_embeddings.projection.weight") for name in tensors):
+    path, tensors, _ = file
+    for word, known in ELSEWHERE.items():
+        if any(word in name for name in tensors):
             raise InputError(
-                f"{origin} has the names of the package transformers, which are not read; timm has these networks: "
-                "timm:vit_small_patch14_dinov2.lvd142m, timm:vit_base_patch16_224.mae and others."
+                f"{path} has names that are not read here ({known}, or another size, is the same network)."
             )
-        raise InputError(f"{origin} holds no vision transformer (no {ANCHOR}; its tensors: {_some(tensors, 3)}).")
     roles = {}
-    for prefix in prefixes:
-        roles[prefix] = next((role for role, words in ROLES.items() if words & set(prefix.split("."))), "")
-    found = [prefix for prefix in prefixes if roles[prefix] == which]
-    unnamed = [prefix for prefix in prefixes if not roles[prefix]]
-    # the only network of a file is what is meant; beside an averaged copy it is the student
-    if not found and which == ("teacher" if unnamed == prefixes else "student"):
-        found = unnamed
-    if not found:
-        held = " and ".join(sorted({role for role in roles.values() if role})) or "only one encoder without a role"
-        raise InputError(f"{origin} holds no {which}, but {held}; ask for that one.")
-    if len(found) > 1:
-        raise InputError(f"{origin} holds several encoders ({', '.join(found)}); save the one you mean on its own.")
+    for prefix in (name.removesuffix(ANCHOR) for name in tensors if f".{name}".endswith(f".{ANCHOR}")):
+        roles[prefix] = next((ROLES[word] for word in prefix.split(".") if word in ROLES), "without a role")
+    found = [prefix for prefix in roles if roles[prefix] == which]
+    found = found or [prefix for prefix in roles if roles[prefix] == "without a role"]
+    if len(found) != 1:
+        held = ", ".join(f"{role} ({prefix})" for prefix, role in roles.items()) or f"no {ANCHOR}"
+        raise InputError(
+            f"{path} does not hold one {which} that is a vision transformer, but {held}; ask for another, or save the one "
+            "you mean on its own."
+        )
     state = {name.removeprefix(found[0]): value for name, value in tensors.items() if name.startswith(found[0])}
-    patch, mask, foreign = state[ANCHOR], state.get("mask_token"), any(name.startswith("decoder") for name in state)
-    if mask is not None and (foreign or mask.numel() != len(patch)):
-        del state["mask_token"]  # a decoder's, as in MAE
+    patch, mask = state[ANCHOR], state.get("mask_token")
     if patch.ndim == 5:
         raise InputError(
-            f"{origin} is a video model whose patches span {patch.shape[2]} frames; frames are read one by one here, so give "
+            f"{path} is a video model whose patches span {patch.shape[2]} frames; frames are read one by one here, so give "
             "an image encoder, e.g. timm:vit_small_patch16_224.dino."
         )
-    if "pos_embed" not in state and any("rope" in name for name in state):
-        size = {768: "base", 1024: "large"}.get(len(patch), "small")
-        raise InputError(
-            f"{origin} has rotary positions (DINOv3) under its authors' names; timm reads the same network: "
-            f"timm:vit_{size}_patch{patch.shape[-1]}_dinov3.lvd1689m."
-        )
+    if mask is not None and (mask.numel() != len(patch) or any(name.startswith("decoder") for name in state)):
+        del state["mask_token"]  # a decoder's, as in MAE
     return {name: value for name, value in state.items() if not BESIDE.match(name)}
 
 
@@ -255,37 +215,28 @@ def _is_gated(state: Mapping[str, Tensor]) -> bool:
     return len(state["blocks.0.mlp.fc1.weight"]) == 2 * state["blocks.0.mlp.fc2.weight"].shape[1]
 
 
-def to_vit(state: Mapping[str, Tensor]) -> State:
-    """A state dict in any layout under the names of `vit.ViT`. Names that belong to no layout stay.
+def to_vit(state: Mapping[str, Tensor]) -> tuple[State, str]:
+    """A state dict in any layout under the names of `vit.ViT`, and the layout: "official", "plain" or "timm".
 
     What a network does without is filled with what changes nothing: positions without CLS get 0 for it, a mask token is
-    0. DeiT's distillation token becomes a register: it is one, with a position of its own.
+    0. DeiT's distillation token becomes a register: it is one, with a position of its own. Names of no layout stay.
     """
+    layout = "timm" if "reg_token" in state else "official" if "mask_token" in state else "plain"
     state = _renamed(state, CHUNKS, REGISTERS, *GATED)
     positions = state.get("pos_embed")
     if positions is not None and positions.ndim == 3:
         if "dist_token" in state:
             state["register_tokens"] = state.pop("dist_token") + positions[:, 1:2]
             state["pos_embed"] = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
-        elif _is_square(positions.shape[1]):
+        elif math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
+            layout = "timm"
             state["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
     token = state.get("mask_token", state[ANCHOR].new_zeros(len(state[ANCHOR])))
-    return {**state, "mask_token": token.reshape(1, -1)}
-
-
-def _is_square(number: int) -> bool:
-    return math.isqrt(number) ** 2 == number
-
-
-def layout_of(state: Mapping[str, Tensor]) -> str:
-    """How an encoder came in, and shall go out again: "official", "plain" or "timm"."""
-    if "reg_token" in state or ("dist_token" not in state and _is_square(state["pos_embed"].shape[1])):
-        return "timm"
-    return "official" if "mask_token" in state else "plain"
+    return {**state, "mask_token": token.reshape(1, -1)}, layout
 
 
 def to_layout(state: Mapping[str, Tensor], layout: str) -> State:
-    """A ViT's tensors as `layout_of` found them. The sum that timm stores for CLS is the one a forward pass makes."""
+    """A ViT's tensors as `to_vit` found them. The sum that timm stores for CLS is the one a forward pass makes."""
     state = {name: value.detach() for name, value in state.items() if layout == "official" or name != "mask_token"}
     if layout != "timm":
         return _renamed(state, *UNGATED) if _is_gated(state) else state
@@ -299,7 +250,7 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
     with reading(origin, "give a whole plain ViT with a CLS token"):
         width, _, _, patch_size = state[ANCHOR].shape
         if heads is None and width % 64:
-            raise ValueError(f"its width, {width}, does not tell its number of attention heads: give heads")
+            raise ValueError(f"nothing tells its number of heads, nor does its width, {width}")
         shape = (width, len({name.split(".")[1] for name in state if name.startswith("blocks.")}), heads or width // 64)
         arch = next((name for name, known in params.ARCHITECTURES.items() if known == shape), "custom")
         return params.Encoder(
@@ -316,42 +267,27 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
 
 
 def load_exactly(network: nn.Module, state: State, origin: str | Path) -> None:
-    """Copy weights into a network, or say what is missing, unexpected, misshapen, no float, not finite or absurd."""
-    with reading(origin, f"give whole weights of this architecture, {AGAIN}"):
+    """Copy weights into a network, or say what is missing, unexpected, misshapen, no float or not finite."""
+    with reading(origin, REMEDY):
         for name, tensor in state.items():
-            largest = tensor.abs().max().item()  # NaN wins every maximum
-            if not tensor.is_floating_point() or not largest <= ABSURD:
-                raise ValueError(f"{name} holds {tensor.dtype} up to {largest:g}")
+            if not (tensor.is_floating_point() and tensor.isfinite().all()):
+                raise ValueError(f"{name} holds NaN, infinity or {tensor.dtype}")
         network.load_state_dict(state)
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over names, types, shapes and bytes of tensors, whatever their order."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def write_safetensors(target: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors atomically, with metadata that JSON can hold and a checksum that `read_weights` compares."""
+    """Write tensors atomically, with metadata that JSON can hold."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = {"format": "pt", OURS: json.dumps(metadata), DIGEST: tensors_sha256(plain)}
     with atomic_path(target) as temporary:
-        save_file(plain, temporary, text)
+        save_file(plain, temporary, {"format": "pt", OURS: json.dumps(metadata)})
 
 
 def write_torch(target: str | Path, content: Mapping[str, Any]) -> None:
     """Write nested dictionaries of tensors and plain values atomically, in torch's format."""
-    with atomic_path(target) as temporary, open(temporary, "wb") as stream:
-        try:
-            torch.save(content, stream)
-        except RuntimeError as error:  # closing the archive fails once more, after the disk was full
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+    stream = io.BytesIO()  # torch's own error for a full disk does not say so
+    torch.save(content, stream)
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(stream.getbuffer())

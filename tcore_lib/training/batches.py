@@ -20,37 +20,31 @@ from tcore_lib.training.draws import Draws, draw
 
 
 class MicroBatch(NamedTuple):
-    """B samples on the host: what `Trainer.inputs` cuts crops from, and their counters."""
+    """B samples on the host: what `Trainer.inputs` cuts crops from."""
 
     frames: Tensor  # uint8 (B, 3, 3, H, W): roles past, current, future
     views: ViewParams
     draws: Draws
-    counters: Tensor  # (B,) int64
 
 
 class Collate:
-    """Stacks samples and draws their views, masks and stochastic depth; runs in the worker."""
+    """Stacks samples of one step and draws their views, masks and stochastic depth; runs in the worker."""
 
     def __init__(self, params: Params) -> None:
         self.seed, self.settings = params.run.seed, params.pretrain
 
-    def __call__(self, samples: Sequence[Sample]) -> MicroBatch:
-        """One micro-batch; all samples belong to one step."""
+    def __call__(self, samples: Sequence[Sample]) -> MicroBatch:  # noqa: D102
         batch = collate(samples)
         counters = batch["counter"].tolist()
         views = draw_views(self.seed, counters, batch["sizes"].numpy(), self.settings.views)
         draws = draw(self.settings, self.seed, counters[0] // self.settings.loop.batch_size, counters)
-        return MicroBatch(batch["frames"], views, draws, batch["counter"])
+        return MicroBatch(batch["frames"], views, draws)
 
 
 def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
-    """Loader processes of this rank.
-
-    As asked; else none on a CPU, which they would only compete for, and on a GPU the machine's cores shared out among
-    its ranks, at most 16 each.
-    """
+    """Loader processes of this rank, where none are asked for: on a GPU the machine's cores shared out among its ranks."""
     if wanted is not None or device.type == "cpu":
-        return wanted or 0
+        return wanted or 0  # on a CPU they would only compete for it
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", torch.cuda.device_count() if place.world > 1 else 1))
     return max(1, min(16, cores() // max(1, ranks) - 1))
 
@@ -88,9 +82,7 @@ def micro_batches(source: DataLoader) -> Iterator[MicroBatch]:
     try:
         yield from source
     except InputError as error:
-        if (sentence := sentence_in(error)) is None:
-            raise
-        raise sentence from error
+        raise sentence_in(error) or error from None
     except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise

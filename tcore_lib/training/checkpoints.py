@@ -1,7 +1,6 @@
 """Training checkpoints: `<folder>/step-00000936.pt`, written whole or not at all, read without trust, continued exactly.
 
-The weights in them have the original's names, so that a checkpoint is also a file that any reader of released T-CoRe weights
-understands. `write_model` makes a small file of 16-bit weights from one, to look at and to carry elsewhere.
+The weights in them have the original's names, so that any reader of released T-CoRe weights understands a checkpoint.
 """
 
 import re
@@ -21,8 +20,6 @@ from tcore_lib.params import Params, dotted
 from tcore_lib.training.tcore import TCoRe
 
 FORMAT = 3  # raised when an older checkpoint can no longer be continued
-ROLES = ("student", "teacher", "auxiliary")
-
 # Settings of `pretrain.loop` that say how far and how a run goes on, not what it computes: they may change between its parts.
 FREE = {
     "max_steps", "devices", "workers", "checkpoint_every", "keep_last", "milestone_every", "log_every", "tracker",
@@ -30,11 +27,8 @@ FREE = {
 }  # fmt: skip
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
-
-
 def path_of(folder: Path, step: int) -> Path:
-    """The file of a checkpoint after `step` steps."""
+    """The checkpoint after `step` steps."""
     return folder / f"step-{step:08d}.pt"
 
 
@@ -75,10 +69,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest sound checkpoint, or None where there is none; a damaged one is passed over with a warning.
-
-    An `InputError` where all are damaged.
-    """
+    """The newest sound checkpoint, None without any; a damaged one is passed over with a warning, the last one refused."""
     files = list(steps_in(folder).values())
     while files:
         try:
@@ -94,18 +85,16 @@ def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int
     """A checkpoint is continued only with the settings that made it, as far as they change what is computed."""
     free = {f"pretrain.loop.{key}" for key in FREE} | {"pretrain.enabled"}
 
-    def fixed(dumped: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-        settings = dotted(dumped["pretrain"], "pretrain") | {"run.seed": dumped["run"]["seed"]}
-        known = {"the checkpoints' format": facts["format"], "the number of videos": facts["num_videos"]}
-        return known | {key: value for key, value in settings.items() if key not in free}
+    def settings(dumped: Mapping[str, Any], form: int, videos: int) -> dict[str, Any]:
+        known = {"the checkpoints' format": form, "the number of videos": videos, "run.seed": dumped["run"]["seed"]}
+        return known | dotted(dumped["pretrain"], "pretrain")
 
-    before = fixed(content["params"], content)
-    now = fixed(params.model_dump(mode="json"), {"format": FORMAT, "num_videos": num_videos})
-    for key in before | now:
-        if before.get(key) != now.get(key):
+    before = settings(content["params"], content["format"], content["num_videos"])
+    for key, value in settings(params.model_dump(mode="json"), FORMAT, num_videos).items():
+        if key not in free and before.get(key) != value:
             raise InputError(
-                f"{key} = {now.get(key)!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start "
-                "anew in another output folder or with resume=False."
+                f"{key} = {value!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start anew in "
+                "another output folder or with resume=False."
             )
 
 
@@ -119,7 +108,7 @@ _DECODER_NAMES = (
 
 
 def _modules(model: TCoRe) -> dict[str, nn.ModuleDict]:
-    """Role -> its modules, by their names in released files."""
+    """Role -> its modules by their names in released files."""
     networks = {"student": model.student, "teacher": model.teacher}
     modules = {role: nn.ModuleDict({"backbone": n.encoder, "dino_head": n.head}) for role, n in networks.items()}
     return modules | {"auxiliary": nn.ModuleDict({"auxiliary_decoder": model.decoder} if model.decoder else {})}
@@ -137,10 +126,8 @@ def official_weights(model: TCoRe) -> dict[str, dict[str, Tensor]]:
 
     `student` and `teacher`: `backbone.*` and `dino_head.*`; `auxiliary`: `auxiliary_decoder.*`, empty without a decoder.
     """
-    return {
-        role: {_official(name): value for name, value in module.state_dict().items()}
-        for role, module in _modules(model).items()
-    }
+    parts = {role: module.state_dict() for role, module in _modules(model).items()}
+    return {role: {_official(name): value for name, value in state.items()} for role, state in parts.items()}
 
 
 def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> None:
@@ -158,21 +145,12 @@ def model_of(settings: params.Pretrain, seed: int, weights: Mapping[str, Mapping
     return model.eval()
 
 
-# ---- a whole model in one small file --------------------------------------------------------------------------------
-
-
-def write_model(checkpoint: str | Path, target: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
-    """Write student, teacher and decoder of a checkpoint in 16 bit: a third of its size. `load_encoder` reads it too.
-
-    `facts` shall be known besides parameters, step and provenance; values that JSON can hold.
-    """
-    target = Path(target).expanduser()
-    if target.suffix != ".safetensors":
-        raise InputError(f"{target} cannot hold a model; give a file that ends in .safetensors.")
-    content = load(Path(checkpoint).expanduser())
-    tensors = {f"{role}.{name}": tensor.half() for role in ROLES for name, tensor in content[role].items()}
-    known = {key: content[key] for key in ("step", "params", "provenance")}
-    write_safetensors(target, tensors, known | dict(facts or {}))
+def write_model(checkpoint: str | Path, target: str | Path) -> Path:
+    """Write student, teacher and decoder of a checkpoint in 16 bit: a third of its size. `load_encoder` reads it too."""
+    content, target = load(Path(checkpoint).expanduser()), Path(target).expanduser()
+    roles = ("student", "teacher", "auxiliary")
+    tensors = {f"{role}.{name}": tensor.half() for role in roles for name, tensor in content[role].items()}
+    write_safetensors(target, tensors, {key: content[key] for key in ("step", "params", "provenance")})
     return target
 
 
@@ -182,8 +160,9 @@ def read_model(path: str | Path) -> TCoRe:
     if not isinstance(file.metadata.get("params"), dict):
         raise InputError(f"{path} says nothing of the model it belongs to; write it with export --format model.")
     network = {name: file.metadata["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
+    network["encoder"].pop("init_scheme", None)  # a setting of earlier versions
     settings = params.parse({"pretrain": network}, f"{path}, its parameters").pretrain
-    weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
+    weights: dict[str, dict[str, Tensor]] = {}
     for name, tensor in file.tensors.items():
         role, _, rest = name.partition(".")
         weights.setdefault(role, {})[rest] = tensor.float()

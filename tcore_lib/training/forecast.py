@@ -1,8 +1,7 @@
 """What a training will cost on this machine, from a few measured steps: hours, memory, and who waits for whom.
 
-Loader and step are timed apart, each with the machine to itself: one loader process making micro-batches, and the
-device making views, forward, backward and update. On a GPU they then run side by side. On a CPU the next step's loading and
-views run beside the model, but on the same cores: the sum is what a training takes at most.
+Loader and step are timed apart, each with the machine to itself. On a GPU they then run side by side. On a CPU the next step's
+loading and views run beside the model, but on the same cores: the sum is what a training takes at most.
 """
 
 import math
@@ -11,7 +10,6 @@ import time
 import pandas as pd
 import torch
 
-from tcore_lib import machine
 from tcore_lib.data.sandwich import SandwichDataset, Videos
 from tcore_lib.data.shards import open_index
 from tcore_lib.machine import Meter, Place, choose_device
@@ -31,15 +29,9 @@ def forecast(
 
     A micro-batch is measured, on a CPU of at most 8 samples, and times and memory are scaled up to a step.
 
-    Returns:
-        `hours` of the whole schedule (without checkpoints and without exchange between ranks), `samples_per_second` over
-        all ranks, `bottleneck` (`loader` or `step`), `memory_gb` (peak, 1e9 bytes, of the GPU or of this process),
-        `workers` the run will use and `enough_workers` with which a GPU never waits; and what they follow from: `device`,
-        `devices`, `steps`, `batch_size`, `load_seconds` (one loader process), `views_seconds` and `model_seconds` of a rank's
-        step, `measured_steps` of `measured_samples`.
-
-    Raises:
-        InputError: the device's memory is full, or a frame cannot be read.
+    Returns `hours` of the whole schedule (without checkpoints and exchange between ranks), `samples_per_second` over all ranks,
+    `bottleneck` (`loader` or `step`), `memory_gb` (peak, 1e9 bytes, of the GPU or of this process), `workers` the run will use
+    and `enough_workers` with which a GPU never waits; `load_seconds` (one loader process) and `step_seconds` of a rank's step.
     """
     loop = params.pretrain.loop
     share = max(1, loop.batch_size // loop.devices)  # samples of a rank's step
@@ -47,28 +39,19 @@ def forecast(
     samples = min(micro, ON_A_CPU) if device.type == "cpu" else micro
     with in_one_sentence(params.pretrain):
         meter, resting = _measure(params, index, device, samples, steps, seconds)
-    scale = share / samples
-    load, views = scale * meter.median("load"), scale * meter.median("views")
-    model = scale * meter.median("model") + meter.median("update")
+    load = share / samples * meter.median("load")
+    step = share / samples * meter.median("gradients") + meter.median("update")
     workers = worker_count(loop.workers, device, Place(world=loop.devices))
-    step = max(views + model, load / workers) if workers else load + views + model
-    total = Schedules(params.pretrain).steps
+    each = max(step, load / workers) if workers else load + step
     found = {
-        "hours": total * step / 3600,
-        "samples_per_second": loop.batch_size / step,
-        "bottleneck": "loader" if load / max(1, workers) > views + model else "step",
+        "hours": Schedules(params.pretrain).steps * each / 3600,
+        "samples_per_second": loop.batch_size / each,
+        "bottleneck": "loader" if load / max(1, workers) > step else "step",
         "memory_gb": (resting + max(0, meter.peak() - resting) * micro / samples) / 1e9,
         "workers": workers,
-        "enough_workers": 0 if device.type == "cpu" else math.ceil(load / (views + model)),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "devices": loop.devices,
-        "steps": total,
-        "batch_size": loop.batch_size,
+        "enough_workers": 0 if device.type == "cpu" else math.ceil(load / step),
         "load_seconds": load,
-        "views_seconds": views,
-        "model_seconds": model,
-        "measured_steps": len(meter.seconds["update"]),
-        "measured_samples": samples,
+        "step_seconds": step,
     }
     return pd.Series(found, name="forecast")
 
@@ -76,7 +59,7 @@ def forecast(
 def _measure(
     params: Params, index: Videos, device: torch.device, samples: int, steps: int, seconds: float
 ) -> tuple[Meter, int]:
-    """Seconds of `load`, `views`, `model`, `update` of at least one step, and the bytes in use between steps."""
+    """Seconds of `load`, `gradients` (with the views), `update` of at least one step, and the bytes in use between steps."""
     loop = params.pretrain.loop.model_copy(update={"batch_size": samples, "accumulate": 1, "devices": 1})
     params = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"loop": loop})})
     meter, schedules, end = Meter(device), Schedules(params.pretrain), time.perf_counter() + seconds
@@ -91,14 +74,11 @@ def _measure(
         with meter("load"):
             batch = collate([dataset[i] for i in range(step * samples, (step + 1) * samples)])
         torch.set_num_threads(threads)
-        with meter("views"):
-            inputs = trainer.inputs(*batch[:3])
-        with meter("model"):
-            trainer.gradients([inputs], schedules.at(step))
+        with meter("gradients"):
+            trainer.gradients([trainer.inputs(*batch)], schedules.at(step))
         with meter("update"):
             trainer.update(schedules.at(step))
         if step == 0:  # it also makes the optimiser's state and fills memory pools: it does not count
-            del inputs
             trainer.optimiser.zero_grad(set_to_none=True)
             resting = meter.in_use()
             meter.seconds.clear()
@@ -113,9 +93,5 @@ def forecast_command(profile: str, *, steps: int = 20, seconds: float = 60.0) ->
         steps: to measure.
         seconds: stop measuring after about that long.
     """
-    params, busy = load(profile), machine.load()
-    if busy > 0.5:
-        print(
-            f"This machine is busy: others keep {busy:.1f} of {machine.cores()} cores. Alone, the run will be faster."
-        )
+    params = load(profile)
     print(forecast(params, open_index(params.data), choose_device(params.run.device), steps=steps, seconds=seconds))

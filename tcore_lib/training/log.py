@@ -35,30 +35,26 @@ def averages(names: Sequence[str], pending: Sequence[Tensor], step: int, setting
     shared = [i for i, name in enumerate(names) if not name.startswith("grad_norm")]
     table[:, shared] = summed(table[:, shared].contiguous())
     table = table.double().cpu()
-    wrong = ~table.isfinite()
-    if settings.loop.precision == "fp16":  # the loss scaler skips a step whose gradients overflow
-        wrong &= torch.tensor([not name.startswith("grad_norm") for name in names])
-    for row, i in wrong.nonzero().tolist()[:1]:
-        raise TrainingStopped(
-            f"Training stopped at step {step - len(table) + 1 + row}: {names[i]} became {table[row, i]}; resume from an "
-            "earlier checkpoint or start anew, and lower pretrain.optimiser.base_lr, lengthen warmup_epochs, set clip_grad: "
-            "3.0 or pretrain.loop.precision: fp32."
-        )
+    # in fp16 the loss scaler skips a step whose gradients overflow
+    judged = shared if settings.loop.precision == "fp16" else range(len(names))
+    for row, i in (~table.isfinite()).nonzero().tolist():
+        if i in judged:
+            raise TrainingStopped(
+                f"Training stopped at step {step - len(table) + 1 + row}: {names[i]} became {table[row, i]}; resume from an "
+                "earlier checkpoint or start anew, and lower pretrain.optimiser.base_lr, lengthen warmup_epochs, set "
+                "clip_grad: 3.0 or pretrain.loop.precision: fp32."
+            )
     return dict(zip(names, table.mean(0).tolist(), strict=True))
 
 
 class Log:
-    """`log.csv`, appended and flushed row by row, and the tracker that `loop.tracker` names.
-
-    Rows after `step`, the steps already made, are dropped: a resumed run makes them again. `close` finishes the tracker's
-    run; the CSV is complete at any time.
-    """
+    """`log.csv` in the run's folder and its tracker, from step `step` on: rows of later steps are made once more."""
 
     def __init__(self, output: Path, step: int, params: Params) -> None:
         self.path = output / LOG_NAME
         log = read_log(self.path) if step else pd.DataFrame()
         write_text(self.path, "" if log.empty else log[log["step"] <= step].to_csv(**HOW))
-        self._track, self.close = tracker(params, output, step)
+        self._track, self.close = _tracker(params, output, step)
 
     def append(self, row: Row) -> None:
         """Add a row; the first one writes the columns' names."""
@@ -67,7 +63,7 @@ class Log:
         self._track(row)
 
 
-def tracker(params: Params, output: Path, step: int) -> tuple[Callable[[Row], object], Callable[[], object]]:
+def _tracker(params: Params, output: Path, step: int) -> tuple[Callable[[Row], object], Callable[[], object]]:
     """How a row reaches the tracker that `pretrain.loop.tracker` names, and how the tracker's run is closed."""
     name = params.pretrain.loop.tracker
     try:
@@ -95,8 +91,6 @@ def read_log(path: str | Path) -> pd.DataFrame:
         return log.astype({"step": int, "samples": int})
 
 
-# ---- collapse -------------------------------------------------------------------------------------------------------
-
 SETTLING_STEPS = 2000
 ROWS = 20  # rows of the log that a judgement is made on
 SAME_FEATURES = 0.01  # feature_std; 1 = spread evenly over the sphere
@@ -117,16 +111,13 @@ def check_collapse(recent: Sequence[Row], settings: Pretrain, warned: bool = Fal
     if len(rows) < ROWS or settings.loss.dino == 0 or informed:
         return warned
     most, last = math.log(settings.head.prototypes), rows[-1]
-    what, remedy = "those of one winning prototype", "raise pretrain.optimiser.teacher_temperature"
-    if last["teacher_entropy"] > most / 2:
-        what, remedy = "uniform", "lower pretrain.optimiser.base_lr, teacher_temperature or momentum"
     said = (
-        f"the targets are nearly {what} (information_cls {last['information_cls']:.3f} and teacher_entropy "
-        f"{last['teacher_entropy']:.3f} of at most {most:.3f} nats, feature_std {last['feature_std']:.1e}, over {ROWS} rows of "
-        f"the log); {remedy}."
+        f"the targets say nearly nothing (teacher_entropy {last['teacher_entropy']:.3f}, information_cls "
+        f"{last['information_cls']:.3f} of {most:.3f} nats, feature_std {last['feature_std']:.1e}); where the entropy is high, "
+        "lower pretrain.optimiser.base_lr, teacher_temperature or momentum, where it is near 0, raise teacher_temperature."
     )
     if rows[0]["step"] > SETTLING_STEPS and all(row["feature_std"] < SAME_FEATURES for row in rows):
         raise TrainingStopped(f"Training stopped at step {last['step']:.0f}: it has collapsed, {said}")
     if not warned:
-        warnings.warn(f"Step {last['step']:.0f}: little is learnt, {said}", stacklevel=2)
+        warnings.warn(f"Step {last['step']:.0f}: {said}", stacklevel=2)
     return True

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -45,8 +45,11 @@ PATIENCE = 30.0  # seconds a training waits for the processes of a killed one, w
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM came; a checkpoint has been written. The message says where and how to go on."""
 
-    def __init__(self, message: str, signum: int) -> None:
-        super().__init__(message)
+    def __init__(self, signum: int, where: str, output: Path) -> None:
+        name, folder = signal.Signals(signum).name, output / CHECKPOINTS
+        super().__init__(
+            f"Stopped {where} by {name}; a checkpoint is in {folder}, the same call or command continues from it."
+        )
         self.exit_code = 128 + signum
 
 
@@ -68,11 +71,12 @@ def run_steps(
     step, last = restore(trainer, params, len(index), output / CHECKPOINTS), schedules.steps
     log = Log(output, step, params) if place.leads else None
     batches = micro_batches(loader(params, index, place, device, step, last))
-    crops = one_ahead((trainer.inputs(*batch[:3]) for batch in batches), device)
+    crops = one_ahead((trainer.inputs(*batch) for batch in batches), device)
     pending: list[Tensor] = []  # values of the steps since the last row, on the device
     recent: list[Row] = []  # last rows of the log
     warned, clock = False, time.perf_counter()
-    with Bar(last, step, progress and place.leads) as bar, noted_signals() as noted:
+    bar = tqdm(total=last, initial=step, unit="step", file=sys.stdout, disable=not (progress and place.leads))
+    with bar, noted_signals() as noted:
         if step == last == 0:  # no step at all: the checkpoint is the start
             save(trainer, params, len(index), output / CHECKPOINTS, step, place, started)
         while step < last:
@@ -98,7 +102,7 @@ def run_steps(
                 row["samples_per_second"] = len(pending) * loop.batch_size / max(now - clock, 1e-9)
                 row["peak_memory_gb"] = meter.peak() / 1e9
                 clock, pending, recent = now, [], [*recent, row][-2 * ROWS :]
-                bar.show(row)
+                bar.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
                 if log is not None:
                     log.append(row)
                     if on_log is not None:
@@ -111,11 +115,7 @@ def run_steps(
 
             # stop
             if stop:
-                raise Interrupted(
-                    f"Stopped at step {step} of {last} by {signal.Signals(stop).name}; a checkpoint is in "
-                    f"{output / CHECKPOINTS}, the same call or command continues from it.",
-                    stop,
-                )
+                raise Interrupted(stop, f"at step {step} of {last}", output)
     if log is not None:
         log.close()
 
@@ -130,18 +130,6 @@ def one_ahead(made: Iterator[T], device: torch.device) -> Iterator[T]:
         while (ready := waiting.result()) is not None:
             waiting = thread.submit(next, made, None)
             yield ready
-
-
-class Bar(tqdm):
-    """Of a training of `last` steps that has made `step`."""
-
-    def __init__(self, last: int, step: int, shown: bool) -> None:
-        super().__init__(total=last, initial=step, unit="step", desc="pretraining", file=sys.stdout, disable=not shown)
-
-    def show(self, row: Row) -> None:
-        """Move to a row of the log."""
-        self.n = row["step"]
-        self.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
 
 
 def pretrain(
@@ -197,12 +185,11 @@ def in_one_sentence(settings: Pretrain) -> Iterator[None]:
     """Inside, a full memory and a missing compiler are said in one sentence."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        loop = settings.loop
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
         if memory_is_full(error):
             raise InputError(
-                f"The device's memory is full with pretrain.loop.batch_size = {loop.batch_size} in {loop.accumulate} "
-                f"micro-batches; raise pretrain.loop.accumulate to {2 * loop.accumulate}, set "
+                f"The device's memory is full with pretrain.loop.batch_size = {settings.loop.batch_size}; raise "
+                f"pretrain.loop.accumulate to {2 * settings.loop.accumulate}, set "
                 "pretrain.loop.activation_checkpointing: true, or use more devices."
             ) from error
         if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
@@ -217,12 +204,11 @@ def in_one_sentence(settings: Pretrain) -> Iterator[None]:
 def noted_signals() -> Iterator[list[int]]:
     """Inside, SIGINT and SIGTERM are only noted, in the list this yields."""
     noted: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda received, _: noted.append(received)) for number in numbers]
+    before = {n: signal.signal(n, lambda received, _: noted.append(received)) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield noted
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -238,22 +224,16 @@ def signal_to_stop(noted: Sequence[int], device: torch.device, place: Place, row
     return int(wanted)
 
 
-@contextmanager
-def sole_owner(output: Path) -> Iterator[None]:
+def sole_owner(output: Path) -> AbstractContextManager[Any]:
     """Hold a run's folder against other trainings."""
-    lock = FileLock(output / ".training.lock", timeout=PATIENCE)
     try:
         with writable(output):
             output.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            return FileLock(output / ".training.lock", timeout=PATIENCE).acquire()
     except Timeout as error:
         raise InputError(
             f"{output} is in use by another training; wait for it, or give this run another run.name."
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -319,28 +299,21 @@ def train(
         if params.run.threads is not None:
             torch.set_num_threads(max(1, params.run.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return pretrain(params, open_index(params.data), output, resume=resume, progress=progress, on_log=on_log)
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if params.run.device != "cpu" and available and devices > available:
-        raise InputError(f"pretrain.loop.devices = {devices}, but this machine has {available} GPUs; lower it.")
-    rows, last = torch.multiprocessing.get_context("spawn").SimpleQueue(), Schedules(params.pretrain).steps
+    rows = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, rows), nprocs=devices, join=False)
+    ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, progress, rows), nprocs=devices, join=False)
     try:
-        with Bar(last, 0, progress) as bar:
-            ended = False
-            while not ended:
-                ended = ranks.join(timeout=0.2)
-                while not rows.empty():
-                    row = rows.get()
-                    bar.show(row)
-                    if on_log is not None:
-                        on_log(row)
+        ended = False
+        while not ended:
+            ended = ranks.join(timeout=0.2)
+            while not rows.empty():
+                row = rows.get()
+                if on_log is not None:
+                    on_log(row)
     except torch.multiprocessing.ProcessRaisedException as error:
-        if (sentence := sentence_in(error)) is None:
-            raise
-        raise sentence from error
+        raise sentence_in(error) or error from None
     except KeyboardInterrupt:
         pass  # the ranks are told, too
     finally:
@@ -348,20 +321,18 @@ def train(
             process.terminate()
             process.join()
     log = read_log(output / LOG_NAME)
-    if max(log["step"], default=0) < last:
-        said = f"Stopped; a checkpoint is in {output / CHECKPOINTS}, the same call or command continues from it."
-        raise Interrupted(said, signal.SIGINT)
+    if max(log["step"], default=0) < Schedules(params.pretrain).steps:
+        raise Interrupted(signal.SIGINT, "before the end", output)
     return log
 
 
-def _rank(rank: int, params: Params, port: int, resume: bool, rows: Any) -> None:
+def _rank(rank: int, params: Params, port: int, resume: bool, progress: bool, rows: Any) -> None:
     """One of the processes that `train` starts; what it raises is raised there."""
     world = str(params.pretrain.loop.devices)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, (params.run.threads or cores()) // int(world)))
-    on_log = rows.put if rank == 0 else None
-    pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=False, on_log=on_log)
+    pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=progress, on_log=rows.put)
 
 
 def pretrain_command(

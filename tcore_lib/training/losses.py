@@ -10,7 +10,6 @@ Letters: S student sets and V teacher sets of R rows each, d bottleneck width, K
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -29,10 +28,8 @@ class Temperatures(NamedTuple):
     teacher: float
 
 
-# ---- cross-entropy: the formula -------------------------------------------------------------------------------------
-
-# What is done to a slice of logits, which a GPU runs as generated code. The logits come in divided by the temperature,
-# because generated code takes a number for a constant.
+# What is done to a slice of logits, which a GPU runs as generated code: it takes a number for a constant, so the logits come
+# in divided by the temperature.
 
 
 def _targets(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,20 +44,13 @@ def _against(logits: Tensor, targets: Tensor, teachers: int) -> Tensor:
     return teachers * logits.logsumexp(-1) - (targets * logits).sum(-1)
 
 
-# ---- its engine -----------------------------------------------------------------------------------------------------
-
-
 def _half_product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b.T` of matrices in half precision, in float32, which is what a GPU sums the products in."""
     return torch.mm(a, b.T, out_dtype=torch.float32) if a.is_cuda else (a @ b.T).float()
 
 
 class _Product(torch.autograd.Function):
-    """`x @ w.T`, (n, d) and (K, d), multiplied in half precision but not rounded to it.
-
-    In the backward pass fp16 would lose what is as small as a softmax over K: what comes in is scaled so that its largest
-    value is 64.
-    """
+    """`x @ w.T`, (n, d) and (K, d), multiplied in half precision but not rounded to it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, half: torch.dtype) -> Tensor:
@@ -72,6 +62,7 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, w = ctx.saved_tensors
+        # fp16 would lose what is as small as a softmax over K: the largest value becomes 64
         scale = grad.abs().amax().clamp_min(1e-30) / 64
         half = (grad / scale).to(x.dtype)
         return _half_product(half, w.T) * scale, _half_product(half.T, x.T) * scale, None
@@ -114,11 +105,9 @@ def prototype_cross_entropy(
     loss_s = sum_r weights_r sum_v H(t_vr, p_sr) with H(t, p) = -sum_k t log p, p = softmax(student logits / temperature) and
     t = softmax((teacher logits - centre) / temperature). DINO and the patch terms are this with different sets.
 
-    Features are L2-normalised: `student` (S, R, d), `teacher` (V, R, d) without gradient; both heads' prototypes (K, d);
-    `centre` (K,), taken from the teacher's logits; `weights` (R,). `fused`: what is done to the logits runs as generated code.
-
-    Returns losses (S,); and without gradient, of the teacher's V R distributions, their sum (K,) and the sum of their
-    entropies () in nats.
+    Features are L2-normalised: `student` (S, R, d), `teacher` (V, R, d) without gradient; prototypes (K, d); `centre` (K,);
+    `weights` (R,). `fused`: what is done to the logits runs as generated code. Returns losses (S,); and without gradient, of the
+    teacher's V R distributions, their sum (K,) and the sum of their entropies () in nats.
     """
     student, teacher = student / temperatures.student, teacher / temperatures.teacher
     shift = centre / temperatures.teacher
@@ -135,39 +124,6 @@ def prototype_cross_entropy(
         losses = losses + (values * weights[part]).sum(-1)  # a product would be one of half precision
         total_target, entropy = total_target + targets, entropy + spread
     return losses, total_target, entropy
-
-
-# ---- another way to a centre ----------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def sinkhorn_centre(features: Tensor, prototypes: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """The centre (K,) with which the teacher uses every prototype equally often on this batch (DINOv2's Sinkhorn-Knopp).
-
-    It scales rows and columns of exp(z / temperature) in turn, until each prototype has the same share of the rows of all
-    ranks and each row sums to 1. The factor of a prototype is a centre: softmax((z - centre) / temperature) is the result,
-    so no matrix of N x K is kept. `features` (N, d) are this rank's rows, maybe none; `prototypes` (K, d).
-    """
-    rows_at_a_time = max(1, SLICE[features.device.type] // len(prototypes))
-    centre = torch.zeros(len(prototypes), dtype=features.dtype, device=features.device)
-    for i in range(iterations):
-        mass = torch.full_like(centre, -torch.inf)  # log of each prototype's share, up to a constant
-        for rows in features.split(rows_at_a_time):
-            logits = _logits(rows, prototypes) / temperature  # (r, K)
-            if i > 0:  # rows sum to 1 with the factors so far; before the first round they are as they come
-                logits = logits - (logits - centre / temperature).logsumexp(-1, keepdim=True)
-            mass = torch.logaddexp(mass, logits.logsumexp(0))
-        if dist.is_initialized():  # log(sum over ranks of exp(mass))
-            largest = mass.clone()
-            dist.all_reduce(largest, dist.ReduceOp.MAX)
-            total = (mass - largest).exp()
-            dist.all_reduce(total)
-            mass = total.log() + largest
-        centre = temperature * mass
-    return torch.where(centre.isfinite(), centre, 0.0)  # no rank has any rows
-
-
-# ---- the other terms ------------------------------------------------------------------------------------------------
 
 
 def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:

@@ -39,13 +39,7 @@ class Hyper:
 
 
 class Schedules:
-    """Schedules of a run: `schedules.at(step)`.
-
-    Attributes:
-        total: steps of the whole schedule.
-        steps: how many of them the run makes; `loop.max_steps` may cut it short.
-        warmup: steps of the warm-up.
-    """
+    """Of a run: `total` steps, of which it makes `steps` (`loop.max_steps` may cut it short), the first `warmup` warming up."""
 
     def __init__(self, settings: Pretrain) -> None:
         self._optimiser = optimiser = settings.optimiser

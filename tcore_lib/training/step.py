@@ -21,12 +21,9 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """Model, optimiser, loss scaler, and the step that moves them. With an initialised process group every rank has one.
+    """The bare `TCoRe`, optimiser, loss scaler, and the step that moves them. With a process group every rank has one.
 
-    Attributes:
-        model: the bare `TCoRe`.
-        precision: `loop.precision`; `auto` has become bf16 on a GPU that has it, else fp32.
-        view_dtype: what the views should be made in.
+    `precision` is the loop's; `auto` has become bf16 on a GPU that has it, else fp32.
     """
 
     def __init__(self, settings: Pretrain, seed: int, device: torch.device) -> None:
@@ -73,10 +70,8 @@ class Trainer:
         """Forward and backward over `loop.accumulate` micro-batches; the gradients stand in `.grad`, unscaled.
 
         The sum over micro-batches and ranks of what the model returns is the loss of the global batch, so nothing is
-        divided by their number; DistributedDataParallel averages gradients, so every rank multiplies by theirs.
-
-        Returns:
-            Device tensors: `total` and each loss term, this rank's shares of the global values.
+        divided by their number; DistributedDataParallel averages gradients, so every rank multiplies by theirs. Returns, on
+        the device, `total` and each loss term: this rank's shares of the global values.
         """
         self.optimiser.zero_grad(set_to_none=True)
         values: dict[str, Tensor] = {}

@@ -22,7 +22,7 @@ from tcore_lib.model.encoders import start_from
 from tcore_lib.model.heads import ProjectionHead
 from tcore_lib.model.vit import ViT, initial_vit, seeded
 from tcore_lib.training.draws import Draws
-from tcore_lib.training.losses import Temperatures, agreement, koleo, prototype_cross_entropy, sinkhorn_centre
+from tcore_lib.training.losses import Temperatures, agreement, koleo, prototype_cross_entropy
 from tcore_lib.training.optimiser import ema
 
 
@@ -54,13 +54,9 @@ class Networks(nn.Module):
 class TCoRe(nn.Module):
     """The networks of one run and the loss of a step; initial weights follow from the seed alone.
 
-    Attributes:
-        student, teacher: encoders with heads; the teacher never learns by gradient.
-        decoder: of the student's side alone; None where it is switched off.
-        cls_centre, patch_centre: (K,), taken from the teacher's logits: running means of them, or factors of the last batch.
-        weights: loss term -> weight in the total.
-        auxiliary_frames: which of `past` and `future` a forward pass looks at.
-        compiled: whether losses and blocks run as generated code.
+    `student` and `teacher`, which never learns by gradient, are encoders with heads; `decoder` is None where it is switched off.
+    `cls_centre`, `patch_centre` (K,): running means of the teacher's logits. `weights`: loss term -> weight in the total.
+    `auxiliary_frames`: which of `past` and `future` are looked at. `compiled`: losses and blocks run as generated code.
     """
 
     cls_centre: Tensor
@@ -84,7 +80,7 @@ class TCoRe(nn.Module):
         self.compiled = False
 
     def compile_parts(self) -> None:
-        """From now on run generated code (torch.compile) for the encoders' blocks and for the losses."""
+        """From now on run generated code for the encoders' blocks and for the losses."""
         self.compiled = self.student.encoder.compile_blocks = self.teacher.encoder.compile_blocks = True
 
     def start_from(self, source: str) -> None:
@@ -95,9 +91,6 @@ class TCoRe(nn.Module):
         et al., 2025) continues DINOv2 with AdamW at 1e-5 for the encoder and 1e-4 for the heads, teacher momentum 0.9995 to
         1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO on video, heads at a higher rate. MoSiC
         (Salehi et al., 2025) is named for further reading; its rates are not used here.
-
-        Raises:
-            InputError: the encoder cannot be had, or has another shape than the settings say.
         """
         start_from(self.student.encoder, source)
         self.teacher.encoder.load_state_dict(self.student.encoder.state_dict())
@@ -129,9 +122,6 @@ class TCoRe(nn.Module):
             masked = _select(patches[draws.crops], draws.patches)  # (M, D)
             cls_target, patch_target = teacher.head(cls), teacher.head(masked)  # (2B, d), (M, d)
             theirs = teacher.head.last_layer()  # (K, d)
-            if self.settings.loss.centring == "sinkhorn":  # every rank takes part, with patches or without
-                self.cls_centre.copy_(sinkhorn_centre(cls_target, theirs, teacher_temperature))
-                self.patch_centre.copy_(sinkhorn_centre(patch_target, theirs, teacher_temperature))
             spread = F.normalize(cls.float(), dim=-1).std(0, correction=0).mean() * cls.shape[1] ** 0.5
             self._add(cls_features=cls_target.sum(0), patch_features=patch_target.sum(0))
             self._add(spread=spread * len(cls), crops=torch.full_like(spread, len(cls)))
@@ -154,10 +144,8 @@ class TCoRe(nn.Module):
         terms = {name: cls.new_zeros((), dtype=cls_target.dtype) for name in self.weights}
         ours = student.head.last_layer()  # (K, d)
 
-        def cross_entropy(
-            own: Tensor, target: Tensor, centre: Tensor, weights: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor]:
-            inputs = (own, ours, target, theirs, centre, weights, temperatures)
+        def cross_entropy(own: Tensor, target: Tensor, *centre_and_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            inputs = (own, ours, target, theirs, *centre_and_weights, temperatures)
             return prototype_cross_entropy(*inputs, fused=self.compiled)
 
         if with_cls:
@@ -165,7 +153,7 @@ class TCoRe(nn.Module):
             batch, ones = len(cls) // 2, own.new_ones(len(cls))
             scale = 1 / (
                 (2 + 2 * self.settings.views.num_local) * draws.samples
-            )  # mean over samples of all pairs of crops
+            )  # mean over samples, all pairs of crops
             swapped = cls_target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
             loss, targets, entropy = cross_entropy(own[None], swapped, self.cls_centre, ones)
             self._add(cls_targets=targets, cls_entropy=entropy)
@@ -212,12 +200,10 @@ class TCoRe(nn.Module):
     def diagnostics(self) -> dict[str, Tensor]:
         """What the teacher's outputs were like since the last call, over all micro-batches and ranks; all ranks call it.
 
-        Returns:
-            `teacher_entropy`: mean entropy of the CLS targets, in nats. `information_cls` and `information_patch`: entropy
-            of the mean target minus mean entropy of the targets, in nats: what a target says about its crop or patch, 0
-            where all are alike, whether uniform or one winning prototype; `..._share`: the same as a share of ln K.
-            `feature_std`: of the teacher's L2-normalised CLS over the batch, 1 = spread evenly, 0 = all equal.
-            `centre_norm`: of the CLS centre.
+        `teacher_entropy`: mean entropy of the CLS targets, in nats. `information_...`: entropy of the mean target minus mean
+        entropy of the targets, in nats: what a target says about its crop or patch, 0 where all are alike, whether uniform or
+        one winning prototype; `..._share`: as a share of ln K. `feature_std`: of the teacher's L2-normalised CLS over the batch, 1
+        = spread evenly, 0 = all equal. `centre_norm`: of the CLS centre.
         """
         targets = self._take("cls_targets", "patch_targets", shape=self.cls_centre.shape)  # (2, K)
         entropies = self._take("cls_entropy", "patch_entropy", shape=())  # (2,)
@@ -238,15 +224,12 @@ class TCoRe(nn.Module):
 
     @torch.no_grad()
     def update_centres(self, samples: int, masked: int) -> None:
-        """Move both centres towards the mean logit of all the step's forward passes, on all ranks.
+        """Move both centres towards the mean logit of all the step's forward passes, on all ranks, before the teacher moves.
 
-        The mean logit is the mean feature times the prototypes, so d numbers travel between ranks instead of K. Call it
-        before the teacher moves: the logits were made with its weights of this step. `samples` is N, `masked` counts the
-        masked patches of the global batch; without any the patch centre stays.
+        The mean logit is the mean feature times the prototypes, so d numbers travel between ranks instead of K. `samples` is N,
+        `masked` counts the masked patches of the global batch; without any the patch centre stays.
         """
         sums = self._take("cls_features", "patch_features", shape=(self.settings.head.bottleneck,))  # (2, d)
-        if self.settings.loss.centring == "sinkhorn":
-            return
         centres, counts = (self.cls_centre, self.patch_centre), (2 * samples, masked)
         for centre, total, count in zip(centres, sums, counts, strict=True):
             if count > 0:
