@@ -44,9 +44,8 @@ from tcore_lib import figures
 
 log = pd.DataFrame({"step": [0, 10, 20], "total": [3.0, 2.0, 1.0]})
 figures.histogram([1, 2, 3]);
-curves = figures.LiveCurves(every=0)
-for rows in (1, 2, 3):
-    curves.update(log.head(rows))
+curves = figures.LiveCurves(["total"])
+curves.update(log.head(1))
 curves.close(log);
 """
 
