@@ -492,18 +492,14 @@ def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict
         sections = merged({"run": {"results": f"{folder}/results"}, "data": {"root": f"{folder}/data/run"}}, sections)
     for change in changes:
         name, equals, text = change.partition("=")
-        *above, key = name.split(".")
-        if not (equals and above and all(above) and key):
+        if not equals or "." not in name:
             raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
         origin += f" --set {_shown(change)}"
         with reading(f"--set {_shown(change)}", "write its value as YAML"):
             value = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
-        place = sections
-        for part in above:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise InputError(f"--set {change!r} is not possible: {part} is a value ({place!r}), not a section.")
-        place[key] = placed(value, Path.cwd(), name)
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        sections = merged(sections, placed(value, Path.cwd()), replaced=())
     return sections, origin
 
 
@@ -548,13 +544,15 @@ def checked(
     raise InputError(f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong))
 
 
-def merged(sections: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections with those of `changes` laid over them; a setting that is itself a mapping or a list is replaced."""
+def merged(
+    sections: Mapping[str, Any], changes: Mapping[str, Any], replaced: Sequence[str] = ("encoders", "paper_rows")
+) -> dict[str, Any]:
+    """Sections with those of `changes` laid over them; settings that are mappings themselves are `replaced`."""
     together = dict(sections)
     for key, value in changes.items():
         below = sections.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and key not in ("encoders", "paper_rows"):
-            value = merged(below, value)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and key not in replaced:
+            value = merged(below, value, replaced)
         together[key] = value
     return together
 
@@ -597,13 +595,9 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
             hint = f'write -y "{holders[0]}: {{{name}: ...}}".' if holders else known_names(name, SECTIONS)
             raise InputError(f"The parameter {name!r} is no section of a parameter file; {hint}")
     given = {name: namespace[name] for name in SECTIONS if namespace.get(name) is not None}
-    for name, value in given.items():
-        if not isinstance(value, dict):
-            raise InputError(
-                f"{name} = {_shown(repr(value))} is no section; write {name} = {{...}} or run its cell again."
-            )
     given, profile = placed(given, project_root() / "params"), namespace.get("profile") or "quick"
-    if len(given) > 1 and "profile" not in names and "run" in names and "name" in given["run"]:
+    run = given.get("run")
+    if len(given) > 1 and "profile" not in names and "run" in names and isinstance(run, dict) and "name" in run:
         return parse(given, "the notebook's parameters")
     sections, origin = read_profile(profile)
     if given:

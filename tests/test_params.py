@@ -104,7 +104,7 @@ def test_notebook_looks_only_at_sections(namespace: dict[str, Any], name: str, f
 def test_a_name_that_papermill_injects_must_be_a_section(cell: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         parameters.from_notebook({"profile": "quick", "In": ["", f"# Parameters\n{cell}\n", "x = 1"]})
-    with pytest.raises(InputError, match="data = 3 is no section"):
+    with pytest.raises(InputError, match="data = 3 is not possible"):
         parameters.from_notebook({"profile": "quick", "data": 3})
 
 
@@ -154,7 +154,7 @@ def test_set_replaces_single_settings() -> None:
     ("change", "words"),
     [
         ("seed=1", "write section.key=value"),
-        ("run.name.first=1", "name is a value"),
+        ("run.name.first=1", "run.name = {'first': 1} is not possible"),
         ("run.seed=[1", "write its value as YAML"),
         ("run.sed=1", "did you mean 'seed'"),
         ("run.seed=1e-4", "--set run.seed=1e-4"),

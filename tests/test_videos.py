@@ -24,7 +24,7 @@ from tcore_lib.params import Data
 ROOT = Path(__file__).parents[1]
 
 
-def prepare(source: Path, root: Path, shard: tuple[int, int] = (0, 1), **changes: Any) -> videos.Prepared:
+def prepare(source: Path, root: Path, shard: str = "0/1", **changes: Any) -> videos.Prepared:
     cfg = Data(**{"source": str(source), "root": str(root), "num_frames": 8, "workers": 1} | changes)
     return videos.prepare(cfg, shard=shard, progress=False)
 
@@ -155,15 +155,15 @@ def test_shards_partition_the_work_and_the_last_index_has_all(tmp_path: Path, he
     source, root = tmp_path / "in", tmp_path / "out"
     copies(source, 7)
     (source / "v07.mp4").touch()
-    reports = [prepare(source, root, shard=(i, 3)) for i in (2, 0, 1)]
+    reports = [prepare(source, root, shard=f"{i}/3") for i in (2, 0, 1)]
     assert [report.done for report in reports] == [2, 3, 2]  # of 2, 3 and 3: v07 is bad
     assert [report.videos for report in reports] == [2, 5, 7]
     assert [report.complete for report in reports] == [False, False, True]
     assert [list(bad_files(report)) for report in reports] == [[], [], ["v07.mp4"]]
     again = prepare(source, root)
     assert (again.skipped, again.bad, again.complete) == (7, 1, True), "another division finds everything done"
-    with pytest.raises(InputError, match="2/2 is not possible"):
-        prepare(source, root, shard=(2, 2))
+    with pytest.raises(InputError, match="'2/2' is not possible"):
+        prepare(source, root, shard="2/2")
 
 
 def test_other_settings_and_other_peoples_frames_are_refused(tmp_path: Path, here: None) -> None:

@@ -52,10 +52,8 @@ def index_path(cfg: params.Data) -> Path:
     return params.resolve(cfg.root) / f"index-{cfg.split}.parquet"
 
 
-def prepare(
-    cfg: params.Data, *, source: Path | None = None, shard: tuple[int, int] = (0, 1), progress: bool = True
-) -> Prepared:
-    """Prepare `cfg.source` (or `source`), or continue doing so; of n shards the part i, shard = (i, n).
+def prepare(cfg: params.Data, *, source: Path | None = None, shard: str = "0/1", progress: bool = True) -> Prepared:
+    """Prepare `cfg.source` (or `source`), or continue doing so; of n shards the part i, shard = "i/n".
 
     What is going to be used is printed before anything is written. Written under `<root>`:
     `frames/<split>/<class>/<video>/00000.jpg ...` (of videos), `index-<split>.parquet`, `bad_files-<split>.csv` (what
@@ -65,9 +63,10 @@ def prepare(
         InputError: nothing usable in the source; `root` holds frames that were made otherwise; the disk is full (what is
             finished is kept).
     """
-    part, parts = shard
-    if not 0 <= part < parts:
-        raise InputError(f"shard = {part}/{parts} is not possible; shards of n are numbered 0 to n - 1.")
+    numbers = re.fullmatch(r"(\d+)/(\d+)", shard)
+    part, parts = map(int, numbers.groups()) if numbers else (0, 0)
+    if part >= parts:
+        raise InputError(f"--shard {shard!r} is not possible; write i/n with i from 0 to n - 1, such as 0/8.")
     found = find(cfg, source)
     are_videos = found.layout == "videos"
     if parts > 1 and not are_videos:
@@ -135,13 +134,10 @@ def prepare_command(
         workers: processes; default: one per core.
         shard: this call's part, such as 0/8, where several machines share the work.
     """
-    numbers = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not numbers:
-        raise InputError(f"--shard {shard!r} is not possible; write i/n, such as 0/8.")
     data: dict[str, Any] = {"source": str(source.absolute()), "root": str(root.absolute()), "num_frames": frames}
     data |= {"layout": layout or "auto", "short_side": short_side, "workers": workers}
     data["annotations"] = None if annotations is None else str(annotations.absolute())
-    done = prepare(params.parse({"data": data}, "the command").data, shard=(int(numbers[1]), int(numbers[2])))
+    done = prepare(params.parse({"data": data}, "the command").data, shard=shard)
     print(f"{done.videos} videos in {done.index} ({done.done} prepared now, {done.skipped} before); ", end="")
     print(f"{done.bad} bad files in {done.bad_files}", end="")
     print("" if done.complete else "; when all shards have ended, run it once without --shard")
