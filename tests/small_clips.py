@@ -1,7 +1,4 @@
-"""Benchmarks of a few small clips in their real file layouts: textured squares that move over a textured ground.
-
-Small enough for a test to evaluate, real enough for every file to be read as in the full benchmark.
-"""
+"""Benchmarks of a few small clips in their real file layouts: textured squares that move over a textured ground."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,9 +33,9 @@ def write_small_davis(root: Path, names: Sequence[str] = ("one", "two"), frames:
     for seed, name in enumerate(names):
         for frame in range(frames):
             image, ids = scene(seed, frame, objects=1 if name == "two" else 2)
-            _save(image, root / "JPEGImages" / "480p" / name / f"{frame:05d}.jpg")
-            write_ids(root / "Annotations" / "480p" / name / f"{frame:05d}.png", ids)
-    _write(root / "ImageSets" / "2017" / "val.txt", "\n".join(names) + "\n")
+            Image.fromarray(image).save(made(root / f"JPEGImages/480p/{name}/{frame:05d}.jpg"), quality=95)
+            write_ids(root / f"Annotations/480p/{name}/{frame:05d}.png", ids)
+    made(root / "ImageSets/2017/val.txt").write_text("\n".join(names) + "\n")
     return root
 
 
@@ -47,13 +44,11 @@ def write_small_vip(root: Path, names: Sequence[str] = ("videos1", "videos2"), f
     for seed, name in enumerate(names):
         for frame in range(frames):
             image, ids = scene(seed, frame)
-            stem = f"{frame + 1:012d}"
-            _save(image, root / "Images" / name / f"{stem}.jpg")
+            Image.fromarray(image).save(made(root / f"Images/{name}/{frame + 1:012d}.jpg"), quality=95)
             if frame % 2 == 0:
-                write_ids(
-                    root / "Annotations" / "Category_ids" / name / f"{stem}.png", np.array([0, 2, 13], np.uint8)[ids]
-                )
-    _write(root / "lists" / "val_videos.txt", "\n".join(names) + "\n")
+                classes = np.array([0, 2, 13], np.uint8)[ids]
+                write_ids(root / f"Annotations/Category_ids/{name}/{frame + 1:012d}.png", classes)
+    made(root / "lists/val_videos.txt").write_text("\n".join(names) + "\n")
     return root
 
 
@@ -62,28 +57,20 @@ def write_small_jhmdb(root: Path, names: Sequence[str] = ("ball_1", "ball_2"), f
     for seed, name in enumerate(names):
         joints = np.zeros((2, len(JOINTS), frames))
         for frame in range(frames):
-            image, _ = scene(seed, frame)
-            _save(image, root / "Rename_Images" / "catch" / name / f"{frame + 1:05d}.png")
+            Image.fromarray(scene(seed, frame)[0]).save(made(root / f"Rename_Images/catch/{name}/{frame + 1:05d}.png"))
             for joint in range(len(JOINTS)):
-                on_first = joint % 2 == 0
-                left, top = (16 + 4 * frame, 16) if on_first else (W - 64 - 4 * frame, 56)
+                left, top = (W - 64 - 4 * frame, 56) if joint % 2 else (16 + 4 * frame, 16)
                 joints[:, joint, frame] = left + 2 * joint + 1, top + 2 * joint + 1  # counted from 1
-        target = root / "joint_positions" / "catch" / name / "joint_positions.mat"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scipy.io.savemat(target, {"pos_img": joints})
+        scipy.io.savemat(made(root / f"joint_positions/catch/{name}/joint_positions.mat"), {"pos_img": joints})
     lines = [f"{name}.avi 2" for name in names] + ["train_1.avi 1"]
-    _write(root / "splits" / "catch_test_split1.txt", "\n".join(lines) + "\n")
+    made(root / "splits/catch_test_split1.txt").write_text("\n".join(lines) + "\n")
     return root
 
 
-def _save(image: NDArray[np.uint8], path: Path) -> None:
+def made(path: Path) -> Path:
+    """The path, its folder created."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, quality=95)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    return path
 
 
 def damage(path: Path) -> None:

@@ -41,8 +41,6 @@ def test_from_the_command_line(kind: str, tmp_path: Path, capsys: pytest.Capture
     assert record["settings"]["temperature"] == 0.7  # the settings stand beside the scores
     assert record["provenance"]["versions"]["torch"]
     assert len(pd.read_csv(next(out.glob("[jop]*s.csv")))) == rows
-    for score in record["scores"]["pixels"].values():
-        assert score["low"] <= score["value"] <= score["high"]
     # What was written scores the same.
     predictions = out / "predictions" / "pixels"
     assert score_command(kind, root=root, predictions=predictions, output=tmp_path / "s.json") == 0
@@ -68,9 +66,6 @@ def test_bad_input_stops_before_work(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
-# ---------------------------------------------------------------------------------------------- variants
-
-
 def test_variants_are_named_settings_measured_beside_the_protocol(tmp_path: Path) -> None:
     for settings in (params.Davis(), params.Vip(), params.Jhmdb()):
         table = variants.table(settings)
@@ -84,9 +79,6 @@ def test_variants_are_named_settings_measured_beside_the_protocol(tmp_path: Path
     same = ["protocol", "bf16 features", "short context", "official toolkit"]  # the toolkit's are the protocol's
     assert (table.drop(index=same)["difference"] != 0).all()
     assert table.loc["official toolkit", "difference"] == 0
-
-
-# ---------------------------------------------------------------------------------------------- reference
 
 
 def test_the_first_stage_that_differs_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,9 +47,6 @@ def run(root: Path, output: Path, kind: Any = "davis", **changed: Any) -> int:
     return evaluate_command(kind, root=root, output=output, **{"changes": changes, "encoder": ["pixels"], **changed})
 
 
-# ---------------------------------------------------------------------------------------------- DAVIS masks
-
-
 def other(frame: int, index: int) -> np.ndarray:
     """One more object below."""
     labels = ids(frame)
@@ -90,9 +87,6 @@ def test_other_masks_are_refused_with_the_true_reason(name: str, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
-# ---------------------------------------------------------------------------------------------- clips without a score
-
-
 def test_a_clip_of_which_no_frame_is_scored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_small_davis(tmp_path / "davis", ("short", "one"), 2)
     write_small_davis(root, ("long",), 4)
@@ -123,21 +117,15 @@ def test_a_split_without_annotations_gives_predictions_for_the_server(
         run(root, tmp_path / "out", split="test-dev")  # some, not all: a damaged copy
 
 
-# ---------------------------------------------------------------------------------------------- predictions
-
-
 def palette_anew(labels: np.ndarray, path: Path) -> None:
     Image.fromarray(np.stack([labels * 128, labels * 0, labels * 0], -1)).quantize(4).save(path)
 
 
 LAYOUTS: dict[str, tuple[str, str, Save, str]] = {  # folder, name of frame t + 1, writer, reason
     "counted from 1": ("two", "{1:05d}.png", grey, "the files are 00001.png .* the frames 00000.png"),
-    "not padded": ("two", "{0}.png", grey, "0.png belongs to no frame"),
     "JPEG": ("two", "{0:05d}.jpg", grey, "JPEG spoils ids"),
-    "upper case": ("two", "{0:05d}.PNG", grey, r"00000\.PNG belongs to no frame"),
     "0 and 255": ("two", "{0:05d}.png", REFUSED["0 and 255"][0], "id 255, but the ids of two are 0 ... 1"),
     "soft": ("two", "{0:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no .*probabilities"),
-    "colours": ("two", "{0:05d}.png", REFUSED["colours"][0], "it holds colours"),
     "palette anew": ("two", "{0:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),
     "half size": ("two", "{0:05d}.png", lambda m, p: grey(m[::2, ::2], p), r"\(48, 80\), its annotation \(96, 160\)"),
     "nested": ("480p/two", "{0:05d}.png", grey, "has no folder two; give the folder that holds one folder per clip"),

@@ -91,11 +91,9 @@ def evaluate_command(
         "benchmark": benchmark,
         "weights": {record["encoder"]: record["weights"] for record in records},
         "clips": [clip.name for clip in found],
-        **summary_record(table, section),
         "provenance": runs.provenance(settings, started),
     }
-    write_json(output / "summary.json", summary)
-    return _finish(table, section, found)
+    return finish(output / "summary.json", summary, table, section, found)
 
 
 def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Path, changes: Changes = ()) -> int:
@@ -116,10 +114,8 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     with ThreadPoolExecutor() as pool:
         for clip in found:
             rows += scored.score(clip, scored.predictions(predictions, clip), pool.map)
-    table = pd.DataFrame(rows)
-    record = {"benchmark": benchmark, "predictions": str(predictions), **summary_record(table, section)}
-    write_json(output, {**record, "rows": list(map(plain, rows))})
-    return _finish(table, section, found)
+    record = {"benchmark": benchmark, "predictions": str(predictions), "rows": list(map(plain, rows))}
+    return finish(output, record, pd.DataFrame(rows), section, found)
 
 
 def _settings(name: str, root: Path, changes: Sequence[str] = (), device: str = "cpu") -> Params:
@@ -136,23 +132,19 @@ def _examined(section: Benchmark, root: Path) -> list[Clip]:
     return benchmarks.load_clips(section, root)
 
 
-def summary_record(table: pd.DataFrame, section: Benchmark) -> dict[str, Any]:
-    """Settings and scores as JSON: encoder -> score -> value, low, high (percent; null where not known) and clips."""
-    scores: dict[str, dict[str, Any]] = {}
-    for row in summarise(table, name_of(section)).to_dict("records"):
-        numbers = plain({key: row[key] for key in ("value", "low", "high", "clips")})
-        scores.setdefault(row["encoder"] or "predictions", {})[row["score"]] = numbers
-    unit = "percent; low and high: 95 % bootstrap interval over clips"
-    return {"settings": section.model_dump(mode="json"), "unit": unit, "scores": scores}
-
-
 def _write_table(target: Path, table: pd.DataFrame) -> None:
     write_text(target, table.to_csv(index=False, float_format="%.6f"))
 
 
-def _finish(table: pd.DataFrame, section: Benchmark, clips: Sequence[Clip]) -> int:
-    """Print the scores. 1 where there is none at all, unless nothing can be scored here."""
-    scores = summarise(table, name_of(section))
-    print(scores.round(2).to_string(index=False, na_rep="-"))
+def finish(target: Path, record: dict[str, Any], table: pd.DataFrame, section: Benchmark, clips: Sequence[Clip]) -> int:
+    """Write and print the scores (percent; null where not known). 1 where there is none, unless a server has to score."""
+    found = summarise(table, name_of(section))
+    scores: dict[str, dict[str, Any]] = {}  # encoder -> score -> value, low, high, clips
+    for row in found.to_dict("records"):
+        numbers = plain({key: row[key] for key in ("value", "low", "high", "clips")})
+        scores.setdefault(row["encoder"] or "predictions", {})[row["score"]] = numbers
+    unit = "percent; low and high: 95 % bootstrap interval over clips"
+    write_json(target, {**record, "settings": section.model_dump(mode="json"), "unit": unit, "scores": scores})
+    print(found.round(2).to_string(index=False, na_rep="-"))
     print(benchmarks.without_score(section, clips), flush=True)
-    return int(scores["value"].isna().all() and not benchmarks.for_a_server(clips))
+    return int(found["value"].isna().all() and not benchmarks.for_a_server(clips))

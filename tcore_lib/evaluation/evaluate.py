@@ -61,16 +61,10 @@ def evaluate(
     progress: bool = True,
     device: str = "cpu",
 ) -> pd.DataFrame:
-    """Scores of frozen encoders on clips of one benchmark (docs/protocol.md).
+    """Scores of frozen encoders (name in the table -> encoder, or one) on clips of one benchmark (docs/protocol.md).
 
-    Args:
-        encoders: name in the table -> encoder, or one encoder. They are moved to `device`.
-        clips: what `load_clips` gives.
-        settings: the benchmark's section.
-        output: folder for finished clips (`clips/`), from which a killed run continues and which processes share, and for
-            predictions (`predictions/<encoder>/`) where `settings.save_predictions`; None = keep nothing.
-        progress: show a bar over frames.
-        device: torch device.
+    They are moved to `device`. `output` is a folder for finished clips (`clips/`), from which a killed run continues and which
+    processes share, and for predictions (`predictions/<encoder>/`) where `settings.save_predictions`; None = keep nothing.
 
     Returns:
         One row per encoder and object (DAVIS), joint (JHMDB) or class (VIP) of each clip. J, F, IoU are fractions, PCK
@@ -103,13 +97,6 @@ def evaluate(
     def is_over(task: _Task) -> bool:
         return task in failed or task.read() is not None
 
-    def close(task: _Task, predictions: list[Any], held: ExitStack) -> None:
-        with held:
-            try:
-                task.close(predictions, scorers)
-            except InputError as error:
-                failed[task] = error
-
     frames, cores = sum(len(task.clip) for task in tasks if not is_over(task)), os.cpu_count() or 1
     with (
         ThreadPoolExecutor(cores + 1) as readers,
@@ -138,7 +125,7 @@ def evaluate(
                     failed[task] = InputError(f"The device's memory is full; {remedy}.")
                     continue
                 closing.result()
-                closing = readers.submit(close, task, predictions, held.pop_all())
+                closing = readers.submit(task.close, predictions, scorers, failed, held.pop_all())
         closing.result()
     if failed:
         more = f" ({len(failed) - 1} more failed; all others are finished)" if len(failed) > 1 else ""
@@ -225,13 +212,17 @@ class _Task:
         self.known["features"] = " ".join(str(round(value, 5)) for value in sampled)
         return predictions
 
-    def close(self, predictions: list[Any], scorers: Executor) -> None:
-        """Score and write the predictions, then the record."""
+    def close(self, predictions: list[Any], scorers: Executor, failed: dict[Any, InputError], held: ExitStack) -> None:
+        """Score and write the predictions, then the record; the clip is then free."""
         benchmark = benchmark_of(self.settings)
-        rows = benchmark.score(self.clip, predictions.__getitem__, scorers.map)
-        if self.settings.save_predictions:
-            benchmark.save(self.predictions, self.clip, predictions, scorers.map)
-        write_json(self.path, {**self.known, "rows": [plain(row) for row in rows]})
+        with held:
+            try:
+                rows = benchmark.score(self.clip, predictions.__getitem__, scorers.map)
+                if self.settings.save_predictions:
+                    benchmark.save(self.predictions, self.clip, predictions, scorers.map)
+                write_json(self.path, {**self.known, "rows": [plain(row) for row in rows]})
+            except InputError as error:
+                failed[self] = error
 
 
 def encode(encoder: FeatureEncoder, images: Tensor, precision: str = "fp32") -> Tensor:

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from tcore_lib.bodies import JOINTS
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, metrics
+from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.files import atomic_path, reading
 
-SCORES = {f"PCK@{threshold}": f"correct@{threshold}" for threshold in metrics.PCK_THRESHOLDS}
+PCK_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+BOX_SHARE = 0.6  # of the person box's diagonal, that a distance is divided by
+SCORES = {f"PCK@{threshold}": f"correct@{threshold}" for threshold in PCK_THRESHOLDS}
 JOINT_CELLS = 5  # largest cells whose weighted mean is a joint's position
 JOINT_SIGMA = 0.5  # of a joint's Gaussian on the grid, in cells
 FARTHEST = 1e5  # pixels a joint may lie from the image's corner
@@ -39,7 +41,7 @@ class Jhmdb:
     def names(self, root: Path) -> list[str]:
         """Test clips of the split, or those chosen from them, as `<class>/<clip>`."""
         folder, ending = root / "splits", f"_test_split{self.settings.split}.txt"
-        lists = sorted(path for path in folder.glob(f"*{ending}") if path.name[0] != ".")
+        lists = sorted(folder.glob(f"[!.]*{ending}"))
         if not lists:
             raise InputError(f"{folder} holds no *{ending}; unpack JHMDB's own splits there.")
         lines = [(line.split(), path.name.removesuffix(ending)) for path in lists for line in clipfiles.lines_of(path)]
@@ -89,7 +91,7 @@ class Jhmdb:
         assert clip.joints is not None
         counted = self.counted(clip)
         joints = np.array([read(frame) for frame in counted]).reshape(-1, len(JOINTS), 2)  # (N, K, 2)
-        found, correct = metrics.joint_counts(metrics.joint_distances(joints, clip.joints[counted]))
+        found, correct = joint_counts(joint_distances(joints, clip.joints[counted]))
         table = pd.DataFrame({"clip": clip.name, "joint": JOINTS, "frames": len(counted), "found": found})
         for column, (score, counts) in enumerate(SCORES.items()):
             table[counts] = correct[:, column]
@@ -143,9 +145,8 @@ def joint_soft_map(joints: NDArray[np.floating], grid: tuple[int, int]) -> Tenso
     """Joints (K, 2) of the first frame, grid coordinates u (along the width), v -> soft map float32 (1 + K, h, w).
 
     Each joint is a Gaussian in a 4 x 4 window whose first cell is (int(u - 1.5), int(v - 1.5)) and whose peak is its
-    third cell. `int` truncates towards zero, also at the window's end `int(u + 2.5)`: of a joint less than 1.5 cells
-    from the left or upper border the released code keeps one column or row less than the window has, and so do we.
-    Channel 0, the background, is 1 where no joint has any mass. A joint wholly outside the grid has an empty channel.
+    third cell. `int` truncates towards zero, also at the window's end `int(u + 2.5)`: near the left or upper border one
+    column or row is lost, as in the released code. Channel 0, the background, is 1 where no joint has any mass.
     """
     maps = np.stack([np.outer(_gaussian(v, grid[0]), _gaussian(u, grid[1])) for u, v in joints])
     background = maps.sum(0, keepdims=True) == 0
@@ -175,3 +176,27 @@ def to_joints(soft: Tensor) -> Tensor:
     x, y = cells % soft.shape[3], cells.div(soft.shape[3], rounding_mode="floor")
     joints = torch.stack([(x * weights).sum(2), (y * weights).sum(2)], dim=-1)
     return joints.masked_fill((maps.sum(2) == 0)[..., None], math.nan)
+
+
+def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Distance of predicted and true joints (N, K, 2) in pixels, in units of 0.6 x the person's box diagonal, (N, K).
+
+    NaN where a joint was not found, as in the prediction. The box is that around the true joints *whose prediction was
+    found* (docs/protocol.md, JHMDB); a box without extent makes every distance infinite.
+    """
+    found = np.isfinite(prediction).all(-1)  # (N, K)
+    distances = np.full(found.shape, math.nan)
+    for frame in np.flatnonzero(found.any(1)):
+        here = found[frame]
+        joints = truth[frame, here]  # (found, 2)
+        diagonal = BOX_SHARE * np.linalg.norm(joints.max(0) - joints.min(0))
+        missed = np.linalg.norm(prediction[frame, here] - joints, axis=-1)
+        distances[frame, here] = missed / diagonal if diagonal > 0 else math.inf
+    return distances
+
+
+def joint_counts(distances: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distances (N, K) -> how often each joint was found (K,) and correct (K, 5), at most a threshold of `PCK_THRESHOLDS` away."""
+    found = ~np.isnan(distances)
+    correct = [(distances <= threshold).sum(0) for threshold in PCK_THRESHOLDS]
+    return found.sum(0), np.stack(correct, axis=-1)

@@ -67,37 +67,26 @@ def to_ids(soft: Tensor, ids: list[int], size: tuple[int, int], upsampling: str 
     return predicted
 
 
-def propagate(
-    source: Any, first_mask: Any, encoder: FeatureEncoder | str | Path | None = None, **settings: Any
-) -> NDArray[np.uint8]:
-    """Carry the labels of the first frame of any clip through it: uint8 (N, H, W), ids in the mask's size, frame 0 first.
+def propagate(source: Any, first_mask: Any, encoder: FeatureEncoder | str | Path, **settings: Any) -> NDArray[np.uint8]:
+    """Carry the labels of a clip's first frame through it: uint8 (N, H, W), ids; frame 0 is the mask.
 
     Args:
-        source: with an encoder, the clip: a path (video, folder of frames) or uint8 frames (N, H, W, 3); without one, its
-            patch features float (N, h, w, D), e.g. from `features`.
+        source: the clip, a path (video, folder of frames) or uint8 frames (N, H, W, 3).
         first_mask: ids of the first frame, integers 0..255 (H, W), or the path of a PNG whose values (not colours) are ids.
         encoder: from `load_encoder`, or what that takes.
         settings: of `propagation.Propagator`, such as `top_k`.
     """
+    encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
+    frames = patches.as_frames(source)
     mask = clipfiles.read_ids(Path(first_mask)) if isinstance(first_mask, str | Path) else np.asarray(first_mask)
-    if mask.ndim != 2 or mask.dtype.kind not in "iub" or mask.min() < 0 or mask.max() > 255:
-        raise InputError(f"A mask holds integers 0..255 of shape (H, W), not {mask.dtype} {mask.shape}; convert it.")
-    mask, (height, width) = mask.astype(np.uint8), mask.shape
-    at_input = (height, width)
-    if encoder is not None:
-        encoder = encoder if isinstance(encoder, FeatureEncoder) else load_encoder(encoder)
-        frames = patches.as_frames(source)
-        if frames.shape[1:3] != mask.shape:
-            raise InputError(f"The mask is {mask.shape}, a frame {frames.shape[1:3]}; give the first frame's own mask.")
-        source, at_input = patches.features(encoder, frames), patches.whole_patches(at_input, encoder.patch_size)
-    found = torch.as_tensor(source)  # (N, h, w, D)
-    if found.ndim != 4 or not found.is_floating_point():
-        raise InputError(
-            f"Features are (N, h, w, D), not {tuple(found.shape)}; give an encoder too if these are frames."
-        )
-    soft, ids = first_soft_map(mask, at_input, (found.shape[1], found.shape[2]))  # (C, h, w)
-    carried = propagation.propagate(found, soft.to(found.device), **settings)  # (N, C, h, w)
-    labels = torch.cat([to_ids(one[None].cpu(), ids, (height, width)) for one in carried]).numpy()
+    size = (frames.shape[1], frames.shape[2])
+    if mask.shape != size or mask.dtype.kind not in "iub" or mask.min() < 0 or mask.max() > 255:
+        has = f"The mask holds {mask.dtype} {mask.shape}"
+        raise InputError(f"{has}; give integers 0..255 of the first frame's own size, {size}.")
+    found = patches.features(encoder, frames)  # (N, h, w, D)
+    at_input, grid = patches.whole_patches(size, encoder.patch_size), (found.shape[1], found.shape[2])
+    soft, ids = first_soft_map(mask.astype(np.uint8), at_input, grid)  # (C, h, w)
+    labels = torch.cat([to_ids(one[None], ids, size) for one in propagation.propagate(found, soft, **settings)]).numpy()
     labels[0] = mask
     return labels
 

@@ -48,13 +48,10 @@ def compare(
     output: Path | None = None,
     **how: Any,
 ) -> pd.DataFrame:
-    """Measure the variants, but for those in `without`, with one encoder on the same clips; the rest as in `evaluate`.
+    """`table`, and what the variants score (but for those in `without`) with one encoder; the rest as in `evaluate`.
 
-    One or two clips show the size of an effect, the whole split its direction.
-
-    Returns:
-        `table`, and per variant the headline score in percent, difference to the protocol in points, its 95 % interval
-        low and high over clips (paired).
+    The headline score in percent, difference to the protocol in points, its paired 95 % interval low and high over clips. One
+    or two clips show the size of an effect, the whole split its direction.
     """
     name, headline = name_of(settings), benchmark_of(settings).headline
     described = table(settings)
@@ -89,11 +86,10 @@ def compare_command(run: Path, reference: Path) -> int:
 
 
 def compare_runs(run: Path, reference: Path) -> tuple[list[str], pd.DataFrame]:
-    """Clip by clip, where the first difference is. Encoders are those of the same weights, else of the same name.
+    """Sentences about settings and weights that differ, and clip by clip where the first difference is.
 
-    Returns:
-        Sentences about settings and weights that differ, and a table: encoder, clip, differs (`data`, `features`, `labels`,
-        `score`, or `-`), what.
+    A table: encoder, clip, differs (`data`, `features`, `labels`, `score` or `-`), what. Encoders of the same weights are
+    compared, else of the same name.
     """
     (mine, clips, rows), (other, known_clips, known_rows) = _read(run), _read(reference)
     if mine["benchmark"] != other["benchmark"]:

@@ -3,6 +3,7 @@
 Letters: H W pixels, K = 20 classes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from tcore_lib.bodies import PARTS
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps, metrics
+from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
 from tcore_lib.evaluation.clips import Clip, Ids
 
 STEP = 64  # pixels; the short side of the input is a multiple of it
@@ -58,13 +59,13 @@ class Vip(labelmaps.IdMaps):
         def measure(frame: int) -> NDArray[np.int64]:
             true = clip.truth(frame)
             assert true is not None
-            return metrics.confusion(self.resize(read(frame), true.shape), true, len(PARTS))
+            return confusion(self.resize(read(frame), true.shape), true, len(PARTS))
 
         counted = self.counted(clip)
-        confusion = np.sum(list(each(measure, counted)), axis=0)  # (K, K), rows true
+        matrix = np.sum(list(each(measure, counted)), axis=0)  # (K, K), rows true
         table = pd.DataFrame({
-            "clip": clip.name, "part": PARTS, "frames": len(counted), "hit": np.diagonal(confusion),
-            "true": confusion.sum(1), "predicted": confusion.sum(0), "IoU": metrics.class_iou(confusion),
+            "clip": clip.name, "part": PARTS, "frames": len(counted), "hit": np.diagonal(matrix),
+            "true": matrix.sum(1), "predicted": matrix.sum(0), "IoU": class_iou(matrix),
         })  # fmt: skip
         return table.to_dict("records")
 
@@ -74,3 +75,18 @@ class Vip(labelmaps.IdMaps):
         wide = rows.pivot(index="clip", columns="part", values=["hit", "true", "predicted"]).loc[rows["clip"].unique()]
         hit, true, predicted = (wide[column].to_numpy(float) for column in ("hit", "true", "predicted"))
         return {cls.headline: (hit, true + predicted - hit)}
+
+
+def confusion(prediction: NDArray[np.integer], truth: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
+    """Pixel counts (true class, predicted class), (K, K), of two label maps (H, W); true ids beyond the classes are left out."""
+    assert prediction.max(initial=0) < classes
+    counted = truth < classes
+    pairs = truth[counted].astype(np.int64) * classes + prediction[counted]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_iou(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Intersection over union per class (..., K) of confusion matrices (..., K, K); NaN for a class neither true nor predicted."""
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
+    union = matrix.sum(-1) + matrix.sum(-2) - hit
+    return np.divide(hit, union, out=np.full(hit.shape, math.nan), where=union > 0)
