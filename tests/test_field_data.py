@@ -189,32 +189,19 @@ def test_what_may_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
         prepared(tmp_path / "in")
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        [f"n01440764_{7 * i * i}.JPEG" for i in range(20)],  # ImageNet: numbers with gaps
-        [f"DSC0{i * 37 % 101}.jpg" for i in range(20)],
-        ["red.png", "green.png", "blue.png"],
-    ],
-)
-def test_photos_by_class_are_images(tmp_path: Path, names: list[str]) -> None:
-    frames(tmp_path / "in/a", names)
-    frames(tmp_path / "in/b", names)
+def test_photos_by_class_are_images(tmp_path: Path) -> None:
+    frames(tmp_path / "in/a", [f"n01440764_{7 * i * i}.JPEG" for i in range(20)])  # ImageNet: numbers with gaps
+    frames(tmp_path / "in/b", ["red.png", "green.png", "blue.png"])
     assert prepared(tmp_path / "in").kind == "images"
 
 
-# ---------------------------------------------------------------------------------------------- videos
-
-
 def test_left_out_files_are_counted_and_named(tmp_path: Path) -> None:
-    for name in ("a.MP4", "b.m4v", "c.Ts"):
-        write_video(tmp_path / "in/walk" / name, frames=4)
-    for name in ("d.xyz", "e.xyz", "f.tar", "g.jpg"):
-        (tmp_path / "in/walk" / name).write_bytes(b"x")
+    (tmp_path / "in/walk").mkdir(parents=True)
+    for name in ("a.MP4", "b.m4v", "c.Ts", "d.xyz", "e.xyz", "g.jpg"):
+        (tmp_path / "in/walk" / name).touch()
     found = sources.find(data(tmp_path / "in"))
     assert list(found.items) == ["walk/a", "walk/b", "walk/c"]
     assert "left out: 2 files of type '.xyz', such as" in found.summary()
-    assert left_out(tmp_path / "in")["f.tar"] == "files of type '.tar'"
     assert left_out(tmp_path / "in")["g.jpg"] == "files of type '.jpg'"
 
 

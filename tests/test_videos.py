@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from coded_videos import coded_frame, read_code, write_sound, write_video
+from coded_videos import read_code, write_sound, write_video
 from PIL import Image
 
 from tcore_lib.data import videos
@@ -244,17 +244,3 @@ def test_a_wrong_index_is_refused(tmp_path: Path) -> None:
     for name in ("none", "damaged", "other"):
         with pytest.raises(InputError, match=rf"{name}\.parquet cannot be read .*; prepare the data"):
             FrameIndex.load(tmp_path / f"{name}.parquet")
-
-
-def test_reading_what_is_not_there(tmp_path: Path, here: None) -> None:
-    folder = tmp_path / "in/c/v"
-    folder.mkdir(parents=True)
-    for k in range(5):
-        Image.fromarray(coded_frame(k, (64, 48))).save(folder / f"f{k}.png")
-    index = FrameIndex.load(prepare(tmp_path / "in", tmp_path / "out", layout="frames").index)
-    (folder / "f3.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"f3\.png cannot be read .*put a whole file in its place"):
-        index.read(0, [3])
-    (folder / "f3.png").unlink()
-    with pytest.raises(InputError, match="held 5 frames and now holds 4"):
-        index.read(0, [3])
