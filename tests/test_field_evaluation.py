@@ -123,12 +123,12 @@ def palette_anew(labels: np.ndarray, path: Path) -> None:
 
 LAYOUTS: dict[str, tuple[str, str, Save, str]] = {  # folder, name of frame t + 1, writer, reason
     "counted from 1": ("two", "{1:05d}.png", grey, "the files are 00001.png .* the frames 00000.png"),
-    "JPEG": ("two", "{0:05d}.jpg", grey, "JPEG spoils ids"),
+    "JPEG": ("two", "{0:05d}.jpg", grey, "00000.jpg belongs to no frame"),
     "0 and 255": ("two", "{0:05d}.png", REFUSED["0 and 255"][0], "id 255, but the ids of two are 0 ... 1"),
     "soft": ("two", "{0:05d}.png", lambda m, p: grey(m * 200, p), "has the id 200, .*no .*probabilities"),
     "palette anew": ("two", "{0:05d}.png", palette_anew, "quantising a coloured image numbers its colours anew"),
     "half size": ("two", "{0:05d}.png", lambda m, p: grey(m[::2, ::2], p), r"\(48, 80\), its annotation \(96, 160\)"),
-    "nested": ("480p/two", "{0:05d}.png", grey, "has no folder two; give the folder that holds one folder per clip"),
+    "nested": ("480p/two", "{0:05d}.png", grey, "made/two is no folder of images"),
 }
 
 
@@ -153,7 +153,7 @@ def test_all_frames_or_all_but_the_first_and_the_last_score_100(tmp_path: Path) 
             assert score_command("davis", root=root, predictions=made.parent, output=tmp_path / "s.json") == 0
             assert '"J&F_m": {\n    "value": 100.0' in (tmp_path / "s.json").read_text()
     (made / "00002.png").unlink()
-    with pytest.raises(InputError, match=r"two/00002\.png is missing; a score needs"):
+    with pytest.raises(InputError, match=r"two/00002\.png is missing, every scored"):
         score_command("davis", root=root, predictions=made.parent, output=tmp_path / "s.json")
 
 

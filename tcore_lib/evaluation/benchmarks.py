@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -50,32 +50,14 @@ def load_clips(settings: params.Benchmark, root: str | Path) -> list[Clip]:
     return [benchmark.load(Path(root), name) for name in benchmark.names(Path(root))]
 
 
-class Report(NamedTuple):
-    """What the doctor found: what there is, and what must be put right before an evaluation means anything (one a clip)."""
-
-    facts: list[str]
-    problems: list[str]
-
-    def __str__(self) -> str:
-        shown = [f"problem     {text}" for text in self.problems[:SHOWN]]
-        fit = f"{'NOT ' if self.problems else ''}fit for evaluation, {len(self.problems)} problems"
-        return "\n  ".join([*self.facts, *shown, fit])
-
-    def require(self) -> None:
-        """Stop here with the first problem, unless everything is in order."""
-        if self.problems:
-            more = f" ({len(self.problems) - 1} more problems are in the report)" if len(self.problems) > 1 else ""
-            raise InputError(f"{self.problems[0]}{more}")
-
-
-def examine(settings: params.Benchmark, root: str | Path, *, progress: bool = True) -> Report:
-    """Is a benchmark on disk what its protocol expects? Every image and annotation of its clips is read to its end.
+def examine(settings: params.Benchmark, root: str | Path, *, progress: bool = True) -> list[Clip]:
+    """`load_clips`, when every image and annotation was read to its end and is what the protocol expects; prints what there is.
 
     Most scores that are off by one to three points with the right weights come from here: resized annotations, another
-    split, a missing clip. Nothing is raised for what is wrong with the data.
+    split, a missing clip. All problems are printed, one a clip; the first is raised.
     """
-    benchmark, split, root = benchmark_of(settings), str(settings.split), Path(root)  # type: ignore[attr-defined]
-    facts = [f"{benchmark.title}, split {split}, in {root}"]
+    benchmark, root = benchmark_of(settings), Path(root)
+    names, (split, number, whole) = benchmark.names(root), benchmark.official
 
     def look(name: str) -> Clip | InputError:
         try:
@@ -87,26 +69,28 @@ def examine(settings: params.Benchmark, root: str | Path, *, progress: bool = Tr
         except InputError as error:
             return error
 
-    try:
-        names = benchmark.names(root)
-    except InputError as error:
-        return Report(facts, [str(error)])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(look, names)
         looked = list(tqdm(found, "doctor", len(names), unit="clip", file=sys.stdout, disable=not progress))
     clips = [one for one in looked if isinstance(one, Clip)]
+    problems = [str(one) for one in looked if isinstance(one, InputError)]
     frames, scored = sum(map(len, clips)), sum(len(benchmark.counted(clip)) for clip in clips)
     sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips).most_common(6)
-    facts += [
+    said = [
+        f"{benchmark.title}, split {settings.split}, in {root}",  # type: ignore[attr-defined]
         f"clips       {len(clips)} complete of {len(names)} {'listed' if settings.clips is None else 'chosen'}",
         f"frames      {frames}, {scored} of them are scored",
         f"sizes       {', '.join(f'{size}: {count}' for size, count in sizes)}",
     ]
-    of, number, whole = benchmark.official
-    if split != of or (settings.clips is None and (len(clips) != number or whole not in (None, frames))):
-        facts.append(f"remark      not comparable with published scores, which are of {number} clips of split {of}")
-    facts += [f"remark      {said}" for said in filter(None, [without_score(settings, clips)])]
-    return Report(facts, [str(one) for one in looked if isinstance(one, InputError)])
+    complete = settings.clips is not None or (len(clips) == number and whole in (None, frames))
+    if str(settings.split) != split or not complete:  # type: ignore[attr-defined]
+        said.append(f"remark      not comparable with published scores, which are of {number} clips of split {split}")
+    said += [f"remark      {remark}" for remark in filter(None, [without_score(settings, clips)])]
+    said += [f"problem     {problem}" for problem in problems[:SHOWN]]
+    print("\n  ".join([*said, f"{'NOT ' if problems else ''}fit for evaluation"]), flush=True)
+    if problems:
+        raise InputError(problems[0] + (f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""))
+    return clips
 
 
 def without_score(settings: params.Benchmark, clips: Sequence[Clip]) -> str:

