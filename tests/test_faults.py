@@ -130,7 +130,7 @@ def test_a_full_device_names_the_settings(tmp_path: Path, monkeypatch: pytest.Mo
     assert train(tmp_path / "run", 2)["step"].tolist() == [1, 2]
     monkeypatch.setattr(evaluate, "encode", full)
     found = load_clips(params.Davis(**DAVIS), write_small_davis(tmp_path / "d"))
-    with pytest.raises(InputError, match=r"set davis\.precision: bf16, or lower davis\.context or its input size"):
+    with pytest.raises(InputError, match="memory is full; set the benchmark's precision: bf16"):
         evaluate.evaluate(pixels(), found, params.Davis(**DAVIS), progress=False)
 
 

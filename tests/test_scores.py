@@ -81,7 +81,5 @@ def test_what_clips_have_in_common_cancels_in_a_paired_difference() -> None:
     error = 100 * np.array([0.05, 0.06, 0.07]).std() / math.sqrt(30)
     assert row["low"] == pytest.approx(6 - 1.96 * error, abs=0.05)
     assert row["high"] == pytest.approx(6 + 1.96 * error, abs=0.05)
-    shuffled = paired_difference(better, worse.iloc[::-1], "davis")
-    pd.testing.assert_frame_equal(shuffled, paired_difference(better, worse, "davis"))
-    with pytest.raises(InputError, match="Only one of the two encoders was evaluated on the clip 'clip0'"):
+    with pytest.raises(InputError, match="not evaluated on the same clips"):
         paired_difference(better, worse[worse["clip"] != "clip0"], "davis")

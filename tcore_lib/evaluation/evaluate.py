@@ -118,14 +118,12 @@ def evaluate(
                     predictions = task.follow(torch.device(device), readers, bar)
                 except InputError as error:
                     failed[task] = error
-                    continue
                 except torch.OutOfMemoryError:
-                    section = name_of(settings)
-                    remedy = f"set {section}.precision: bf16, or lower {section}.context or its input size"
+                    remedy = "set the benchmark's precision: bf16, or lower its context or input size"
                     failed[task] = InputError(f"The device's memory is full; {remedy}.")
-                    continue
-                closing.result()
-                closing = readers.submit(task.close, predictions, scorers, failed, held.pop_all())
+                else:
+                    closing.result()
+                    closing = readers.submit(task.close, predictions, scorers, failed, held.pop_all())
         closing.result()
     if failed:
         more = f" ({len(failed) - 1} more failed; all others are finished)" if len(failed) > 1 else ""

@@ -42,16 +42,14 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, benchmark: str, *, seed:
     In points, with a 95 % interval (NaN with a single clip). Much of a score's interval is what clips have in common, easy
     or hard for every encoder. With the same resamples for both it cancels: two whose intervals overlap may differ for certain.
     """
-    if set(a["clip"]) != set(b["clip"]):
-        name = sorted(set(a["clip"]) ^ set(b["clip"]))[0]
-        raise InputError(f"Only one of the two encoders was evaluated on the clip {name!r}; compare the same clips.")
-    order = {clip: place for place, clip in enumerate(a["clip"].unique())}
-    b = b.sort_values("clip", key=lambda column: column.map(order), kind="stable")
+    clips = len(a["clip"].unique())
+    if list(a["clip"].unique()) != list(b["clip"].unique()):
+        raise InputError("The two encoders were not evaluated on the same clips; evaluate both on all of them.")
     one, other = (BENCHMARKS[benchmark].sums(rows) for rows in (a, b))
-    whole, times = np.ones((1, len(order))), _resamples(len(order), seed)
+    whole, times = np.ones((1, clips)), _resamples(clips, seed)
     low, high = _interval(_scores(one, times) - _scores(other, times))
     difference = (_scores(one, whole) - _scores(other, whole))[0]
-    return pd.DataFrame({"score": list(one), "difference": difference, "low": low, "high": high, "clips": len(order)})
+    return pd.DataFrame({"score": list(one), "difference": difference, "low": low, "high": high, "clips": clips})
 
 
 def _scores(sums: dict[str, tuple[Array, Array]], times: Array) -> Array:
