@@ -54,10 +54,12 @@ def writable(target: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None or isinstance(error, ConnectionError):  # a lock's time-out, a closed pipe
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space" if full else "choose a folder that can be written"
         raise InputError(
-            f"{target} cannot be written ({reason(error)}); {remedy} and run the same command again, which continues."
+            f"{target} cannot be written ({error.strerror}); {remedy} and run the same command again, which continues."
         ) from error
 
 

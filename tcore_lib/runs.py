@@ -222,33 +222,32 @@ def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[
 
 def _missing(params: Params, stages: Sequence[str]) -> list[str]:
     """What the profile names for these stages that is not there: one sentence each, with the remedy."""
-    found = []
-    source, model = resolve(params.data.source), params.checkpoint.model
-    if _PREP in stages and params.data.source != "synthetic" and not source.exists():
-        found.append(
-            f"data.source = {source} is not there; put the training videos there or name their folder "
-            "(Kinetics-400: tcore fetch kinetics400 says how)."
-        )
+    wanted: list[tuple[str, Path, str]] = []  # setting, path, remedy
+    untrained = []
+    if _PREP in stages and params.data.source != "synthetic":
+        remedy = "put the videos there or name their folder (Kinetics-400: tcore fetch kinetics400 says how)"
+        wanted.append(("data.source", resolve(params.data.source), remedy))
     for stage, (name, file, dataset) in _EVALUATIONS.items():
         section = getattr(params, name)
-        root, listed = resolve(section.root), file.format(split=section.split)
-        if stage in stages and section.root != "synthetic" and not (root / listed).exists():
-            found.append(
-                f"{name}.root = {root} has no {listed}; run tcore fetch {dataset} --root {shlex.quote(str(root))}, "
-                f"or set {name}.root, or {name}.enabled: false."
-            )
+        if stage in stages and section.root != "synthetic":
+            root = resolve(section.root)
+            remedy = f"run tcore fetch {dataset} --root {shlex.quote(str(root))}, or set {name}.root, or {name}.enabled: false"
+            wanted.append((f"{name}.root", root / file.format(split=section.split), remedy))
     if any(stage in stages for stage in ("02_checkpoint_inspection", *_EVALUATIONS)):
         trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
         known = ("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME")
         for name, value in params.checkpoint.encoders.items():
-            kind, key = value.partition("@")[0], f"checkpoint.encoders.{name} = {value}"
+            kind, key = value.partition("@")[0], f"checkpoint.encoders.{name}"
             if kind == "run" and not trained:
-                found.append(f"{key} is this run's training, which has not been done; run notebook 01 too.")
-            elif kind not in known and not value.startswith("timm:") and not resolve(value).exists():
-                found.append(f"{key} is no file or folder; correct the path, or take one of {', '.join(known)}.")
-    if model is not None and not resolve(model).exists():
-        found.append(f"checkpoint.model = {resolve(model)} is not there; correct the path.")
-    return found
+                untrained.append(
+                    f"{key} = {value} is this run's training, which has not been done; run notebook 01 too."
+                )
+            elif kind not in known and not value.startswith("timm:"):
+                wanted.append((key, resolve(value), f"correct the path, or take one of {', '.join(known)}"))
+    if params.checkpoint.model is not None:
+        wanted.append(("checkpoint.model", resolve(params.checkpoint.model), "correct the path"))
+    missing = [f"{key} = {path} is not there; {remedy}." for key, path, remedy in wanted if not path.exists()]
+    return missing + untrained
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """Faults of the machine and figures at the edge: a full or read-only disk, files that vanish, processes that die, NaN."""
 
-import multiprocessing
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from coded_videos import write_video
 from faulty import Missing, Mortal, remount, small_disk
 from small_clips import H, W, write_small_davis, write_small_jhmdb, write_small_vip
 from test_pretrain import assert_same, newest, prepared, train
-from tiny_problem import Pictures, tiny
+from tiny_problem import Pictures
 
 from tcore_lib import params, runs
 from tcore_lib.data import videos
@@ -121,13 +119,6 @@ def test_a_full_device_names_the_settings(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee documentation")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trainer.Trainer, "step", full)
-        with pytest.raises(
-            InputError, match=r"raise pretrain\.loop\.accumulate to 2, set .*activation_checkpointing: true"
-        ):
-            train(tmp_path / "run", 2)
-    assert train(tmp_path / "run", 2)["step"].tolist() == [1, 2]
     monkeypatch.setattr(evaluate, "encode", full)
     found = load_clips(params.Davis(**DAVIS), write_small_davis(tmp_path / "d"))
     with pytest.raises(InputError, match="memory is full; set the benchmark's precision: bf16"):
@@ -146,36 +137,6 @@ def test_a_loader_process_that_fails_is_reported_with_its_cause(tmp_path: Path, 
     with pytest.raises(InputError, match=sentence):
         train(tmp_path, 6, index=index, loop={"workers": 1})
     assert train(tmp_path, 6, index=Pictures(8))["step"].iloc[-1] == 6
-
-
-# ---------------------------------------------------------------------------------------------- two at once
-
-
-def _train_slowly(folder: str, inside: Any, leave: Any) -> None:
-    torch.set_num_threads(1)
-
-    def wait(_: object) -> None:
-        inside.set()
-        leave.wait(60)
-
-    pretrain.pretrain(tiny(loop={"max_steps": 2}), Pictures(), folder, progress=False, on_log=wait)
-
-
-def test_two_trainings_of_one_run_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second is refused; or waits a moment, for the ranks of a training that was killed."""
-    context = multiprocessing.get_context("forkserver")
-    inside, leave = context.Event(), context.Event()
-    first = context.Process(target=_train_slowly, args=(str(tmp_path), inside, leave))
-    first.start()
-    assert inside.wait(120)
-    monkeypatch.setattr(pretrain, "PATIENCE", 0.3)
-    with pytest.raises(InputError, match="is in use by another training; wait for it, or give"):
-        train(tmp_path, 2)
-    monkeypatch.setattr(pretrain, "PATIENCE", 60.0)
-    threading.Timer(0.3, leave.set).start()
-    assert train(tmp_path, 4)["step"].tolist() == [1, 2, 3, 4]  # continues what the first one finished
-    first.join(60)
-    assert first.exitcode == 0
 
 
 # ---------------------------------------------------------------------------------------------- figures at the edge

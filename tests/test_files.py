@@ -53,7 +53,7 @@ def test_the_old_file_stays_when_the_writer_fails(tmp_path: Path) -> None:
             temporary.write_text('{"ne')
             raise OSError("disk full")
 
-    with pytest.raises(InputError, match="disk full"):
+    with pytest.raises(OSError, match="disk full"):
         fail()
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(target, {"score": float("nan")})

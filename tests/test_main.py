@@ -96,7 +96,7 @@ def test_everything_missing_is_said_at_once_and_nothing_is_left(
     for part in (
         "5 things are wrong", "run.sed", f"data.source = {tmp_path}/films is not there",
         f"tcore fetch davis2017 --root '{tmp_path}/my davis'", f"tcore fetch jhmdb --root {tmp_path}/jhmdb",
-        f"checkpoint.encoders.mine = {tmp_path}/weights/best.pth is no file",
+        f"checkpoint.encoders.mine = {tmp_path}/weights/best.pth is not there",
     ):  # fmt: skip
         assert part in said, said
     assert "vip" not in said

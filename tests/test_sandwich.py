@@ -1,21 +1,16 @@
-"""Sandwich sampling (docs/method.md section 1): ranges, determinism over workers, ranks and accumulation."""
+"""Sandwich sampling (docs/method.md section 1): ranges by hand, samples and batches. Workers and ranks: test_pretrain."""
 
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from tcore_lib.data.sandwich import SandwichDataset, collate, counters, epoch_order, sandwich_indices, video_of
-from tcore_lib.errors import InputError
+from tcore_lib.data.sandwich import SandwichDataset, collate, epoch_order, sandwich_indices, video_of
 from tcore_lib.params import Sandwich
 from tcore_lib.randomness import generator
 
 DEFAULT = Sandwich()
-START = "fork" if sys.version_info < (3, 12) else "spawn"  # spawning imports torch anew; later Pythons warn of forking
 
 
 class Coded:
@@ -95,23 +90,3 @@ def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
         assert (frames[:, 0, :h, :w] == video).all()
         assert (frames[:, 2, :h, :w] == 7).all()
         assert frames[..., h:, :].sum() == frames[..., w:].sum() == 0
-
-
-def test_workers_change_nothing() -> None:
-    dataset = SandwichDataset(Coded([20, 9, 1, 33, 20], [(4, 6), (6, 4)]), DEFAULT, seed=5)
-    batches = [micro for step in range(2, 6) for micro in counters(step, 4, rank=0, world=1, accumulate=2)]
-    assert batches[:2] == [[8, 9], [10, 11]]
-    workers: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": START}
-    alone, shared = (DataLoader(dataset, batch_sampler=batches, collate_fn=collate, **how) for how in ({}, workers))
-    for a, b in zip(alone, shared, strict=True):
-        assert all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (1, 4), (2, 1), (2, 2), (4, 3)])
-def test_ranks_and_micro_batches_partition_the_step(world: int, accumulate: int) -> None:
-    """Walking micro-batch by micro-batch, rank by rank, the counters are consecutive."""
-    per_rank = [counters(7, 24, rank, world, accumulate) for rank in range(world)]
-    walked = [c for m in range(accumulate) for rank in range(world) for c in per_rank[rank][m]]
-    assert walked == list(range(7 * 24, 8 * 24))
-    with pytest.raises(InputError, match="25 is not a multiple"):
-        counters(0, 25, 0, 4, 1)

@@ -79,9 +79,6 @@ def common_size(folder: Path, frames: Iterable[np.ndarray]) -> tuple[int, int]:
     return sizes.pop()
 
 
-# ---------------------------------------------------------------------------------------------- a folder of frames
-
-
 def in_order(names: Iterable[Name]) -> list[Name]:
     """Frame files (names, or paths by their last part) in the order of their numbers, whatever the padding or prefix.
 

@@ -69,18 +69,18 @@ def find(cfg: params.Data, source: Path | None = None) -> Source:
 
     found = Source(root, cfg.layout, "", {}, [])
     tree = _walk(found)
-    videos = [folder / name for folder, names in tree.items() for name in names if _is_video(name)]
+    wanted = [folder / name for folder, names in tree.items() for name in names if _is_video(name)]
     folders = {folder: pictures for folder, names in tree.items() if (pictures := list(filter(images.is_image, names)))}
     if cfg.layout == "auto":
-        found.layout, found.guessed = _guess(root, len(videos), folders)
+        found.layout, found.guessed = _guess(root, len(wanted), folders)
     fits = _is_video if found.layout == "videos" else images.is_image
     strange = [folder / name for folder, names in tree.items() for name in names if not fits(name)]
     found.left_out += [(str(path), f"files of type {path.suffix.lower() or path.name!r}") for path in strange]
     if found.layout == "frames":
-        videos = _frame_folders(folders, found)
+        wanted = _frame_folders(folders, found)
     elif found.layout == "images":
-        videos = [folder / name for folder, names in folders.items() for name in names]
-    _name(videos, found, cfg)
+        wanted = [folder / name for folder, names in folders.items() for name in names]
+    _name(wanted, found, cfg)
     if not found.items:
         told = "; ".join(found.summary().split("\n  "))
         raise InputError(f"There is nothing to use in {told}; check data.source and data.layout.")
@@ -108,9 +108,6 @@ def _walk(found: Source) -> Folders:
 
 def _is_video(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-
-
-# ---------------------------------------------------------------------------------------------- frames or photos
 
 
 def _guess(root: Path, videos: int, folders: Folders) -> tuple[Layout, str]:
@@ -169,9 +166,6 @@ def _frame_folders(folders: Folders, source: Source) -> list[Path]:
             others = [name for name in names if len(names) > 1 and not images.has_number(name)]
             source.left_out += [(str(folder / name), "pictures without a number among frames") for name in others]
     return found
-
-
-# ---------------------------------------------------------------------------------------------- names and classes
 
 
 def _name(paths: list[Path], found: Source, cfg: params.Data) -> None:

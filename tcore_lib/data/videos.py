@@ -115,7 +115,7 @@ def prepare_command(
     root: Path,
     /,
     *,
-    layout: Layout | None = None,
+    layout: Layout = "auto",
     annotations: Path | None = None,
     frames: int = 20,
     short_side: int = 256,
@@ -135,15 +135,12 @@ def prepare_command(
         shard: this call's part, such as 0/8, where several machines share the work.
     """
     data: dict[str, Any] = {"source": str(source.absolute()), "root": str(root.absolute()), "num_frames": frames}
-    data |= {"layout": layout or "auto", "short_side": short_side, "workers": workers}
+    data |= {"layout": layout, "short_side": short_side, "workers": workers}
     data["annotations"] = None if annotations is None else str(annotations.absolute())
     done = prepare(params.parse({"data": data}, "the command").data, shard=shard)
     print(f"{done.videos} videos in {done.index} ({done.done} prepared now, {done.skipped} before); ", end="")
     print(f"{done.bad} bad files in {done.bad_files}", end="")
     print("" if done.complete else "; when all shards have ended, run it once without --shard")
-
-
-# ---------------------------------------------------------------------------------------------- one video
 
 
 def extract(video: Path, folder: Path, scratch: Path, cfg: params.Data) -> Row:
@@ -188,9 +185,6 @@ def examine(path: Path, layout: Layout, short_side: int) -> Row:
     """The row of a folder of frames or of an image that stays where it is. InputError: it cannot be used."""
     files = [path] if layout == "images" else [path / name for name in images.frame_names(path)]
     return len(files), *images.reduced_size(*images.common_size(path, map(images.read_rgb, files)), short_side)
-
-
-# ---------------------------------------------------------------------------------------------- all of them
 
 
 def _run(calls: dict[str, Call], workers: int, progress: bool) -> tuple[dict[str, Row], dict[str, str]]:
