@@ -35,7 +35,7 @@ COMMANDS = {
     "evaluate": "tcore_lib.evaluation.commands:evaluate_command",
     "score": "tcore_lib.evaluation.commands:score_command",
     "compare": "tcore_lib.evaluation.variants:compare_command",
-    "inspect": "tcore_lib.model.contents:inspect_command",
+    "inspect": "tcore_lib.model.export:inspect_command",
     "export": "tcore_lib.training.checkpoints:export_command",
     "study": "tcore_lib.reproduction.study:run_study",
     "init": "tcore_lib.params:init",

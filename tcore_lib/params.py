@@ -303,6 +303,11 @@ class Pretrain(Section):
         yield whole, f"views.global_size and views.local_size must be a multiple of encoder.patch_size ({patch})"
         yield divides, f"decoder.heads must divide the encoder's width ({width})"
         yield self.loop.batch_size % self.loop.accumulate == 0, "loop.batch_size must be a multiple of loop.accumulate"
+        pairs = self.loop.batch_size >= 2 * self.loop.accumulate * self.loop.devices
+        yield (
+            pairs or self.loss.koleo == 0,
+            "KoLeo needs two samples in a micro-batch: lower loop.accumulate or loop.devices",
+        )
 
 
 class Checkpoint(Section):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcore_lib.training import losses
-from tcore_lib.training.losses import Temperatures, prototype_cross_entropy
+from tcore_lib.training.losses import prototype_cross_entropy
 
 S, V, R, WIDTH, K = 2, 2, 7, 5, 11
-BOTH = Temperatures(student=0.1, teacher=0.05)
+STUDENT, TEACHER = BOTH = (0.1, 0.05)  # temperatures
 
 
 def problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -31,8 +31,8 @@ def problem(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
 
 def definition(p: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """On all logits: losses (S,), sum of the teacher's distributions (K,), sum of their entropies."""
-    targets = ((p["teacher"] @ p["teacher_prototypes"].T - p["centre"]) / BOTH.teacher).softmax(-1)  # (V, R, K)
-    logits = p["student"] @ p["prototypes"].T / BOTH.student  # (S, R, K)
+    targets = ((p["teacher"] @ p["teacher_prototypes"].T - p["centre"]) / TEACHER).softmax(-1)  # (V, R, K)
+    logits = p["student"] @ p["prototypes"].T / STUDENT  # (S, R, K)
     rows = -(targets[None] * logits[:, None].log_softmax(-1)).sum(-1)  # (S, V, R)
     return (rows * p["weights"]).sum((1, 2)), targets.sum((0, 1)), torch.special.entr(targets).sum()
 
@@ -110,7 +110,7 @@ def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
 def test_by_hand() -> None:
     """Both temperatures 1, features 1: teacher logits (ln 3, 0) are (3/4, 1/4), student logits (ln 2, 0) are (2/3, 1/3)."""
     one, theirs, own = torch.ones(1, 1, 1), torch.tensor([[math.log(3)], [0.0]]), torch.tensor([[math.log(2)], [0.0]])
-    inputs = (one, own, one, theirs, torch.zeros(2), torch.tensor([2.0]), Temperatures(1.0, 1.0))
+    inputs = (one, own, one, theirs, torch.zeros(2), torch.tensor([2.0]), (1.0, 1.0))
     loss, targets, entropy = prototype_cross_entropy(*inputs)
     assert loss.item() == pytest.approx(2 * (0.75 * math.log(3 / 2) + 0.25 * math.log(3)))  # the row's weight is 2
     assert targets.tolist() == pytest.approx([0.75, 0.25])

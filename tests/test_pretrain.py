@@ -90,9 +90,12 @@ def test_a_run_continues_from_an_encoder(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"encoder": {"init": source}, "optimiser": {"hold_steps": 1, "encoder_lr": 0.1}}
     train(tmp_path / "a", 0, seed=5, **changes)
     images = torch.rand(1, 3, 64, 96)
-    for which in ("teacher", "student"):
-        begun = load_encoder(checkpoints.path_of(tmp_path / "a" / "checkpoints", 0), which=which)
-        torch.testing.assert_close(begun(images), load_encoder(source)(images), rtol=1e-6, atol=1e-6)
+    begun = load_encoder(checkpoints.path_of(tmp_path / "a" / "checkpoints", 0))
+    torch.testing.assert_close(begun(images), load_encoder(source)(images), rtol=1e-6, atol=1e-6)
+    start = newest(tmp_path / "a")
+    assert_same(
+        *({n: w for n, w in start[role].items() if n.startswith("backbone")} for role in ("student", "teacher"))
+    )
     heads = [newest(tmp_path / folder)["student"]["dino_head.mlp.0.weight"] for folder in ("a", "before")]
     assert not torch.equal(*heads)
     for last in (1, 3):
@@ -118,10 +121,9 @@ def test_checkpoints_hold_what_they_should(tmp_path: Path) -> None:
     after = checkpoints.official_weights(read_model(model))
     halved = {role: {name: x.half().float() for name, x in content[role].items()} for role in after}
     assert_same(after, halved)
-    for which in ("teacher", "student"):
-        for file, role in ((path, content), (model, halved)):
-            weight = load_encoder(file, which=which).network.blocks[0].attn.qkv.weight
-            assert torch.equal(weight, role[which]["backbone.blocks.0.attn.qkv.weight"])
+    for file, role in ((path, content), (model, halved)):
+        weight = load_encoder(file).network.blocks[0].attn.qkv.weight
+        assert torch.equal(weight, role["teacher"]["backbone.blocks.0.attn.qkv.weight"])
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -336,7 +338,7 @@ def _child(folder: str, epochs: float, every: int) -> None:
     warnings.simplefilter("ignore")  # it is warned that so few steps leave the targets uniform
     settings = tiny(optimiser={"epochs": epochs}, loop={"checkpoint_every": every})
     try:
-        loop.pretrain(settings, Pictures(), folder, progress=False)
+        loop.pretrain(settings, Pictures(), Path(folder), progress=False)
     except loop.Interrupted as stop:
         (Path(folder) / "printed.txt").write_text(str(stop))
         sys.exit(stop.exit_code)
@@ -392,11 +394,10 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_work_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="nearest neighbour"):
-        loop.check_feasible(tiny(loop={"accumulate": 4}), world=1)
-    loop.check_feasible(tiny(loop={"accumulate": 4}, loss={"koleo": 0.0}), world=1)
-    with pytest.raises(InputError, match="nearest neighbour"):
-        loop.check_feasible(tiny(loop={"accumulate": 2}), world=2)
+    for of_one in ({"accumulate": 4}, {"accumulate": 2, "devices": 2}):
+        with pytest.raises(InputError, match="KoLeo needs two samples in a micro-batch"):
+            tiny(loop=of_one)
+    tiny(loop={"accumulate": 4}, loss={"koleo": 0.0})
     monkeypatch.setattr(loop, "PATIENCE", 0.1)
     with loop.sole_owner(tmp_path), pytest.raises(InputError, match="in use by another training"):
         train(tmp_path, 1)

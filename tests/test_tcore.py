@@ -18,7 +18,6 @@ from tcore_lib.params import Pretrain, parse
 from tcore_lib.training import optimiser
 from tcore_lib.training.checkpoints import load_official_weights, official_weights
 from tcore_lib.training.draws import draw_keep, of_masks
-from tcore_lib.training.loop import in_one_sentence
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 from tcore_lib.training.tcore import TCoRe
@@ -213,19 +212,6 @@ def test_compiled_parts_compute_the_same(compile_with: Callable[..., None]) -> N
     blocks = [inputs for inputs in graphs if inputs > 30]  # three blocks' parameters go in
     assert len(blocks) == 4  # teacher, global, local and auxiliary crops: not one for each of 2 x 4 groups
     assert len(graphs) <= first + 4  # the losses: another number of masked patches
-
-
-def test_what_cannot_be_compiled_is_said_in_one_sentence() -> None:
-    def broken(graph: Any, inputs: Any) -> Any:
-        raise RuntimeError("no C compiler found")
-
-    with (
-        pytest.raises(InputError, match=r"^pretrain\.loop\.compile is true, but .*no C compiler found"),
-        in_one_sentence(Pretrain()),
-    ):
-        torch.compile(lambda x: x + 1, backend=broken)(torch.ones(1))
-    with pytest.raises(RuntimeError, match="something else"), in_one_sentence(Pretrain()):
-        raise RuntimeError("something else")
 
 
 def test_initial_weights_follow_from_the_seed() -> None:

@@ -4,8 +4,7 @@ Letters: H W pixels of a frame, S side of the crop, P patches of it, h w the gri
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ SHOWN = 336  # pixels: side of a crop in a picture
 BLOCK = 2  # patches: side of the squares that `attention_of_every_query` masks
 
 
-@dataclass(frozen=True)
-class CrossAttention:
+class CrossAttention(NamedTuple):
     """One sample, past, current and future, and the attention of its current patches to the other two frames."""
 
     crops: np.ndarray  # uint8 (3, S', S', 3): as the network saw them, without the mask, S' = about `SHOWN`

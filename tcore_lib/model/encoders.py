@@ -39,9 +39,7 @@ class FeatureEncoder(nn.Module):
     """A network read as patch features, for images of any height and width that are multiples of its patch size.
 
     Images come ImageNet-normalised; a network trained otherwise (CLIP, SigLIP) gets its own normalisation. `network` is a `ViT`,
-    a transformer of timm or `Pixels`, and left as it is; `name` is what tables call it; `metadata` what is known of the weights.
-
-    Attributes: `patch_size` in pixels; `width` D of a feature; `prefix`, tokens before the patches (CLS and registers).
+    a transformer of timm or `Pixels`; `name` is what tables call it; `prefix` counts tokens before the patches.
     """
 
     scale: Tensor
@@ -86,30 +84,24 @@ class FeatureEncoder(nn.Module):
         return self.tokens(images)[:, self.prefix :].unflatten(1, self.grid(*images.shape[2:]))
 
 
-# ---- loading --------------------------------------------------------------------------------------------------------
-
-
 def random_encoder(settings: params.Encoder, img_size: int, seed: int) -> FeatureEncoder:
     """The initialisation that a run with this seed starts from, frozen: what training has to beat."""
     return FeatureEncoder(initial_vit(settings, img_size, seed), "random").requires_grad_(False).eval()
 
 
-def load_encoder(source: str | Path, *, device: str | torch.device = "cpu", which: str = "teacher") -> FeatureEncoder:
+def load_encoder(source: str | Path, *, device: str | torch.device = "cpu") -> FeatureEncoder:
     """An encoder from anywhere, frozen and ready to read features.
 
     Args:
         source: one of
             a file (.pth, .pt, .bin, .ckpt, .safetensors) that holds a whole encoder under the official (DINO, DINOv2,
-            T-CoRe), timm's or our names, whatever stands beside it: released files, training checkpoints, state dicts;
+            T-CoRe), timm's or our names, whatever stands beside it: released files, training checkpoints, state dicts; of
+            a teacher and a student, or an averaged encoder and its origin, the first one is meant;
             a folder of timm or the Hugging Face hub (also `local-dir:FOLDER`);
             `vits16_k400`, `vits16_inet`, `vitb16_k400`: the published encoders, fetched if they are not here;
             `timm:NAME` with timm's weights, `timm:NAME:random` without;
             `pixels`: no network, each patch's own normalised pixels.
         device: where it shall run.
-        which: "teacher" or "student", where a file holds both; an averaged or momentum encoder counts as the teacher.
-
-    Raises:
-        InputError: the source cannot be had, read or trusted, or its tensors are not those of one whole encoder.
     """
     name, metadata = str(source), None
     if name == "pixels":
@@ -125,12 +117,9 @@ def load_encoder(source: str | Path, *, device: str | torch.device = "cpu", whic
         file = read_weights(path)
         metadata = file.metadata
         if "architecture" in metadata and not metadata[OURS]:  # a folder that timm's own export wrote
-            options = {"pretrained_cfg_overlay": metadata.get("pretrained_cfg"), **metadata.get("model_args", {})}
-            network = _timm(metadata["architecture"], pretrained=False, **options)
-            state = {key: value for key, value in file.tensors.items() if not key.startswith("head.")}
-            load_exactly(network, state, path)
+            network = _timm(f"local-dir:{path}", pretrained=True)
         else:
-            network = _plain_vit(find_encoder(file, which), file.heads, path)
+            network = _plain_vit(find_encoder(file), file.heads, path)
             network.layout = metadata.get("layout", network.layout)  # how a continued encoder once came in
     return FeatureEncoder(network, name, metadata).requires_grad_(False).eval().to(device)
 
@@ -159,15 +148,11 @@ def _timm(name: str, *, pretrained: bool, **options: Any) -> Any:
         ) from error
 
 
-# ---- continuing from one --------------------------------------------------------------------------------------------
-
-
 def start_from(vit: ViT, source: str | Path) -> None:
     """Give a network that is to be trained the weights of an encoder from anywhere (`pretrain.encoder.init`).
 
-    The source is anything `load_encoder` takes that is a plain ViT with a CLS token: patch size, registers, LayerScale, GELU
-    or SwiGLU, biases and positions as they are. Features are then the encoder's, at every image size. `vit.layout` says
-    how the encoder came in; `export` writes it that way again. For another shape, the `InputError` says what to set.
+    The source is anything `load_encoder` takes that is a plain ViT with a CLS token. Features are then the encoder's, at every
+    image size, and `vit.layout` says how it came in. For another shape, the `InputError` says what to set.
     """
     given = plain_vit(load_encoder(source))
     ours, theirs = vit.settings.model_dump() | {"img_size": vit.img_size}, given.settings.model_dump()
@@ -205,9 +190,6 @@ def plain_vit(encoder: FeatureEncoder) -> ViT:
     return vit
 
 
-# ---- looking inside -------------------------------------------------------------------------------------------------
-
-
 def _outputs(encoder: FeatureEncoder, modules: Iterable[nn.Module], images: Tensor) -> list[Tensor]:
     """What these modules inside the encoder's network give out during one pass over images (B, 3, H, W)."""
     collected: list[Tensor] = []
@@ -226,12 +208,9 @@ def layer_tokens(encoder: FeatureEncoder, images: Tensor) -> Tensor:
 
 
 def attention_maps(encoder: FeatureEncoder, images: Tensor, layer: int = -1) -> Tensor:
-    """Self-attention weights of one block, negative counts from the end: (B, 3, H, W) -> (B, heads, T, T), rows sum to 1.
-
-    Only this block leaves the fused kernel, and only for this call.
-    """
+    """Self-attention weights of one block, negative counts from the end: (B, 3, H, W) -> (B, heads, T, T), rows sum to 1."""
     attention: Any = encoder.network.blocks[layer].attn
-    fused, attention.fused_attn = attention.fused_attn, False
+    fused, attention.fused_attn = attention.fused_attn, False  # only this block leaves the fused kernel
     try:
         return _outputs(encoder, [attention.attn_drop], images)[0]
     finally:

@@ -42,7 +42,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def as_frames(source: Any) -> NDArray[np.uint8]:
-    """Frames as uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array or a tensor of one or more."""
+    """uint8 (n, H, W, 3), from a path (image, video, folder of frames), an array or a tensor of one or more."""
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         return read_rgb(path)[None] if is_image(path.name) else read_video(path)
@@ -50,10 +50,8 @@ def as_frames(source: Any) -> NDArray[np.uint8]:
     return read_video(array[None] if array.ndim == 3 else array)
 
 
-def features(
-    encoder: FeatureEncoder | str | Path, frames: Any, size: tuple[int, int] | None = None, *, normalise: bool = True
-) -> Tensor:
-    """Patch features of frames as the benchmarks read them: float32 (n, h, w, D) on the CPU, of length 1 if `normalise`.
+def features(encoder: FeatureEncoder | str | Path, frames: Any, size: tuple[int, int] | None = None) -> Tensor:
+    """Patch features of frames as the benchmarks read them: float32 (n, h, w, D) on the CPU, of length 1.
 
     `encoder` is what `load_encoder` gives or takes, `frames` what `as_frames` takes; they are resized to `size`, None = their
     own, rounded to whole patches. An `InputError` where a feature is not finite.
@@ -67,7 +65,7 @@ def features(
         raise InputError(
             f"The encoder {encoder.name} gives features that are no finite numbers; its weights are broken."
         )
-    return (F.normalize(result, dim=-1) if normalise else result).cpu()
+    return F.normalize(result, dim=-1).cpu()
 
 
 def matches(
@@ -112,20 +110,15 @@ def matches(
     return table.iloc[sorted(chosen)].reset_index(drop=True)
 
 
-# ---- figures by depth -----------------------------------------------------------------------------------------------
-
-Norms = dict[tuple[str, str], list[float]]  # (quantity, encoder) -> a value per block
-
-
-def _by_depth(values: Norms) -> pd.DataFrame:
-    """A table: index `block`, columns (quantity, encoder), NaN past an encoder's end."""
+def _by_depth(values: Mapping[tuple[str, str], list[float]]) -> pd.DataFrame:
+    """A value per block of each (quantity, encoder) -> index `block`, columns (quantity, encoder), NaN past an encoder's end."""
     series = {key: pd.Series(values[key], dtype=float) for key in sorted(values, key=lambda key: key[0])}
     return pd.DataFrame(series).rename_axis(index="block", columns=["quantity", "encoder"])
 
 
 def weight_norms(encoders: Mapping[str, FeatureEncoder]) -> pd.DataFrame:
     """Frobenius norm of each block's weights: quantities `attention`, `mlp` and, where there is one, `layer_scale`."""
-    values: Norms = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for quantity, start, ndim in (("attention", "attn.", 2), ("mlp", "mlp.", 2), ("layer_scale", "ls", 1)):
         for name, encoder in encoders.items():
             for block in encoder.network.blocks:
@@ -146,7 +139,7 @@ def token_norms(
     encoders: Mapping[str, FeatureEncoder], frame: NDArray[np.uint8], size: tuple[int, int]
 ) -> pd.DataFrame:
     """Mean L2 norm of a frame's tokens, uint8 (H, W, 3), after each block: quantities `CLS`, `registers`, `patches`."""
-    values: Norms = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for name, encoder in encoders.items():
         norms, prefix = _layers(encoder, [frame], size)[:, 0].norm(dim=-1), encoder.prefix  # (depth, T)
         parts = {"CLS": norms[:, : min(1, prefix)], "registers": norms[:, 1:prefix], "patches": norms[:, prefix:]}
@@ -155,10 +148,7 @@ def token_norms(
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:
-    """Linear centred kernel alignment of two descriptions (n, D), (n, D') of the same n things (Kornblith et al., 2019).
-
-    0..1; 1 = the same up to rotation and one scale.
-    """
+    """Linear centred kernel alignment of two descriptions (n, D), (n, D') of the same n things (Kornblith et al., 2019)."""
     x, y = (value.double() - value.double().mean(0) for value in (first, second))
     return ((y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())).item()
 

@@ -39,6 +39,7 @@ REMEDY = (
     "give another copy or an earlier checkpoint, or, where you trust it, load it yourself and save what counts alone: "
     "torch.save(model.state_dict(), FILE)"
 )
+WRAPPERS = re.compile(r"\b(_fsdp_wrapped_module|module|_orig_mod)\.")  # of FSDP, DDP and torch.compile
 VIDEO = re.compile(rb"....ftyp|RIFF|\x1aE\xdf\xa3", re.DOTALL)
 _scalar = np.float64(0).__reduce__()[0]  # the function by which numpy's scalars are stored
 # Harmless classes that training scripts leave among their options. A file with any other is refused, not opened.
@@ -47,8 +48,6 @@ SAFE: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"),
     (pathlib.PurePosixPath, "pathlib.PosixPath"),
 ]  # fmt: skip
-
-# ---- reading --------------------------------------------------------------------------------------------------------
 
 
 class WeightFile(NamedTuple):
@@ -71,10 +70,7 @@ class WeightFile(NamedTuple):
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a file of torch or safetensors, or `model.safetensors` and `config.json` of a folder of timm or the hub.
-
-    An `InputError` where it is missing, damaged, not a weight file, or wants to run code.
-    """
+    """Read a file of torch or safetensors, or a folder as timm and the hub write it; refuse one that wants to run code."""
     path = Path(path).expanduser()
     config: dict[str, Any] = {}
     if path.is_dir():
@@ -91,9 +87,7 @@ def read_weights(path: str | Path) -> WeightFile:
         if not tensors:
             raise ValueError("it holds no tensors")
         ours = {**metadata.get(OURS, {}), **config.get(OURS, {})}
-    wrappers = ("_fsdp_wrapped_module", "module", "_orig_mod")  # of FSDP, DDP and torch.compile
-    plain = {name: ".".join(part for part in name.split(".") if part not in wrappers) for name in tensors}
-    tensors = {plain[name]: tensor for name, tensor in tensors.items()}
+    tensors = {WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
     return WeightFile(path, tensors, {**config, **metadata, **ours, OURS: ours})
 
 
@@ -143,13 +137,14 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(child, f"{name}.{key}" if name else str(key))
 
 
-# ---- one encoder in a file ------------------------------------------------------------------------------------------
-
 ANCHOR = "patch_embed.proj.weight"  # every vision transformer has it
-ROLES = {  # words in a name -> which network of a checkpoint it is: the averaged copy, or the one the optimiser stepped
-    **dict.fromkeys(("teacher", "momentum_encoder", "state_dict_ema", "model_ema", "ema"), "teacher"),
-    **dict.fromkeys(("student", "base_encoder"), "student"),
-}
+AVERAGED = {
+    "teacher",
+    "momentum_encoder",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+}  # of a checkpoint's networks the one meant
 # What may stand beside an encoder: classifiers, MAE's decoder, projection and prediction heads. Patch tokens ignore it.
 BESIDE = re.compile(r"^(head|decoder|proj|predict|classif|fc\.|last_layer|dino_|ibot_|masked_embed)")
 ELSEWHERE = {  # a name by which a network is known that timm has to load -> the one meant
@@ -158,29 +153,19 @@ ELSEWHERE = {  # a name by which a network is known that timm has to load -> the
 }
 
 
-def find_encoder(file: WeightFile, which: str) -> State:
-    """The tensors of one encoder inside a checkpoint, without their common prefix and without what stands beside it.
-
-    `which`, where the checkpoint holds both, is "teacher" (also: averaged or momentum encoder) or "student". An `InputError`
-    where there is none, or several, or one that timm has to load.
-    """
+def find_encoder(file: WeightFile) -> State:
+    """The tensors of the encoder in a checkpoint, the averaged one of two, without common prefix and what stands beside it."""
     path, tensors, _ = file
     for word, known in ELSEWHERE.items():
         if any(word in name for name in tensors):
             raise InputError(
                 f"{path} has names that are not read here ({known}, or another size, is the same network)."
             )
-    roles = {}
-    for prefix in (name.removesuffix(ANCHOR) for name in tensors if f".{name}".endswith(f".{ANCHOR}")):
-        roles[prefix] = next((ROLES[word] for word in prefix.split(".") if word in ROLES), "without a role")
-    found = [prefix for prefix in roles if roles[prefix] == which]
-    found = found or [prefix for prefix in roles if roles[prefix] == "without a role"]
+    prefixes = [name.removesuffix(ANCHOR) for name in tensors if f".{name}".endswith(f".{ANCHOR}")]
+    found = [prefix for prefix in prefixes if AVERAGED & set(prefix.split("."))] or prefixes
     if len(found) != 1:
-        held = ", ".join(f"{role} ({prefix})" for prefix, role in roles.items()) or f"no {ANCHOR}"
-        raise InputError(
-            f"{path} does not hold one {which} that is a vision transformer, but {held}; ask for another, or save the one "
-            "you mean on its own."
-        )
+        held = f"several encoders ({', '.join(found)})" if found else f"no vision transformer (no {ANCHOR})"
+        raise InputError(f"{path} holds {held}; save the encoder that you mean on its own.")
     state = {name.removeprefix(found[0]): value for name, value in tensors.items() if name.startswith(found[0])}
     patch, mask = state[ANCHOR], state.get("mask_token")
     if patch.ndim == 5:
@@ -192,8 +177,6 @@ def find_encoder(file: WeightFile, which: str) -> State:
         del state["mask_token"]  # a decoder's, as in MAE
     return {name: value for name, value in state.items() if not BESIDE.match(name)}
 
-
-# ---- layouts --------------------------------------------------------------------------------------------------------
 
 # Names on the way in, and on the way out again; chunks are those of DINOv2's trainings: `blocks.0.3.norm1.bias`.
 CHUNKS, REGISTERS = (r"^blocks\.\d+\.(\d+\.)", r"blocks.\1"), ("reg_token", "register_tokens")
@@ -236,7 +219,7 @@ def to_vit(state: Mapping[str, Tensor]) -> tuple[State, str]:
 
 
 def to_layout(state: Mapping[str, Tensor], layout: str) -> State:
-    """A ViT's tensors as `to_vit` found them. The sum that timm stores for CLS is the one a forward pass makes."""
+    """A ViT's tensors as `to_vit` found them."""
     state = {name: value.detach() for name, value in state.items() if layout == "official" or name != "mask_token"}
     if layout != "timm":
         return _renamed(state, *UNGATED) if _is_gated(state) else state
@@ -273,9 +256,6 @@ def load_exactly(network: nn.Module, state: State, origin: str | Path) -> None:
             if not (tensor.is_floating_point() and tensor.isfinite().all()):
                 raise ValueError(f"{name} holds NaN, infinity or {tensor.dtype}")
         network.load_state_dict(state)
-
-
-# ---- writing --------------------------------------------------------------------------------------------------------
 
 
 def write_safetensors(target: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -98,8 +98,6 @@ def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int
             )
 
 
-# ---- weights under the original's names -----------------------------------------------------------------------------
-
 _DECODER_NAMES = (
     (r"\bblocks\.", "decoder."),
     (r"\.(cross_attn|self_attn|linear)\.", r".auxiliary_\1."),
@@ -174,7 +172,6 @@ def export_command(
     target: Path,
     *,
     format: Literal["safetensors", "timm", "official", "model"] = "safetensors",
-    which: Literal["teacher", "student"] = "teacher",
 ) -> None:
     """Write an encoder for use elsewhere.
 
@@ -182,6 +179,5 @@ def export_command(
         file: a checkpoint, or anything that `evaluate --encoder` takes.
         target: the file to write; for timm a folder.
         format: model = student, teacher and decoder of a training checkpoint.
-        which: of the two encoders.
     """
-    print(write_model(file, target) if format == "model" else export(file, target, format, which=which))
+    print(write_model(file, target) if format == "model" else export(file, target, format))

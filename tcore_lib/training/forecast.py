@@ -15,7 +15,7 @@ from tcore_lib.data.shards import open_index
 from tcore_lib.machine import Meter, Place, choose_device
 from tcore_lib.params import Params, load
 from tcore_lib.training.batches import Collate, worker_count
-from tcore_lib.training.loop import in_one_sentence
+from tcore_lib.training.loop import full_memory_told
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
@@ -25,11 +25,9 @@ ON_A_CPU = 8  # samples measured at most: a CPU takes as long for each sample of
 def forecast(
     params: Params, index: Videos, device: torch.device, *, steps: int = 20, seconds: float = 10.0
 ) -> pd.Series:
-    """Measure up to `steps` steps of a profile for about `seconds` with a throw-away model; no generator is moved.
+    """Measure up to `steps` steps of a profile for about `seconds` with a throw-away model, and scale them up.
 
-    A micro-batch is measured, on a CPU of at most 8 samples, and times and memory are scaled up to a step.
-
-    Returns `hours` of the whole schedule (without checkpoints and exchange between ranks), `samples_per_second` over all ranks,
+    `hours` of the whole schedule (without checkpoints and exchange between ranks), `samples_per_second` over all ranks,
     `bottleneck` (`loader` or `step`), `memory_gb` (peak, 1e9 bytes, of the GPU or of this process), `workers` the run will use
     and `enough_workers` with which a GPU never waits; `load_seconds` (one loader process) and `step_seconds` of a rank's step.
     """
@@ -37,7 +35,7 @@ def forecast(
     share = max(1, loop.batch_size // loop.devices)  # samples of a rank's step
     micro = max(1, share // loop.accumulate)
     samples = min(micro, ON_A_CPU) if device.type == "cpu" else micro
-    with in_one_sentence(params.pretrain):
+    with full_memory_told(params.pretrain):
         meter, resting = _measure(params, index, device, samples, steps, seconds)
     load = share / samples * meter.median("load")
     step = share / samples * meter.median("gradients") + meter.median("update")

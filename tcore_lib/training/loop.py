@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tcore_lib.data.sandwich import Videos
 from tcore_lib.data.shards import open_index
 from tcore_lib.errors import InputError
-from tcore_lib.files import reading, reason, writable
+from tcore_lib.files import reading, writable
 from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory_is_full, place_of
 from tcore_lib.params import Params, Pretrain, load, resolve
 from tcore_lib.runs import provenance, run_folder
@@ -38,6 +38,7 @@ from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
 T = TypeVar("T")
+OnLog = Callable[[Row], object] | None  # what is called with every row of the log
 CHECKPOINTS = "checkpoints"  # folder in the run's folder
 PATIENCE = 30.0  # seconds a training waits for the processes of a killed one, which still write a checkpoint
 
@@ -53,17 +54,8 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signum
 
 
-# ---- the loop -------------------------------------------------------------------------------------------------------
-
-
 def run_steps(
-    trainer: Trainer,
-    params: Params,
-    index: Videos,
-    output: Path,
-    place: Place,
-    progress: bool,
-    on_log: Callable[[Row], None] | None,
+    trainer: Trainer, params: Params, index: Videos, output: Path, place: Place, progress: bool, on_log: OnLog
 ) -> None:
     """Make all steps that are left: data, step, log, checkpoint, stop. Arguments as in `pretrain`."""
     settings, device, loop = params.pretrain, trainer.device, params.pretrain.loop
@@ -77,8 +69,8 @@ def run_steps(
     warned, clock = False, time.perf_counter()
     bar = tqdm(total=last, initial=step, unit="step", file=sys.stdout, disable=not (progress and place.leads))
     with bar, noted_signals() as noted:
-        if step == last == 0:  # no step at all: the checkpoint is the start
-            save(trainer, params, len(index), output / CHECKPOINTS, step, place, started)
+        if step == last == 0 and place.leads:  # no step at all: the checkpoint is the start
+            save(trainer, params, len(index), output / CHECKPOINTS, step, started)
         while step < last:
             # data: the workers have drawn everything random; crops are cut on the device
             hyper = schedules.at(step)
@@ -110,8 +102,8 @@ def run_steps(
                 warned = check_collapse(recent, settings, warned)
 
             # checkpoint
-            if save_due or stop:
-                save(trainer, params, len(index), output / CHECKPOINTS, step, place, started)
+            if (save_due or stop) and place.leads:
+                save(trainer, params, len(index), output / CHECKPOINTS, step, started)
 
             # stop
             if stop:
@@ -133,30 +125,18 @@ def one_ahead(made: Iterator[T], device: torch.device) -> Iterator[T]:
 
 
 def pretrain(
-    params: Params,
-    index: Videos,
-    output: str | Path,
-    *,
-    resume: bool = True,
-    progress: bool = True,
-    on_log: Callable[[Row], None] | None = None,
+    params: Params, index: Videos, output: Path, *, resume: bool = True, progress: bool = True, on_log: OnLog = None
 ) -> pd.DataFrame:
     """Train, or go on training, in this process (docs/method.md); as one rank of many where torchrun started it.
 
     Written to `output`: `log.csv` (one row per `loop.log_every` steps: means over these steps of the terms before their
     weights and of the gradient norms before clipping, `TCoRe.diagnostics`, the last step's schedule values, speed, peak
     memory; also returned, and row by row given to `on_log`) and `checkpoints/step-<8 digits>.pt`. `resume` continues from the
-    newest of these, False removes them.
-
-    Raises:
-        InputError: impossible settings, a checkpoint of other settings, another process that trains this run, a full device
-            or disk, an unreadable frame, a loader process that died, or training that went wrong (`TrainingStopped`).
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint has been written.
+    newest of these, False removes them. Ctrl-C or SIGTERM: a checkpoint is written and `Interrupted` raised.
     """
-    output, place = Path(output), place_of()
+    place = place_of()
     device = choose_device(params.run.device, place)
-    check_feasible(params, place.world)
-    with sole_owner(output) if place.leads else nullcontext(), joined(place, device), in_one_sentence(params.pretrain):
+    with sole_owner(output) if place.leads else nullcontext(), joined(place, device), full_memory_told(params.pretrain):
         if not resume and place.leads:
             for file in checkpoints.steps_in(output / CHECKPOINTS).values():
                 file.unlink()
@@ -167,37 +147,19 @@ def pretrain(
     return read_log(output / LOG_NAME)
 
 
-# ---- what stops a training ------------------------------------------------------------------------------------------
-
-
-def check_feasible(params: Params, world: int) -> None:
-    """Refuse what can be known to fail before anything starts."""
-    loop = params.pretrain.loop
-    if loop.batch_size // (world * loop.accumulate) == 1 and params.pretrain.loss.koleo > 0:
-        raise InputError(
-            f"KoLeo looks for a nearest neighbour, but a micro-batch holds one sample of batch_size = {loop.batch_size}; "
-            "lower pretrain.loop.accumulate, raise batch_size, or set pretrain.loss.koleo: 0.0."
-        )
-
-
 @contextmanager
-def in_one_sentence(settings: Pretrain) -> Iterator[None]:
-    """Inside, a full memory and a missing compiler are said in one sentence."""
+def full_memory_told(settings: Pretrain) -> Iterator[None]:
+    """Inside, a full memory is said in one sentence."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if memory_is_full(error):
-            raise InputError(
-                f"The device's memory is full with pretrain.loop.batch_size = {settings.loop.batch_size}; raise "
-                f"pretrain.loop.accumulate to {2 * settings.loop.accumulate}, set "
-                "pretrain.loop.activation_checkpointing: true, or use more devices."
-            ) from error
-        if isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
-            raise InputError(
-                "pretrain.loop.compile is true, but torch.compile cannot generate code here "
-                f"({reason(error.inner_exception)}); install a C compiler, or set it to false."
-            ) from error
-        raise
+        if not memory_is_full(error):
+            raise
+        raise InputError(
+            f"The device's memory is full with pretrain.loop.batch_size = {settings.loop.batch_size}; raise "
+            f"pretrain.loop.accumulate to {2 * settings.loop.accumulate}, set pretrain.loop.activation_checkpointing: true, "
+            "or use more devices."
+        ) from error
 
 
 @contextmanager
@@ -236,15 +198,8 @@ def sole_owner(output: Path) -> AbstractContextManager[Any]:
         ) from error
 
 
-# ---- checkpoints ----------------------------------------------------------------------------------------------------
-
-
-def save(
-    trainer: Trainer, params: Params, num_videos: int, folder: Path, step: int, place: Place, started: float
-) -> None:
-    """Write a checkpoint; only the leading rank does."""
-    if not place.leads:
-        return
+def save(trainer: Trainer, params: Params, num_videos: int, folder: Path, step: int, started: float) -> None:
+    """Write a checkpoint."""
     model, loop = trainer.model, params.pretrain.loop
     content = {
         **checkpoints.official_weights(model),
@@ -279,20 +234,11 @@ def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> 
     return int(content["step"])
 
 
-# ---- several devices, and the command -------------------------------------------------------------------------------
-
-
-def train(
-    params: Params,
-    *,
-    resume: bool = True,
-    progress: bool = True,
-    on_log: Callable[[Row], None] | None = None,
-) -> pd.DataFrame:
-    """Train a profile into its run folder, on the index that notebook 00 made: what notebook 01 and the command call.
+def train(params: Params, *, resume: bool = True, progress: bool = True, on_log: OnLog = None) -> pd.DataFrame:
+    """`pretrain` a profile into its run folder, on the index that notebook 00 made.
 
     With `pretrain.loop.devices` > 1 in as many processes on this machine, one per GPU (on a CPU they share the cores);
-    they end with this one. Arguments, result and errors as of `pretrain`.
+    they end with this one.
     """
     devices, output = params.pretrain.loop.devices, run_folder(params)
     if devices == 1 or place_of().world > 1:
@@ -344,9 +290,6 @@ def pretrain_command(
         profile: a parameter file, or the name of one in params/.
         fresh: start anew instead of resuming.
         changes: replace one setting, section.key=value; may be repeated.
-
-    Returns:
-        0; 130 or 143 where a signal stopped it.
     """
     try:
         train(load(profile, changes), resume=not fresh, progress=place_of().leads)

@@ -7,7 +7,7 @@ the centres need no logits at all.
 Letters: S student sets and V teacher sets of R rows each, d bottleneck width, K prototypes, M masked patches, B samples.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,6 @@ from tcore_lib.machine import compiled
 
 # Logits of one slice: 64 MB on a CPU; on a GPU 512 MB, rows enough to keep its matrix products at their full rate.
 SLICE = {"cpu": 2**24, "cuda": 2**27}
-
-
-class Temperatures(NamedTuple):
-    """Of the student's and the teacher's softmax."""
-
-    student: float
-    teacher: float
 
 
 # What is done to a slice of logits, which a GPU runs as generated code: it takes a number for a constant, so the logits come
@@ -96,21 +89,20 @@ def prototype_cross_entropy(
     teacher_prototypes: Tensor,
     centre: Tensor,
     weights: Tensor,
-    temperatures: Temperatures,
+    temperatures: tuple[float, float],
     *,
     fused: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sum over rows of the cross-entropy of each student set against every teacher set.
 
     loss_s = sum_r weights_r sum_v H(t_vr, p_sr) with H(t, p) = -sum_k t log p, p = softmax(student logits / temperature) and
-    t = softmax((teacher logits - centre) / temperature). DINO and the patch terms are this with different sets.
+    t = softmax((teacher logits - centre) / temperature), `temperatures` in this order. DINO and the patch terms are this.
 
     Features are L2-normalised: `student` (S, R, d), `teacher` (V, R, d) without gradient; prototypes (K, d); `centre` (K,);
     `weights` (R,). `fused`: what is done to the logits runs as generated code. Returns losses (S,); and without gradient, of the
     teacher's V R distributions, their sum (K,) and the sum of their entropies () in nats.
     """
-    student, teacher = student / temperatures.student, teacher / temperatures.teacher
-    shift = centre / temperatures.teacher
+    student, teacher, shift = student / temperatures[0], teacher / temperatures[1], centre / temperatures[1]
     rows_at_a_time = max(1, SLICE[student.device.type] // (len(prototypes) * max(len(student), len(teacher))))
     losses = student.new_zeros(len(student))
     total_target, entropy = torch.zeros_like(shift), shift.new_zeros(())
@@ -139,6 +131,9 @@ def agreement(past: Tensor, future: Tensor, prototypes: Tensor) -> Tensor:
 
 def koleo(features: Tensor) -> Tensor:
     """Sum over the B >= 2 samples of -log(distance to the nearest other sample + 1e-8), on L2-normalised features (B, D)."""
+    assert len(features) > 1, (
+        "a micro-batch of one sample has no neighbours: lower loop.accumulate or the number of ranks"
+    )
     with torch.autocast(features.device.type, enabled=False):
         features = features if features.dtype == torch.float64 else features.float()
         features = F.normalize(features, dim=-1, eps=1e-8)

@@ -94,7 +94,7 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.model.update_centres(*self._counts)
-        self.model.update_teacher(hyper.momentum)
+        optimisers.ema(self.model.teacher.parameters(), self.model.student.parameters(), hyper.momentum)
         return {f"grad_norm_{name}": norm for name, norm in norms.items()}
 
     def step(self, micro_batches: Iterable[tuple[Mapping[str, Tensor], Draws]], hyper: Hyper) -> dict[str, Tensor]:

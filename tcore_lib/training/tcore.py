@@ -22,8 +22,7 @@ from tcore_lib.model.encoders import start_from
 from tcore_lib.model.heads import ProjectionHead
 from tcore_lib.model.vit import ViT, initial_vit, seeded
 from tcore_lib.training.draws import Draws
-from tcore_lib.training.losses import Temperatures, agreement, koleo, prototype_cross_entropy
-from tcore_lib.training.optimiser import ema
+from tcore_lib.training.losses import agreement, koleo, prototype_cross_entropy
 
 
 def term_weights(settings: params.Pretrain) -> dict[str, float]:
@@ -114,7 +113,7 @@ class TCoRe(nn.Module):
         student, teacher, frames = self.student, self.teacher, self.auxiliary_frames
         with_cls = "dino_global" in self.weights
         with_patches = (frames or "patch" in self.weights) and len(draws.crops) > 0
-        temperatures = Temperatures(self.settings.loss.student_temperature, teacher_temperature)
+        temperatures = (self.settings.loss.student_temperature, teacher_temperature)
 
         # 1. The teacher sees the current crops whole. Its features, centred and sharpened, are the targets.
         with torch.no_grad():
@@ -235,10 +234,6 @@ class TCoRe(nn.Module):
             if count > 0:
                 mean = self.teacher.head.last_layer.logits(total / count)
                 centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
-
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student: EMA of every weight of encoder and heads."""
-        ema(self.teacher.parameters(), self.student.parameters(), momentum)
 
 
 def _in_one_pass(head: ProjectionHead, sets: list[Tensor]) -> list[Tensor]:
