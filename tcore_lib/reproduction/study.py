@@ -1,16 +1,11 @@
 """A study: one profile, named variants of it, several seeds, scored along the training. Who beats whom, measured.
 
-    tcore study small_scale                         all tasks that are not finished, then the page
-    tcore study small_scale --only full,random      the same, for two of its variants
-
-A task is one variant with one seed: `reproduce` with changes, for the stages that prepare, train and evaluate, and once more on
-real clips where these are at hand. In `results/studies/<study>/`:
-
-    scores.csv   the scores of finished tasks, with what they belong to and what they cost (`COLUMNS`)
-    README.md    the page, with `curves.png` and `seeds.png`: computed from that table
-    runs/        the runs themselves; not kept in git
+A task is one variant with one seed: `reproduce` with changes, for the stages that prepare, train and evaluate, and once more
+on real clips where these are at hand. `results/studies/<study>/` holds `scores.csv` (one row per score, `COLUMNS`), the page
+`README.md` with `curves.png`, computed from that table alone, and `runs/`, which git does not keep.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from itertools import product
@@ -32,7 +27,7 @@ from tcore_lib.training.schedules import Schedules
 
 FOLDER = "studies"  # below params/ and below results/
 ENOUGH = 3  # seeds; two differences that happen to be equal would make an interval of no width
-# One row per score: `params` is a digest of what it depends on besides the code, `minutes` are the whole task's.
+# `params` is a digest of what a score depends on besides the code, `minutes` are the whole task's.
 COLUMNS = ["variant", "seed", "step", "benchmark", "metric", "value", "low", "high", "clips", "real",
            "params", "minutes", "machine", "commit"]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]{0,31}$")]
@@ -64,13 +59,11 @@ class Settings(Section):
     seeds: list[Count] = Field([0, 1, 2], min_length=1)
     points: Positive = setting(2, "equally spaced points of the training that are scored, with the last one")
     variants: dict[Name, Variant] = Field(min_length=1)
-    baseline: Name = setting("random", "the variant figures compare all others with")
     comparisons: tuple[Comparison, ...] = ()
     real: dict[Literal["davis", "jhmdb", "vip"], str] = setting({}, "benchmark -> folder of real clips")
 
     def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
         yield len(set(self.seeds)) == len(self.seeds), "seeds must differ from one another"
-        yield self.baseline in self.variants, f"baseline names {self.baseline!r}, which variants does not"
         for name in (name for claim in self.comparisons for name in (claim.better, claim.worse)):
             yield name in self.variants, f"comparisons names {name!r}, which variants does not"
 
@@ -92,11 +85,10 @@ class Study:
         if self.path.suffix not in (".yaml", ".yml"):
             self.path = parameters.project_root() / "params" / FOLDER / f"{study}.yaml"
         self.settings = parameters.checked(Settings, parameters.read_yaml(self.path), str(self.path))
-        base = self.settings.base
-        sections, origin = parameters.read_profile(self.path.parent / base if base.endswith(".yaml") else base)
+        base, here = self.settings.base, self.path.parent
+        sections, origin = parameters.read_profile(here / base if base.endswith(".yaml") else base)
         self.base = parameters.parse(sections, origin)
         self.folder = parameters.resolve(self.base.run.results) / FOLDER / self.path.stem
-        here = self.path.parent
         roots = {str(name): parameters.placed(root, here, f"{name}.root") for name, root in self.settings.real.items()}
         self.real = {name: root for name, root in roots.items() if parameters.resolve(root).is_dir()}
         grid = product(self.settings.seeds, self.settings.variants)
@@ -106,17 +98,17 @@ class Study:
         """All tasks share the base's data, whatever their seed. On real clips the protocol is the benchmark's own."""
         origin, settings = f"{self.path}, variant {variant}", self.settings.variants[variant]
         name, folder, trained = f"{variant}-seed{seed}", self.folder / "runs", settings.encoder == "run"
-        run = {"name": name, "seed": seed, "results": str(folder)}
-        data = {"synthetic": {"seed": self.base.run.seed}}
-        own = parameters.merged(sections, {"run": run, "data": data, "pretrain": settings.pretrain})
-        own = parameters.merged(own, {"pretrain": {"enabled": trained}})
+        own = parameters.merged(sections, {
+            "run": {"name": name, "seed": seed, "results": str(folder)},
+            "data": {"synthetic": {"seed": self.base.run.seed}},
+            "pretrain": parameters.merged(settings.pretrain, {"enabled": trained}),
+        })  # fmt: skip
         encoders = files = {"step 0": parameters.placed(settings.encoder, self.path.parent, "checkpoint.encoders.it")}
         if trained:
             steps = Schedules(parameters.parse(own, origin).pretrain).steps
-            every = steps // self.settings.points
-            if every * self.settings.points != steps:
-                points = f"points = {self.settings.points}"
-                raise InputError(f"{self.path}: {points} does not divide {steps} steps of {variant}.")
+            every, rest = divmod(steps, self.settings.points)
+            if rest:
+                raise InputError(f"{origin}: points = {self.settings.points} does not divide {steps} steps.")
             own = parameters.merged(own, {"pretrain": {"loop": {"milestone_every": every}}})
             scored = range(every, steps + 1, every)
             encoders = {f"step {step}": f"run@{step}" for step in scored}
@@ -124,14 +116,13 @@ class Study:
         training = parameters.parse({**own, "checkpoint": {"encoders": encoders}}, origin)
         if not self.real:
             return [training]
+        on_real: dict[str, Any] = {benchmark: {"enabled": False} for benchmark in table.BENCHMARKS}
+        on_real |= {benchmark: {"root": root} for benchmark, root in self.real.items()}
         # The title belongs to what makes a stage: other weights under the same names are scored anew.
-        run |= {"name": f"{name}-real", "title": training.digest("data", "pretrain")}
-        on_real = parameters.merged(own, {"run": run, "pretrain": {"enabled": False}})
-        on_real["checkpoint"] = {"encoders": files}
-        for benchmark in table.BENCHMARKS:
-            root = self.real.get(benchmark)
-            on_real[benchmark] = {"enabled": True, "root": root} if root else {"enabled": False}
-        return [training, parameters.parse(on_real, origin)]
+        run = {**own["run"], "name": f"{name}-real", "title": training.digest("data", "pretrain")}
+        pretrain = {**own["pretrain"], "enabled": False}
+        changes = {"run": run, "pretrain": pretrain, "checkpoint": {"encoders": files}, **on_real}
+        return [training, parameters.parse({**own, **changes}, origin)]
 
     def key(self, variant: str, seed: int) -> str:
         """What a task's scores depend on besides the code: its parameters, and the real clips that are scored."""
@@ -219,81 +210,67 @@ def keep(study: Study, variant: str, seed: int) -> None:
 # --- verdicts and the page --------------------------------------------------------------------------------------------
 
 
-def titled(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores with `benchmark` as a category in the page's order: `rendered DAVIS, J&F_m`, ..., `real DAVIS, J&F_m`, ..."""
-    titles = {
-        (real, name): f"{'real' if real else 'rendered'} {heading.replace(' ', ', ')}"
-        for real in (False, True)
-        for name, (_, heading) in table.BENCHMARKS.items()
-    }
-    named = [titles[key] for key in zip(scores["real"], scores["benchmark"], strict=True)]
-    shown = [title for title in titles.values() if title in named]
-    return scores.assign(benchmark=pd.Categorical(named, shown, ordered=True))
+VERDICTS = (
+    "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole interval "
+    "lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than 3 seeds. *one "
+    "point*: how many seeds would make the interval at most one point to either side."
+)
 
 
-def final(scores: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Scores after a task's last step: one row per benchmark and seed, a column per variant."""
-    last = scores.groupby(["variant", "seed", "benchmark"], observed=True)["step"].transform("max")
-    wide = scores[scores["step"] == last].pivot(index=["benchmark", "seed"], columns="variant", values="value")
-    return wide.reindex(columns=list(study.settings.variants))
-
-
-def verdict(differences: list[float]) -> tuple[str, float, float]:
-    """(verdict, low, high): what paired differences (better minus worse, points) say, by their 95 % t-interval.
+def verdict(differences: pd.Series) -> str:
+    """What paired differences (better minus worse, points, a row per seed) say: mean, 95 % t-interval, verdict, seeds needed.
 
     It speaks about chance in training: the clips are the same for all seeds, so it says nothing about other clips.
     """
-    low = high = differences[0] if len(differences) > 1 else float("nan")
-    if len(set(differences)) > 1:
+    if not len(differences):
+        return table.NOT_RUN
+    low = high = differences.iloc[0] if len(differences) > 1 else math.nan
+    if differences.nunique() > 1:
         low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    if not differences:
-        word = table.NOT_RUN
-    elif len(differences) < ENOUGH or low <= 0 <= high:
+    if len(differences) < ENOUGH or low <= 0 <= high:
         word = "cannot tell"
     else:
         word = "holds here" if low > 0 else "does not hold here"
-    return word, low, high
+    more = f" (one point: {seeds_for_one_point(differences)} seeds)" if len(differences) >= ENOUGH else ""
+    return f"{table.text(differences.mean(), low, high, sign=True)}: {word}{more}"
 
 
-def comparisons(study: Study, last: pd.DataFrame) -> pd.DataFrame:
-    """Every claim on every benchmark: claim, benchmark, seeds, and as text the mean difference, its interval and the verdict."""
-    rows = []
-    for claim, (benchmark, wide) in product(study.settings.comparisons, last.groupby("benchmark", observed=True)):
-        paired = (wide[claim.better] - wide[claim.worse]).dropna()  # seed by seed
-        word, low, high = verdict(paired.tolist())
-        measured = f"{table.text(paired.mean(), low, high, sign=True)}: {word}" if len(paired) else word
-        rows.append({"claim": claim.claim, "benchmark": benchmark, "seeds": len(paired), "verdict": measured})
-    return pd.DataFrame(rows, columns=["claim", "benchmark", "seeds", "verdict"])
-
-
-def _mean_and_std(values: pd.Series) -> str:
-    return table.text(values.mean()) + (f" ± {values.std():.1f}" if values.count() > 1 else "")
+def seeds_for_one_point(differences: pd.Series) -> int:
+    """The fewest seeds whose 95 % t-interval is at most one point to either side, were they to vary as these do."""
+    half = (stats.t.ppf(0.975, n - 1) * differences.std() / math.sqrt(n) for n in range(ENOUGH, 10_000))
+    return ENOUGH + next(extra for extra, width in enumerate(half) if width <= 1)
 
 
 def write_page(study: Study) -> None:
-    """Write a study's page, and its figures, from `scores.csv`."""
+    """Write a study's page, and its figure, from `scores.csv`."""
     scores = titled(study.scores())
     if len(scores):
-        titles = {name: variant.title for name, variant in study.settings.variants.items()}
-        baseline = study.settings.baseline
-        last = final(scores, study)
-        gained = last.sub(last[baseline], axis=0).rename(columns=titles).melt(ignore_index=False, var_name="encoder")
-        gained = gained.groupby(["encoder", "benchmark"], sort=False, observed=True)["value"]
-        gained = gained.agg(difference="mean", low="min", high="max").reset_index()
-        along = scores.pivot_table("value", "step", ["variant", "benchmark"], sort=False, observed=True)
-        along = {titles[name]: along[name].dropna(how="all") for name in titles if name in along}
-        benchmarks = list(scores["benchmark"].cat.categories)
-        curves = figures.curves(along, benchmarks, title="scores along the training, %, mean over seeds")
-        seeds = figures.score_table(gained, against=titles[baseline], interval="from seed to seed")
-        for name, figure in (("curves", curves), ("seeds", seeds)):
-            with atomic_path(study.folder / f"{name}.png") as temporary:
-                figure.savefig(temporary, format="png", dpi=110)
+        along = scores.pivot_table("value", "step", ["variant", "benchmark"], sort=False)
+        along = {
+            settings.title: along[name].dropna(how="all")
+            for name, settings in study.settings.variants.items()
+            if name in along
+        }
+        names = list(scores["benchmark"].unique())
+        drawn = figures.curves(along, names, title="scores along the training, %, mean over seeds")
+        with atomic_path(study.folder / "curves.png") as temporary:
+            drawn.savefig(temporary, format="png", dpi=110)
     write_text(study.folder / "README.md", page(study, scores))
     print(study.folder / "README.md")
 
 
+def titled(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with benchmarks as a page calls them, `rendered DAVIS, J&F_m`, rendered ones first, in the paper's order."""
+    order = {name: place for place, name in enumerate(table.BENCHMARKS)}
+    scores = scores.sort_values(["real", "benchmark"], key=lambda column: column.replace(order), kind="stable")
+    heading = scores["benchmark"].map(
+        {name: heading.replace(" ", ", ") for name, (_, heading) in table.BENCHMARKS.items()}
+    )
+    return scores.assign(benchmark=scores["real"].map({True: "real ", False: "rendered "}) + heading)
+
+
 def page(study: Study, scores: pd.DataFrame) -> str:
-    """The study as markdown: what was trained, the scores along it, the verdicts where the study makes claims."""
+    """The study as markdown: what was trained, the scores along it (as `titled` gives them), the verdicts on its claims."""
     base, name = study.base, study.path.stem
     width, depth, _ = base.pretrain.encoder.shape
     tasks = scores.drop_duplicates(["variant", "seed"])
@@ -308,28 +285,28 @@ def page(study: Study, scores: pd.DataFrame) -> str:
         "seeds. They are not comparable with the paper's: other data, a smaller encoder, a small part of its training.",
     ]
     if len(scores):
-        titles = {name: variant.title for name, variant in study.settings.variants.items()}
-        last = final(scores, study)
-        by_benchmark = last.groupby("benchmark", observed=True)
-        means = by_benchmark.agg(_mean_and_std).T.rename_axis("variant")
-        means["seeds"] = by_benchmark.count().max().replace(0, table.NOT_RUN)
-        curves = scores.pivot_table("value", ["variant", "step"], "benchmark", sort=False, observed=True)
-        curves = curves[scores["benchmark"].cat.categories].map(table.text).reset_index().astype(str)
+        last = scores[scores["step"] == scores.groupby(["variant", "seed"])["step"].transform("max")]
+        wide = last.pivot(index=["benchmark", "seed"], columns="variant", values="value")
+        wide = wide.reindex(columns=list(study.settings.variants))
+        names = scores["benchmark"].unique()
+        means = wide.groupby("benchmark").agg(_mean_and_std).T[names].rename_axis("variant")
+        means["seeds"] = wide.groupby("benchmark").count().max().replace(0, table.NOT_RUN)
+        means.index = [study.settings.variants[variant].title for variant in means.index]
+        curves = scores.pivot_table("value", ["variant", "step"], "benchmark", sort=False)[names].map(table.text)
         parts += [
-            table.markdown(means.rename(index=titles).reset_index()),
-            f"![Scores after training, minus those of {titles[study.settings.baseline]}](seeds.png)",
+            table.markdown(means.rename_axis("variant").reset_index()),
             "## Along the training",
-            table.markdown(curves),
+            table.markdown(curves.reset_index().astype(str)),
             "![Scores along the training](curves.png)",
         ]
-    if len(scores) and study.settings.comparisons:
-        found = comparisons(study, last)
-        wide = found.pivot(index="claim", columns="benchmark", values="verdict")
-        parts += [
-            "## Verdicts",
-            "Difference in points, 95 % t-interval of the paired differences over seeds, verdict. *holds here*: the whole "
-            "interval lies above 0; *does not hold here*: below; *cannot tell* at this scale otherwise, and always with fewer than "
-            "3 seeds.",
-            table.markdown(wide.loc[found["claim"].unique(), found["benchmark"].unique()].reset_index()),
-        ]
+        claims = []
+        for claim in study.settings.comparisons:
+            paired = wide[claim.better] - wide[claim.worse]  # seed by seed
+            claims.append({"claim": claim.claim, **{name: verdict(paired[name].dropna()) for name in names}})
+        if claims:
+            parts += ["## Verdicts", VERDICTS, table.markdown(pd.DataFrame(claims))]
     return "\n\n".join(parts) + "\n"
+
+
+def _mean_and_std(values: pd.Series) -> str:
+    return table.text(values.mean()) + (f" ± {values.std():.1f}" if values.count() > 1 else "")
