@@ -14,7 +14,9 @@ from tiny_problem import formula_views, formula_weights, step_draws, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
+from tcore_lib.model.vit import initial_vit
 from tcore_lib.params import Pretrain, parse
+from tcore_lib.reproduction.profile import untrained_model
 from tcore_lib.training import optimiser
 from tcore_lib.training.checkpoints import load_official_weights, official_weights
 from tcore_lib.training.draws import draw_keep, of_masks
@@ -267,3 +269,13 @@ def test_parameter_groups_of_the_small_vit() -> None:
     assert counts == golden["parameter_counts"]
     assert tuple(golden["betas"]) == settings.optimiser.betas
     assert golden["clip_grad"] == settings.optimiser.clip_grad
+
+
+def test_before_training_means_the_encoder_that_is_continued(tmp_path: Path) -> None:
+    """Notebook 06 compares with where the training started: `pretrain.encoder.init`, where that is set."""
+    shape = {"arch": "custom", "width": 64, "depth": 1, "heads": 1}
+    given = initial_vit(tiny(encoder=shape).pretrain.encoder, 64, seed=5).state_dict()
+    torch.save(given, tmp_path / "vit.pth")
+    model = untrained_model(tiny(encoder=shape | {"init": str(tmp_path / "vit.pth")}))
+    for network in (model.student, model.teacher):
+        assert all(torch.equal(value, given[name]) for name, value in network.encoder.state_dict().items())

@@ -136,7 +136,10 @@ def newest_checkpoint(params: Params, step: int | None = None) -> Path:
 
 def untrained_model(params: Params) -> TCoRe:
     """Student, teacher and decoder as the run's training started from them."""
-    return TCoRe(params.pretrain, params.run.seed).to(device(params)).eval()
+    model = TCoRe(params.pretrain, params.run.seed)
+    if (source := params.pretrain.encoder.init) is not None:
+        model.start_from(source)
+    return model.to(device(params)).eval()
 
 
 def trained_model(params: Params) -> TCoRe:

@@ -29,7 +29,7 @@ from tcore_lib.data.shards import open_index
 from tcore_lib.errors import InputError
 from tcore_lib.files import reading, writable
 from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory_is_full, place_of
-from tcore_lib.params import Params, Pretrain, load, resolve
+from tcore_lib.params import Params, Pretrain, load
 from tcore_lib.runs import provenance, run_folder
 from tcore_lib.training import checkpoints
 from tcore_lib.training.batches import loader, micro_batches, sentence_in
@@ -220,7 +220,7 @@ def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> 
     content, model = checkpoints.load_newest(folder), trainer.model
     if content is None:
         if (source := params.pretrain.encoder.init) is not None:
-            model.start_from(str(resolve(source)) if resolve(source).exists() else source)
+            model.start_from(source)
         return 0
     origin = checkpoints.path_of(folder, content["step"])
     checkpoints.refuse_other_run(content, params, num_videos, str(origin))

@@ -91,7 +91,8 @@ class TCoRe(nn.Module):
         1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO on video, heads at a higher rate. MoSiC
         (Salehi et al., 2025) is named for further reading; its rates are not used here.
         """
-        start_from(self.student.encoder, source)
+        path = params.resolve(source)
+        start_from(self.student.encoder, path if path.exists() else source)
         self.teacher.encoder.load_state_dict(self.student.encoder.state_dict())
         self.teacher.encoder.layout = self.student.encoder.layout
 
