@@ -1,7 +1,6 @@
 """The propagation protocol by brute force, straight from docs/protocol.md: padded context, dense affinity, no tricks.
 
-Tests hold `tcore_lib.evaluation.propagation` against it. Among equal similarities the first of the list votes (long memory, then
-preceding frames oldest first, each row by row).
+Among equal similarities the first of the list votes (long memory, then preceding frames oldest first, each row by row).
 """
 
 import math

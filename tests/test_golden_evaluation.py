@@ -61,11 +61,13 @@ def assert_as_before(name: str, encoder: str, clips: list[Clip], settings: param
 @pytest.mark.parametrize("encoder", SOURCES)
 @pytest.mark.parametrize("name", ["jhmdb", "vip", *VARIANTS])
 def test_small_clips(name: str, encoder: str, tmp_path: Path) -> None:
-    settings: params.Benchmark = params.Vip(long_side=320) if name == "vip" else params.Jhmdb()
-    if name in VARIANTS:
-        settings = params.Davis(input_size=(192, 320), **VARIANTS[name])
-    write = {"jhmdb": small_clips.write_small_jhmdb, "vip": small_clips.write_small_vip}
-    root = write.get(name, small_clips.write_small_davis)(tmp_path / "data")
+    cases: dict[str, tuple[Any, params.Benchmark]] = {
+        "jhmdb": (small_clips.write_small_jhmdb, params.Jhmdb()),
+        "vip": (small_clips.write_small_vip, params.Vip(long_side=320)),
+    }
+    davis = params.Davis(input_size=(192, 320), **VARIANTS.get(name, {}))
+    write, settings = cases.get(name, (small_clips.write_small_davis, davis))
+    root = write(tmp_path / "data")
     key = f"small davis {name}" if VARIANTS.get(name) else f"small {name}"
     assert_as_before(key, encoder, load_clips(settings, root), settings, tmp_path / "out")
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tcore_lib.evaluation import davis, jhmdb, vip
 
@@ -63,20 +62,6 @@ def test_f_by_hand() -> None:
     assert davis.boundary_measure(found, true, tolerance=2) == pytest.approx(2 / 3)  # 2 * 1 * 4/8 / (1 + 4/8)
 
 
-def test_f_equals_the_dilation_of_the_toolkit() -> None:
-    coarse = np.random.default_rng(0).random((2, 7, 9)) < 0.4
-    found, true = (mask.repeat(9, 0).repeat(8, 1) for mask in coarse)
-    radius = 5
-    offsets = np.arange(-radius, radius + 1)
-    disk = offsets[:, None] ** 2 + offsets**2 <= radius**2
-    edges = davis.boundary(found), davis.boundary(true)
-    reached = [ndimage.binary_dilation(edge, disk) for edge in edges]
-    precision = (edges[0] & reached[1]).sum() / edges[0].sum()
-    recall = (edges[1] & reached[0]).sum() / edges[1].sum()
-    expected = 2 * precision * recall / (precision + recall)
-    assert davis.boundary_measure(found, true, tolerance=radius) == pytest.approx(expected, abs=1e-12)
-
-
 def test_mean_recall_and_decay_by_hand() -> None:
     values = np.array([1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
     mean, recall, decay = davis.sequence_statistics(values)
@@ -114,8 +99,5 @@ def test_iou_by_hand() -> None:
     assert matrix[:3, :3].tolist() == [[3, 1, 0], [0, 2, 0], [0, 1, 0]]  # the pixel of id 255 is left out
     assert matrix.sum() == 7
     iou = vip.class_iou(matrix)
-    assert iou[0] == 3 / 4  # hit 3, true 4, predicted 3
-    assert iou[1] == 2 / 4  # hit 2, true 2, predicted 4
-    assert iou[2] == 0  # true, never predicted
-    assert np.isnan(iou[3:]).all()  # never there, never predicted
-    assert np.nanmean(iou) == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
+    # Hit 3, true 4, predicted 3; hit 2, true 2, predicted 4; true, never predicted; neither there nor predicted.
+    np.testing.assert_array_equal(iou, [3 / 4, 2 / 4, 0, np.nan, np.nan])
