@@ -80,7 +80,6 @@ class Run(Section):
     seed: Count = setting(0, "every random choice follows from it")
     device: str = setting("auto", "auto = the first GPU, else the CPU", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     results: str = setting("results", "folder that holds the run folders")
-    threads: Positive | None = setting(None, "CPU threads of torch, shared by a training's processes; null = all cores")
 
 
 class SyntheticData(Section):
@@ -409,6 +408,7 @@ REMOVED = {  # settings of earlier versions, and why they went
     **dict.fromkeys(("ratio_end", "share_end"), "masks are the same in every step, as in the paper"),
     "real_points": "real clips are scored at every point",
     "separate_patch_head": "patches and CLS tokens share one head, as in the paper",
+    "threads": "OMP_NUM_THREADS says how many threads torch takes",
     "tensorboard": "pretrain.loop.tracker: tensorboard says it",
     "upsampling": "joints are scored on the grid: nothing is upsampled",
 }

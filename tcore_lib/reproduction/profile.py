@@ -24,9 +24,7 @@ SYNTHETIC = "synthetic"
 
 
 def device(params: Params) -> torch.device:
-    """Where the run computes; also sets torch's thread count where `run.threads` does."""
-    if params.run.threads:
-        torch.set_num_threads(params.run.threads)
+    """Where the run computes."""
     return choose_device(params.run.device, place_of())
 
 

@@ -242,8 +242,6 @@ def train(params: Params, *, resume: bool = True, progress: bool = True, on_log:
     """
     devices, output = params.pretrain.loop.devices, run_folder(params)
     if devices == 1 or place_of().world > 1:
-        if params.run.threads is not None:
-            torch.set_num_threads(max(1, params.run.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         return pretrain(params, open_index(params.data), output, resume=resume, progress=progress, on_log=on_log)
     rows = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with socket.socket() as probe:
@@ -277,7 +275,7 @@ def _rank(rank: int, params: Params, port: int, resume: bool, progress: bool, ro
     world = str(params.pretrain.loop.devices)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(max(1, (params.run.threads or cores()) // int(world)))
+    torch.set_num_threads(max(1, cores() // int(world)))
     pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=progress, on_log=rows.put)
 
 
