@@ -1,12 +1,9 @@
-"""Speed of data preparation and of the index at the size of Kinetics-400.
+"""Speed of data preparation: extraction on one core against the plain way, and an index of the size of Kinetics-400.
 
-    python benchmarks/data_prep.py [--clips 2] [--output results/benchmarks/data_prep.json]
-
-Extraction is compared, on one core, with the plain way: decode every frame of the clip, resize each, keep 20. Both write the same
-bytes (checked); times are CPU seconds, the best of two. The clips are rendered scenes, 10 seconds at 30 frames a second.
+The plain way decodes every frame of the clip, resizes each and keeps 20. Both write the same bytes (checked); times are CPU
+seconds, the best of two. The clips are rendered scenes, 10 seconds at 30 frames a second. Into results/benchmarks/data_prep.json.
 """
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -24,16 +21,15 @@ from tcore_lib.scenes import synthetic
 from tcore_lib.scenes.scenes import DOMAINS, render_scene
 
 SIZES = ((340, 256), (640, 480), (1280, 720))
-VIDEOS = 240_000
+VIDEOS, CLIPS = 240_000, 2  # in the index, per size
 
 
 def plain_way(path: Path, folder: Path) -> None:
     """Decode and resize everything, then keep some."""
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
-        frames = [
-            images.reduce_short_side(frame.to_ndarray(format="rgb24"), 256) for frame in container.decode(video=0)
-        ]
+        read = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
+        frames = [images.reduce_short_side(frame, 256) for frame in read]
     folder.mkdir(parents=True)
     for k, place in enumerate(np.round(np.linspace(0, len(frames) - 1, 20)).astype(int)):
         (folder / f"{k:05d}.jpg").write_bytes(videos.encode(frames[place]))
@@ -56,11 +52,11 @@ def seconds(way: Callable[[Path, Path], None], paths: list[Path], scratch: Path)
     return min(spent)
 
 
-def extraction(clips: int, root: Path) -> list[dict[str, object]]:
+def extraction(root: Path) -> list[dict[str, object]]:
     """Both ways at every size, of a rendered second, ten times in a row."""
     rows = []
     for size in SIZES:
-        paths = [root / f"{size[0]}_{k}.mp4" for k in range(clips)]
+        paths = [root / f"{size[0]}_{k}.mp4" for k in range(CLIPS)]
         for k, path in enumerate(paths):
             scene = render_scene("walking", 0, DOMAINS["fresh"], k, size=size, num_frames=30, seconds=1.0)
             synthetic.encode(path, np.concatenate([scene.frames] * 10), 30)
@@ -84,16 +80,10 @@ def index(path: Path) -> dict[str, float]:
             "file_megabytes": round(path.stat().st_size / 1e6, 1)}  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=2, help="clips per frame size")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/data_prep.json"))
-    args, started = parser.parse_args(), time.time()
+if __name__ == "__main__":
+    started = time.time()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        result = {"extraction_of_10_second_clips": extraction(args.clips, root), "index": index(root / "index.parquet")}
-    files.write_json(args.output, result | {"provenance": runs.provenance(params.Params(), started)})
-
-
-if __name__ == "__main__":
-    main()
+        result = {"extraction_of_10_second_clips": extraction(root), "index": index(root / "index.parquet")}
+    result |= {"provenance": runs.provenance(params.Params(), started)}
+    files.write_json(Path(__file__).parents[1] / "results/benchmarks/data_prep.json", result)

@@ -1,12 +1,9 @@
 """Speed of the correspondence explorer in a browser: from a pick to the drawn maps, and the size of what is sent.
 
 Target: under 100 ms from pick to picture. Measured by the page itself while a drag moves the pick, median and largest
-of 25 picks, in Chromium without a GPU; frames of noise, random features of width 384.
-
-    python benchmarks/explorer.py [--output results/benchmarks/explorer.json]
+of 25 picks, in Chromium without a GPU; frames of noise, random features of width 384. Into results/benchmarks/explorer.json.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -53,9 +50,6 @@ def measure(page: Any, path: Path) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/explorer.json"))
-    output = parser.parse_args().output
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     rows = []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -63,16 +57,14 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         for frames, grid, encoders in CASES:
             began = time.perf_counter()
-            explorer = build(frames, grid, encoders)
-            path = explorer.to_html(Path(folder) / "explorer.html")
-            seconds = time.perf_counter() - began
-            times = measure(page, path)
+            path = build(frames, grid, encoders).to_html(Path(folder) / "explorer.html")
+            seconds, times = time.perf_counter() - began, measure(page, path)
             rows.append({"frames": frames, "grid": list(grid), "encoders": encoders, "build_seconds": round(seconds, 2),
                          "page_bytes": path.stat().st_size,
                          "median_ms": statistics.median(times), "largest_ms": max(times)})  # fmt: skip
             print(rows[-1])
         browser.close()
-    files.write_json(output, {"picks": PICKS, "cases": rows})
+    files.write_json(Path(__file__).parents[1] / "results/benchmarks/explorer.json", {"picks": PICKS, "cases": rows})
 
 
 if __name__ == "__main__":

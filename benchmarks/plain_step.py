@@ -66,12 +66,8 @@ def losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Total and terms of a whole batch on one rank with the decoder on and one head; then both centres move.
 
-    Args:
-        model: its networks are used, its `forward` is not.
-        views: as for `TCoRe.forward`.
-        masks: (2B, P) bool.
-        sharp: teacher temperature.
-        rate: of the student's stochastic depth.
+    Of the model its networks are used, its `forward` is not. `views` are as for `TCoRe.forward`, masks (2B, P) bool; `sharp` is
+    the teacher's temperature, `rate` of the student's stochastic depth.
     """
     student, teacher, batch = model.student, model.teacher, len(masks) // 2
 

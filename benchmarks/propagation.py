@@ -4,23 +4,18 @@
     python benchmarks/propagation.py --frames 3 --size 96 160 --encoder random:1 --threads 1    # seconds: does it run?
     python benchmarks/propagation.py --set --device cuda  # 30 clips, 1,999 frames: the size of DAVIS-2017 val
 
-The brute-force way does what the released code does, in its order: frame 0 is decoded and encoded once for each of
-its places in the context, affinities are dense float32 matrices over all context frames (100 queries and two frames at
-a time), masked, divided and searched along their non-contiguous dimension; predictions are written as coloured label
-images, read again, turned into ids colour by colour, resized, written as palette PNGs and read once more to be scored.
-
-The two ways take turns, so that a slow minute of the machine hits both; its load is recorded. Results go to
-results/benchmarks/propagation.json.
+The brute-force way does what the released code does, in its order: frame 0 is decoded and encoded once for each of its places in
+the context, affinities are dense float32 matrices over all context frames (100 queries and two frames at a time), masked, divided
+and searched along their non-contiguous dimension; predictions are written as coloured label images, read again, turned into ids
+colour by colour, resized, written as palette PNGs and read once more to be scored. The two ways take turns, so that a slow minute
+of the machine hits both; its load is recorded. Results go to results/benchmarks/propagation.json.
 """
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +25,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tcore_lib import bodies, params
+from tcore_lib import bodies, params, runs
 from tcore_lib.evaluation import clips as clipfiles, labels as labelmaps
 from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.evaluate import encode, evaluate
 from tcore_lib.files import read_json, write_json
+from tcore_lib.machine import Meter
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.model.features import to_input
 from tcore_lib.scenes import synthetic
@@ -74,16 +70,6 @@ def find_encoder(source: str, device: str) -> FeatureEncoder:
     return random_encoder(params.Encoder(arch="custom", width=384, depth=depth, heads=6), 224, seed=0).to(device)
 
 
-@contextmanager
-def timed(stages: dict[str, float], name: str) -> Iterator[None]:
-    """Wall-clock seconds of what happens inside."""
-    began = time.perf_counter()
-    yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    stages[name] = time.perf_counter() - began
-
-
 # ---------------------------------------------------------------------------------------------- the two ways
 
 
@@ -102,34 +88,34 @@ class Known(torch.nn.Module):
 
 def ours(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: str, folder: Path) -> dict[str, Any]:
     """Two runs as users make them, with decoding and scoring beside the computation; one is spared the encoder."""
-    size, seconds = benchmark_of(settings).input_size(clip, encoder.patch_size), {}
+    size, meter = benchmark_of(settings).input_size(clip, encoder.patch_size), Meter(torch.device(device))
     encode(encoder, torch.zeros(1, 3, *size, device=device), settings.precision)  # warm up
-    with timed(seconds, "end_to_end"):
+    with meter("end_to_end"):
         table = evaluate({"ours": encoder}, [clip], settings, output=folder, progress=False, device=device)
     inputs = (torch.from_numpy(clip.image(frame)[None].copy()) for frame in range(len(clip)))
     features = [encode(encoder, to_input(one.to(device), size), settings.precision)[0] for one in inputs]
-    with timed(seconds, "without_encoder"):
+    with meter("without_encoder"):
         evaluate({"known": Known(encoder, features)}, [clip], settings, output=folder, progress=False, device=device)  # type: ignore[dict-item]
-    return {**seconds, "J&F_m": 100 * table["JF_mean"].mean()}
+    return {name: seconds for name, (seconds,) in meter.seconds.items()} | {"J&F_m": 100 * table["JF_mean"].mean()}
 
 
 def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: str, folder: Path) -> dict[str, Any]:
     """The protocol done the way of the released code, in float32."""
-    stages: dict[str, float] = {}
+    meter = Meter(torch.device(device))
     benchmark, context = benchmark_of(settings), settings.context
     size = benchmark.input_size(clip, encoder.patch_size)
     encoder(torch.zeros(1, 3, *size, device=device))
     padded = [0] * context + list(range(len(clip)))
-    with timed(stages, "decode"):
+    with meter("decode"):
         images = torch.cat([to_input(torch.from_numpy(clip.image(i)[None].copy()), size) for i in padded])
-    with timed(stages, "encode"):
+    with meter("encode"):
         features = torch.cat([encode(encoder, part.to(device)).cpu() for part in images.split(5)])  # (n, h, w, D)
     h, w = features.shape[1:3]
     flat = F.normalize(features, dim=-1).flatten(1, 2).transpose(1, 2)  # (n, D, P)
     places = torch.cartesian_prod(torch.arange(h), torch.arange(w)).float()
     mask = torch.where(torch.cdist(places, places) < settings.radius, 0.0, -1e10).to(device)
     weights, indices = [], []  # per frame (k, P)
-    with timed(stages, "affinity"):
+    with meter("affinity"):
         for first in range(0, len(clip), 2):
             frames = range(first, min(first + 2, len(clip)))
             known = torch.stack([flat[[0, *range(t, t + context)]].transpose(0, 1) for t in frames]).to(device)
@@ -148,7 +134,7 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
     palette = np.array(bodies.palette(), np.uint8).reshape(256, 3)
     soft = torch.zeros(len(padded), *start.shape)
     soft[: context + 1] = start
-    with timed(stages, "propagate, label files"):
+    with meter("propagate, label files"):
         for t in range(len(clip)):
             if t > 0:
                 labels = (
@@ -158,18 +144,18 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
                 soft[t + context] = voted.view(start.shape).cpu()
             large = F.interpolate(soft[t + context][None], size, mode="bilinear", align_corners=False)[0]
             Image.fromarray(palette[ids[large.argmax(0).numpy()]]).save(folder / f"{t}_mask.png")
-    with timed(stages, "palette conversion"):
+    with meter("palette conversion"):
         for t in range(len(clip)):
             coloured = np.array(Image.open(folder / f"{t}_mask.png"))
             found_ids = np.zeros(coloured.shape[:2], np.uint8)
             for colour in np.unique(coloured.reshape(-1, 3), axis=0):
                 found_ids[(coloured == colour).all(-1)] = np.flatnonzero((palette == colour).all(-1))[0]
             clipfiles.write_ids(folder / f"{t}.png", labelmaps.resize_ids(found_ids, clip.size))
-    with timed(stages, "score"):
+    with meter("score"):
         rows = benchmark.score(clip, lambda t: clipfiles.read_ids(folder / f"{t}.png"))
-    end_to_end, score = sum(stages.values()), 100 * float(np.mean([row["JF_mean"] for row in rows]))
-    ends = {"end_to_end": end_to_end, "without_encoder": end_to_end - stages["encode"]}
-    return {**ends, "stages": stages, "J&F_m": score}
+    stages = {name: seconds for name, (seconds,) in meter.seconds.items()}
+    whole, score = sum(stages.values()), 100 * float(np.mean([row["JF_mean"] for row in rows]))
+    return {"end_to_end": whole, "without_encoder": whole - stages["encode"], "stages": stages, "J&F_m": score}
 
 
 # ---------------------------------------------------------------------------------------------- comparing
@@ -179,25 +165,21 @@ def compare(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str, Any]
     """Both ways on the clip."""
     found, settings = find_clip(args)
     clip = cycled(found, args.frames)
-    ways: dict[str, Callable[..., dict[str, Any]]] = {"brute": brute, "ours": ours}
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    rounds: dict[str, list[dict[str, Any]]] = {"brute": [], "ours": []}
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory() as scratch:
-            for name, way in ways.items():
+            for way in (brute, ours):
+                name = way.__name__
                 print(f"round {number + 1} of {args.rounds}: {name} ...", flush=True)
-                folder = Path(scratch) / name
-                folder.mkdir()
-                rounds[name].append(way(clip, settings, encoder, args.device, folder))
-            predicted = Path(scratch) / "ours" / "predictions" / "ours"
-            read = benchmark_of(settings).predictions(predicted, clip)
-            maps = np.stack([read(t) for t in range(len(clip))])
-            differ = [
-                (one != clipfiles.read_ids(Path(scratch) / "brute" / f"{t}.png")).sum() for t, one in enumerate(maps)
-            ]
+                (Path(scratch) / name).mkdir()
+                rounds[name].append(way(clip, settings, encoder, args.device, Path(scratch) / name))
+            read = benchmark_of(settings).predictions(Path(scratch) / "ours" / "predictions" / "ours", clip)
+            pairs = [(read(t), clipfiles.read_ids(Path(scratch) / "brute" / f"{t}.png")) for t in range(len(clip))]
+            pixels = {"different": int(sum((a != b).sum() for a, b in pairs)), "of": sum(a.size for a, _ in pairs)}
     reference, measured = (median(rounds[name]) for name in ("brute", "ours"))
     parts = ("end_to_end", "without_encoder")
     measured["speed_up"] = {f"{part}_wall": round(reference[part] / measured[part], 2) for part in parts}
-    measured["pixels"] = {"different": int(sum(differ)), "of": maps.size}
+    measured["pixels"] = pixels
     size = {"clip": clip.name, "frames": len(clip), "input_size": settings.input_size, "rounds": args.rounds}
     return {**size, "brute force": reference, f"engine {args.precision}": measured}
 
@@ -214,11 +196,11 @@ def set_of_clips(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str,
     clip, settings = find_clip(args)
     lengths = args.lengths or [67] * 19 + [66] * 11  # 1,273 + 726
     made = [replace(cycled(clip, length), name=f"clip{i:02d}") for i, length in enumerate(lengths)]
-    quiet, seconds = settings.model_copy(update={"save_predictions": False}), {}
+    quiet, meter = settings.model_copy(update={"save_predictions": False}), Meter(torch.device(args.device))
     evaluate(encoder, [cycled(clip, 24)], quiet, progress=False, device=args.device)  # warm up
-    with timed(seconds, "seconds"):
+    with meter("seconds"):
         evaluate(encoder, made, quiet, device=args.device)
-    return {"clips": len(made), "frames": sum(lengths), args.precision: median([seconds])}
+    return {"clips": len(made), "frames": sum(lengths), args.precision: {"seconds": round(meter.median("seconds"), 3)}}
 
 
 def main() -> None:
@@ -238,16 +220,14 @@ def main() -> None:
     add("--output", type=Path, default=ROOT / "results" / "benchmarks" / "propagation.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    what, load = "set of DAVIS size" if args.set else "one clip", os.getloadavg()[0]
+    name = f"{'set of DAVIS size' if args.set else 'one clip'}, {args.device}"
+    machine = {"threads": args.threads, "encoder": args.encoder, "load_before": os.getloadavg()[0]}
     found = (set_of_clips if args.set else compare)(args, find_encoder(args.encoder, args.device))
-    where = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "threads": args.threads}
-    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"
-    machine = {**where, "device": device, "torch": torch.__version__, "encoder": args.encoder, "load_before": load}
+    machine |= runs.provenance(params.parse({"run": {"device": args.device}}, "propagation.py"), time.time())
     kept = read_json(args.output) if args.output.exists() else {}
-    name = f"{what}, {args.device}"
     record = {**kept.get(name, {}), "machine": machine, **found}  # its precisions may come from several calls
     write_json(args.output, {**kept, name: record})
-    print(record)
+    print(found)
 
 
 if __name__ == "__main__":

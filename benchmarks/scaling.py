@@ -35,13 +35,13 @@ def child(steps: int) -> None:
     """One rank: its median step, and the exchange of its gradients; the leading rank prints them as the last line."""
     torch.set_num_threads(1)
     place, quick = place_of(), params.load("quick").pretrain
-    own_loop, loop = (quick.loop.model_copy(update={"batch_size": n * PER_RANK}) for n in (1, place.world))
-    own, pretrain = (quick.model_copy(update={"loop": part}) for part in (own_loop, loop))
+    loops = (quick.loop.model_copy(update={"batch_size": n * PER_RANK}) for n in (1, place.world))
+    own, pretrain = (quick.model_copy(update={"loop": loop}) for loop in loops)
     meter = Meter(CPU)
     with joined(place, CPU):
         trainer = Trainer(pretrain, 0, CPU)
         for step in range(steps + 2):
-            (samples,) = counters(step, loop.batch_size, place.rank, place.world, 1)
+            (samples,) = counters(step, pretrain.loop.batch_size, place.rank, place.world, 1)
             hyper = Schedules(pretrain).at(step)
             draws = draw(pretrain, 0, step, samples)
             views = random_views(own, CPU, torch.float32, len(draws.crops))
@@ -70,7 +70,6 @@ def measured(world: int, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "benchmarks" / "scaling.json")

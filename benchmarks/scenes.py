@@ -1,11 +1,9 @@
 """Speed of the synthetic scenes on one core, in CPU seconds: a fresh clip of each kind, and the whole default set.
 
 Target: a fresh clip (20 frames of 340x256) well under 0.5 s, so that scenes can serve as an endless data set; the set under 60 s.
-
-    python benchmarks/scenes.py [--repeats 3] [--output results/benchmarks/scenes.json]
+Into results/benchmarks/scenes.json.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,25 +26,14 @@ def cpu_seconds(work: Callable[..., object], *args: object, repeats: int = 1, **
     return round(min(spent), 3)
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", default="results/benchmarks/scenes.json")
-    args = parser.parse_args()
+if __name__ == "__main__":
     torch.set_num_threads(1)
     fresh = DOMAINS["fresh"]
     render_scene("walking", 0, fresh, 0, num_frames=1)  # warm up
-    clips = {kind: cpu_seconds(render_scene, kind, 0, fresh, 1, repeats=args.repeats) for kind in KINDS}
-    whole = {}
+    clips = {kind: cpu_seconds(render_scene, kind, 0, fresh, 1, repeats=3) for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
-        settings, quietly = params.SyntheticData(), {"progress": False, "workers": 1}
-        for name in synthetic.SETS:
-            whole[name] = cpu_seconds(synthetic.write_set, name, Path(folder) / name, settings, 0, **quietly)
-    sets = whole | {"all": round(sum(whole.values()), 1)}
-    files.write_json(args.output, {"fresh_clip_20_frames_340x256": clips, "default_sets": sets})
-    print(clips, sets, sep="\n")
-
-
-if __name__ == "__main__":
-    main()
+        work = [(name, Path(folder) / name, params.SyntheticData(), 0) for name in synthetic.SETS]
+        whole = {one[0]: cpu_seconds(synthetic.write_set, *one, progress=False, workers=1) for one in work}
+    found = {"fresh_clip_20_frames_340x256": clips, "default_sets": whole | {"all": round(sum(whole.values()), 1)}}
+    files.write_json(Path(__file__).parents[1] / "results/benchmarks/scenes.json", found)
+    print(found)

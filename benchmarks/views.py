@@ -3,21 +3,16 @@
 Question: what does one sample of 14 crops cost, from three JPEG frames to normalised tensors?
 
 (a) as released: PIL and torchvision, 30 crops per sample, of which 16 auxiliary local ones are thrown away;
-(b) the same with the 14 used crops only;
 (c) ours on a CPU: decode, draw, `make_views`;
 (d) ours where a GPU makes the views: what is left for the loader's worker, decode and draw.
 
-Rounds of all four alternate, so that a busy machine slows all of them; medians of CPU and wall time per sample are
-written to results/benchmarks/views.json. Targets: (a) / (d) >= 20 in CPU time, (a) / (c) >= 2.5 in samples/s.
-
-    python benchmarks/views.py [--samples 8] [--rounds 7]
+Rounds of all alternate, so that a busy machine slows all of them; medians of CPU and wall time per sample are written to
+results/benchmarks/views.json. Targets: (a) / (d) >= 20 in CPU time, (a) / (c) >= 2.5 in samples/s.
 """
 
-import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +31,7 @@ from tcore_lib.data.views import centre_boxes, draw_views, make_views
 from tcore_lib.params import Params, Run, Sandwich, Views
 
 SIZE = (256, 340)  # (H, W) of a Kinetics frame with its short side at 256
-VIDEOS, FRAMES = 8, 20
+VIDEOS, FRAMES, SAMPLES, ROUNDS = 8, 20, 8, 7
 SETTINGS = Views()
 
 
@@ -80,7 +75,7 @@ LOCAL = T.Compose([
 GLOBAL = T.RandomResizedCrop(SETTINGS.global_size, SETTINGS.global_scale, interpolation=T.InterpolationMode.BICUBIC)
 
 
-def per_image(index: FrameIndex, counter: int, auxiliary_locals: bool) -> list[torch.Tensor]:
+def per_image(index: FrameIndex, counter: int) -> list[torch.Tensor]:
     """One sample as the released loader makes it: one PIL image and one torchvision transform at a time."""
     video = counter % len(index)
     past, current, future = (Image.open(path).convert("RGB") for path in index.frame_paths(video, (6, 10, 14)))
@@ -92,78 +87,54 @@ def per_image(index: FrameIndex, counter: int, auxiliary_locals: bool) -> list[t
         for colour in COLOURS:
             box = TF.resized_crop(frame, top, left, height, width, size, T.InterpolationMode.BICUBIC)
             crops.append(colour(box))
-        crops += [LOCAL(frame) for _ in range(SETTINGS.num_local if auxiliary_locals else 0)]
+        crops += [LOCAL(frame) for _ in range(SETTINGS.num_local)]  # thrown away
     return crops
 
 
-def contestants(index: FrameIndex, samples: int) -> dict[str, Callable[[int], object]]:
-    """Name -> a function that makes `samples` samples starting from a counter."""
+def measure(index: FrameIndex) -> pd.DataFrame:
+    """Median CPU and wall milliseconds per sample of every contestant; the first round warms up and is not counted."""
     dataset = SandwichDataset(index, Sandwich(), seed=0)
 
+    def released(start: int) -> object:
+        return [per_image(index, counter) for counter in range(start, start + SAMPLES)]
+
     def worker(start: int) -> tuple:
-        batch = collate([dataset[counter] for counter in range(start, start + samples)])
+        batch = collate([dataset[counter] for counter in range(start, start + SAMPLES)])
         return batch, draw_views(0, batch["counter"].tolist(), batch["sizes"], SETTINGS)
 
     def ours(start: int) -> object:
         batch, views = worker(start)
         return make_views(batch["frames"], views, SETTINGS)
 
-    def released(start: int, auxiliary_locals: bool) -> None:
-        for counter in range(start, start + samples):
-            crops = per_image(index, counter, auxiliary_locals)
-            assert len(crops) == (30 if auxiliary_locals else 14)
-
-    return {
-        "a_released_30_crops": lambda start: released(start, True),
-        "b_released_14_crops": lambda start: released(start, False),
-        "c_ours_cpu": ours,
-        "d_ours_worker_for_gpu": worker,
-    }
-
-
-def measure(index: FrameIndex, samples: int, rounds: int) -> pd.DataFrame:
-    """Median CPU and wall milliseconds per sample of every contestant; the first round warms up and is not counted."""
+    ways = {"a_released_30_crops": released, "c_ours_cpu": ours, "d_ours_worker_for_gpu": worker}
     rows = []
-    for turn in tqdm(range(rounds + 1), desc="rounds", file=sys.stdout):
-        for name, run in contestants(index, samples).items():
+    for turn in tqdm(range(ROUNDS + 1), desc="rounds", file=sys.stdout):
+        for name, run in ways.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            run(turn * samples)
+            run(turn * SAMPLES)
             spent = {"cpu_ms_per_sample": time.process_time() - cpu, "wall_ms_per_sample": time.perf_counter() - wall}
-            rows += [{"name": name} | {key: 1e3 * value / samples for key, value in spent.items()}] if turn else []
+            rows += [{"name": name} | {key: 1e3 * value / SAMPLES for key, value in spent.items()}] if turn else []
     medians = pd.DataFrame(rows).groupby("name").median()
     return medians.assign(samples_per_second=1e3 / medians["wall_ms_per_sample"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The released per-image pipeline against batched views, on one core.")
-    parser.add_argument("--samples", type=int, default=8, help="samples per contestant and round")
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds")
-    parser.add_argument("--output", default="results/benchmarks/views.json")
-    arguments = parser.parse_args()
+if __name__ == "__main__":
     started = time.time()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(write_frames(Path(folder)), arguments.samples, arguments.rounds)
+        figures = measure(write_frames(Path(folder)))
     cpu, rate = figures["cpu_ms_per_sample"], figures["samples_per_second"]
-    a, b, c, d = figures.index
+    a, c, d = figures.index
     ratios = {
         "a_over_d_cpu": round(cpu[a] / cpu[d], 1),
         "c_over_a_samples_per_second": round(rate[c] / rate[a], 2),
         "c_over_a_cpu": round(cpu[a] / cpu[c], 2),
-        "c_over_b_cpu": round(cpu[b] / cpu[c], 2),
     }
     result = {
-        "what": "from 3 JPEG frames of 340x256 to 14 crops, one core, medians",
-        "samples": arguments.samples,
-        "rounds": arguments.rounds,
+        "what": f"from 3 JPEG frames of 340x256 to 14 crops, one core, medians of {ROUNDS} rounds of {SAMPLES} samples",
         "figures": figures.round(3).to_dict("index"),
         "ratios": ratios,
-        "targets": {"a_over_d_cpu": 20, "c_over_a_samples_per_second": 2.5},
         "provenance": runs.provenance(Params(run=Run(device="cpu")), started),
     }
-    files.write_json(arguments.output, result)
+    files.write_json(Path(__file__).parents[1] / "results/benchmarks/views.json", result)
     print(figures.round(1).to_string(), ratios, sep="\n")
-
-
-if __name__ == "__main__":
-    main()
