@@ -189,6 +189,14 @@ def test_what_may_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
         prepared(tmp_path / "in")
 
 
+@pytest.mark.parametrize("kind", ["two cameras", "colour and depth"])
+def test_a_folder_of_several_sequences_is_not_taken_for_photos(tmp_path: Path, kind: str) -> None:
+    """Else training would see stills, without a word."""
+    frames(tmp_path / "in/clip", SEVERAL[kind])
+    with pytest.raises(InputError, match="several ways"):
+        sources.find(data(tmp_path / "in"))
+
+
 def test_photos_by_class_are_images(tmp_path: Path) -> None:
     frames(tmp_path / "in/a", [f"n01440764_{7 * i * i}.JPEG" for i in range(20)])  # ImageNet: numbers with gaps
     frames(tmp_path / "in/b", ["red.png", "green.png", "blue.png"])

@@ -114,6 +114,11 @@ def has_number(name: str) -> bool:
     return bool(re.search(r"\d", _stem(name)))
 
 
+def pattern(name: str) -> str:
+    """A name without its numbers: frame_# for both frame_0007.jpg and frame_12.jpg."""
+    return re.sub(r"\d+", "#", _stem(name))
+
+
 def frame_names(folder: Path) -> list[str]:
     """The `sequence` of a folder."""
     return sequence(list(filter(is_image, os.listdir(folder))), folder)
@@ -129,7 +134,7 @@ def sequence(names: list[str], folder: Path) -> list[str]:
     numbered = in_order(filter(has_number, names))
     if not numbered:
         raise InputError(f"{folder} holds {len(names)} pictures, none with a number in its name; number them.")
-    patterns = Counter(re.sub(r"\d+", "#", _stem(name)) for name in numbered)  # frame_0007, frame_12: both frame_#
+    patterns = Counter(map(pattern, numbered))
     if len(patterns) > 1 or _starts_again(_keys(numbered)):
         shown = ", ".join(f"{count} like {pattern!r}" for pattern, count in patterns.most_common(3))
         raise InputError(

@@ -112,7 +112,7 @@ def _is_video(name: str) -> bool:
 
 def _guess(root: Path, videos: int, folders: Folders) -> tuple[Layout, str]:
     """The layout and what speaks for it. InputError: two ways to read it; a wrong guess would train on stills unnoticed."""
-    sequences = [(folder, names) for folder, names in folders.items() if _is_sequence(names, folder)]
+    sequences = [(folder, names) for folder, names in folders.items() if _is_sequence(names)]
     pictures, frames = sum(map(len, folders.values())), sum(len(names) for _, names in sequences)
     counts = (
         f"{videos} video files, {len(sequences)} folders of numbered pictures ({frames}), {pictures} pictures in all"
@@ -136,18 +136,24 @@ def _guess(root: Path, videos: int, folders: Folders) -> tuple[Layout, str]:
     )
 
 
-def _is_sequence(names: list[str], folder: Path) -> bool:
-    """Whether a number in the names of pictures grows in steps that are the same nine times of ten."""
-    try:
-        ordered = images.sequence(names, folder)
-    except InputError:
-        return False
-    numbers = [re.findall(r"\d+(?:\.\d+)?", os.path.splitext(name)[0]) for name in ordered]
-    for column in zip(*numbers, strict=False):
-        steps, counts = np.unique(np.diff(np.array(column, dtype=float)).round(6), return_counts=True)
-        if (steps[counts >= 0.9 * counts.sum()] > 0).any():
-            return True
-    return False
+def _is_sequence(names: list[str]) -> bool:
+    """Whether nine pictures of ten are frames: a number in their names grows in steps that are the same nine times of ten.
+
+    Names that differ in more than numbers (0001_rgb, 0001_depth) are looked at apart; 1.jpg and 1.png count once. Such a folder
+    holds frames, too, though not of one sequence.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(images.pattern(name), []).append(name)
+    regular = 0
+    for group in alike.values():
+        stems = list(dict.fromkeys(os.path.splitext(name)[0] for name in images.in_order(group)))
+        for column in zip(*(re.findall(r"\d+(?:\.\d+)?", stem) for stem in stems), strict=False):
+            steps, counts = np.unique(np.diff(np.array(column, dtype=float)).round(6), return_counts=True)
+            if (steps[counts >= 0.9 * counts.sum()] > 0).any():
+                regular += len(group)
+                break
+    return regular >= 0.9 * len(names)
 
 
 def _frame_folders(folders: Folders, source: Source) -> list[Path]:
@@ -159,7 +165,7 @@ def _frame_folders(folders: Folders, source: Source) -> list[Path]:
     for folder, names in folders.items():
         if found and found[-1] in folder.parents:
             source.left_out.append((str(folder), "folders inside a video's folder"))
-        elif below[folder] > 5 * len(names) or (below[folder] and not _is_sequence(names, folder)):
+        elif below[folder] > 5 * len(names) or (below[folder] and not _is_sequence(names)):
             source.left_out += [(str(folder / name), "pictures outside a video's folder") for name in names]
         else:
             found.append(folder)
