@@ -253,20 +253,16 @@ def _missing(params: Params, stages: Sequence[str]) -> list[str]:
 # --- what is there ----------------------------------------------------------------------------------------------------
 
 
-def read_result(folder: str | Path, stage: str) -> dict[str, Any] | None:
-    """The record a stage wrote (`result`, `settings`, `provenance`), or None where it was not run."""
-    path = Path(folder) / f"{stage}.json"
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    if not isinstance(record, dict) or not {"result", "settings", "provenance"} <= record.keys():
-        raise InputError(f"{path} is no result of a stage; rerun notebooks/{stage}.ipynb, which writes it.")
-    return record
-
-
 def read_results(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Stage -> its record (`read_result`), of the stages that were run."""
-    return {stage: record for stage in STAGES if (record := read_result(folder, stage)) is not None}
+    """Stage -> the record it wrote (`result`, `settings`, `provenance`), of the stages that were run."""
+    found = {}
+    for stage in STAGES:
+        path = Path(folder) / f"{stage}.json"
+        if path.is_file():
+            found[stage] = read_json(path)
+            if not isinstance(found[stage], dict) or not {"result", "settings", "provenance"} <= found[stage].keys():
+                raise InputError(f"{path} is no result of a stage; rerun notebooks/{stage}.ipynb, which writes it.")
+    return found
 
 
 def read_table(folder: str | Path, stage: str, table: str) -> "pd.DataFrame":

@@ -133,7 +133,7 @@ READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
     "training checkpoint": (write_checkpoint, checkpoints.load),
     "weights (.pth)": (lambda folder: write_weights(folder, ".pth"), load_encoder),
     "weights (.safetensors)": (lambda folder: write_weights(folder, ".safetensors"), load_encoder),
-    "result (.json)": (write_result, lambda path: runs.read_result(path.parent, STAGE)),
+    "result (.json)": (write_result, lambda path: runs.read_results(path.parent)[STAGE]),
     "table (.csv)": (
         lambda folder: write_text(folder, f"{STAGE}.objects.csv", TABLE),
         lambda path: runs.read_table(path.parent, STAGE, "objects"),
