@@ -158,10 +158,9 @@ def boundary_measure(prediction: Mask, truth: Mask, tolerance: float | None = No
 
 
 def sequence_statistics(values: NDArray[np.floating]) -> tuple[float, float, float]:
-    """Mean, recall and decay of a measure over a clip's frames (N,), as in the DAVIS-2017 toolkit; NaN without a frame.
+    """Mean, recall (share above 0.5) and decay of a measure over a clip's frames (N,), as in the toolkit; NaN without a frame.
 
-    Recall is the share of frames above 0.5. Decay is the mean of the first minus the mean of the last of four bins; the
-    limits of a bin belong to it and to its neighbour.
+    Decay is the mean of the first minus that of the last of four bins; a limit belongs to both its bins.
     """
     if len(values) == 0:
         return math.nan, math.nan, math.nan

@@ -57,8 +57,9 @@ class Jhmdb:
         source = root / "joint_positions" / name / "joint_positions.mat"
         joints = read_joints(source)
         if len(joints) != len(frames):
-            has = f"{source} has joints of {len(joints)} frames, {frames[0].parent} has {len(frames)}"
-            raise InputError(f"{has}; unpack both again.")
+            raise InputError(
+                f"{source} has joints of {len(joints)} frames, but there are {len(frames)}; unpack both again."
+            )
         height, width, _ = clipfiles.read_frame(frames[0]).shape
         return Clip(name.split("/")[-1], tuple(frames), (height, width), joints=joints)
 
@@ -179,10 +180,9 @@ def to_joints(soft: Tensor) -> Tensor:
 
 
 def joint_distances(prediction: NDArray[np.floating], truth: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Distance of predicted and true joints (N, K, 2) in pixels, in units of 0.6 x the person's box diagonal, (N, K).
+    """Distance (N, K) of predicted and true joints (N, K, 2), in units of 0.6 x the person's box diagonal; NaN = not found.
 
-    NaN where a joint was not found, as in the prediction. The box is that around the true joints *whose prediction was
-    found* (docs/protocol.md, JHMDB); a box without extent makes every distance infinite.
+    The box is that around the true joints *whose prediction was found* (docs/protocol.md); without extent: infinite.
     """
     found = np.isfinite(prediction).all(-1)  # (N, K)
     distances = np.full(found.shape, math.nan)

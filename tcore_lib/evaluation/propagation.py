@@ -17,9 +17,8 @@ can reach, is one slice of memory: on DAVIS' grid of 30 x 55 patches and radius 
             1  3  5             3  4  5
 
 **Equal similarities** are frequent (a still background, a duplicated frame) and decide who votes. They go by the protocol's
-list of context patches: long memory, then preceding frames oldest first, each row by row; the earlier one wins.
-(`torch.topk` nearly always does the same on a CPU and promises nothing.) A context patch's place in that list, `place in the
-list of frames * P + order`, is called its entry.
+list of context patches: long memory, then preceding frames oldest first, each row by row; the earlier one wins. A context
+patch's place in that list, `place in the list of frames * P + order`, is called its entry.
 
 Letters: h w grid, P = h*w patches, D width, C label channels, N frames, n frames compared at once, Q queries of a strip,
 S patches within a strip's reach, k = top-k.
@@ -220,20 +219,16 @@ def propagator_settings(settings: Benchmark) -> dict[str, Any]:
 
 
 def propagate(features: Tensor | Iterable[Tensor], first_labels: Tensor, **settings: Any) -> Tensor:
-    """Features, N of (h, w, D), and labels float (C, h, w) of frame 0 on the same device -> soft labels float32 (N, C, h, w).
-
-    `settings` are those of `Propagator`; frame 0 keeps its labels.
-    """
+    """Features, N of (h, w, D), and labels float (C, h, w) of frame 0 on the same device -> soft labels float32 (N, C, h, w)."""
     frames = iter(features)
     propagator = Propagator(next(frames), first_labels, **settings)
     return torch.stack([first_labels.float(), *(propagator.step(frame) for frame in frames)])
 
 
 def voters(features: Tensor, query: tuple[int, int], **settings: Any) -> pd.DataFrame:
-    """Who votes on the patch `query`, (row, col), of the last of features (N, h, w, D), N > 1.
+    """Who votes on the patch `query`, (row, col), of the last of features (N, h, w, D), N > 1; best first.
 
-    A row per voter, best first: frame, row, col, similarity (dot product of normalised features) and weight; weights sum to
-    1. A patch of frame 0, which the protocol lists several times, may vote several times.
+    Columns frame, row, col, similarity (cosine), weight (sum 1). A patch of frame 0 may vote several times.
     """
     _, h, w, _ = features.shape
     # Who votes depends on features alone; the labels carried here have no channel.

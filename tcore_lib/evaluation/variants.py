@@ -1,8 +1,8 @@
-"""The same encoder, another number: where two evaluations part, and conventions of other code bases beside the protocol.
+"""The same encoder, another number: conventions of other code bases beside the protocol, and where two evaluations part.
 
-`tcore evaluate` leaves summary.json, a table of rows and clips.csv with the digests of each clip. results/reference/ holds
-these files for encoders that were measured here: who gets another number finds the first clip and the first stage that differ.
-The conventions (variants.yaml) explain a difference of one to three points with the same weights (docs/protocol.md).
+The conventions (variants.yaml) explain a difference of one to three points (docs/protocol.md). `tcore evaluate` leaves
+summary.json, a table of rows and clips.csv with the digests of each clip; results/reference/ holds these of encoders measured
+here, and `compare_runs` finds the first clip and the first stage that differ.
 """
 
 from collections.abc import Sequence
