@@ -109,8 +109,9 @@ def test_every_notebook_ran_without_a_warning(finished: tuple[Path, str]) -> Non
 def test_results_are_measurements(finished: tuple[Path, str]) -> None:
     params = parameters.load(finished[0])
     folder = runs.run_folder(params)
-    training = runs.read_results(folder)["01_pretraining"]
-    assert training["result"]["steps"] == 8
+    records = runs.read_results(folder)
+    assert list(records) == list(runs.STAGES)
+    assert records["01_pretraining"]["result"]["steps"] == 8
     log = runs.read_table(folder, "01_pretraining", "log")
     assert log["step"].tolist() == [2, 4, 6, 8]
     assert {"dino_global", "dino_local", "koleo", "patch_past", "patch_future", "agreement"} <= set(log.columns)
@@ -121,7 +122,7 @@ def test_results_are_measurements(finished: tuple[Path, str]) -> None:
     assert len(table.differences(folder)) == 6  # against random and pixels, on three benchmarks
     objects = runs.read_table(folder, "03_davis_evaluation", "objects")
     assert set(objects["clip"]) == {path.stem for path in (folder.parents[1] / "data/davis/JPEGImages/480p").iterdir()}
-    for record in runs.read_results(folder).values():
+    for record in records.values():
         assert record["provenance"]["params_sha256"] == params.digest()
 
 
