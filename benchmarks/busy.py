@@ -3,7 +3,7 @@
 By default a thread that waits for the others spins. Where two other processes compete for the cores, the one thread that has work
 does not get one, and all of them wait for it; `tcore_lib` therefore sets OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=0 before
 torch is loaded. The work is torch alone: an encoder of the quick profile's size, forward, backward and AdamW. Four fresh processes
-per round, in turn; medians go to results/benchmarks/busy.json. Target: quiet, passive loses at most 3 %; busy, it is 3 times faster.
+per round, in turn; medians go to results/benchmarks/busy.json. Target: quiet, passive loses at most 3 %; busy, 3 times as fast.
 
     python benchmarks/busy.py [--rounds 3]
 """

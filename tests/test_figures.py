@@ -201,9 +201,6 @@ def test_scores_of_any_number_of_encoders_say_what_was_not_run_and_what_pixels_r
     assert ax.lines[0].get_xdata() == [30, 30]
     named = [text.get_text() for text in figure.legends[0].get_texts()]
     assert named == ["pixels", "95 % interval over clips", "measured here", "paper"]
-    paired = figures.score_table(table.assign(difference=[34.1, np.nan, 0.0]).drop(columns="paper"), against="pixels")
-    assert paired.axes[0].lines[0].get_xdata() == [0, 0]
-    assert paired.axes[0].get_xlabel() == "percentage points"
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------

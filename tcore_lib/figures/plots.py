@@ -154,46 +154,37 @@ def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "coun
 
 
 @style.figure_in_style
-def score_table(table: pd.DataFrame, *, against: str = "", interval: str = "95 % interval over clips") -> Figure:
+def score_table(table: pd.DataFrame) -> Figure:
     """Scores of any number of encoders: a panel per benchmark, a row per encoder, a dot with its interval.
 
-    `table` has a row per `encoder` and `benchmark`; columns `measured`, and `low`, `high` (ends of the `interval`) and `paper`,
-    which may be absent or NaN. With `against`, an encoder, the paired differences to it are drawn in percentage points about
-    a line at zero: `difference` instead of `measured`, and its interval.
+    `table` has a row per `encoder` and `benchmark`; columns `measured`, `low`, `high` (ends of the interval) and `paper`, which
+    may be NaN.
     """
-    value = "difference" if against else "measured"
     benchmarks, encoders = table["benchmark"].unique(), table["encoder"].unique()
-    columns = min(4, len(benchmarks))
-    lines = -(-len(benchmarks) // columns)
-    size = (style.WIDTH, lines * (0.75 + 0.36 * len(encoders)) + 0.3)
-    figure, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    size = (style.WIDTH, 1.05 + 0.36 * len(encoders))
+    figure, axes = plt.subplots(1, len(benchmarks), figsize=size, sharey=True, squeeze=False)
     legend: dict[str, Artist] = {}
-    for ax, name in zip(axes.flat, benchmarks, strict=False):
+    rows = np.arange(len(encoders))
+    for ax, name in zip(axes.flat, benchmarks, strict=True):
         part = table[table["benchmark"] == name].drop_duplicates("encoder").set_index("encoder")
-        part = part.reindex(index=encoders, columns=[value, "low", "high", "paper"]).astype(float)
-        rows = np.arange(len(part))
-        if against:
-            ax.axvline(0, color=style.INK, linewidth=1)
-        elif FLOOR in part.index:
-            ax.axvline(part.loc[FLOOR, value], color=style.MUTED, linestyle="--", linewidth=1, label=FLOOR)
-        if part["low"].notna().any():
-            ax.hlines(rows, part["low"], part["high"], color=style.CYCLE[0], linewidth=4, alpha=0.35, label=interval)
-        ax.scatter(part[value], rows, s=36, zorder=3, label=f"difference to {against}" if against else "measured here")
+        part = part.reindex(index=encoders, columns=["measured", "low", "high", "paper"]).astype(float)
+        if FLOOR in part.index:
+            ax.axvline(part.loc[FLOOR, "measured"], color=style.MUTED, linestyle="--", linewidth=1, label=FLOOR)
+        look: Any = {"color": style.CYCLE[0], "linewidth": 4, "alpha": 0.35, "label": "95 % interval over clips"}
+        ax.hlines(rows, part["low"], part["high"], **look)
+        ax.scatter(part["measured"], rows, s=36, zorder=3, label="measured here")
         if part["paper"].notna().any():
             ax.scatter(part["paper"], rows, marker="D", s=34, facecolor="white", edgecolor=style.CYCLE[1], linewidth=1.6,
                        zorder=4, label="paper")  # fmt: skip
-        for row, (number, end) in enumerate(zip(part[value], part.max(axis=1).fillna(0), strict=True)):
+        for row, (number, end) in enumerate(zip(part["measured"], part.max(axis=1).fillna(0), strict=True)):
             text, colour = (f"{number:.1f}", style.INK) if np.isfinite(number) else ("not run", style.MUTED)
             place: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(text, (end, row), fontsize=8.5, color=colour, **place)
-        reach = 1.25 * part.abs().fillna(0).to_numpy().max(initial=1.0)
-        ax.set(title=str(name), xlabel="percentage points" if against else "%", xlim=(-reach if against else 0, reach))
+        ax.set(title=str(name), xlabel="%", xlim=(0, 1.25 * part.fillna(0).to_numpy().max(initial=1.0)))
         ax.set(yticks=rows, yticklabels=encoders, ylim=(len(encoders) - 0.5, -0.5))
         ax.tick_params(axis="y", labelcolor=style.INK, labelsize=9.5)
         ax.grid(axis="y", visible=False)
         legend |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    for empty in axes.flat[len(benchmarks) :]:
-        empty.set_visible(False)
     figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=4)
     return figure
 
