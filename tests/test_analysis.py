@@ -7,7 +7,7 @@ from test_encoder import SMALL, drawn_vit
 
 from tcore_lib.errors import InputError
 from tcore_lib.model import features as analysis
-from tcore_lib.model.encoders import FeatureEncoder, layer_tokens
+from tcore_lib.model.encoders import FeatureEncoder
 
 
 def encoder(seed: int = 0, **changes: int) -> FeatureEncoder:
@@ -30,16 +30,6 @@ def test_weight_norms() -> None:
     assert table.index.tolist() == [0, 1, 2]
     assert np.isnan(table.loc[2, ("mlp", "one")])
     assert set(table.columns) == {(q, e) for q in ("attention", "mlp", "layer_scale") for e in ("one", "deep")}
-
-
-def test_token_norms() -> None:
-    one, bare = encoder(), encoder(2, registers=0)
-    table = analysis.token_norms({"one": one, "bare": bare}, frame(), (64, 96))
-    tokens = layer_tokens(one, analysis.to_input(torch.from_numpy(frame()[None]), (64, 96)))[:, 0]
-    assert table["CLS", "one"].tolist() == pytest.approx(tokens[:, 0].norm(dim=-1).tolist())
-    assert table["registers", "one"].tolist() == pytest.approx(tokens[:, 1:5].norm(dim=-1).mean(1).tolist())
-    assert table["patches", "one"].tolist() == pytest.approx(tokens[:, 5:].norm(dim=-1).mean(1).tolist())
-    assert ("registers", "bare") not in table.columns
 
 
 def test_matches_find_a_shift() -> None:
@@ -68,14 +58,3 @@ def test_linear_cka() -> None:
     assert analysis.linear_cka(first, other) == pytest.approx(20 / 2000, rel=0.3)
     # x = (1, -1), y = (1, -1) and (1, 1): the second column of y is constant and drops out
     assert analysis.linear_cka(torch.tensor([[1.0], [-1]]), torch.tensor([[1.0, 1], [-1, 1]])) == pytest.approx(1)
-
-
-def test_similarity_by_layer() -> None:
-    one = encoder()
-    others = {"same": encoder(), "other": encoder(1), "deep": encoder(1, depth=5), "fine": encoder(1, patch_size=8)}
-    table = analysis.similarity_by_layer(one, others, [frame(0), frame(1)], (64, 96))
-    assert table.index.tolist() == [0, 1]
-    assert table["same"].to_numpy() == pytest.approx(1)
-    assert ((table >= 0) & (table <= 1 + 1e-9)).all(axis=None)
-    assert (table["other"] < 0.99).all()
-    assert analysis.similarity_by_layer(one, {}, [frame()], (64, 96)).shape == (2, 0)

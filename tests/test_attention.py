@@ -72,17 +72,6 @@ def test_statistics_by_hand() -> None:
     assert attention.uniform_statistics((1, 2)) == pytest.approx({"sharpness": 0.5, "entropy": np.log(2), "reach": 0.5})
 
 
-def test_the_cls_token_leaves_something_to_other_tokens(model: TCoRe) -> None:
-    encoder = random_encoder(RUN.pretrain.encoder, 64, 0)
-    maps = attention.cls_attention(encoder, attention.centre_crops(FRAMES[:1], 64, RUN.pretrain.views)[0])
-    assert maps.shape == (2, 4, 4)  # two heads
-    assert (maps.sum((1, 2)) < 1).all()
-    assert (maps.sum((1, 2)) > 0.5).all()  # 16 of 21 tokens are patches
-
-
-# ---- the explorer of a profile --------------------------------------------------------------------------------------
-
-
 def profile(root: str, **attention_section: int) -> params.Params:
     sections = RUN.model_dump(mode="json")
     sections["davis"] |= {"root": root, "input_size": [96, 160]}

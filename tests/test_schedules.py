@@ -50,9 +50,6 @@ def test_max_steps_cuts_the_run_not_the_schedule() -> None:
     assert schedules(loop={"max_steps": 10**9}).steps == 374400
 
 
-# ---- groups, clipping, EMA (multipliers of all tensors: test_tcore) ---------------------------------------------------
-
-
 def test_without_multipliers_only_the_decoder_has_its_own_lr() -> None:
     """The released code before October 2025: no layer decay, no frozen prototypes; weight decay multipliers stay."""
     settings = params.Optimiser(lr_multipliers=False)
@@ -77,11 +74,3 @@ def test_clipping_is_per_module() -> None:
     assert [norms[name].item() for name in "ab"] == pytest.approx([50, 0.5])
     assert modules["a"].weight.grad[0].tolist() == pytest.approx([1.8, 2.4])
     assert modules["b"].weight.grad[0].tolist() == pytest.approx([0.3, 0.4])
-    optimiser.clip(modules, 0.0)
-    assert modules["a"].weight.grad[0].tolist() == pytest.approx([1.8, 2.4])
-
-
-def test_ema_by_hand() -> None:
-    teacher, student = torch.nn.Parameter(torch.tensor([1.0])), torch.nn.Parameter(torch.tensor([5.0]))
-    optimiser.ema([teacher], [student], 0.75)
-    assert teacher.item() == 0.75 * 1 + 0.25 * 5

@@ -19,7 +19,7 @@ from tcore_lib.params import Pretrain, parse
 from tcore_lib.reproduction.profile import untrained_model
 from tcore_lib.training import optimiser
 from tcore_lib.training.checkpoints import load_official_weights, official_weights
-from tcore_lib.training.draws import draw_keep, of_masks
+from tcore_lib.training.draws import of_masks
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 from tcore_lib.training.tcore import TCoRe
@@ -54,9 +54,6 @@ def moved(trainer: Trainer, step: int = 3) -> dict[str, Tensor]:
 
 def grads(model: TCoRe) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-# ---- splits of the batch --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drop_path", [0.0, 0.4])
@@ -110,9 +107,6 @@ def test_a_held_encoder_stays_while_heads_and_decoder_learn() -> None:
     assert not torch.equal(start.encoder.blocks[0].attn.qkv.weight, now.encoder.blocks[0].attn.qkv.weight)
 
 
-# ---- draws ----------------------------------------------------------------------------------------------------------
-
-
 def test_draws_by_hand() -> None:
     masks = np.zeros((4, 5), dtype=bool)  # 2 samples: crops 0, 1 first, then 2, 3
     masks[1, [0, 3]] = masks[2, 4] = True
@@ -121,17 +115,6 @@ def test_draws_by_hand() -> None:
     assert draws.patches.tolist() == [0 * 5 + 0, 0 * 5 + 3, 1 * 5 + 4]  # among the patches of these two crops
     assert draws.weights.tolist() == [0.5, 0.5, 1.0]
 
-
-def test_stochastic_depth_belongs_to_the_sample() -> None:
-    """Any split of the samples gives each the same draws; the frequency is the setting's."""
-    keep = draw_keep(3, range(50, 450), views=6, depth=4, rate=0.1)
-    assert keep.shape == (4, 2, 6 * 400)
-    assert keep.float().mean().item() == pytest.approx(0.9, abs=0.005)  # sd of the mean: 0.3 / sqrt(19200) = 0.002
-    part = draw_keep(3, [60, 51], views=6, depth=4, rate=0.1).unflatten(2, (6, 2))
-    assert torch.equal(part, keep.unflatten(2, (6, 400))[..., [10, 1]])
-
-
-# ---- every option ---------------------------------------------------------------------------------------------------
 
 NO_PATCH_TERMS = {"patch_past": 0.0, "patch_future": 0.0, "agreement": 0.0}
 OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -214,19 +197,6 @@ def test_compiled_parts_compute_the_same(compile_with: Callable[..., None]) -> N
     blocks = [inputs for inputs in graphs if inputs > 30]  # three blocks' parameters go in
     assert len(blocks) == 4  # teacher, global, local and auxiliary crops: not one for each of 2 x 4 groups
     assert len(graphs) <= first + 4  # the losses: another number of masked patches
-
-
-def test_initial_weights_follow_from_the_seed() -> None:
-    settings = tiny().pretrain
-    a, state = TCoRe(settings, 7), torch.get_rng_state()
-    b, c = TCoRe(settings, 7), TCoRe(settings, 8)
-    assert torch.equal(torch.get_rng_state(), state)  # building a model leaves torch's own generator alone
-    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert not torch.equal(a.student.head.mlp[0].weight, c.student.head.mlp[0].weight)
-    assert all(torch.equal(x, y) for x, y in zip(a.student.parameters(), a.teacher.parameters(), strict=True))
-
-
-# ---- the official layout --------------------------------------------------------------------------------------------
 
 
 def test_official_weights_round_trip() -> None:
