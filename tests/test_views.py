@@ -12,9 +12,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+import tcore_lib.data.crops
 import tcore_lib.data.views
-from tcore_lib.data import photometry, resample
-from tcore_lib.data.photometry import JITTER
+from tcore_lib.data.crops import JITTER, resize_batch, resize_one
 from tcore_lib.data.views import LARGE, ViewParams, crop_names, describe, draw_views, make_views
 from tcore_lib.params import Views
 
@@ -51,8 +51,8 @@ def test_resize_is_torchs_antialiased_bicubic(size: int) -> None:
     image = picture(256, 340)
     boxes = np.array([[0, 0, 256, 340], [13, 40, 200, 150], [100, 7, 31, 290], [250, 330, 6, 10], [9, 9, 1, 1]])
     flips = np.array([False, True, False, True, False])
-    batched = resample.resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size)
-    half = resample.resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size, torch.float16)  # as on a GPU
+    batched = resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size)
+    half = resize_batch(image.expand(5, -1, -1, -1), boxes, flips, size, torch.float16)  # as on a GPU
     assert ((half - batched) * 255).abs().max() < 0.4
     for i, (top, left, height, width) in enumerate(boxes.tolist()):
         crop = image[None, :, top : top + height, left : left + width]
@@ -61,7 +61,7 @@ def test_resize_is_torchs_antialiased_bicubic(size: int) -> None:
         if flips[i]:
             exact, rounded = exact.flip(-1), rounded.flip(-1)
         assert (batched[i] * 255 - exact[0]).abs().max() < 0.01
-        assert (resample.resize_one(image, boxes[i], bool(flips[i]), size) * 255 - rounded).abs().max() < 0.01
+        assert (resize_one(image, boxes[i], bool(flips[i]), size) * 255 - rounded).abs().max() < 0.01
 
 
 # --------------------------------------------------------------------------------------------------------- photometry
@@ -187,7 +187,7 @@ def test_result_type_memory_order_and_autocast_change_nothing_but_rounding(batch
 
 def test_on_a_gpu_everything_stays_there_and_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a GPU, by shapes alone: reading a value back, a boolean mask or a forgotten host tensor would raise."""
-    for module in (tcore_lib.data.views, resample, photometry):
+    for module in (tcore_lib.data.views, tcore_lib.data.crops):
         monkeypatch.setattr(module, "to_device", lambda array, device: torch.from_numpy(array.copy()).to(device))
     views = draw_views(0, range(40), [(256, 340)] * 40, SETTINGS)
     with FakeTensorMode():

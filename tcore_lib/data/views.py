@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from tcore_lib.data.photometry import JITTER, apply_photometry
-from tcore_lib.data.resample import resize_batch, resize_one, to_device
+from tcore_lib.data.crops import JITTER, apply_photometry, resize_batch, resize_one, to_device
 from tcore_lib.params import Views
 from tcore_lib.randomness import generator
 

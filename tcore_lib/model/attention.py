@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcore_lib.data.resample import resize_batch
+from tcore_lib.data.crops import resize_batch
 from tcore_lib.data.views import centre_boxes
 from tcore_lib.figures.style import denormalise
 from tcore_lib.model.encoders import FeatureEncoder, attention_maps
