@@ -14,7 +14,7 @@ from PIL import Image
 from tcore_lib.errors import InputError
 from tcore_lib.widgets.base import STATE, VIEW, embed
 from tcore_lib.widgets.explorer import Explorer
-from tcore_lib.widgets.payload import pack_attention, pack_features
+from tcore_lib.widgets.payload import pack_attention
 
 N, H, W, D = 4, 10, 16, 48  # frames, grid, width; frames are 160 x 256 pixels
 SHIFT = (1, -2)  # rows and columns that everything moves from one frame to the next
@@ -44,19 +44,6 @@ def explorer(**more: Any) -> Explorer:
 
 
 # ---- in Python ------------------------------------------------------------------------------------------------------
-
-
-def test_packed_features_keep_the_cosines_and_say_how_well() -> None:
-    features = np.random.default_rng(0).normal(size=(2, 5, 7, 24)) @ np.random.default_rng(1).normal(size=(24, 40))
-    data, about = pack_features(features, 40)
-    codes = np.frombuffer(data, np.int8).reshape(70, 40) * np.array(about["scales"])
-    unit = features.reshape(70, 40) / np.linalg.norm(features.reshape(70, 40), axis=1, keepdims=True)
-    error = np.abs(codes @ codes.T - unit @ unit.T).max()
-    assert error < 0.02  # eight bits
-    assert about["error"] == pytest.approx(error, rel=0.3)
-    assert about["energy"] == pytest.approx(1.0, abs=1e-4)
-    fewer = pack_features(features, 12)[1]
-    assert (fewer["dims"], fewer["error"] > 3 * about["error"], 0.5 < fewer["energy"] < 0.99) == (12, True, True)
 
 
 def test_the_payload_is_bounded_and_stated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +93,6 @@ def executed_notebook(widget: Explorer) -> Any:
     outputs = [nbformat.v4.new_output("display_data", data) for data in shown]
     cell = nbformat.v4.new_code_cell("explorer", outputs=outputs)
     return nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {STATE: widgets}})
-
-
-def test_an_executed_notebook_s_widgets_become_html_and_others_stay() -> None:
-    made = embed(executed_notebook(explorer()))
-    assert [list(output.data) for output in made.cells[0].outputs] == [["text/html"], [VIEW, "text/plain"]]
-    assert "widgets" not in made.metadata
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
@@ -302,8 +283,10 @@ def test_it_adapts_to_a_narrow_cell_and_every_control_has_a_name(page: Page) -> 
 def test_it_works_in_a_page_made_of_an_executed_notebook(browser: Any, tmp_path: Path) -> None:
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(require_js_url="", mathjax_url="")
-    text, _ = exporter.from_notebook_node(embed(executed_notebook(explorer())))
+    made = embed(executed_notebook(explorer()))
+    assert [list(output.data) for output in made.cells[0].outputs] == [["text/html"], [VIEW, "text/plain"]]
+    assert "widgets" not in made.metadata
+    text, _ = HTMLExporter(require_js_url="", mathjax_url="").from_notebook_node(made)
     (tmp_path / "book.html").write_text(text, encoding="utf-8")
     page = Page(browser, tmp_path / "book.html")
     page.click(0, 2, 13)
