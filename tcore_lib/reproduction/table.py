@@ -186,13 +186,15 @@ def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
 
 
 def show_differences(found: pd.DataFrame) -> pd.DataFrame:
-    """`differences` as text: one line per pair of encoders, one column per benchmark, intervals in square brackets."""
-    lines: dict[str, dict[str, str]] = {}
+    """`differences` as text: a line per pair of encoders (and run, where there are several), a column per benchmark."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in found.to_dict("records"):
         pair = f"{row['better']} - {row['worse']}"
-        line = lines.setdefault(pair, {"difference, points": pair, **dict.fromkeys(HEADINGS, NOT_RUN)})
+        start = {"run": row["run"], "difference, points": pair, **dict.fromkeys(HEADINGS, NOT_RUN)}
+        line = lines.setdefault((row["run"], pair), start)
         line[BENCHMARKS[row["benchmark"]][1]] = text(row["difference"], row["low"], row["high"], sign=True)
-    return pd.DataFrame(lines.values(), columns=["difference, points", *HEADINGS])
+    shown = pd.DataFrame(lines.values(), columns=["run", "difference, points", *HEADINGS])
+    return shown if found["run"].nunique() > 1 else shown.drop(columns="run")
 
 
 def summary_of(folder: str | Path) -> str:
