@@ -50,7 +50,7 @@ def measured(policy: str, threads: int, steps: int) -> float:
     return float(done.stdout)
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds, threads = parser.parse_args().rounds, machine.cores()
@@ -77,7 +77,3 @@ def main() -> None:
     result = figures | {"provenance": runs.provenance(params.Params(), started)}
     write_json(ROOT / "results/benchmarks/busy.json", result)
     print(json.dumps(figures, indent=1))
-
-
-if __name__ == "__main__":
-    main()

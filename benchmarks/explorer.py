@@ -49,7 +49,7 @@ def measure(page: Any, path: Path) -> list[float]:
     return found
 
 
-def main() -> None:
+if __name__ == "__main__":
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     rows = []
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -65,7 +65,3 @@ def main() -> None:
             print(rows[-1])
         browser.close()
     files.write_json(Path(__file__).parents[1] / "results/benchmarks/explorer.json", {"picks": PICKS, "cases": rows})
-
-
-if __name__ == "__main__":
-    main()

@@ -128,7 +128,6 @@ if __name__ == "__main__":
     ratios = {
         "a_over_d_cpu": round(cpu[a] / cpu[d], 1),
         "c_over_a_samples_per_second": round(rate[c] / rate[a], 2),
-        "c_over_a_cpu": round(cpu[a] / cpu[c], 2),
     }
     result = {
         "what": f"from 3 JPEG frames of 340x256 to 14 crops, one core, medians of {ROUNDS} rounds of {SAMPLES} samples",
