@@ -118,6 +118,7 @@ def test_checkpoints_hold_what_they_should(tmp_path: Path) -> None:
     after = checkpoints.official_weights(read_model(model))
     halved = {role: {name: x.half().float() for name, x in content[role].items()} for role in after}
     assert_same(after, halved)
+    assert_same(checkpoints.official_weights(read_model(path)), {role: content[role] for role in after})
     for file, role in ((path, content), (model, halved)):
         weight = load_encoder(file).network.blocks[0].attn.qkv.weight
         assert torch.equal(weight, role["teacher"]["backbone.blocks.0.attn.qkv.weight"])

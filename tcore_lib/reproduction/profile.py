@@ -142,13 +142,11 @@ def untrained_model(params: Params) -> TCoRe:
 
 def trained_model(params: Params) -> TCoRe:
     """Student, teacher and decoder of `checkpoint.model`, or of the run's last checkpoint."""
-    if params.checkpoint.model is None:
-        path = newest_checkpoint(params)
-        model = checkpoints.model_of(params.pretrain, params.run.seed, checkpoints.load(path), str(path))
-        return model.to(device(params))
-    path = resolve(params.checkpoint.model)
+    given = params.checkpoint.model
+    path = newest_checkpoint(params) if given is None else resolve(given)
     model = checkpoints.read_model(path)
-    if (model.settings.encoder, model.settings.decoder) != (params.pretrain.encoder, params.pretrain.decoder):
+    ours, theirs = params.pretrain, model.settings
+    if given and (theirs.encoder, theirs.decoder) != (ours.encoder, ours.decoder):
         raise InputError(
             f"checkpoint.model = {path} was trained with another encoder or decoder than pretrain says; copy these "
             "two sections from the file it was trained with (tcore inspect FILE)."

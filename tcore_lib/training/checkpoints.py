@@ -136,42 +136,35 @@ def load_official_weights(model: TCoRe, weights: Mapping[str, Mapping[str, Tenso
         load_exactly(module, given, f"{origin}, its {role},")
 
 
-def model_of(settings: params.Pretrain, seed: int, weights: Mapping[str, Mapping[str, Tensor]], origin: str) -> TCoRe:
-    """A model with the weights of a checkpoint (`official_weights`), on the CPU, in evaluation mode."""
-    model = TCoRe(settings, seed)
-    load_official_weights(model, weights, origin)
-    return model.eval()
+ROLES = ("student", "teacher", "auxiliary")
 
 
 def write_model(checkpoint: str | Path, target: str | Path) -> Path:
     """Write student, teacher and decoder of a checkpoint in 16 bit: a third of its size. `load_encoder` reads it too."""
     content, target = load(Path(checkpoint).expanduser()), Path(target).expanduser()
-    roles = ("student", "teacher", "auxiliary")
-    tensors = {f"{role}.{name}": tensor.half() for role in roles for name, tensor in content[role].items()}
+    tensors = {f"{role}.{name}": tensor.half() for role in ROLES for name, tensor in content[role].items()}
     write_safetensors(target, tensors, {key: content[key] for key in ("step", "params", "provenance")})
     return target
 
 
 def read_model(path: str | Path) -> TCoRe:
-    """Read a file of `write_model`, on the CPU, in float32 and evaluation mode."""
+    """The model in a checkpoint or a file of `write_model`, on the CPU, in float32 and evaluation mode."""
     file = read_weights(path)
-    if not isinstance(file.metadata.get("params"), dict):
-        raise InputError(f"{path} says nothing of the model it belongs to; write it with export --format model.")
-    network = {name: file.metadata["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
-    network["encoder"].pop("init_scheme", None)  # a setting of earlier versions
-    settings = params.parse({"pretrain": network}, f"{path}, its parameters").pretrain
-    weights: dict[str, dict[str, Tensor]] = {}
+    with reading(path, "give a training checkpoint, or what export --format model writes of one"):
+        network = {name: file.metadata["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
+        network["encoder"].pop("init_scheme", None)  # a setting of earlier versions
+    weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
     for name, tensor in file.tensors.items():
         role, _, rest = name.partition(".")
-        weights.setdefault(role, {})[rest] = tensor.float()
-    return model_of(settings, 0, weights, str(path))
+        if role in ROLES:
+            weights[role][rest] = tensor.float()
+    model = TCoRe(params.parse({"pretrain": network}, f"{path}, its parameters").pretrain, 0)
+    load_official_weights(model, weights, str(path))
+    return model.eval()
 
 
 def export_command(
-    file: str,
-    target: Path,
-    *,
-    format: Literal["safetensors", "timm", "official", "model"] = "safetensors",
+    file: str, target: Path, *, format: Literal["safetensors", "timm", "official", "model"] = "safetensors"
 ) -> None:
     """Write an encoder for use elsewhere.
 

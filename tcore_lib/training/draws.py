@@ -1,10 +1,7 @@
 """What is drawn on the host before a step: which patches are masked, which residual branches are dropped.
 
-Everything follows from (seed, step, sample counters), so that a rank, a micro-batch or a restart changes nothing, and every
-count is known without asking the device.
-
-Letters: B samples of this micro-batch, P patches of a crop, C crops with masked patches, M masked patches, V views of a
-sample, L local crops of a sample.
+Everything follows from (seed, step, sample counters), so that a rank, a micro-batch or a restart changes nothing. Letters: B
+samples of this micro-batch, P patches of a crop, C crops with masked patches, M masked patches, V views, L local crops of a sample.
 """
 
 from collections.abc import Mapping, Sequence

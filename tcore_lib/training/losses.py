@@ -1,8 +1,7 @@
 """The losses of docs/method.md section 6, from features instead of logits.
 
-With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. So
-`prototype_cross_entropy` makes the logits of a slice of rows at a time, and once more in the backward pass; `agreement` and
-the centres need no logits at all.
+With K = 65,536 prototypes the logits of a batch of 256 fill 8 GB and their gradient as much again. So the logits are made of
+a slice of rows at a time, and once more in the backward pass; `agreement` and the centres need none.
 
 Letters: S student sets and V teacher sets of R rows each, d bottleneck width, K prototypes, M masked patches, B samples.
 """
@@ -83,16 +82,9 @@ def _rows(
 
 
 def prototype_cross_entropy(
-    student: Tensor,
-    prototypes: Tensor,
-    teacher: Tensor,
-    teacher_prototypes: Tensor,
-    centre: Tensor,
-    weights: Tensor,
-    temperatures: tuple[float, float],
-    *,
-    fused: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+    student: Tensor, prototypes: Tensor, teacher: Tensor, teacher_prototypes: Tensor, centre: Tensor, weights: Tensor,
+    temperatures: tuple[float, float], *, fused: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Weighted sum over rows of the cross-entropy of each student set against every teacher set.
 
     loss_s = sum_r weights_r sum_v H(t_vr, p_sr) with H(t, p) = -sum_k t log p, p = softmax(student logits / temperature) and

@@ -46,10 +46,7 @@ class Trainer:
         self._counts = (0, 0)  # samples and masked patches of the current step, over all ranks
 
     def inputs(self, frames: Tensor, views: ViewParams, draws: Draws) -> tuple[dict[str, Tensor], Draws]:
-        """The views of a micro-batch and its draws on the device; auxiliary crops only where a masked crop needs them.
-
-        On the host: `frames` uint8 (B, 3, 3, H, W), and the boxes, photometry, masks and stochastic depth of these samples.
-        """
+        """A `MicroBatch` -> its views and draws on the device; auxiliary crops only where a masked crop needs them."""
         needed, used = draws.masks.any(1).numpy(), self.model.auxiliary_frames
         auxiliary = {name: needed if name in used else np.zeros_like(needed) for name in ("past", "future")}
         options: dict[str, Any] = {"dtype": self.view_dtype, "auxiliary": auxiliary, "fused": self.model.compiled}
