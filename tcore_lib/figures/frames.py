@@ -294,7 +294,7 @@ def top_k_links(
 
 @style.figure_in_style
 def match_links(
-    frame: np.ndarray, other: np.ndarray, matches: pd.DataFrame, size: Size, titles: Sequence[str]
+    frame: np.ndarray, other: np.ndarray, matches: pd.DataFrame, size: Size, titles: Sequence[str] = ("", "")
 ) -> Figure:
     """Two frames side by side and lines between the patches of a grid of `size` that find each other.
 
