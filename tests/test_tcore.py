@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_problem import formula_views, formula_weights, step_draws, tiny
+from tiny_problem import formula_views, formula_weights, tiny
 from torch import Tensor
 
 from tcore_lib.errors import InputError
@@ -19,7 +19,7 @@ from tcore_lib.params import Pretrain, parse
 from tcore_lib.reproduction.profile import untrained_model
 from tcore_lib.training import optimiser
 from tcore_lib.training.checkpoints import load_official_weights, official_weights
-from tcore_lib.training.draws import of_masks
+from tcore_lib.training.draws import draw, of_masks
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 from tcore_lib.training.tcore import TCoRe
@@ -44,7 +44,7 @@ def formula_trainer(**changes: Any) -> Trainer:
 def batch_of(settings: Pretrain, seed: int = 0) -> tuple[dict[str, Tensor], Any]:
     """Four samples in the dtype of the settings' precision."""
     dtype = torch.float64 if settings.loop.precision == "fp64" else torch.float32
-    return formula_views(settings, 4, dtype), step_draws(settings, range(4), seed=seed)
+    return formula_views(settings, 4, dtype), draw(settings, seed, 0, range(4))
 
 
 def moved(trainer: Trainer, step: int = 3) -> dict[str, Tensor]:
@@ -63,11 +63,11 @@ def test_accumulation_changes_nothing(drop_path: float) -> None:
     changes: dict[str, Any] = {"loss": {"koleo": 0.0}, "encoder": {"drop_path": drop_path}}
     whole, parts = formula_trainer(**changes), formula_trainer(**changes, loop={"accumulate": 2})
     views, hyper = formula_views(whole.settings, 4), Schedules(whole.settings).at(3)
-    values = whole.gradients([(views, step_draws(whole.settings, range(4)))], hyper)
+    values = whole.gradients([(views, draw(whole.settings, 0, 0, range(4)))], hyper)
     halves = []
     for first in (0, 2):  # crop-major: samples first and first + 1 of every crop
         own = {name: x.unflatten(0, (-1, 4))[:, first : first + 2].flatten(0, 1) for name, x in views.items()}
-        halves.append((own, step_draws(parts.settings, [first, first + 1])))
+        halves.append((own, draw(parts.settings, 0, 0, [first, first + 1])))
     assert len({len(draws.patches) for _, draws in halves}) == 2
     summed = parts.gradients(halves, hyper)
     values, summed = values | whole.model.diagnostics(), summed | parts.model.diagnostics()

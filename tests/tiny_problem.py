@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tcore_lib import params
 from tcore_lib.model.vit import ViT
-from tcore_lib.training.draws import Draws, draw
 
 TINY: dict[str, dict[str, Any]] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
@@ -100,8 +99,3 @@ def formula_views(settings: params.Pretrain, samples: int, dtype: torch.dtype = 
     large, small = (3, views.global_size, views.global_size), (3, views.local_size, views.local_size)
     sets = {name: noise((2 * samples, *large), 1000 + i, dtype) for i, name in enumerate(("current", "past", "future"))}
     return sets | {"local": noise((views.num_local * samples, *small), 1009, dtype)}
-
-
-def step_draws(settings: params.Pretrain, counters: Sequence[int], step: int = 0, seed: int = 0) -> Draws:
-    """The draws of some samples of a step."""
-    return draw(settings, seed, step, counters)
