@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tcore_lib.data.sandwich import SandwichDataset, collate, epoch_order, sandwich_indices, video_of
+from tcore_lib.data.sandwich import SandwichDataset, collate, counters, epoch_order, sandwich_indices, video_of
 from tcore_lib.params import Sandwich
 from tcore_lib.randomness import generator
 
@@ -90,3 +90,8 @@ def test_collate_pads_right_and_bottom_and_keeps_the_true_sizes() -> None:
         assert (frames[:, 0, :h, :w] == video).all()
         assert (frames[:, 2, :h, :w] == 7).all()
         assert frames[..., h:, :].sum() == frames[..., w:].sum() == 0
+
+
+def test_ranks_and_micro_batches_take_turns_at_the_steps_samples() -> None:
+    per_rank = [counters(7, 24, rank, world=2, accumulate=3) for rank in range(2)]
+    assert [sample for micro in zip(*per_rank, strict=True) for part in micro for sample in part] == [*range(168, 192)]

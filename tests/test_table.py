@@ -137,7 +137,7 @@ def test_scores_in_words(low: float, high: float, says: str, tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     ("source", "value", "verdict"),
-    [("x.pth", 64.6, "yes"), ("x.pth", 64.55, "no"), ("run", 63.7, "yes"), ("run", 63.6, "no")],
+    [("x.pth", 64.6, "yes"), ("x.pth", 64.55, "no"), ("x.pth", 64.85, "no"), ("run", 63.7, "yes"), ("run", 63.6, "no")],
 )
 def test_reproduced_means_within_the_accepted_band(source: str, value: float, verdict: str, tmp_path: Path) -> None:
     assert table.compared(a_run(tmp_path, value=value, source=source), "davis")["reproduced"].tolist() == [verdict, ""]
