@@ -197,12 +197,12 @@ def test_no_address_of_a_registry() -> None:
 
 
 # Lines at most: one budget for the whole, none for a file. A ratchet: lower a limit when a room got shorter, never raise it.
-# The aims are 10,000 / 750 / 7,500 / 1,300.
+# The aims are 9,500 / 750 / 7,500 / 1,300; CONTRIBUTING, "Size", says what stands between.
 LINES = {  # what -> (patterns, limit)
-    "library": (("tcore_lib/**/*.py",), 13_950),
+    "library": (("tcore_lib/**/*.py",), 12_100),
     "widgets in the browser": (("tcore_lib/**/*.js", "tcore_lib/**/*.css"), 750),
-    "tests": (("tests/**/*.py",), 9_950),
-    "benchmarks": (("benchmarks/**/*.py",), 1_600),
+    "tests": (("tests/**/*.py",), 8_700),
+    "benchmarks": (("benchmarks/**/*.py",), 1_300),
 }
 
 
