@@ -67,7 +67,8 @@ def run_steps(
     pending: list[Tensor] = []  # values of the steps since the last row, on the device
     recent: list[Row] = []  # last rows of the log
     warned, clock = False, time.perf_counter()
-    bar = tqdm(total=last, initial=step, unit="step", file=sys.stdout, disable=not (progress and place.leads))
+    shown = {"desc": "pretraining", "unit": "step", "file": sys.stdout, "disable": not (progress and place.leads)}
+    bar = tqdm(total=last, initial=step, **shown)
     with bar, noted_signals() as noted:
         if step == last == 0 and place.leads:  # no step at all: the checkpoint is the start
             save(trainer, params, len(index), output / CHECKPOINTS, step, started)
