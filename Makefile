@@ -68,7 +68,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(if $(TORCH),--torch-backend=$(TORCH)) --editable ".[dev]"
 	@$(BIN)/python -c "import torch, torchvision, timm"
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" >/dev/null 2>&1 || true
-	@$(BIN)/python -m ipykernel install --sys-prefix --env OMP_WAIT_POLICY PASSIVE --env GOMP_SPINCOUNT 0 >/dev/null
+	@$(BIN)/python -m ipykernel install --sys-prefix --env OMP_WAIT_POLICY PASSIVE --env GOMP_SPINCOUNT 3000 >/dev/null
 	@touch $(READY)
 	@echo "Ready. Next: make reproduce (minutes), or make lab. For the command itself:"
 	@echo "  source $(BIN)/activate && tcore --help"

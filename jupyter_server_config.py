@@ -40,4 +40,4 @@ if "get_config" in globals():  # Jupyter reads this file
     c.FileContentsManager.pre_save_hook = source_only
     warnings.filterwarnings("ignore", message="Overriding existing pre_save_hook")  # Jupyter applies this file twice
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # kernels: see tcore_lib/__init__.py
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# OpenMP's threads sleep while they wait. By default they spin, and on a machine that does something else a training step then
-# takes ten times as long (benchmarks/busy.py). Read when torch is loaded, inherited by kernels and workers.
+# OpenMP's threads soon sleep while they wait. By default they spin, and on a machine that does something else a training step then
+# takes several times as long; if they slept at once, a quiet machine would pay for waking them (benchmarks/busy.py). Read when
+# torch is loaded, inherited by kernels and workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 _FROM = {  # imported when first asked for, so that `import tcore_lib` needs no torch
     "load_encoder": "model.encoders",
