@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ from tcore_lib.errors import InputError
 from tcore_lib.params import Params
 
 LAST_CHECKPOINT = 60.0  # seconds a kernel gets to end when Ctrl-C comes: a training writes its checkpoint then
+IDLE = 2.0  # seconds it gets when no cell runs: now and then Jupyter loses the request to end, and half of this is waited for it
 NEW_STATE = "5"  # seconds between two states of a notebook's own progress bars
 PATIENCE = 1.0  # seconds to wait for another process that is about to end
 NOISE = ("Input Notebook", "Output Notebook", "Working directory", "Executing notebook", "Ending Cell", "<Figure")
@@ -121,8 +122,11 @@ def run_notebook(stage: str, params: Params, output: Path) -> str:
     class ThisInterpreter(AsyncKernelManager):
         """The kernel called python3 is this interpreter, whatever else is installed under that name."""
 
-        shutdown_wait_time = LAST_CHECKPOINT
+        shutdown_wait_time = IDLE
         kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+
+    def wait_for(seconds: float) -> Callable[..., None]:
+        return lambda **_: setattr(ThisInterpreter, "shutdown_wait_time", seconds)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     runs.forget(stage, params)
@@ -133,6 +137,7 @@ def run_notebook(stage: str, params: Params, output: Path) -> str:
                 root / "notebooks" / f"{stage}.ipynb", output, parameters=parameters.injected(params), cwd=root,
                 kernel_name="python3", kernel_manager_class=ThisInterpreter, language="python",
                 log_output=True, progress_bar=True,
+                on_cell_execute=wait_for(LAST_CHECKPOINT), on_cell_complete=wait_for(IDLE),
                 coalesce_streams=True,  # the states of a progress bar become one line of the saved notebook
                 extra_arguments=["--log-level=50"],  # the kernel's remarks about itself stay off the terminal
             )  # fmt: skip
