@@ -1,4 +1,4 @@
-"""Everything that wants a GPU, in one call: the step, the training loop, the evaluation.
+"""Everything that wants a GPU, in one call: the step, the training loop, the evaluation, a training for the time that is left.
 
     python benchmarks/gpu.py --output OUT [--parts step,end_to_end]   all parts, or some of them
     python benchmarks/gpu.py --output OUT --tiny                      every line of it, on a CPU, in a minute or two
@@ -8,6 +8,8 @@ Parts, and what one H200 should reach:
 step         the step of ViT-S and ViT-B at full size: 1.5 times the plain way, 40 % of the bf16 matrix rate
 end_to_end   the training loop from JPEG frames: 1,200 samples/s with ViT-S; ViT-B too
 propagation  30 clips, 1,999 frames, 480x880, ViT-S/16, in float32 and bf16: under 60 s
+train        ViT-S/16 with the paper's heads for --minutes on --videos (anything `tcore prepare` takes; without it made-up frames);
+             its encoder in 16 bit as encoder.safetensors.0, .1, ... of 16 MiB, to be joined with `cat`
 
 --clips names a DAVIS folder with real clips; without it they are rendered. Each part writes its figures to OUT; one that fails, or
 is not done after --minutes, says so at the end and stops no other.
@@ -24,14 +26,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from views import write_frames
 
 from tcore_lib import files, params, runs
+from tcore_lib.data import videos
+from tcore_lib.data.index import FrameIndex
+from tcore_lib.model.export import export
+from tcore_lib.training.forecast import forecast
 from tcore_lib.training.loop import pretrain
 from tcore_lib.training.schedules import Schedules
 
 ROOT = Path(__file__).parents[1]
 BATCH = {"vit_small": 256, "vit_base": 128}  # the plain step holds all logits
+PART = 16 * 2**20  # bytes
 ROWS = {"vit_small": "k400_vits16_400ep", "vit_base": "k400_vitb16_200ep"}
 TINY: dict[str, Any] = {
     "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
@@ -103,10 +111,37 @@ def propagation(args: argparse.Namespace) -> None:
         script(args, "propagation.py", *common, *words)
 
 
+def train(args: argparse.Namespace) -> None:
+    """As many steps as fit --minutes, with a schedule of that length; the encoder comes back in parts."""
+    device = torch.device("cpu" if args.tiny else "cuda")
+    sections: dict[str, Any] = {**TINY} if args.tiny else {}
+    batch = 4 if args.tiny else BATCH["vit_small"]
+    sections["loop"] = {"batch_size": batch, "compile": True, "log_every": 1 if args.tiny else 10}
+    with tempfile.TemporaryDirectory() as folder:
+        if args.videos:
+            data = params.Data(source=str(args.videos.absolute()), root=folder)
+            index = FrameIndex.load(videos.prepare(data).index)
+        else:
+            index = write_frames(Path(folder) / "frames", 4 if args.tiny else 16)
+        content = {"pretrain": sections, "run": {"device": device.type}}
+        rate = forecast(params.parse(content, "gpu.py"), index, device, seconds=20.0).samples_per_second
+        steps = 2 if args.tiny else max(100, int(60 * args.minutes * rate / batch))
+        sections["optimiser"] = {"epochs": 10.0, "iterations_per_epoch": max(1, steps // 10), "warmup_epochs": 1.0}
+        sections["loop"] |= {"max_steps": steps, "checkpoint_every": steps}
+        log = pretrain(params.parse(content, "gpu.py"), index, Path(folder) / "run")
+        newest = max((Path(folder) / "run" / "checkpoints").glob("step-*.pt"))
+        encoder = load_file(export(newest, Path(folder) / "encoder.safetensors"))
+    log.to_csv(args.output / "train.log.csv", index=False, float_format="%.5g")
+    whole = save({name: value.half() for name, value in encoder.items()})
+    for number, start in enumerate(range(0, len(whole), PART)):
+        (args.output / f"encoder.safetensors.{number}").write_bytes(whole[start : start + PART])
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "step": step,
     "end_to_end": end_to_end,
     "propagation": propagation,
+    "train": train,
 }
 
 
@@ -114,9 +149,12 @@ def main() -> int:
     """Run the parts one after the other; 0 if all of them ended well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
-    parser.add_argument("--minutes", type=float, default=5.0, help="at most, for each call of another script")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="at most, for each call of another script, and of training"
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU, to try the script")
+    parser.add_argument("--videos", type=Path, help="what `train` learns from")
     parser.add_argument("--clips", type=Path, help="a DAVIS folder of real clips")
     args = parser.parse_args()
     if not args.tiny and not torch.cuda.is_available():

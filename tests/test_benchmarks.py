@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -42,6 +43,9 @@ def test_the_gpu_script_does_every_part_at_tiny_size(tmp_path: Path) -> None:
     whole = read(tmp_path / "end_to_end.json")["vit_small"]
     hours = 374_400 * 256 / whole["samples_per_second"] / 3600
     assert whole["hours_of_the_k400_row_at_that_rate"] == pytest.approx(hours, rel=0.01)
+    encoder = load((tmp_path / "encoder.safetensors.0").read_bytes())
+    assert encoder["patch_embed.proj.weight"].dtype == torch.float16
+    assert len((tmp_path / "train.log.csv").read_text().splitlines()) == 1 + 2  # a row per step
     clips = read(tmp_path / "propagation.json")
     assert (clips["set of DAVIS size, cpu"]["clips"], clips["set of DAVIS size, cpu"]["frames"]) == (2, 5)
     assert clips["one clip, cpu"]["engine fp32"]["pixels"]["different"] == 0

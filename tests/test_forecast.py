@@ -11,6 +11,7 @@ import yaml
 from test_pretrain import prepared
 from tiny_problem import TINY, Pictures, tiny
 
+from tcore_lib import machine
 from tcore_lib.__main__ import main
 from tcore_lib.training import forecast as forecasts
 from tcore_lib.training.forecast import forecast
@@ -45,7 +46,10 @@ def test_one_after_the_other_on_a_cpu_where_eight_samples_stand_for_all(monkeypa
     assert cost.enough_workers == 0  # they would take the cores that compute
 
 
-def test_command_measures_and_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_measures_and_leaves_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "load", lambda: 1.5)
     profile = tmp_path / "p.yaml"
     prepared(tmp_path, loop={"max_steps": 8})
     profile.write_text(yaml.safe_dump({"pretrain": TINY, "run": {"device": "cpu"}, "data": {"root": str(tmp_path)}}))
@@ -53,4 +57,6 @@ def test_command_measures_and_leaves_nothing_behind(tmp_path: Path, capsys: pyte
     assert main(["forecast", str(profile), "--steps", "1"]) == 0
     assert torch.equal(torch.get_rng_state(), state)  # a throw-away model moves no generator
     assert torch.get_num_threads() == threads
-    assert re.search(r"^hours +\d.*^bottleneck +step", capsys.readouterr().out, re.MULTILINE | re.DOTALL)
+    said = capsys.readouterr().out
+    assert said.startswith("Others keep 1.5 of this machine's")
+    assert re.search(r"^hours +\d.*^bottleneck +step", said, re.MULTILINE | re.DOTALL)

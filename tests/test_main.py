@@ -108,7 +108,8 @@ def test_everything_missing_is_said_at_once_and_nothing_is_left(
 
 def test_interrupt_is_one_sentence(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from tcore_lib import __main__ as cli, fetch\n"
+        "import signal, sys, time; from tcore_lib import __main__ as cli, fetch\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job is started deaf to it
         "def wait(name=None): print('ready', flush=True); time.sleep(60)\n"
         "fetch.fetch = wait; sys.exit(cli.main(['fetch']))"
     )

@@ -10,6 +10,7 @@ import time
 import pandas as pd
 import torch
 
+from tcore_lib import machine
 from tcore_lib.data.sandwich import SandwichDataset, Videos
 from tcore_lib.data.shards import open_index
 from tcore_lib.machine import Meter, Place, choose_device
@@ -91,5 +92,7 @@ def forecast_command(profile: str, *, steps: int = 20, seconds: float = 60.0) ->
         steps: to measure.
         seconds: stop measuring after about that long.
     """
-    params = load(profile)
+    params, busy = load(profile), machine.load()
+    if busy > 0.5:
+        print(f"Others keep {busy:.1f} of this machine's {machine.cores()} cores busy: alone, the run will be faster.")
     print(forecast(params, open_index(params.data), choose_device(params.run.device), steps=steps, seconds=seconds))
