@@ -37,6 +37,7 @@ if "get_config" in globals():  # Jupyter reads this file
     c.LabApp.default_url = "/lab/tree/notebooks"
     c.LabApp.extension_manager = "readonly"
     c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
+    c.KernelManager.transport_encryption = "auto"  # else each kernel warns that what it is sent is not encrypted
     c.FileContentsManager.pre_save_hook = source_only
     warnings.filterwarnings("ignore", message="Overriding existing pre_save_hook")  # Jupyter applies this file twice
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # kernels: see tcore_lib/__init__.py
