@@ -189,10 +189,17 @@ def test_what_may_be_read_in_two_ways_is_asked(tmp_path: Path) -> None:
         prepared(tmp_path / "in")
 
 
-@pytest.mark.parametrize("kind", ["two cameras", "colour and depth"])
-def test_a_folder_of_several_sequences_is_not_taken_for_photos(tmp_path: Path, kind: str) -> None:
+DOUBTFUL = {
+    **{kind: SEVERAL[kind] for kind in ("two cameras", "colour and depth")},
+    "every 2.5th frame": [f"{int(2.5 * i)}.jpg" for i in range(8)],
+    "seconds": [f"{i / 30:.3f}.jpg" for i in range(8)],
+}
+
+
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_frames_of_all_kinds_are_not_taken_for_photos(tmp_path: Path, kind: str) -> None:
     """Else training would see stills, without a word."""
-    frames(tmp_path / "in/clip", SEVERAL[kind])
+    frames(tmp_path / "in/clip", DOUBTFUL[kind])
     with pytest.raises(InputError, match="several ways"):
         sources.find(data(tmp_path / "in"))
 

@@ -67,6 +67,7 @@ REFUSED: dict[str, tuple[Save, str]] = {
     "0 and 255": (lambda m, p: grey(m * 255, p), "shows only 0 and 255, and 255 means void in DAVIS; write .* 1"),
     "alpha": (lambda m, p: Image.merge("LA", [Image.fromarray(m)] * 2).save(p), "LA image.* it holds transparency"),
     "colours": (lambda m, p: grey(np.stack([m * 128] * 3, -1), p), "RGB image.* it holds colours"),
+    "JPEG": (lambda m, p: Image.fromarray(m).save(p, "JPEG"), "is a JPEG, which changes ids at outlines"),
     "16 bits": (lambda m, p: grey(m.astype(np.uint16), p), "it holds numbers of more than 8 bits"),
 }
 

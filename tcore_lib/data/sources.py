@@ -137,10 +137,11 @@ def _guess(root: Path, videos: int, folders: Folders) -> tuple[Layout, str]:
 
 
 def _is_sequence(names: list[str]) -> bool:
-    """Whether nine pictures of ten are frames: a number in their names grows in steps that are the same nine times of ten.
+    """Whether nine pictures of ten are frames: a number in their names grows in steps of which nine of ten are alike.
 
-    Names that differ in more than numbers (0001_rgb, 0001_depth) are looked at apart; 1.jpg and 1.png count once. Such a folder
-    holds frames, too, though not of one sequence.
+    Alike is within a tenth, or within 1: every 2.5th frame is 0, 2, 5, 7; at 30 a second, seconds are 0.033, 0.067, 0.100. Names
+    that differ in more than numbers (0001_rgb, 0001_depth) are looked at apart; 1.jpg and 1.png count once. Such a folder holds
+    frames, too, though not of one sequence.
     """
     alike: dict[str, list[str]] = {}
     for name in names:
@@ -149,8 +150,10 @@ def _is_sequence(names: list[str]) -> bool:
     for group in alike.values():
         stems = list(dict.fromkeys(os.path.splitext(name)[0] for name in images.in_order(group)))
         for column in zip(*(re.findall(r"\d+(?:\.\d+)?", stem) for stem in stems), strict=False):
-            steps, counts = np.unique(np.diff(np.array(column, dtype=float)).round(6), return_counts=True)
-            if (steps[counts >= 0.9 * counts.sum()] > 0).any():
+            steps = np.diff(np.array(column, dtype=float))
+            middle = np.median(steps) if len(steps) else 0.0
+            rounding = 0.0 if "." in "".join(column) else 1.0
+            if middle > 0 and np.mean(np.abs(steps - middle) <= max(rounding, 0.1 * middle)) >= 0.9:
                 regular += len(group)
                 break
     return regular >= 0.9 * len(names)
