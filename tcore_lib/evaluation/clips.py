@@ -77,7 +77,9 @@ def read_ids(path: Path) -> Ids:
     with reading(path, "fetch or write this file again"), Image.open(path) as image:
         refuse_huge(*image.size)
         if image.format == "JPEG":
-            raise InputError(f"{path} is a JPEG, which changes ids at outlines; fetch the original PNG, or save ids as PNG.")
+            raise InputError(
+                f"{path} is a JPEG, which changes ids at outlines; fetch the original PNG, or save ids as PNG."
+            )
         if image.mode not in ("P", "L", "1"):
             deep = image.mode.startswith(("I", "F"))
             holds = "numbers of more than 8 bits" if deep else "transparency" if "A" in image.mode else "colours"
