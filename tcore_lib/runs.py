@@ -242,7 +242,7 @@ def _missing(params: Params, stages: Sequence[str]) -> list[str]:
                 untrained.append(
                     f"{key} = {value} is this run's training, which has not been done; run notebook 01 too."
                 )
-            elif kind not in known and not value.startswith("timm:"):
+            elif kind not in known and not value.startswith(("timm:", "pixels:")):
                 wanted.append((key, resolve(value), f"correct the path, or take one of {', '.join(known)}"))
     if params.checkpoint.model is not None:
         wanted.append(("checkpoint.model", resolve(params.checkpoint.model), "correct the path"))

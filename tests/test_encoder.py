@@ -147,6 +147,9 @@ def test_pixels() -> None:
     with pytest.raises(InputError, match="50x48 pixels"):
         encoder(images(1, 3, 50, 48))
     assert isinstance(encoder.network, Pixels)
+    assert load_encoder("pixels:8")(batch).shape == (2, 4, 6, 192)
+    with pytest.raises(InputError, match="write pixels:8"):
+        load_encoder("pixels:x")
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("vit_small_patch16_dinov3", 5), ("vit_tiny_patch16_224", 1)])

@@ -100,12 +100,15 @@ def load_encoder(source: str | Path, *, device: str | torch.device = "cpu") -> F
             a folder of timm or the Hugging Face hub (also `local-dir:FOLDER`);
             `vits16_k400`, `vits16_inet`, `vitb16_k400`: the published encoders, fetched if they are not here;
             `timm:NAME` with timm's weights, `timm:NAME:random` without;
-            `pixels`: no network, each patch's own normalised pixels.
+            `pixels`: no network, each patch's own normalised pixels; `pixels:8` with patches of 8 instead of 16 pixels.
         device: where it shall run.
     """
     name, metadata = str(source), None
-    if name == "pixels":
-        network: Any = Pixels()
+    kind, _, patch = name.partition(":")
+    if kind == "pixels":
+        if patch and (not patch.isdecimal() or int(patch) == 0):
+            raise InputError(f"{name} is no encoder; write pixels:8 for patches of 8 pixels.")
+        network: Any = Pixels(int(patch or 16))
     elif name.startswith("timm:"):
         model, _, start = name.removeprefix("timm:").partition(":")
         network = _timm(model, pretrained=start != "random")

@@ -169,7 +169,7 @@ def inspect(source: FeatureEncoder | str | Path) -> Inspection:
 
     A file that is no weight file is an `InputError`; one with NaN or of an unknown network is reported, not refused.
     """
-    if str(source) == "pixels" or str(source).startswith("timm:"):
+    if str(source).partition(":")[0] in ("pixels", "timm"):
         source = load_encoder(str(source))
     if isinstance(source, FeatureEncoder):
         file = weights.WeightFile(Path(source.name), source.network.state_dict(), source.metadata)

@@ -118,7 +118,11 @@ def encoders(params: Params) -> dict[str, FeatureEncoder]:
 
 def networks(params: Params) -> dict[str, FeatureEncoder]:
     """The encoders of the profile that are networks, by name: what has weights, blocks and attention to look at."""
-    return {name: encoder(params, name) for name, kind in params.checkpoint.encoders.items() if kind != "pixels"}
+    return {
+        name: encoder(params, name)
+        for name, kind in params.checkpoint.encoders.items()
+        if kind.partition(":")[0] != "pixels"
+    }
 
 
 def newest_checkpoint(params: Params, step: int | None = None) -> Path:

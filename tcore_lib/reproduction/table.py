@@ -68,6 +68,11 @@ def paper(path: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def is_floor(source: str) -> bool:
+    """Whether an encoder has learnt nothing: a random initialisation, or raw pixels."""
+    return source.partition(":")[0] in ("random", "pixels")
+
+
 def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
     """What runs measured, as rows; none for what was not run. Folders: `results/<run>` or `results/published/<run>`."""
     published = paper().set_index(["released", "benchmark"])["value"].to_dict()
@@ -88,7 +93,7 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
                 released = checkpoint["paper_rows"].get(encoder, "") if real else ""  # rendered clips are another test
                 rows.append({
                     "run": folder.name, "encoder": encoder, "source": source,
-                    "training": {"run": own, "random": "none", "pixels": "none"}.get(source, source),
+                    "training": own if source == "run" else "none" if is_floor(source) else source,
                     "benchmark": name, "metric": METRICS[name], **score, "real": real, "released": released,
                     "paper": published.get((released, name)), "protocol": ", ".join(other) or "protocol",
                     "data": result["data"],
@@ -109,11 +114,11 @@ def differences(folder: str | Path) -> pd.DataFrame:
     rows = []
     for name, scores in of_runs([folder]).groupby("benchmark", sort=False):
         stage, table = BENCHMARKS[name][0], benchmarks.BENCHMARKS[name].table
-        is_floor = scores["source"].isin(["random", "pixels"])
+        floor = scores["source"].map(is_floor)
         items = {encoder: own for encoder, own in runs.read_table(folder, stage, table).groupby("encoder")}
         seed = runs.read_results(folder)[stage]["settings"]["run"]["seed"]
-        for worse in scores[is_floor]["encoder"]:
-            for better in scores[~is_floor]["encoder"]:
+        for worse in scores[floor]["encoder"]:
+            for better in scores[~floor]["encoder"]:
                 paired = summary.paired_difference(items[better], items[worse], name, seed=seed)
                 measured = paired.set_index("score").loc[METRICS[name]].to_dict()
                 row = {"run": Path(folder).name, "benchmark": name, "better": better, "worse": worse, **measured}
