@@ -313,7 +313,7 @@ class Checkpoint(Section):
     """Notebook 02: which encoder is inspected, and which ones are evaluated."""
 
     # Name in the table -> run (this run's teacher; run@480: after that step) | random (its initialisation) | pixels, pixels:8 (no
-    # network: what any encoder has to beat; patches of 16 or 8) | file or folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME
+    # network, patches of 16 or 8: what any encoder has to beat) | file or folder | vits16_k400 ... | timm:NAME
     encoders: dict[str, str] = Field({"pretrained": "run", "random": "random", "pixels": "pixels"}, min_length=1)
     model: str | None = setting(None, "a model file whose decoder is looked at; null = this run's checkpoint")
     paper_rows: dict[str, str] = setting({}, "name in the table -> file in results/paper.csv it is compared with")
