@@ -25,7 +25,7 @@ from tcore_lib.machine import Meter
 from tcore_lib.training import optimiser as optimisers
 from tcore_lib.training.draws import Draws, draw
 from tcore_lib.training.schedules import Hyper, Schedules
-from tcore_lib.training.step import AUTOCAST, Trainer
+from tcore_lib.training.step import Trainer
 
 ROOT = Path(__file__).parents[1]
 STEP = 20_000  # after the warm-up, prototypes no longer frozen
@@ -42,16 +42,15 @@ def random_views(pretrain: params.Pretrain, device: torch.device, dtype: torch.d
 def plain_way(trainer: Trainer, views: dict[str, Tensor], draws: Draws, hyper: Hyper) -> Callable[[], None]:
     """A step of plain_step's losses that clips, steps and averages tensor by tensor."""
     settings, model = trainer.settings, trainer.model
-    groups, dtype = trainer.optimiser.param_groups, AUTOCAST.get(trainer.precision)
+    groups = trainer.optimiser.param_groups
     stepper = torch.optim.AdamW(groups, lr=0.0, betas=settings.optimiser.betas, foreach=False, fused=False)
 
     def step() -> None:
         stepper.zero_grad()
-        with torch.autocast(trainer.device.type, dtype=dtype, enabled=dtype is not None):
+        with trainer.autocast():
             sharp, rate = hyper.teacher_temperature, settings.encoder.drop_path
             total, _ = plain_step.losses(model, views, draws.masks, sharp, rate)
-        trainer.scaler.scale(total).backward()
-        trainer.scaler.unscale_(stepper)
+        total.backward()
         for module in model.trained().values():
             torch.nn.utils.clip_grad_norm_(module.parameters(), settings.optimiser.clip_grad, foreach=False)
         optimisers.apply(stepper, hyper)
@@ -130,8 +129,8 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
         files.write_text(args.profile, profile.key_averages().table(key, row_limit=70, max_name_column_width=80))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # attention's products count, too
         uncompiled.step([(few, draws)], hyper)
-    flops, dtype = counter.get_total_flops(), AUTOCAST.get(ours.precision, ours.view_dtype)
-    rate = matrix_rate(device, dtype)
+    flops, half = counter.get_total_flops(), ours.precision == "bf16"
+    rate = matrix_rate(device, torch.bfloat16 if half else ours.view_dtype)
     what = f"{args.arch}, K = {args.prototypes}, batch {args.batch}, {ours.precision}"
     return {
         "what": f"{what}, {len(draws.patches)} masked patches",
@@ -156,7 +155,7 @@ def main() -> None:
     parser.add_argument("--arch", default="vit_small", choices=("vit_tiny", "vit_small", "vit_base"))
     parser.add_argument("--batch", type=int, default=None, help="samples; default 256 on a GPU, 8 on a CPU")
     parser.add_argument("--prototypes", type=int, default=65536)
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)

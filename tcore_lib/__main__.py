@@ -88,9 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(error), 2)
     except cyclopts.CycloptsError as error:
         return _say(" ".join(str(error).split()) + f" See: tcore {argv[0]} --help", 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # a training says more, and whether it was SIGTERM
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return _say("stopped; what is finished is kept, and the same command goes on from there.", 130)
+        said = str(stop) or "stopped; what is finished is kept, and the same command goes on from there."
+        return _say(said, getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # `| head` has seen enough; Python must not try to write the rest at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

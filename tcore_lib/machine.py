@@ -97,11 +97,17 @@ def summed(values: "torch.Tensor") -> "torch.Tensor":
     return values
 
 
-def memory_is_full(error: BaseException) -> bool:
-    """Whether an exception means that the memory of the GPU, or of the machine, did not suffice."""
+@contextmanager
+def full_memory_told(remedy: str) -> Iterator[None]:
+    """Inside, a full memory of the GPU, or of the machine, is bad input: one sentence with its remedy."""
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(error)
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: not enough memory" in str(error):
+            raise InputError(f"The device's memory is full; {remedy}.") from error
+        raise
 
 
 @cache

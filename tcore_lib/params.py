@@ -269,13 +269,12 @@ class Loop(Section):
     accumulate: Positive = setting(1, "micro-batches per step and rank")
     max_steps: Count | None = setting(None, "stop after this many steps of the schedule; null = all of it")
     devices: Positive = setting(1, "processes (one per GPU) the notebook starts; torchrun sets its own")
-    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = setting("auto", "auto = bf16 on GPUs, else fp32")
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = setting("auto", "auto = bf16 on GPUs, else fp32")
     workers: Count | None = setting(None, "loader processes per rank; null = by cores")
     checkpoint_every: Positive = setting(936, "steps between checkpoints")
     keep_last: Positive = setting(2, "newest checkpoints kept; milestones stay besides")
     milestone_every: Positive | None = setting(None, "steps between checkpoints that are kept for good")
     log_every: Positive = setting(10, "steps between log lines; losses leave the device only then")
-    activation_checkpointing: Bool = False
     compile: Bool = setting(False, "on a GPU: torch.compile for blocks, losses, views; needs a C compiler")
     # Where the log's rows go besides log.csv; needs the package of that name.
     tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
@@ -398,6 +397,7 @@ PATHS = re.compile(r"run\.results|data\.(source|annotations|root|shards)|checkpo
 ENCODERS = re.compile(r"pretrain\.encoder\.init|checkpoint\.encoders\..+")
 
 REMOVED = {  # settings of earlier versions, and why they went
+    "activation_checkpointing": "a larger pretrain.loop.accumulate saves more memory",
     "centring": "targets are centred by their running mean, as in the paper",
     "direct": "videos are always prepared first",
     "fps": "data.num_frames says how many frames are kept, and the three of a sample follow from shares of a video's length",

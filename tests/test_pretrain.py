@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from tiny_problem import Pictures, tiny
 
@@ -188,15 +189,16 @@ def prepared(folder: Path, **changes: Any) -> params.Params:
 
 
 def test_two_ranks_are_one(tmp_path: Path) -> None:
-    """`train` with two processes against one: the log and all weights within 1e-6; live rows.
+    """`train` with two processes against one: the log and all weights within 1e-6; the log is shown meanwhile.
 
     KoLeo is off: its neighbours are those of the rank.
     """
     several = {"precision": "fp64", "batch_size": 8, "checkpoint_every": 3, "max_steps": 3, "devices": 2}
     settings = prepared(tmp_path, loss={"koleo": 0.0}, loop=several)
-    rows: list[dict[str, float]] = []
-    two = loop.train(settings, on_log=rows.append)
-    assert [row["step"] for row in rows] == two["step"].tolist() == [1, 2, 3]
+    seen: list[int] = []
+    two = loop.train(settings, on_log=lambda: seen.append(len(read_log(runs.run_folder(settings) / "log.csv"))))
+    assert seen[-1] == 3
+    assert two["step"].tolist() == [1, 2, 3]
     changed = settings.model_dump(mode="json")
     changed["pretrain"]["loop"]["devices"], changed["run"]["name"] = 1, "alone"
     alone = params.parse(changed, "test")
@@ -246,11 +248,11 @@ def test_ranks_and_micro_batches_share_out_the_samples() -> None:
 
 def test_the_log(tmp_path: Path) -> None:
     """One row per `log_every` steps and at checkpoints; values are means over the steps since the row before."""
-    rows: list[dict[str, float]] = []
-    every = train(tmp_path / "every", 5)
+    every, seen = train(tmp_path / "every", 5), []
     settings = tiny(loop={"max_steps": 5, "log_every": 3, "checkpoint_every": 4})
-    log = loop.pretrain(settings, Pictures(), tmp_path / "some", progress=False, on_log=rows.append)
-    assert log["step"].tolist() == [row["step"] for row in rows] == [3, 4, 5]
+    log = loop.pretrain(settings, Pictures(), tmp_path / "some", progress=False, on_log=lambda: seen.append(1))
+    assert log["step"].tolist() == [3, 4, 5]
+    assert len(seen) == 3
     assert log["samples"].tolist() == [12, 16, 20]
     for name in (*TERMS, "total", "grad_norm_head", "teacher_entropy"):
         assert log[name][0] == pytest.approx(every[name][:3].mean(), rel=1e-6)
@@ -296,23 +298,31 @@ def test_nan_stops_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not checkpoints.steps_in(tmp_path / "checkpoints")  # what is spoilt is not saved
 
 
-def test_collapse_is_told_from_a_young_network_and_from_targets_that_say_little() -> None:
-    settings = tiny(head={"prototypes": 1000}, optimiser={"epochs": 1e4}).pretrain
+def test_collapse_is_told_from_a_young_network_and_from_targets_that_say_little(tmp_path: Path) -> None:
+    settings = tiny(head={"prototypes": 1000}, optimiser={"epochs": 1e4})
+    short = tiny(head={"prototypes": 1000}, optimiser={"epochs": 50.0})  # 200 steps: a warning, no stop
 
-    def rows(first: int, entropy: float, std: float, information: float) -> list[dict[str, float]]:
+    def judged(settings: params.Params, last: int, entropy: float, std: float, information: float) -> str:
         row = {"teacher_entropy": entropy, "feature_std": std, "information_cls": information}
-        return [{"step": first + 10 * i, **row, "information_cls_share": information / 6.9} for i in range(99)]
+        row["information_cls_share"] = information / 6.9
+        return log.check_collapse([{"step": last - 10 * i, **row} for i in reversed(range(20))], settings.pretrain)
 
-    assert not log.check_collapse(rows(1, 6.9, 1e-4, 0.0), settings)  # the official start looks like this for long
-    short = tiny(head={"prototypes": 1000}, optimiser={"epochs": 50.0}).pretrain  # 200 steps: a warning, no stop
-    with pytest.warns(UserWarning, match="say nearly nothing"):
-        assert log.check_collapse(rows(1, 6.9, 1e-4, 0.0), short)
+    assert not judged(settings, 1000, 6.9, 1e-4, 0.0)  # the official start looks like this for long
+    assert "say nearly nothing" in judged(short, 980, 6.9, 1e-4, 0.0)
     with pytest.raises(log.TrainingStopped, match=r"step 5980: it has collapsed, the targets say nearly nothing"):
-        log.check_collapse(rows(5000, 6.9, 1e-4, 0.0), settings)
-    with pytest.warns(UserWarning, match=r"teacher_entropy 0\.100, .*near 0, raise teacher_temperature"):
-        assert log.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings)
-    assert log.check_collapse(rows(5000, 0.1, 0.3, 0.1), settings, warned=True)  # once is enough
-    assert not log.check_collapse(rows(5000, 5.0, 0.3, 1.4), settings)
+        judged(settings, 5980, 6.9, 1e-4, 0.0)
+    assert re.search(r"teacher_entropy 0\.100, .*near 0, raise teacher_temp", judged(settings, 5980, 0.1, 0.3, 0.1))
+    assert not judged(settings, 5980, 5.0, 0.3, 1.4)
+    written = log.Log(tmp_path, 0, short, leads=True)
+    row = {"teacher_entropy": 6.9, "feature_std": 1e-4, "information_cls": 0.0, "information_cls_share": 0.0}
+
+    def grow() -> None:
+        for step in range(101, 150):
+            written.append({"step": step, "samples": 4 * step, **row})
+
+    with pytest.warns(UserWarning, match="say nearly nothing") as warned:
+        grow()
+    assert len(warned) == 1  # once is enough
 
 
 def _child(folder: str, epochs: float, every: int) -> None:
@@ -381,5 +391,5 @@ def test_what_cannot_work_is_refused_first(tmp_path: Path, monkeypatch: pytest.M
             tiny(loop=of_one)
     tiny(loop={"accumulate": 4}, loss={"koleo": 0.0})
     monkeypatch.setattr(loop, "PATIENCE", 0.1)
-    with loop.sole_owner(tmp_path), pytest.raises(InputError, match="in use by another training"):
+    with FileLock(tmp_path / ".training.lock"), pytest.raises(InputError, match="in use by another training"):
         train(tmp_path, 1)

@@ -37,7 +37,6 @@ def formula_trainer(**changes: Any) -> Trainer:
     trainer = Trainer(tiny(**changes).pretrain, 0, CPU)
     for module in [*trainer.model.trained().values(), trainer.model.teacher]:
         formula_weights(module)
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=128.0, enabled=trainer.precision == "fp16")
     return trainer
 
 
@@ -133,9 +132,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "other shapes": ({"encoder": {"registers": 0, "patch_size": 8}, "head": {"layers": 1}}, FULL),
     "everything masked": ({"masks": {"share": 1.0, "ratio": [0.6, 0.7]}}, FULL),
     "nothing masked": ({"masks": {"share": 0.0}}, FULL),
-    "activation checkpointing": ({"loop": {"activation_checkpointing": True}}, FULL),
     "bf16": ({"loop": {"precision": "bf16"}}, FULL),
-    "fp16 with loss scaling": ({"loop": {"precision": "fp16"}}, FULL),
     "no clipping": ({"optimiser": {"clip_grad": 0.0}}, FULL),
 }
 
@@ -158,20 +155,16 @@ def test_every_option_makes_a_step(name: str) -> None:
         assert not any(same) or name in ("nothing masked", "nothing from patches"), prefix
 
 
-def test_precisions_agree() -> None:
-    """bf16 and fp16 have float32's gradient up to their rounding; the auxiliary forward leaves no dead casts behind."""
-    gradients = {}
-    for precision in ("fp32", "bf16", "fp16"):  # without KoLeo, whose close neighbours magnify rounding
+def test_bf16_has_the_gradient_of_fp32_up_to_its_rounding() -> None:
+    """The auxiliary forward leaves no dead casts behind."""
+    flat: dict[str, dict[str, Tensor]] = {}
+    for precision in ("fp32", "bf16"):  # without KoLeo, whose close neighbours magnify rounding
         trainer = formula_trainer(loop={"precision": precision}, loss={"koleo": 0.0})
         trainer.gradients([batch_of(trainer.settings)], Schedules(trainer.settings).at(4))
-        gradients[precision] = grads(trainer.model)
-    for precision, tolerance in (("bf16", 0.1), ("fp16", 0.02)):
-        for module in ("student.encoder", "student.head", "decoder"):
-            exact, rounded = (
-                torch.cat([g.ravel() for name, g in gradients[which].items() if name.startswith(module)])
-                for which in ("fp32", precision)
-            )
-            assert (exact - rounded).norm() < tolerance * exact.norm(), (precision, module)
+        modules = trainer.model.trained().items()
+        flat[precision] = {name: torch.cat([p.grad.ravel() for p in module.parameters()]) for name, module in modules}
+    for name, exact in flat["fp32"].items():
+        assert (exact - flat["bf16"][name]).norm() < 0.1 * exact.norm(), name
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own tracing asks for it

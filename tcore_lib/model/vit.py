@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from timm.layers import SwiGLUPacked, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tcore_lib import params
 from tcore_lib.machine import compiled
@@ -61,8 +60,8 @@ class ViT(VisionTransformer):
     """CLS + R registers + patches, pre-norm blocks, final LayerNorm; initial weights come from torch's own generator.
 
     Its state dict is the official layout (`weights`). `img_size` is the side, in pixels, of the square image whose patches have
-    a learned position each. `activation_checkpointing`: recompute each group of blocks in the backward pass; `compile_blocks`:
-    run groups of `GROUP` blocks through torch.compile; `layout`: how the weights came in and go out (`weights.layout_of`).
+    a learned position each. `compile_blocks`: run groups of `GROUP` blocks through torch.compile; `layout`: how the weights came
+    in and go out (`weights.layout_of`).
     """
 
     cls_token: Any
@@ -76,7 +75,7 @@ class ViT(VisionTransformer):
         self.settings, self.img_size, self.patch_size = settings, img_size, settings.patch_size
         self.width, self.depth, self.heads = settings.shape
         self.prefix = 1 + settings.registers
-        self.activation_checkpointing = self.compile_blocks = False
+        self.compile_blocks = False
         self.layout = "official"
         self.reg_token = None  # timm's name for them
         self.register_tokens: nn.Parameter | None = None
@@ -123,10 +122,7 @@ class ViT(VisionTransformer):
             if self.compile_blocks and weights is not None and not torch.is_grad_enabled():
                 torch._dynamo.maybe_mark_dynamic(x, 0)  # auxiliary crops: their number may change
                 torch._dynamo.maybe_mark_dynamic(weights, 2)
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(run, group, x, weights, use_reentrant=False)
-            else:
-                x = run(group, x, weights)
+            x = run(group, x, weights)
         return self.norm(x)
 
     def forward_features(self, images: Tensor) -> Tensor:  # type: ignore[override]

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -27,18 +28,13 @@ class MicroBatch(NamedTuple):
     draws: Draws
 
 
-class Collate:
-    """Stacks samples of one step and draws their views, masks and stochastic depth; runs in the worker."""
-
-    def __init__(self, params: Params) -> None:
-        self.seed, self.settings = params.run.seed, params.pretrain
-
-    def __call__(self, samples: Sequence[Sample]) -> MicroBatch:  # noqa: D102
-        batch = collate(samples)
-        counters = batch["counter"].tolist()
-        views = draw_views(self.seed, counters, batch["sizes"].numpy(), self.settings.views)
-        draws = draw(self.settings, self.seed, counters[0] // self.settings.loop.batch_size, counters)
-        return MicroBatch(batch["frames"], views, draws)
+def stacked(params: Params, samples: Sequence[Sample]) -> MicroBatch:
+    """Samples of one step with their views, masks and stochastic depth; runs in the worker."""
+    batch, settings = collate(samples), params.pretrain
+    counters = batch["counter"].tolist()
+    views = draw_views(params.run.seed, counters, batch["sizes"].numpy(), settings.views)
+    draws = draw(settings, params.run.seed, counters[0] // settings.loop.batch_size, counters)
+    return MicroBatch(batch["frames"], views, draws)
 
 
 def worker_count(wanted: int | None, device: torch.device, place: Place) -> int:
@@ -65,7 +61,7 @@ def loader(
     return DataLoader(
         SandwichDataset(index, params.pretrain.sandwich, params.run.seed),
         batch_sampler=(batch for step in range(first_step, last_step) for batch in counters(step, *split)),
-        collate_fn=Collate(params),
+        collate_fn=partial(stacked, params),
         pin_memory=device.type == "cuda",
         **settings,
     )

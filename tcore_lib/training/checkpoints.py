@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from tcore_lib import params
@@ -17,13 +18,15 @@ from tcore_lib.files import reading
 from tcore_lib.model.export import export
 from tcore_lib.model.weights import leaves, load_exactly, read_torch, read_weights, write_safetensors, write_torch
 from tcore_lib.params import Params, dotted
+from tcore_lib.runs import provenance
+from tcore_lib.training.step import Trainer
 from tcore_lib.training.tcore import TCoRe
 
 FORMAT = 3  # raised when an older checkpoint can no longer be continued
 # Settings of `pretrain.loop` that say how far and how a run goes on, not what it computes: they may change between its parts.
 FREE = {
     "max_steps", "devices", "workers", "checkpoint_every", "keep_last", "milestone_every", "log_every", "tracker",
-    "accumulate", "activation_checkpointing", "compile",
+    "accumulate", "compile",
 }  # fmt: skip
 
 
@@ -38,22 +41,46 @@ def steps_in(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def save(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
-    """Write a checkpoint atomically. `content` holds tensors and plain values only."""
-    path = path_of(folder, step)
-    write_torch(path, {"format": FORMAT, "step": step, **content})
-    return path
-
-
-def prune(folder: Path, newest: int, keep_last: int, milestone_every: int | None) -> None:
-    """Of the checkpoints up to step `newest`, remove all but the last `keep_last` and the multiples of `milestone_every`.
+def save(trainer: Trainer, params: Params, num_videos: int, folder: Path, step: int, started: float) -> None:
+    """Write a checkpoint, atomically: tensors and plain values only. Older ones go, but for the newest and the milestones.
 
     A file of a later step is one that `load_newest` has passed over as damaged: it does not count as kept.
     """
-    known = [(step, file) for step, file in steps_in(folder).items() if step <= newest]
-    for step, file in known[:-keep_last]:
-        if milestone_every is None or step % milestone_every:
+    model, loop = trainer.model, params.pretrain.loop
+    content = {
+        "format": FORMAT,
+        "step": step,
+        **official_weights(model),
+        "layout": model.student.encoder.layout,  # how an encoder that was continued came in: it goes out the same way
+        "centres": {"cls": model.cls_centre, "patch": model.patch_centre},
+        "optimiser": trainer.optimiser.state_dict(),
+        "num_videos": num_videos,
+        "params": params.model_dump(mode="json"),
+        "provenance": provenance(params, started),
+    }
+    write_torch(path_of(folder, step), content)
+    known = [(older, file) for older, file in steps_in(folder).items() if older <= step]
+    for older, file in known[: -loop.keep_last]:
+        if loop.milestone_every is None or older % loop.milestone_every:
             file.unlink(missing_ok=True)
+
+
+def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> int:
+    """Load the newest sound checkpoint, else the encoder that `pretrain.encoder.init` names. Returns the steps made."""
+    content, model = load_newest(folder), trainer.model
+    if content is None:
+        if (source := params.pretrain.encoder.init) is not None:
+            model.start_from(source)
+        return 0
+    origin = path_of(folder, content["step"])
+    refuse_other_run(content, params, num_videos, str(origin))
+    load_official_weights(model, content, str(origin))
+    with torch.no_grad(), reading(origin, "it does not hold the state of this training: move it out of the folder"):
+        model.cls_centre.copy_(content["centres"]["cls"])
+        model.patch_centre.copy_(content["centres"]["patch"])
+        model.student.encoder.layout = model.teacher.encoder.layout = content["layout"]
+        trainer.optimiser.load_state_dict(content["optimiser"])
+    return int(content["step"])
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -93,8 +120,8 @@ def refuse_other_run(content: Mapping[str, Any], params: Params, num_videos: int
     for key, value in settings(params.model_dump(mode="json"), FORMAT, num_videos).items():
         if key not in free and before.get(key) != value:
             raise InputError(
-                f"{key} = {value!r}, but {origin} was trained with {before.get(key)!r}; set it back, or start anew in "
-                "another output folder or with resume=False."
+                f"{key} = {value!r}, but {origin} was trained with {before.get(key)!r}; set it back where this version still "
+                "takes that value, or start anew in another output folder or with resume=False."
             )
 
 

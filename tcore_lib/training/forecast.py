@@ -13,10 +13,10 @@ import torch
 from tcore_lib import machine
 from tcore_lib.data.sandwich import SandwichDataset, Videos
 from tcore_lib.data.shards import open_index
-from tcore_lib.machine import Meter, Place, choose_device
+from tcore_lib.machine import Meter, Place, choose_device, full_memory_told
 from tcore_lib.params import Params, load
-from tcore_lib.training.batches import Collate, worker_count
-from tcore_lib.training.loop import full_memory_told
+from tcore_lib.training.batches import stacked, worker_count
+from tcore_lib.training.loop import FULL
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
@@ -29,24 +29,23 @@ def forecast(
     """Measure up to `steps` steps of a profile for about `seconds` with a throw-away model, and scale them up.
 
     `hours` of the whole schedule (without checkpoints and exchange between ranks), `samples_per_second` over all ranks,
-    `bottleneck` (`loader` or `step`), `memory_gb` (peak, 1e9 bytes, of the GPU or of this process), `workers` the run will use
+    `bottleneck` (`loader` or `step`), `memory_gb` (peak of the GPU, 1e9 bytes; NaN on a CPU), `workers` the run will use
     and `enough_workers` with which a GPU never waits; `load_seconds` (one loader process) and `step_seconds` of a rank's step.
     """
     loop = params.pretrain.loop
-    share = max(1, loop.batch_size // loop.devices)  # samples of a rank's step
-    micro = max(1, share // loop.accumulate)
+    micro = max(1, loop.batch_size // (loop.devices * loop.accumulate))
     samples = min(micro, ON_A_CPU) if device.type == "cpu" else micro
-    with full_memory_told(params.pretrain):
-        meter, resting = _measure(params, index, device, samples, steps, seconds)
-    load = share / samples * meter.median("load")
-    step = share / samples * meter.median("gradients") + meter.median("update")
+    with full_memory_told(FULL.format(**loop.model_dump())):
+        meter = _measured(params, index, device, samples, steps, seconds)
+    parts = loop.batch_size / loop.devices / samples  # of a rank's step
+    load, step = parts * meter.median("load"), parts * meter.median("gradients") + meter.median("update")
     workers = worker_count(loop.workers, device, Place(world=loop.devices))
     each = max(step, load / workers) if workers else load + step
     found = {
         "hours": Schedules(params.pretrain).steps * each / 3600,
         "samples_per_second": loop.batch_size / each,
         "bottleneck": "loader" if load / max(1, workers) > step else "step",
-        "memory_gb": (resting + max(0, meter.peak() - resting) * micro / samples) / 1e9,
+        "memory_gb": meter.peak() / 1e9 if device.type == "cuda" else math.nan,
         "workers": workers,
         "enough_workers": 0 if device.type == "cpu" else math.ceil(load / step),
         "load_seconds": load,
@@ -55,33 +54,26 @@ def forecast(
     return pd.Series(found, name="forecast")
 
 
-def _measure(
-    params: Params, index: Videos, device: torch.device, samples: int, steps: int, seconds: float
-) -> tuple[Meter, int]:
-    """Seconds of `load`, `gradients` (with the views), `update` of at least one step, and the bytes in use between steps."""
+def _measured(params: Params, index: Videos, device: torch.device, samples: int, steps: int, seconds: float) -> Meter:
+    """Seconds of `load`, `gradients` (with the views) and `update` of at least one step of so many samples."""
     loop = params.pretrain.loop.model_copy(update={"batch_size": samples, "accumulate": 1, "devices": 1})
     params = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"loop": loop})})
     meter, schedules, end = Meter(device), Schedules(params.pretrain), time.perf_counter() + seconds
     meter.reset_peak()
-    trainer, collate = Trainer(params.pretrain, params.run.seed, device), Collate(params)
+    trainer = Trainer(params.pretrain, params.run.seed, device)
     dataset = SandwichDataset(index, params.pretrain.sandwich, params.run.seed)
-    threads, resting = torch.get_num_threads(), 0
     for step in range(steps + 1):
-        if step > 1 and time.perf_counter() > end:
+        if step == 1:  # the first one also fills memory pools: it does not count
+            meter.seconds.clear()
+        elif step and time.perf_counter() > end:
             break
-        torch.set_num_threads(1)  # as in a worker
         with meter("load"):
-            batch = collate([dataset[i] for i in range(step * samples, (step + 1) * samples)])
-        torch.set_num_threads(threads)
+            batch = stacked(params, [dataset[i] for i in range(step * samples, (step + 1) * samples)])
         with meter("gradients"):
             trainer.gradients([trainer.inputs(*batch)], schedules.at(step))
         with meter("update"):
             trainer.update(schedules.at(step))
-        if step == 0:  # it also makes the optimiser's state and fills memory pools: it does not count
-            trainer.optimiser.zero_grad(set_to_none=True)
-            resting = meter.in_use()
-            meter.seconds.clear()
-    return meter, resting
+    return meter
 
 
 def forecast_command(profile: str, *, steps: int = 20, seconds: float = 60.0) -> None:

@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import cyclopts
 import pandas as pd
@@ -27,20 +27,23 @@ from tqdm import tqdm
 from tcore_lib.data.sandwich import Videos
 from tcore_lib.data.shards import open_index
 from tcore_lib.errors import InputError
-from tcore_lib.files import reading, writable
-from tcore_lib.machine import Meter, Place, choose_device, cores, joined, memory_is_full, place_of
-from tcore_lib.params import Params, Pretrain, load
-from tcore_lib.runs import provenance, run_folder
+from tcore_lib.files import writable
+from tcore_lib.machine import Meter, Place, choose_device, cores, full_memory_told, joined, place_of
+from tcore_lib.params import Params, load
+from tcore_lib.runs import run_folder
 from tcore_lib.training import checkpoints
 from tcore_lib.training.batches import loader, micro_batches, sentence_in
-from tcore_lib.training.log import LOG_NAME, ROWS, Log, Row, averages, check_collapse, read_log
+from tcore_lib.training.log import LOG_NAME, Log, Row, averages, read_log
 from tcore_lib.training.schedules import Schedules
 from tcore_lib.training.step import Trainer
 
 T = TypeVar("T")
-OnLog = Callable[[Row], object] | None  # what is called with every row of the log
+OnLog = Callable[[], object] | None  # called when the log has grown
 CHECKPOINTS = "checkpoints"  # folder in the run's folder
 PATIENCE = 30.0  # seconds a training waits for the processes of a killed one, which still write a checkpoint
+FULL = (
+    "pretrain.loop.batch_size = {batch_size} is too much for accumulate = {accumulate}; raise that, or use more devices"
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,20 +61,19 @@ def run_steps(
     trainer: Trainer, params: Params, index: Videos, output: Path, place: Place, progress: bool, on_log: OnLog
 ) -> None:
     """Make all steps that are left: data, step, log, checkpoint, stop. Arguments as in `pretrain`."""
-    settings, device, loop = params.pretrain, trainer.device, params.pretrain.loop
-    schedules, meter, started = Schedules(settings), Meter(device), time.time()
-    step, last = restore(trainer, params, len(index), output / CHECKPOINTS), schedules.steps
-    log = Log(output, step, params) if place.leads else None
+    device, loop, folder = trainer.device, params.pretrain.loop, output / CHECKPOINTS
+    schedules, meter, started = Schedules(params.pretrain), Meter(device), time.time()
+    step, last = checkpoints.restore(trainer, params, len(index), folder), schedules.steps
+    log = Log(output, step, params, place.leads)
     batches = micro_batches(loader(params, index, place, device, step, last))
     crops = one_ahead((trainer.inputs(*batch) for batch in batches), device)
     pending: list[Tensor] = []  # values of the steps since the last row, on the device
-    recent: list[Row] = []  # last rows of the log
-    warned, clock = False, time.perf_counter()
+    clock = time.perf_counter()
     shown = {"desc": "pretraining", "unit": "step", "file": sys.stdout, "disable": not (progress and place.leads)}
     bar = tqdm(total=last, initial=step, **shown)
     with bar, noted_signals() as noted:
         if step == last == 0 and place.leads:  # no step at all: the checkpoint is the start
-            save(trainer, params, len(index), output / CHECKPOINTS, step, started)
+            checkpoints.save(trainer, params, len(index), folder, step, started)
         while step < last:
             # data: the workers have drawn everything random; crops are cut on the device
             hyper = schedules.at(step)
@@ -89,28 +91,25 @@ def run_steps(
             stop = signal_to_stop(noted, device, place, row_due)
             if row_due or stop:
                 row: Row = {"step": step, "samples": step * loop.batch_size}
-                row |= averages(list(values), pending, step, settings)
+                row |= averages(list(values), pending, step)
                 row |= {name: float(value) for name, value in trainer.model.diagnostics().items()} | vars(hyper)
                 now = time.perf_counter()
                 row["samples_per_second"] = len(pending) * loop.batch_size / max(now - clock, 1e-9)
                 row["peak_memory_gb"] = meter.peak() / 1e9
-                clock, pending, recent = now, [], [*recent, row][-2 * ROWS :]
+                clock, pending = now, []
                 bar.set_postfix_str(f"{row['samples_per_second']:.1f} samples/s, loss {row['total']:.4f}")
-                if log is not None:
-                    log.append(row)
-                    if on_log is not None:
-                        on_log(row)
-                warned = check_collapse(recent, settings, warned)
+                log.append(row)
+                if on_log is not None:
+                    on_log()
 
             # checkpoint
             if (save_due or stop) and place.leads:
-                save(trainer, params, len(index), output / CHECKPOINTS, step, started)
+                checkpoints.save(trainer, params, len(index), folder, step, started)
 
             # stop
             if stop:
                 raise Interrupted(stop, f"at step {step} of {last}", output)
-    if log is not None:
-        log.close()
+    log.close()
 
 
 def one_ahead(made: Iterator[T], device: torch.device) -> Iterator[T]:
@@ -123,44 +122,6 @@ def one_ahead(made: Iterator[T], device: torch.device) -> Iterator[T]:
         while (ready := waiting.result()) is not None:
             waiting = thread.submit(next, made, None)
             yield ready
-
-
-def pretrain(
-    params: Params, index: Videos, output: Path, *, resume: bool = True, progress: bool = True, on_log: OnLog = None
-) -> pd.DataFrame:
-    """Train, or go on training, in this process (docs/method.md); as one rank of many where torchrun started it.
-
-    Written to `output`: `log.csv` (one row per `loop.log_every` steps: means over these steps of the terms before their
-    weights and of the gradient norms before clipping, `TCoRe.diagnostics`, the last step's schedule values, speed, peak
-    memory; also returned, and row by row given to `on_log`) and `checkpoints/step-<8 digits>.pt`. `resume` continues from the
-    newest of these, False removes them. Ctrl-C or SIGTERM: a checkpoint is written and `Interrupted` raised.
-    """
-    place = place_of()
-    device = choose_device(params.run.device, place)
-    with sole_owner(output) if place.leads else nullcontext(), joined(place, device), full_memory_told(params.pretrain):
-        if not resume and place.leads:
-            for file in checkpoints.steps_in(output / CHECKPOINTS).values():
-                file.unlink()
-        if place.world > 1:
-            dist.barrier()
-        trainer = Trainer(params.pretrain, params.run.seed, device)
-        run_steps(trainer, params, index, output, place, progress, on_log)
-    return read_log(output / LOG_NAME)
-
-
-@contextmanager
-def full_memory_told(settings: Pretrain) -> Iterator[None]:
-    """Inside, a full memory is said in one sentence."""
-    try:
-        yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not memory_is_full(error):
-            raise
-        raise InputError(
-            f"The device's memory is full with pretrain.loop.batch_size = {settings.loop.batch_size}; raise "
-            f"pretrain.loop.accumulate to {2 * settings.loop.accumulate}, set pretrain.loop.activation_checkpointing: true, "
-            "or use more devices."
-        ) from error
 
 
 @contextmanager
@@ -176,87 +137,67 @@ def noted_signals() -> Iterator[list[int]]:
 
 
 def signal_to_stop(noted: Sequence[int], device: torch.device, place: Place, row_due: bool) -> int:
-    """The signal to stop for, or 0; the same on all ranks. GPUs are asked only when they are waited for anyway."""
+    """The signal to stop for, or 0; the same on all ranks, which ask each other when they wait for the device anyway."""
     own = noted[-1] if noted else 0
     if place.world == 1:
         return own
-    if device.type == "cuda" and not row_due:
+    if not row_due:
         return 0
     wanted = torch.tensor(own, device=device)
     dist.all_reduce(wanted, dist.ReduceOp.MAX)
     return int(wanted)
 
 
-def sole_owner(output: Path) -> AbstractContextManager[Any]:
-    """Hold a run's folder against other trainings."""
-    try:
-        with writable(output):
-            output.mkdir(parents=True, exist_ok=True)
-            return FileLock(output / ".training.lock", timeout=PATIENCE).acquire()
-    except Timeout as error:
-        raise InputError(
-            f"{output} is in use by another training; wait for it, or give this run another run.name."
-        ) from error
+def pretrain(
+    params: Params, index: Videos, output: Path, *, resume: bool = True, progress: bool = True, on_log: OnLog = None
+) -> pd.DataFrame:
+    """Train, or go on training, in this process (docs/method.md); as one rank of many where torchrun started it.
 
-
-def save(trainer: Trainer, params: Params, num_videos: int, folder: Path, step: int, started: float) -> None:
-    """Write a checkpoint."""
-    model, loop = trainer.model, params.pretrain.loop
-    content = {
-        **checkpoints.official_weights(model),
-        "layout": model.student.encoder.layout,  # how an encoder that was continued came in: it goes out the same way
-        "centres": {"cls": model.cls_centre, "patch": model.patch_centre},
-        "optimiser": trainer.optimiser.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
-        "num_videos": num_videos,
-        "params": params.model_dump(mode="json"),
-        "provenance": provenance(params, started),
-    }
-    checkpoints.save(folder, step, content)
-    checkpoints.prune(folder, step, loop.keep_last, loop.milestone_every)
-
-
-def restore(trainer: Trainer, params: Params, num_videos: int, folder: Path) -> int:
-    """Load the newest sound checkpoint, else the encoder that `pretrain.encoder.init` names. Returns the steps made."""
-    content, model = checkpoints.load_newest(folder), trainer.model
-    if content is None:
-        if (source := params.pretrain.encoder.init) is not None:
-            model.start_from(source)
-        return 0
-    origin = checkpoints.path_of(folder, content["step"])
-    checkpoints.refuse_other_run(content, params, num_videos, str(origin))
-    checkpoints.load_official_weights(model, content, str(origin))
-    with torch.no_grad(), reading(origin, "it does not hold the state of this training: move it out of the folder"):
-        model.cls_centre.copy_(content["centres"]["cls"])
-        model.patch_centre.copy_(content["centres"]["patch"])
-        model.student.encoder.layout = model.teacher.encoder.layout = content["layout"]
-        trainer.optimiser.load_state_dict(content["optimiser"])
-        trainer.scaler.load_state_dict(content["scaler"])
-    return int(content["step"])
+    Written to `output`: `log.csv` (one row per `loop.log_every` steps: means over these steps of the terms before their
+    weights and of the gradient norms before clipping, `TCoRe.diagnostics`, the last step's schedule values, speed, peak
+    memory; also returned; `on_log` is called after each) and `checkpoints/step-<8 digits>.pt`. `resume` continues from the
+    newest of these, False removes them. Ctrl-C or SIGTERM: a checkpoint is written and `Interrupted` raised.
+    """
+    place = place_of()
+    device = choose_device(params.run.device, place)
+    with writable(output):
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".training.lock", timeout=PATIENCE)
+        try:
+            held = lock.acquire() if place.leads else nullcontext()
+        except Timeout as error:
+            other = "wait for it, or give this run another run.name"
+            raise InputError(f"{output} is in use by another training; {other}.") from error
+    with held, joined(place, device), full_memory_told(FULL.format(**params.pretrain.loop.model_dump())):
+        if not resume and place.leads:
+            for file in checkpoints.steps_in(output / CHECKPOINTS).values():
+                file.unlink()
+        if place.world > 1:
+            dist.barrier()
+        trainer = Trainer(params.pretrain, params.run.seed, device)
+        run_steps(trainer, params, index, output, place, progress, on_log)
+    return read_log(output / LOG_NAME)
 
 
 def train(params: Params, *, resume: bool = True, progress: bool = True, on_log: OnLog = None) -> pd.DataFrame:
     """`pretrain` a profile into its run folder, on the index that notebook 00 made.
 
     With `pretrain.loop.devices` > 1 in as many processes on this machine, one per GPU (on a CPU they share the cores);
-    they end with this one.
+    they end with this one, and `on_log` is called every second.
     """
     devices, output = params.pretrain.loop.devices, run_folder(params)
     if devices == 1 or place_of().world > 1:
         return pretrain(params, open_index(params.data), output, resume=resume, progress=progress, on_log=on_log)
-    rows = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, progress, rows), nprocs=devices, join=False)
+    ranks = torch.multiprocessing.spawn(_rank, (params, port, resume, progress), nprocs=devices, join=False)
     try:
         ended = False
         while not ended:
-            ended = ranks.join(timeout=0.2)
-            while not rows.empty():
-                row = rows.get()
-                if on_log is not None:
-                    on_log(row)
+            ended = ranks.join(timeout=1.0)
+            if on_log is not None:
+                on_log()
     except torch.multiprocessing.ProcessRaisedException as error:
         raise sentence_in(error) or error from None
     except KeyboardInterrupt:
@@ -271,18 +212,18 @@ def train(params: Params, *, resume: bool = True, progress: bool = True, on_log:
     return log
 
 
-def _rank(rank: int, params: Params, port: int, resume: bool, progress: bool, rows: Any) -> None:
+def _rank(rank: int, params: Params, port: int, resume: bool, progress: bool) -> None:
     """One of the processes that `train` starts; what it raises is raised there."""
     world = str(params.pretrain.loop.devices)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(max(1, cores() // int(world)))
-    pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=progress, on_log=rows.put)
+    pretrain(params, open_index(params.data), run_folder(params), resume=resume, progress=progress)
 
 
 def pretrain_command(
     profile: str, *, fresh: bool = False, changes: Annotated[tuple[str, ...], cyclopts.Parameter(name="--set")] = ()
-) -> int:
+) -> None:
     """Train a profile on the index that notebook 00 made; also under torchrun.
 
     Args:
@@ -290,10 +231,4 @@ def pretrain_command(
         fresh: start anew instead of resuming.
         changes: replace one setting, section.key=value; may be repeated.
     """
-    try:
-        train(load(profile, changes), resume=not fresh, progress=place_of().leads)
-    except Interrupted as stop:
-        if place_of().leads:
-            print(f"tcore: {stop}", file=sys.stderr)
-        return stop.exit_code
-    return 0
+    train(load(profile, changes), resume=not fresh, progress=place_of().leads)

@@ -20,10 +20,8 @@ from tcore_lib.machine import compiled
 SLICE = {"cpu": 2**24, "cuda": 2**27}
 
 
-# What is done to a slice of logits, which a GPU runs as generated code: it takes a number for a constant, so the logits come
-# in divided by the temperature.
-
-
+# What is done to a slice of logits; a GPU runs it as generated code, which takes a number for a constant: so the logits come in
+# divided by the temperature.
 def _targets(logits: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """(V, r, K) -> the teacher's distributions summed over V (r, K), and the sum of all their entropies ()."""
     log_targets = F.log_softmax(logits - shift, dim=-1)
@@ -54,10 +52,8 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, w = ctx.saved_tensors
-        # fp16 would lose what is as small as a softmax over K: the largest value becomes 64
-        scale = grad.abs().amax().clamp_min(1e-30) / 64
-        half = (grad / scale).to(x.dtype)
-        return _half_product(half, w.T) * scale, _half_product(half.T, x.T) * scale, None
+        grad = grad.to(x.dtype)
+        return _half_product(grad, w.T), _half_product(grad.T, x.T), None
 
 
 def _logits(x: Tensor, prototypes: Tensor) -> Tensor:
@@ -101,10 +97,7 @@ def prototype_cross_entropy(
     for start in range(0, len(weights), rows_at_a_time):
         part = slice(start, start + rows_at_a_time)
         inputs = (student[:, part], prototypes, teacher[:, part], teacher_prototypes, shift, fused)
-        if len(weights) <= rows_at_a_time:  # the only slice: its logits may stay until the backward pass
-            values, targets, spread = _rows(*inputs)
-        else:
-            values, targets, spread = checkpoint(_rows, *inputs, use_reentrant=False)
+        values, targets, spread = checkpoint(_rows, *inputs, use_reentrant=False)
         losses = losses + (values * weights[part]).sum(-1)  # a product would be one of half precision
         total_target, entropy = total_target + targets, entropy + spread
     return losses, total_target, entropy

@@ -27,15 +27,16 @@ from tcore_lib.training.losses import agreement, koleo, prototype_cross_entropy
 
 def term_weights(settings: params.Pretrain) -> dict[str, float]:
     """The loss terms of a run and their weights in the total, in the order of the log. A term of weight 0 is left out."""
-    loss, decoder = settings.loss, settings.decoder
-    weights = {"dino_global": loss.dino, "dino_local": loss.dino if settings.views.num_local else 0.0}
-    if decoder.enabled:
-        weights["patch_past"] = loss.patch_past if decoder.branches != "future" else 0.0
-        weights["patch_future"] = loss.patch_future if decoder.branches != "past" else 0.0
-        weights["agreement"] = loss.agreement if decoder.branches == "both" else 0.0
-    else:
-        weights["patch"] = loss.patch
-    weights["koleo"] = loss.koleo
+    loss, branches = settings.loss, settings.decoder.branches if settings.decoder.enabled else "none"
+    weights = {
+        "dino_global": loss.dino,
+        "dino_local": loss.dino * (settings.views.num_local > 0),
+        "patch_past": loss.patch_past * (branches in ("both", "past")),
+        "patch_future": loss.patch_future * (branches in ("both", "future")),
+        "agreement": loss.agreement * (branches == "both"),
+        "patch": loss.patch * (branches == "none"),
+        "koleo": loss.koleo,
+    }
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
@@ -45,7 +46,6 @@ class Networks(nn.Module):
     def __init__(self, settings: params.Pretrain, seed: int) -> None:
         super().__init__()
         self.encoder: ViT = initial_vit(settings.encoder, settings.views.global_size, seed)
-        self.encoder.activation_checkpointing = settings.loop.activation_checkpointing
         with seeded(seed, 1):
             self.head = ProjectionHead(self.encoder.width, settings.head)
 
@@ -85,11 +85,10 @@ class TCoRe(nn.Module):
     def start_from(self, source: str) -> None:
         """Give student and teacher the weights of an encoder from anywhere (`pretrain.encoder.init`).
 
-        Heads and decoder stay as they were initialised, and their first gradients know nothing: the encoder can be held
-        meanwhile (`optimiser.hold_steps`), and after that moves slowly (`optimiser.encoder_lr`, `layer_decay`). NeCo (Pariza
-        et al., 2025) continues DINOv2 with AdamW at 1e-5 for the encoder and 1e-4 for the heads, teacher momentum 0.9995 to
-        1, batch 64; TimeT (Salehi et al., 2023) moves the last two blocks of DINO on video, heads at a higher rate. MoSiC
-        (Salehi et al., 2025) is named for further reading; its rates are not used here.
+        Heads and decoder start fresh, and their first gradients know nothing: the encoder can be held meanwhile
+        (`optimiser.hold_steps`) and then moves slowly (`encoder_lr`, `layer_decay`). NeCo (Pariza et al., 2025) continues DINOv2
+        at 1e-5 for the encoder and 1e-4 for the heads, teacher momentum 0.9995 to 1, batch 64; TimeT (Salehi et al., 2023)
+        moves the last two blocks of DINO, heads at a higher rate. See also MoSiC (Salehi et al., 2025).
         """
         path = params.resolve(source)
         start_from(self.student.encoder, path if path.exists() else source)
@@ -112,7 +111,6 @@ class TCoRe(nn.Module):
         the C crops of `draws.crops` only.
         """
         student, teacher, frames = self.student, self.teacher, self.auxiliary_frames
-        with_cls = "dino_global" in self.weights
         with_patches = (frames or "patch" in self.weights) and len(draws.crops) > 0
         temperatures = (self.settings.loss.student_temperature, teacher_temperature)
 
@@ -148,43 +146,37 @@ class TCoRe(nn.Module):
             inputs = (own, ours, target, theirs, *centre_and_weights, temperatures)
             return prototype_cross_entropy(*inputs, fused=self.compiled)
 
-        if with_cls:
-            own, *local = _in_one_pass(student.head, tokens)  # (2B, d), (L * B, d)
-            batch, ones = len(cls) // 2, own.new_ones(len(cls))
-            scale = 1 / (
-                (2 + 2 * self.settings.views.num_local) * draws.samples
-            )  # mean over samples, all pairs of crops
-            swapped = cls_target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
-            loss, targets, entropy = cross_entropy(own[None], swapped, self.cls_centre, ones)
-            self._add(cls_targets=targets, cls_entropy=entropy)
-            terms["dino_global"] = scale * loss[0]
-            for small in local:  # every local crop answers for both: (L, B, d) against (2, B, d)
-                sets, both = small.unflatten(0, (-1, batch)), cls_target.unflatten(0, (2, batch))
-                terms["dino_local"] = scale * cross_entropy(sets, both, self.cls_centre, ones[:batch])[0].sum()
+        own, *local = student.head(torch.cat(tokens)).split([len(some) for some in tokens])  # (2B, d), (L * B, d)
+        batch, ones, pairs = len(cls) // 2, own.new_ones(len(cls)), 2 + 2 * self.settings.views.num_local
+        scale = 1 / (pairs * draws.samples)  # mean over samples and over all pairs of a target and a crop
+        swapped = cls_target.roll(batch, 0)[None]  # (1, 2B, d): each crop answers for the other one
+        loss, targets, entropy = cross_entropy(own[None], swapped, self.cls_centre, ones)
+        self._add(cls_targets=targets, cls_entropy=entropy)
+        terms["dino_global"] = scale * loss[0]
+        for small in local:  # every local crop answers for both: (L, B, d) against (2, B, d)
+            sets, both = small.unflatten(0, (-1, batch)), cls_target.unflatten(0, (2, batch))
+            terms["dino_local"] = scale * cross_entropy(sets, both, self.cls_centre, ones[:batch])[0].sum()
         if with_patches:
             hidden = patches.index_select(0, draws.crops)  # (C, P, D)
             if self.decoder is not None and auxiliary is not None:
                 hidden = self.decoder(hidden.repeat(len(frames), 1, 1), auxiliary)  # (F * C, P, D)
-            restored = [_select(part, draws.patches) for part in hidden.chunk(max(1, len(frames)))]  # (M, D) each
-            features = _in_one_pass(student.head, restored)  # (M, d) each
             names = [f"patch_{frame}" for frame in frames] or ["patch"]
-            counted = {name: x for name, x in zip(names, features, strict=True) if name in self.weights}
-            if counted:
-                sets = torch.stack(list(counted.values()))  # (F, M, d)
-                loss, targets, entropy = cross_entropy(sets, patch_target[None], self.patch_centre, draws.weights)
-                self._add(patch_targets=targets, patch_entropy=entropy)
-                terms |= dict(zip(counted, (loss / (2 * draws.samples)).unbind(), strict=True))
+            restored = [_select(part, draws.patches) for part in hidden.chunk(len(names))]  # (M, D) each
+            sets = student.head(torch.cat(restored)).unflatten(0, (len(names), -1))  # (F, M, d)
+            loss, targets, entropy = cross_entropy(sets, patch_target[None], self.patch_centre, draws.weights)
+            self._add(patch_targets=targets, patch_entropy=entropy)
+            terms |= dict(zip(names, (loss / (2 * draws.samples)).unbind(), strict=True))
             if "agreement" in self.weights:
-                past, future = features
+                past, future = sets
                 terms["agreement"] = agreement(past, future, ours) / (draws.masked * len(ours))
         if "koleo" in self.weights:
             terms["koleo"] = sum(koleo(crop) for crop in cls.chunk(2)) / draws.samples
 
         # 5. The weighted sum.
         total = sum((weight * terms[name] for name, weight in self.weights.items()), cls_target.new_zeros(()))
-        if not (with_cls and with_patches):  # DistributedDataParallel waits for a gradient of every parameter
+        if not with_patches:  # DistributedDataParallel waits for a gradient of every parameter
             total = sum((0.0 * p.sum() for module in self.trained().values() for p in module.parameters()), total)
-        return total, {name: term.detach() for name, term in terms.items()}
+        return total, {name: terms[name].detach() for name in self.weights}
 
     # ---- what is counted on the way, and what follows the optimiser's step ------------------------------------------
 
@@ -235,11 +227,6 @@ class TCoRe(nn.Module):
             if count > 0:
                 mean = self.teacher.head.last_layer.logits(total / count)
                 centre.lerp_(mean.to(centre.dtype), 1 - self.settings.loss.centre_momentum)
-
-
-def _in_one_pass(head: ProjectionHead, sets: list[Tensor]) -> list[Tensor]:
-    """Features (R, d) of each set of tokens (R, D)."""
-    return list(head(torch.cat(sets)).split([len(tokens) for tokens in sets]))
 
 
 def _select(patches: Tensor, wanted: Tensor) -> Tensor:
