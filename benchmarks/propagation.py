@@ -154,7 +154,7 @@ def brute(clip: Clip, settings: params.Davis, encoder: FeatureEncoder, device: s
     with meter("score"):
         rows = benchmark.score(clip, lambda t: clipfiles.read_ids(folder / f"{t}.png"))
     stages = {name: seconds for name, (seconds,) in meter.seconds.items()}
-    whole, score = sum(stages.values()), 100 * float(np.mean([row["JF_mean"] for row in rows]))
+    whole, score = sum(stages.values()), 100 * float(rows["JF_mean"].mean())
     return {"end_to_end": whole, "without_encoder": whole - stages["encode"], "stages": stages, "J&F_m": score}
 
 

@@ -8,14 +8,13 @@
   `counted(clip)`, the frames that are scored;
 * `input_size(clip, patch_size)` -> (H, W) of the network input; `first_map(clip, size, grid)` -> (C, h, w); `predict(clip,
   soft (B, C, h, w), size)` -> B predictions;
-* `score(clip, read, each)` -> rows, each with `clip` and `frames`; `read` gives the prediction of a frame, `each` maps over
-  frames; `sums(rows)`: score -> part and whole per clip, each (clips, items): the score is the mean over items of part / whole;
-* `prediction_files(folder, clip)`, `save(folder, clip, predictions, each)` and `predictions(folder, clip)`, which gives `read`.
+* `score(clip, read)` -> a table of rows, with `clip` and `frames`; `read` gives the prediction of a frame; `sums(rows)`: score
+  -> part and whole per clip, each (clips, items): the score is the mean over items of part / whole;
+* `prediction_files(folder, clip)`, `save(folder, clip, predictions)` and `predictions(folder, clip)`, which gives `read`.
 """
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -75,33 +74,34 @@ def examine(settings: params.Benchmark, root: str | Path, *, progress: bool = Tr
     clips = [one for one in looked if isinstance(one, Clip)]
     problems = [str(one) for one in looked if isinstance(one, InputError)]
     frames, scored = sum(map(len, clips)), sum(len(benchmark.counted(clip)) for clip in clips)
-    sizes = Counter(f"{clip.size[1]}x{clip.size[0]}" for clip in clips).most_common(6)
     said = [
         f"{benchmark.title}, split {settings.split}, in {root}",  # type: ignore[attr-defined]
         f"clips       {len(clips)} complete of {len(names)} {'listed' if settings.clips is None else 'chosen'}",
         f"frames      {frames}, {scored} of them are scored",
-        f"sizes       {', '.join(f'{size}: {count}' for size, count in sizes)}",
     ]
     complete = settings.clips is not None or (len(clips) == number and whole in (None, frames))
     if str(settings.split) != split or not complete:  # type: ignore[attr-defined]
         said.append(f"remark      not comparable with published scores, which are of {number} clips of split {split}")
-    said += [f"remark      {remark}" for remark in filter(None, [without_score(settings, clips)])]
-    said += [f"problem     {problem}" for problem in problems[:SHOWN]]
+    remark, _ = without_score(settings, clips)
+    said += [f"remark      {remark}"] * bool(remark) + [f"problem     {problem}" for problem in problems[:SHOWN]]
     print("\n  ".join([*said, f"{'NOT ' if problems else ''}fit for evaluation"]), flush=True)
     if problems:
         raise InputError(problems[0] + (f" ({len(problems) - 1} more problems)" if len(problems) > 1 else ""))
     return clips
 
 
-def without_score(settings: params.Benchmark, clips: Sequence[Clip]) -> str:
-    """The sentence about clips of which no frame is scored, and which therefore have no part in the mean; may be empty."""
-    names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark_of(settings).counted(clip)]
-    if names and for_a_server(clips):
-        return "no frame is scored: only first frames are annotated; the predictions are for the benchmark's server"
+def without_score(settings: params.Benchmark, clips: Sequence[Clip]) -> tuple[str, bool]:
+    """What is to be said of clips of which no frame is scored, if there are any; and whether a server has to score them all.
+
+    That is where only first frames are annotated, as in DAVIS' test-dev.
+    """
+    benchmark = benchmark_of(settings)
+    names = [f"{clip.name} ({len(clip)} frames)" for clip in clips if not benchmark.counted(clip)]
+    if names and all(clip.joints is None and len(clip) > 1 and not any(clip.annotations[1:]) for clip in clips):
+        return (
+            "no frame is scored: only first frames are annotated; the predictions are for the benchmark's server",
+            True,
+        )
     shown = ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
-    return f"no frame is scored of {shown}; the other {len(clips) - len(names)} clips make the mean" if names else ""
-
-
-def for_a_server(clips: Sequence[Clip]) -> bool:
-    """Whether only the first frames are annotated, as in DAVIS' test-dev: a server scores the predictions."""
-    return all(clip.joints is None and len(clip) > 1 and not any(clip.annotations[1:]) for clip in clips)
+    mean = f"no frame is scored of {shown}; the other {len(clips) - len(names)} clips make the mean"
+    return mean if names else "", False

@@ -109,12 +109,10 @@ def score_command(benchmark: Name, *, root: Path, predictions: Path, output: Pat
     if not predictions.is_dir():
         raise InputError(f"{predictions} is not a folder; give the one that holds <clip>/<frame>.png.")
     found, scored = benchmarks.examine(section, root), benchmark_of(section)
-    rows: list[dict[str, Any]] = []
     with ThreadPoolExecutor() as pool:
-        for clip in found:
-            rows += scored.score(clip, scored.predictions(predictions, clip), pool.map)
-    record = {"benchmark": benchmark, "predictions": str(predictions), "rows": list(map(plain, rows))}
-    return finish(output, record, pd.DataFrame(rows), section, found)
+        rows = pd.concat(pool.map(lambda clip: scored.score(clip, scored.predictions(predictions, clip)), found))
+    record = {"benchmark": benchmark, "predictions": str(predictions), "rows": plain(rows)}
+    return finish(output, record, rows, section, found)
 
 
 def _settings(name: str, root: Path, changes: Sequence[str] = (), device: str = "cpu") -> Params:
@@ -130,12 +128,11 @@ def _write_table(target: Path, table: pd.DataFrame) -> None:
 def finish(target: Path, record: dict[str, Any], table: pd.DataFrame, section: Benchmark, clips: Sequence[Clip]) -> int:
     """Write and print the scores (percent; null where not known). 1 where there is none, unless a server has to score."""
     found = summarise(table, name_of(section))
+    said, of_a_server = benchmarks.without_score(section, clips)
     scores: dict[str, dict[str, Any]] = {}  # encoder -> score -> value, low, high, clips
-    for row in found.to_dict("records"):
-        numbers = plain({key: row[key] for key in ("value", "low", "high", "clips")})
-        scores.setdefault(row["encoder"] or "predictions", {})[row["score"]] = numbers
+    for row in plain(found):
+        scores.setdefault(row.pop("encoder") or "predictions", {})[row.pop("score")] = row
     unit = "percent; low and high: 95 % bootstrap interval over clips"
     write_json(target, {**record, "settings": section.model_dump(mode="json"), "unit": unit, "scores": scores})
-    print(found.round(2).to_string(index=False, na_rep="-"))
-    print(benchmarks.without_score(section, clips), flush=True)
-    return int(found["value"].isna().all() and not benchmarks.for_a_server(clips))
+    print(found.round(2).to_string(index=False, na_rep="-"), said, sep="\n", flush=True)
+    return int(found["value"].isna().all() and not of_a_server)

@@ -70,24 +70,22 @@ class Davis(labelmaps.IdMaps):
         """(H, W) of the network input: as set."""
         return labelmaps.whole_patches(self.settings.input_size, patch_size)
 
-    def score(self, clip: Clip, read: Callable[[int], Ids], each: Callable[..., Any] = map) -> list[dict[str, Any]]:
+    def score(self, clip: Clip, read: Callable[[int], Ids]) -> pd.DataFrame:
         """One row per object, from what `read` gives for a counted frame; without any such frame all is NaN."""
-
-        def measure(frame: int) -> NDArray[np.float64]:
+        scores: list[NDArray[np.float64]] = []  # of each frame (K, 2)
+        for frame in self.counted(clip):
             ids, true = read(frame), clip.truth(frame)
             assert true is not None
             size = ids.shape if self.settings.score_size == "input" else true.shape
-            return frame_scores(self.resize(ids, size), self.resize(true, size), self.largest(clip))
-
-        scores = np.array(list(each(measure, self.counted(clip)))).reshape(-1, self.largest(clip), 2)  # (N, K, 2)
+            scores.append(frame_scores(self.resize(ids, size), self.resize(true, size), self.largest(clip)))
         rows = []
         for index in range(self.largest(clip)):
             row: dict[str, Any] = {"clip": clip.name, "object": index + 1, "frames": len(scores)}
             for column, letter in enumerate("JF"):
-                mean, recall, decay = sequence_statistics(scores[:, index, column])
+                mean, recall, decay = sequence_statistics(np.array([frame[index, column] for frame in scores]))
                 row |= {f"{letter}_mean": mean, f"{letter}_recall": recall, f"{letter}_decay": decay}
             rows.append({**row, "JF_mean": (row["J_mean"] + row["F_mean"]) / 2})
-        return rows
+        return pd.DataFrame(rows)
 
     @classmethod
     def sums(cls, rows: pd.DataFrame) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,10 +41,12 @@ from tcore_lib.evaluation.benchmarks import benchmark_of, name_of
 from tcore_lib.evaluation.clips import Clip
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.files import read_json, writable, write_json
+from tcore_lib.machine import full_memory_told
 from tcore_lib.model.encoders import FeatureEncoder
 from tcore_lib.params import Benchmark
 
 BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time
+CLOSING = 4  # clips at most whose predictions wait in memory for their scores
 POLL = 0.5  # seconds between looks at clips that another process works on
 PROTOCOL = 3  # raise it when a change of the code changes scores or records: finished clips are then evaluated again
 NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}  # settings that do not change a clip's scores
@@ -98,16 +100,16 @@ def evaluate(
         return task in failed or task.read() is not None
 
     frames, cores = sum(len(task.clip) for task in tasks if not is_over(task)), os.cpu_count() or 1
+    closing: deque[Future[None]] = deque()  # clips that are scored and written meanwhile
     with (
-        ThreadPoolExecutor(cores + 1) as readers,
-        ThreadPoolExecutor(cores) as scorers,  # else a clip's first frames would wait behind the last clip's scores
+        ThreadPoolExecutor(cores) as readers,
+        ThreadPoolExecutor(cores) as scorers,
         tqdm(total=frames, unit="frame", desc="evaluate", file=sys.stdout, disable=not progress or not frames) as bar,
     ):
-        closing = readers.submit(lambda: None)
         # First what nobody works on; then what others had, each when it is finished or its process has died.
         for timeout, task in itertools.product((0, -1), tasks):
-            if timeout:
-                closing.result()  # the lock may be our own
+            while len(closing) > (0 if timeout else CLOSING):  # 0: a lock may be our own
+                closing.popleft().result()
             if is_over(task):
                 continue
             bar.set_postfix_str(task.clip.name)
@@ -115,16 +117,14 @@ def evaluate(
                 if not task.lock(held, timeout) or is_over(task):
                     continue
                 try:
-                    predictions = task.follow(torch.device(device), readers, bar)
+                    with full_memory_told("set the benchmark's precision: bf16, or lower its context or input size"):
+                        predictions = task.follow(torch.device(device), readers, bar)
                 except InputError as error:
                     failed[task] = error
-                except torch.OutOfMemoryError:
-                    remedy = "set the benchmark's precision: bf16, or lower its context or input size"
-                    failed[task] = InputError(f"The device's memory is full; {remedy}.")
                 else:
-                    closing.result()
-                    closing = readers.submit(task.close, predictions, scorers, failed, held.pop_all())
-        closing.result()
+                    closing.append(scorers.submit(task.close, predictions, failed, held.pop_all()))
+        while closing:
+            closing.popleft().result()
     if failed:
         more = f" ({len(failed) - 1} more failed; all others are finished)" if len(failed) > 1 else ""
         raise InputError(f"{next(iter(failed.values()))}{more}")
@@ -210,15 +210,15 @@ class _Task:
         self.known["features"] = " ".join(str(round(value, 5)) for value in sampled)
         return predictions
 
-    def close(self, predictions: list[Any], scorers: Executor, failed: dict[Any, InputError], held: ExitStack) -> None:
+    def close(self, predictions: list[Any], failed: dict[Any, InputError], held: ExitStack) -> None:
         """Score and write the predictions, then the record; the clip is then free."""
         benchmark = benchmark_of(self.settings)
         with held:
             try:
-                rows = benchmark.score(self.clip, predictions.__getitem__, scorers.map)
+                rows = benchmark.score(self.clip, predictions.__getitem__)
                 if self.settings.save_predictions:
-                    benchmark.save(self.predictions, self.clip, predictions, scorers.map)
-                write_json(self.path, {**self.known, "rows": [plain(row) for row in rows]})
+                    benchmark.save(self.predictions, self.clip, predictions)
+                write_json(self.path, {**self.known, "rows": plain(rows)})
             except InputError as error:
                 failed[self] = error
 
@@ -263,7 +263,6 @@ def folder_name(encoder: str) -> str:
     return safe if safe == encoder else f"{safe}-{hashlib.sha256(encoder.encode()).hexdigest()[:8]}"
 
 
-def plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as JSON has it: NaN -> None, NumPy numbers -> Python's."""
-    numbers = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in numbers.items()}
+def plain(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON has them: NaN -> None, NumPy numbers -> Python's."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -85,9 +85,7 @@ class Jhmdb:
         h, w = soft.shape[2:]
         return list(to_joints(soft).cpu().numpy() / (w, h) * (clip.size[1], clip.size[0]))
 
-    def score(
-        self, clip: Clip, read: Callable[[int], NDArray[np.float64]], each: Callable[..., Any] = map
-    ) -> list[dict[str, Any]]:
+    def score(self, clip: Clip, read: Callable[[int], NDArray[np.float64]]) -> pd.DataFrame:
         """One row per joint, from what `read` gives for a counted frame: how often found and correct, and percentages."""
         assert clip.joints is not None
         counted = self.counted(clip)
@@ -97,7 +95,7 @@ class Jhmdb:
         for column, (score, counts) in enumerate(SCORES.items()):
             table[counts] = correct[:, column]
             table[score] = 100 * (table[counts] / table["found"])  # NaN for a joint that was never found
-        return table.to_dict("records")
+        return table
 
     @classmethod
     def sums(cls, rows: pd.DataFrame) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -110,7 +108,7 @@ class Jhmdb:
         """Where a clip's predicted joints go: (N, 15, 2), x then y in pixels of the clip from 0, NaN = not found."""
         return [folder / f"{clip.name}.npy"]
 
-    def save(self, folder: Path, clip: Clip, predictions: Any, each: Callable[..., Any] = map) -> None:
+    def save(self, folder: Path, clip: Clip, predictions: Any) -> None:
         """Write the predictions of all frames."""
         with atomic_path(self.prediction_files(folder, clip)[0]) as temporary:
             np.save(temporary, np.stack(predictions))

@@ -3,7 +3,6 @@
 (docs/protocol.md; joints: `jhmdb`.) Letters: B N frames, H W pixels, h w grid, C label channels.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,18 +30,9 @@ def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 def resize_ids(labels: Ids, size: tuple[int, ...]) -> Ids:
-    """Nearest resize of an id map (H, W) to `size`; the pixel that OpenCV's INTER_NEAREST takes."""
-    if labels.shape == tuple(size):
-        return labels
-    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
-    return labels[rows][:, columns]
-
-
-@functools.cache
-def _nearest(old: int, new: int) -> NDArray[np.int64]:
-    """Which of `old` pixels each of `new` pixels takes: floor(i * old / new), rounded as torch and OpenCV round it."""
-    pixels = torch.arange(old, dtype=torch.float64)[None, None]
-    return F.interpolate(pixels, new, mode="nearest")[0, 0].long().numpy()
+    """Nearest resize of an id map (H, W) to `size`; the pixel that OpenCV's INTER_NEAREST takes (in float64 torch does, too)."""
+    pixels = torch.from_numpy(labels).double()[None, None]
+    return F.interpolate(pixels, tuple(size), mode="nearest")[0, 0].byte().numpy()
 
 
 def first_soft_map(labels: Ids, size: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, list[int]]:
@@ -100,7 +90,6 @@ class IdMaps:
     lists: str  # split -> file of clip names
     folders: tuple[str, str]  # of frames and annotations
     classes: int | None = None  # ids are 0 ... classes - 1; None = those of a clip's first frame
-    any_size = False  # of predictions that somebody else made
     resize: Callable[[Ids, tuple[int, ...]], Ids]  # nearest, of a prediction to its annotation's (H, W)
     counted: Callable[[Clip], list[int]]
 
@@ -143,14 +132,11 @@ class IdMaps:
         """Where each frame's predicted ids go: `<clip>/<frame>.png`, as the DAVIS server wants it."""
         return [folder / clip.name / f"{frame.stem}.png" for frame in clip.frames]
 
-    def save(self, folder: Path, clip: Clip, predictions: Sequence[Ids], each: Callable[..., Any] = map) -> None:
+    def save(self, folder: Path, clip: Clip, predictions: Sequence[Ids]) -> None:
         """Write predictions in the sizes of their annotations, else of the frames."""
-
-        def write(frame: int, path: Path) -> None:
+        for frame, path in enumerate(self.prediction_files(folder, clip)):
             true = clip.truth(frame)
             clipfiles.write_ids(path, self.resize(predictions[frame], clip.size if true is None else true.shape))
-
-        list(each(write, range(len(clip)), self.prediction_files(folder, clip)))
 
     def predictions(self, folder: Path, clip: Clip) -> Callable[[int], Ids]:
         """What reads the prediction of a frame, ours or somebody else's; an `InputError` where files do not fit the frames."""
@@ -176,7 +162,7 @@ class IdMaps:
                 wrong = "a palette that does not begin with black: quantising a coloured image numbers its colours anew"
             elif ids.max() > largest:
                 wrong = f"the id {ids.max()}, but the ids of {clip.name} are 0 ... {largest}"
-            elif true is not None and ids.shape != true.shape and not self.any_size:
+            elif true is not None and ids.shape != true.shape:
                 wrong = f"the size (H, W) = {ids.shape}, its annotation {true.shape}: resize it (nearest)"
             else:
                 return ids

@@ -16,7 +16,7 @@ from tcore_lib.randomness import generator
 
 Array = NDArray[np.float64]
 SAMPLES = 2000
-ENDS = [2.5, 97.5]  # percentiles: of a 95 % interval
+ENDS = [0.025, 0.975]  # quantiles: of a 95 % interval
 
 
 def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def summarise(table: pd.DataFrame, benchmark: str, *, seed: int = 0) -> pd.DataF
     for encoder, rows in table.groupby("encoder", sort=False) if "encoder" in table else [("", table)]:
         sums, clips = BENCHMARKS[benchmark].sums(rows), rows["clip"].nunique()
         value = _scores(sums, np.ones((1, clips)))[0]
-        low, high = _interval(_scores(sums, _resamples(clips, seed)))
+        low, high = pd.DataFrame(_scores(sums, _resamples(clips, seed))).quantile(ENDS).to_numpy()
         columns = {"encoder": encoder, "score": list(sums), "value": value, "low": low, "high": high, "clips": clips}
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
@@ -47,7 +47,7 @@ def paired_difference(a: pd.DataFrame, b: pd.DataFrame, benchmark: str, *, seed:
         raise InputError("The two encoders were not evaluated on the same clips; evaluate both on all of them.")
     one, other = (BENCHMARKS[benchmark].sums(rows) for rows in (a, b))
     whole, times = np.ones((1, clips)), _resamples(clips, seed)
-    low, high = _interval(_scores(one, times) - _scores(other, times))
+    low, high = pd.DataFrame(_scores(one, times) - _scores(other, times)).quantile(ENDS).to_numpy()
     difference = (_scores(one, whole) - _scores(other, whole))[0]
     return pd.DataFrame({"score": list(one), "difference": difference, "low": low, "high": high, "clips": clips})
 
@@ -68,12 +68,6 @@ def _resamples(clips: int, seed: int) -> Array:
         return np.empty((0, 1))
     draws = generator(seed, "bootstrap").integers(clips, size=(SAMPLES, clips))
     return np.apply_along_axis(np.bincount, 1, draws, minlength=clips).astype(np.float64)
-
-
-def _interval(scores: Array) -> Array:
-    """Ends of the central interval of (S, scores), (2, scores); NaN where there is no sample that has the score."""
-    known = [column[~np.isnan(column)] for column in scores.T]
-    return np.array([np.percentile(column, ENDS) if len(column) else [math.nan] * 2 for column in known]).T
 
 
 def _ratio(part: Array, whole: Array) -> Array:

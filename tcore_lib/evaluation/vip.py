@@ -5,7 +5,6 @@ Letters: H W pixels, K = 20 classes.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +32,7 @@ class Vip(labelmaps.IdMaps):
 
     title, official, table, headline = "VIP", ("val", 50, None), "parts", "mIoU"
     lists, folders = "lists/{}_videos.txt", ("Images", "Annotations/Category_ids")
-    classes, any_size = len(PARTS), True
+    classes = len(PARTS)
     resize = staticmethod(resize_classes)
 
     def check(self, clip: Clip) -> None:
@@ -53,21 +52,17 @@ class Vip(labelmaps.IdMaps):
         short = int(min(h, w) * long / max(h, w)) // STEP * STEP
         return labelmaps.whole_patches((short, long) if w > h else (long, short), patch_size)
 
-    def score(self, clip: Clip, read: Callable[[int], Ids], each: Callable[..., Any] = map) -> list[dict[str, Any]]:
+    def score(self, clip: Clip, read: Callable[[int], Ids]) -> pd.DataFrame:
         """One row per class: pixel counts, which add up over clips, and the clip's own IoU (NaN if the class is absent)."""
-
-        def measure(frame: int) -> NDArray[np.int64]:
+        counted, matrix = self.counted(clip), np.zeros((len(PARTS), len(PARTS)), np.int64)  # rows true
+        for frame in counted:
             true = clip.truth(frame)
             assert true is not None
-            return confusion(self.resize(read(frame), true.shape), true, len(PARTS))
-
-        counted = self.counted(clip)
-        matrix = np.sum(list(each(measure, counted)), axis=0)  # (K, K), rows true
-        table = pd.DataFrame({
+            matrix += confusion(self.resize(read(frame), true.shape), true, len(PARTS))
+        return pd.DataFrame({
             "clip": clip.name, "part": PARTS, "frames": len(counted), "hit": np.diagonal(matrix),
             "true": matrix.sum(1), "predicted": matrix.sum(0), "IoU": class_iou(matrix),
         })  # fmt: skip
-        return table.to_dict("records")
 
     @classmethod
     def sums(cls, rows: pd.DataFrame) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
