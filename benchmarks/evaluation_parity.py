@@ -26,7 +26,7 @@ ALLOWED = {"davis": 1e-4, "jhmdb": 0.01}
 def measured(data: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Benchmark -> clip (`PCK` for JHMDB) -> name of a figure -> its value."""
     encoder, found = load_encoder("pixels"), {}
-    for settings in (params.Jhmdb(save_predictions=False), params.Davis(save_predictions=False)):
+    for settings in (params.Jhmdb(), params.Davis()):
         kind = type(settings).__name__.lower()
         found[kind] = evaluate(encoder, load_clips(settings, data / f"{kind}-sample"), settings)
     pck = summarise(found["jhmdb"], "jhmdb")

@@ -196,10 +196,10 @@ def set_of_clips(args: argparse.Namespace, encoder: FeatureEncoder) -> dict[str,
     clip, settings = find_clip(args)
     lengths = args.lengths or [67] * 19 + [66] * 11  # 1,273 + 726
     made = [replace(cycled(clip, length), name=f"clip{i:02d}") for i, length in enumerate(lengths)]
-    quiet, meter = settings.model_copy(update={"save_predictions": False}), Meter(torch.device(args.device))
-    evaluate(encoder, [cycled(clip, 24)], quiet, progress=False, device=args.device)  # warm up
+    meter = Meter(torch.device(args.device))
+    evaluate(encoder, [cycled(clip, 24)], settings, progress=False, device=args.device)  # warm up
     with meter("seconds"):
-        evaluate(encoder, made, quiet, device=args.device)
+        evaluate(encoder, made, settings, device=args.device)
     return {"clips": len(made), "frames": sum(lengths), args.precision: {"seconds": round(meter.median("seconds"), 3)}}
 
 

@@ -333,7 +333,6 @@ class Benchmark(Section):
     radius: AboveZero = setting(20.0, "patches; a context patch counts if its distance is below it")
     context: Positive = setting(20, "preceding frames that vote, besides the first")
     precision: Literal["fp32", "bf16", "fp16"] = setting("fp32", "of the encoder; the search is in float32")
-    save_predictions: Bool = setting(True, "write label PNGs or joints; the notebooks show clips from them")
     radius_inclusive: Bool = setting(False, "variant: distance <= radius (DINO)")
     restrict_first: Bool = setting(False, "variant: the radius holds for the long memory, frame 0, too")
     repeat_first: Bool = setting(True, "false = variant: frame 0 does not stand in for missing frames")
@@ -407,6 +406,7 @@ REMOVED = {  # settings of earlier versions, and why they went
     "long_memory": "frame 0 always votes besides",
     **dict.fromkeys(("ratio_end", "share_end"), "masks are the same in every step, as in the paper"),
     "real_points": "real clips are scored at every point",
+    "save_predictions": "predictions are always kept, the notebooks show clips from them",
     "separate_patch_head": "patches and CLS tokens share one head, as in the paper",
     "threads": "OMP_NUM_THREADS says how many threads torch takes",
     "tensorboard": "pretrain.loop.tracker: tensorboard says it",

@@ -11,9 +11,10 @@ import copy
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,6 +27,9 @@ from tcore_lib.training.tcore import TCoRe
 
 STEPS = Path(__file__).parent / "golden" / "pretraining_steps.npz"
 TOLERANCE = {"losses": 1e-9, "gradients": 1e-8, "gradient of pos_embed": 1e-6, "weights": 1e-6, "centres": 1e-6}
+OURS = {  # their name of a schedule's value -> ours
+    "aux_lr": "decoder_lr", "wd": "weight_decay", "teacher_temp": "teacher_temperature",
+}  # fmt: skip
 DISPLAYED = {  # our term -> its name in the released logs, and the factor it is shown with
     "dino_local": ("dino_local_crops_loss", 1.0),
     "dino_global": ("dino_global_crops_loss", 1.0),
@@ -36,28 +40,21 @@ DISPLAYED = {  # our term -> its name in the released logs, and the factor it is
 }
 
 
-class Deviation(NamedTuple):
-    """The largest relative deviation of one kind of quantity in one step, and where it is."""
-
-    quantity: str
-    step: int
-    largest: float
-    where: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is within tolerance; NaN is not."""
-        return self.largest <= TOLERANCE[self.quantity]
-
-
 def relative(value: Tensor, expected: Tensor) -> float:
     """Largest |value - expected| over largest |expected|."""
     return ((value.reshape(expected.shape) - expected).abs().max() / expected.abs().max().clamp_min(1e-300)).item()
 
 
-def worst(quantity: str, step: int, found: dict[str, float]) -> Deviation:
+def worst(quantity: str, step: int, found: dict[str, float]) -> dict[str, Any]:
+    """The largest relative deviation of one kind of quantity in one step, and where it is; NaN is the largest."""
     where = max(found, key=lambda name: (np.isnan(found[name]), found[name]))
-    return Deviation(quantity, step, found[where], where)
+    return {
+        "quantity": quantity,
+        "step": step,
+        "largest": found[where],
+        "tolerance": TOLERANCE[quantity],
+        "where": where,
+    }
 
 
 def without_keys(name: str, tensor: Tensor) -> Tensor:
@@ -91,7 +88,7 @@ def gradients_of(model: TCoRe) -> dict[str, dict[str, Tensor]]:
     return official_weights(shadow)
 
 
-def compare(steps_npz: Path) -> list[Deviation]:
+def compare(steps_npz: Path) -> pd.DataFrame:
     """Make every recorded step with our code, from the recorded initial weights on, and compare all it gives."""
     with np.load(steps_npz, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
@@ -126,15 +123,9 @@ def compare(steps_npz: Path) -> list[Deviation]:
         found = {kind: relative(c, tensor(f"step{k}/{kind}_center_used").flatten()) for kind, c in used.items()}
         rows.append(worst("centres", k, found))
 
-        given = step["hyper"]
+        given = {OURS.get(name, name): value for name, value in step["hyper"].items()}
         hyper = Hyper(
-            lr=given["lr"],
-            encoder_lr=given["lr"],
-            decoder_lr=given["aux_lr"],
-            last_layer_lr=given["last_layer_lr"],
-            weight_decay=given["wd"],
-            momentum=given["momentum"],
-            teacher_temperature=given["teacher_temp"],
+            **{name: given[name] for name in Hyper.__dataclass_fields__ if name in given}, encoder_lr=given["lr"]
         )
         masks = arrays[f"step{k}/masks"].astype(bool)
         views = {name: tensor(f"step{k}/{name}") for name in ("current", "local", "past", "future")}
@@ -152,20 +143,16 @@ def compare(steps_npz: Path) -> list[Deviation]:
         trainer.update(hyper)
         if any((after := weights(f"step{k}/after")).values()):
             rows.append(worst("weights", k, deviations(official_weights(model), after)))
-    return rows
+    table = pd.DataFrame(rows)
+    return table.assign(holds=table["largest"] <= table["tolerance"])  # NaN is not
 
 
 def main(steps_npz: str | Path = STEPS) -> int:
     """Print every deviation. Returns 0, or 1 where one is above its tolerance."""
-    rows = compare(Path(steps_npz))
-    print(f"{'quantity':<24}{'step':>4}  {'largest relative deviation':>27}  {'tolerance':>9}  where")
-    for row in rows:
-        verdict = "" if row.holds else "  <-- ABOVE TOLERANCE"
-        print(
-            f"{row.quantity:<24}{row.step:>4}  {row.largest:>27.1e}  {TOLERANCE[row.quantity]:>9.0e}  {row.where}{verdict}"
-        )
-    failed = sum(not row.holds for row in rows)
-    print("parity holds" if not failed else f"parity is broken: {failed} of {len(rows)} quantities are off")
+    table = compare(Path(steps_npz))
+    print(table.to_string(index=False, float_format="{:.1e}".format))
+    failed = int((~table["holds"]).sum())
+    print("parity holds" if not failed else f"parity is broken: {failed} of {len(table)} quantities are off")
     return int(failed > 0)
 
 

@@ -153,14 +153,6 @@ def test_short_and_black_clips_train(tmp_path: Path, black: bool) -> None:
     assert np.isfinite(train(tmp_path, 3, index=pictures).to_numpy()).all()
 
 
-def test_a_training_without_masked_patches(tmp_path: Path) -> None:
-    """Nothing is masked: the terms of masked patches are zero, everything else goes on."""
-    log = train(tmp_path, 3, masks={"share": 0.0})
-    assert np.isfinite(log.to_numpy()).all()
-    assert (log[["patch_past", "patch_future", "agreement"]] == 0).all(axis=None)
-    assert (log["dino_global"] > 0).all()
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_checkpoint_with_spoilt_weights_is_passed_over(tmp_path: Path, value: float) -> None:
     """The run goes on from the one before, as if nothing had been; where all are spoilt, the sentence says what to do."""

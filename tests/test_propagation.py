@@ -3,12 +3,11 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from oracle import brute_force
 
-from tcore_lib.evaluation.propagation import pack, propagate, unpack, voters
+from tcore_lib.evaluation.propagation import pack, propagate, unpack
 
 
 def random_clip(seed: int, frames: int, h: int, w: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,33 +66,6 @@ def test_two_patches_by_hand() -> None:
     left = 2 * math.e / (2 * math.e + 1)
     right = math.exp(0.6) / (2 * math.exp(0.8) + math.exp(0.6))
     torch.testing.assert_close(measured[1], torch.tensor([[[left, right]]]))
-
-
-def test_voters_are_named() -> None:
-    features, _ = random_clip(1, 7, 5, 8)
-    unit = torch.nn.functional.normalize(features, dim=-1)
-    far = 0
-    for row, column in [(0, 0), (2, 3), (4, 7)]:
-        votes = voters(features, (row, column), radius=3.0, context=4)
-        assert len(votes) == 7
-        assert set(votes["frame"]) <= {0, 2, 3, 4, 5}  # frame 1 is forgotten
-        assert votes["weight"].sum() == pytest.approx(1)
-        assert votes["similarity"].is_monotonic_decreasing
-        chosen = unit[votes["frame"].tolist(), votes["row"].tolist(), votes["col"].tolist()] @ unit[6, row, column]
-        np.testing.assert_allclose(votes["similarity"], chosen, atol=1e-6)
-        distance = np.hypot(votes["row"] - row, votes["col"] - column)
-        assert (distance[votes["frame"] > 0] < 3).all()  # only frame 0 may vote from afar
-        far += int((distance[votes["frame"] == 0] >= 3).sum())
-    assert far > 0
-
-
-def test_equal_similarities_go_by_the_order_of_the_context() -> None:
-    # Every feature is the same, so everything ties: the first k of the protocol's list vote, equally. Long memory is
-    # first in the list: frame 0, patches 0 ... 6 row by row, wherever the query is.
-    votes = voters(torch.ones(2, 4, 6, 8), (3, 1), radius=3.0, context=2)
-    assert votes["frame"].eq(0).all()
-    assert (6 * votes["row"] + votes["col"]).tolist() == list(range(7))
-    np.testing.assert_allclose(votes["weight"], 1 / 7, rtol=1e-6)
 
 
 def test_packed_entries_sort_by_value_then_lowest_index() -> None:

@@ -42,12 +42,8 @@ def test_shapes_of_the_curves() -> None:
     assert [cosine(i, 1.0, 0.0, 8, warmup=4) for i in (0, 3, 4, 6, 8, 99)] == pytest.approx([0, 1, 1, 0.5, 0, 0])
     assert [linear(i, 2.0, 4.0, 5) for i in (0, 2, 4, 5, 99)] == [2, 3, 4, 4, 4]
     assert linear(0, 2.0, 4.0, 0) == 4.0
-
-
-def test_max_steps_cuts_the_run_not_the_schedule() -> None:
-    cut = schedules(loop={"max_steps": 5})
+    cut = schedules(loop={"max_steps": 5})  # cuts the run, not the schedule
     assert (cut.steps, cut.total) == (5, 374400)
-    assert schedules(loop={"max_steps": 10**9}).steps == 374400
 
 
 def test_without_multipliers_only_the_decoder_has_its_own_lr() -> None:

@@ -49,7 +49,8 @@ BATCH = {"cpu": 2, "cuda": 16}  # frames encoded at a time
 CLOSING = 4  # clips at most whose predictions wait in memory for their scores
 POLL = 0.5  # seconds between looks at clips that another process works on
 PROTOCOL = 3  # raise it when a change of the code changes scores or records: finished clips are then evaluated again
-NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}  # settings that do not change a clip's scores
+# Settings, also of earlier versions, that do not change a clip's scores.
+NOT_A_RESULT = {"enabled", "root", "clips", "save_predictions", "split"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAMPLED = 8  # values kept of a frame's features
 
@@ -66,7 +67,7 @@ def evaluate(
     """Scores of frozen encoders (name in the table -> encoder, or one) on clips of one benchmark (docs/protocol.md).
 
     They are moved to `device`. `output` is a folder for finished clips (`clips/`), from which a killed run continues and which
-    processes share, and for predictions (`predictions/<encoder>/`) where `settings.save_predictions`; None = keep nothing.
+    processes share, and for predictions (`predictions/<encoder>/`); None = keep nothing.
 
     Returns:
         One row per encoder and object (DAVIS), joint (JHMDB) or class (VIP) of each clip. J, F, IoU are fractions, PCK
@@ -77,9 +78,8 @@ def evaluate(
         InputError: no clip; a broken image, a feature that is not finite, a full device (the other clips are finished first).
     """
     if output is None:
-        quiet = settings.model_copy(update={"save_predictions": False})
         with tempfile.TemporaryDirectory(prefix="tcore-") as folder:
-            return evaluate(encoders, clips, quiet, output=folder, progress=progress, device=device)
+            return evaluate(encoders, clips, settings, output=folder, progress=progress, device=device)
     named = encoders if isinstance(encoders, Mapping) else {encoders.name: encoders}
     if not clips or not named:
         raise InputError(f"There is nothing to evaluate: {len(named)} encoder(s) and {len(clips)} clip(s).")
@@ -158,9 +158,9 @@ class _Task:
         return self.output / "predictions" / folder_name(self.known["encoder"])
 
     def read(self) -> dict[str, Any] | None:
-        """The finished record; None where that, or a prediction that is wanted, is missing."""
+        """The finished record; None where that, or a prediction, is missing."""
         files = benchmark_of(self.settings).prediction_files(self.predictions, self.clip)
-        if not all(file.exists() for file in (self.path, *(files if self.settings.save_predictions else ()))):
+        if not all(file.exists() for file in (self.path, *files)):
             return None
         record = read_json(self.path, "remove this file")
         rows = [{key: math.nan if value is None else value for key, value in row.items()} for row in record["rows"]]
@@ -216,8 +216,7 @@ class _Task:
         with held:
             try:
                 rows = benchmark.score(self.clip, predictions.__getitem__)
-                if self.settings.save_predictions:
-                    benchmark.save(self.predictions, self.clip, predictions)
+                benchmark.save(self.predictions, self.clip, predictions)
                 write_json(self.path, {**self.known, "rows": plain(rows)})
             except InputError as error:
                 failed[self] = error

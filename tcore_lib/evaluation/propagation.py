@@ -1,24 +1,20 @@
-"""Label propagation: carry the labels of a clip's first frame through the clip by patch similarity.
+"""Label propagation: carry the labels of a clip's first frame through the clip by patch similarity (docs/protocol.md).
 
-The protocol is docs/protocol.md, "One frame" (released code: CropMAE's propagation, from videowalk). Notebook 03 writes it out
-in its dense form; this module gives the same result faster, with a memory that does not depend on the clip's length:
+Notebook 03 writes the protocol out in its dense form; this gives the same faster, in memory that the clip's length does not change:
 
 * Features are kept and compared once per frame, in a ring of the last `context` frames. Frame 0, which the protocol lists
   several times, is searched once, and its best patches are then repeated.
-* Who is within the radius depends on positions alone. Affinities are computed for strips of the query grid against the
-  part of the grid within reach. Their maximum over the context frames is taken per patch, and only the k patches with the
-  largest maxima are looked at again: the k best entries lie in them.
+* Affinities are computed for strips of the query grid against the part of the grid within the radius. Their maximum over the
+  frames is taken per patch; only the k patches with the largest maxima are looked at again: the k best entries lie in them.
 
-**A patch has two numbers.** `patch` runs along the short side of the grid first, so that a strip across the grid, and what it
-can reach, is one slice of memory: on DAVIS' grid of 30 x 55 patches and radius 20 that saves a third of the affinities.
-`order` runs row by row; it decides between equal similarities and leaves this module. On 2 rows and 3 columns:
+**A patch has two numbers.** `patch` runs along the short side of the grid first, so that a strip and what it can reach is one
+slice of memory: that saves a third of the affinities on DAVIS' grid. `order` runs row by row. On 2 rows and 3 columns:
 
     patch   0  2  4     order   0  1  2
             1  3  5             3  4  5
 
-**Equal similarities** are frequent (a still background, a duplicated frame) and decide who votes. They go by the protocol's
-list of context patches: long memory, then preceding frames oldest first, each row by row; the earlier one wins. A context
-patch's place in that list, `place in the list of frames * P + order`, is called its entry.
+**Equal similarities** are frequent (a still background) and decide who votes: the earlier in the protocol's list of context
+patches (long memory, then preceding frames oldest first, each row by row). `place of the frame * P + order` is called an entry.
 
 Letters: h w grid, P = h*w patches, D width, C label channels, N frames, n frames compared at once, Q queries of a strip,
 S patches within a strip's reach, k = top-k.
@@ -28,7 +24,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,7 +103,7 @@ class Propagator:
     def step(self, features: Tensor) -> Tensor:
         """Features (h, w, D) of the next frame -> its soft labels, float32 (C, h, w); it then joins the context."""
         query = self._normalised(features)
-        frame, patch, _, weight = self._search(query)  # each (k, P)
+        frame, patch, weight = self._search(query)  # each (k, P)
         known = self.labels.flatten(1)[:, self._slot(frame) * self.patches + patch]  # (C, k, P)
         soft = (known * weight).sum(1)  # (C, P)
         self.time += 1
@@ -136,8 +131,8 @@ class Propagator:
         squared = along * along + across * across
         return squared > self.radius**2 if self.inclusive else squared >= self.radius**2
 
-    def _search(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frame, patch, similarity / temperature and weight of the voters on features (P, D), each (k, P).
+    def _search(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame, patch and weight of the voters on features (P, D), each (k, P).
 
         The protocol's list of frames: frame 0 as long memory; frame 0 as often as it stands in, and once for itself while
         it is within the context; then the others.
@@ -152,7 +147,7 @@ class Propagator:
         # are equal there stay equal here.
         scaled, entry = unpack(found.T.contiguous())
         frame = torch.tensor(listed, device=self.device)[entry.div(self.patches, rounding_mode="floor")]
-        return frame, self.patch[entry % self.patches], scaled, scaled.softmax(0)
+        return frame, self.patch[entry % self.patches], scaled.softmax(0)
 
     def _search_strip(self, start: int, query: Tensor, repeats: int, listed: list[int]) -> Tensor:
         """The k best entries of each query of a strip, packed, (Q, k)."""
@@ -223,20 +218,3 @@ def propagate(features: Tensor | Iterable[Tensor], first_labels: Tensor, **setti
     frames = iter(features)
     propagator = Propagator(next(frames), first_labels, **settings)
     return torch.stack([first_labels.float(), *(propagator.step(frame) for frame in frames)])
-
-
-def voters(features: Tensor, query: tuple[int, int], **settings: Any) -> pd.DataFrame:
-    """Who votes on the patch `query`, (row, col), of the last of features (N, h, w, D), N > 1; best first.
-
-    Columns frame, row, col, similarity (cosine), weight (sum 1). A patch of frame 0 may vote several times.
-    """
-    _, h, w, _ = features.shape
-    # Who votes depends on features alone; the labels carried here have no channel.
-    propagator = Propagator(features[0], features.new_empty(0, h, w), **settings)
-    for frame in features[1:-1]:
-        propagator.step(frame)
-    found, at = propagator._search(propagator._normalised(features[-1])), propagator.patch[query[0] * w + query[1]]
-    frame, patch, scaled, weight = (part[:, at] for part in found)  # (k,) each
-    order, similarity = propagator.order[patch], scaled * propagator.temperature
-    columns = {"frame": frame, "row": order // w, "col": order % w, "similarity": similarity, "weight": weight}
-    return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})

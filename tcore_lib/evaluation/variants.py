@@ -59,7 +59,7 @@ def compare(
     measured: dict[str, pd.DataFrame] = {}  # settings -> rows: some variants are the same
     rows = []
     for variant, changes in zip(described["variant"], described["settings"], strict=True):
-        changed = type(settings).model_validate({**settings.model_dump(), **changes, "save_predictions": False})
+        changed = type(settings).model_validate({**settings.model_dump(), **changes})
         key, place = changed.model_dump_json(), None if output is None else output / variant
         if key not in measured:
             measured[key] = evaluate({encoder.name: encoder}, clips, changed, output=place, **how)

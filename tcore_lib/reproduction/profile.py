@@ -158,15 +158,10 @@ def trained_model(params: Params) -> TCoRe:
     return model.to(device(params))
 
 
-def predictions(
-    settings: Benchmark, output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]
-) -> np.ndarray | None:
+def predictions(settings: Benchmark, output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray:
     """What an evaluation with its `output` predicted for some frames of a clip: id maps uint8 (n, H, W), or joints (n, 15, 2).
 
-    Joints are in pixels, NaN = not found. None where predictions were not kept (`save_predictions: false`).
+    Joints are in pixels, NaN = not found.
     """
-    folder, benchmark = output / "predictions" / folder_name(encoder_name), benchmark_of(settings)
-    if not all(path.exists() for path in benchmark.prediction_files(folder, clip)):
-        return None
-    read = benchmark.predictions(folder, clip)
+    read = benchmark_of(settings).predictions(output / "predictions" / folder_name(encoder_name), clip)
     return np.stack([read(frame) for frame in frames])
