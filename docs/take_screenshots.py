@@ -54,7 +54,8 @@ def main() -> int:
     run = params.load(arguments.profile)
     scene = correspondences.scene(run)
     model = correspondences.decoders(run).get("after training")
-    widget = correspondences.explore(scene, profiles.encoders(run), model, temperature=0.05)
+    widget = correspondences.explore(scene, profiles.encoders(run), model)
+    widget.temperature = 0.05
     widget.encoder = "compare" if len(widget.encoders) > 1 else widget.encoders[0]
     widget.frame = len(scene.frames) // 2 if arguments.frame is None else arguments.frame
     if arguments.pick is not None:

@@ -23,9 +23,9 @@ except ModuleNotFoundError as error:
 
 COMMANDS = {
     "reproduce": "tcore_lib.reproduction.reproduce:reproduce",
-    "table": "tcore_lib.reproduction.readme:table_of",
+    "table": "tcore_lib.reproduction.table:table_of",
     "book": "tcore_lib.reproduction.book:book",
-    "publish": "tcore_lib.reproduction.readme:publish",
+    "publish": "tcore_lib.reproduction.table:publish",
     "prepare": "tcore_lib.data.videos:prepare_command",
     "shard": "tcore_lib.data.shards:shard_command",
     "fetch": "tcore_lib.fetch:fetch",

@@ -87,7 +87,7 @@ def test_the_first_benchmark_clip_gets_features_attention_and_labels(tmp_path: P
     assert len(shown.frames) == len(shown.names) == 3
     assert shown.clip is not None
     encoder = random_encoder(RUN.pretrain.encoder, 64, 0)
-    widget = correspondences.explore(shown, {"random": encoder}, model, mode="labels")
+    widget = correspondences.explore(shown, {"random": encoder}, model)
     assert widget.encoders == ["random"]
     assert widget.pick == {"frame": 0, "row": 1, "column": 1}  # object 1 covers pixels 16 to 48
     assert widget._meta["grid"] == [6, 10]  # 96 x 160 pixels in patches of 16
@@ -100,17 +100,19 @@ def test_the_first_benchmark_clip_gets_features_attention_and_labels(tmp_path: P
     assert [1, 2] in widget._meta["attention"]["pairs"]
 
 
-def test_a_scene_has_objects_and_its_middle_frame_looks_both_ways(tmp_path: Path, model: TCoRe) -> None:
-    shown = correspondences.scene(profile(str(write_small_davis(tmp_path))))
-    looked = correspondences.around_the_middle(model, shown)
-    # 96 x 160 pixels with a short side as in training, in whole patches
-    expected = attention.attention_of_every_query(model, shown.frames, (64, 112), reach=1)[1, 2]
-    np.testing.assert_array_equal(looked.of(2, 3)["future"].reshape(4, -1), expected[:, 2 * 7 + 3])
+def test_a_scene_has_the_annotated_objects_or_a_disc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = profile(str(write_small_davis(tmp_path)))
+    shown = correspondences.scene(run)
     annotation = clips.read_ids(shown.clip.annotations[0])  # type: ignore[union-attr, arg-type]
-    np.testing.assert_array_equal(correspondences.first_mask(shown), annotation)
-    disc = correspondences.first_mask(correspondences.Scene("video", shown.frames, shown.names))
-    assert disc.shape == annotation.shape
-    assert (disc[48, 80], disc[0].max()) == (1, 0)  # the middle of 96 x 160
+    np.testing.assert_array_equal(shown.mask, annotation)
+    index = tmp_path / "index"
+    index.touch()
+    monkeypatch.setattr(correspondences.videos, "index_path", lambda _: index)
+    monkeypatch.setattr(correspondences.videos.FrameIndex, "load", lambda _: Pictures())
+    monkeypatch.setattr(Pictures, "path", lambda *_: tmp_path, raising=False)
+    video = correspondences.scene(profile(str(tmp_path / "nowhere")))
+    assert (video.clip, video.mask.shape) == (None, (48, 64))
+    assert (video.mask[24, 32], video.mask[0].max()) == (1, 0)  # the middle
 
 
 def test_only_a_profile_with_weights_has_a_decoder(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_live_curves_redraw_one_display_and_not_too_often(monkeypatch: pytest.Mo
 
 
 def test_scores_of_any_number_of_encoders_say_what_was_not_run_and_what_pixels_reach() -> None:
-    table = pd.DataFrame({"encoder": ["a", "b", "pixels"], "benchmark": "J&F", "measured": [64.1, np.nan, 30.0]})
+    table = pd.DataFrame({"encoder": ["a", "b", "pixels"], "benchmark": "J&F", "value": [64.1, np.nan, 30.0]})
     table = table.assign(low=[60.0, np.nan, 25.0], high=[68.0, np.nan, 35.0], paper=[64.7, 66.4, np.nan])
     figure = figures.score_table(table)
     ax = figure.axes[0]

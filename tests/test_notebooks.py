@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -161,7 +162,8 @@ def test_the_book_of_the_run(finished: tuple[Path, str]) -> None:
             f"{stage} asks the network for something"
         )
     assert "pretrained - random" in index
-    assert main(["book", str(folder), "--markdown", str(folder / "chapters")]) == 0
+    pages = runpy.run_path(str(ROOT / "docs" / "write_pages.py"))
+    pages["write_markdown"](pages["executed"](folder), folder / "chapters")
     written = list((folder / "chapters").rglob("*"))
     assert sorted(path.stem[:2] for path in written if path.suffix == ".md") == ["01", "03", "06"]
     assert sum(path.stat().st_size for path in written) < 3_000_000

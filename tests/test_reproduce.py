@@ -67,18 +67,10 @@ def test_a_second_driver_of_the_same_run_is_refused(project: Path, monkeypatch: 
         reproduce.run_stages(Params.model_validate({"run": {"name": "p"}}), only="0")
 
 
-@pytest.mark.parametrize(
-    ("options", "numbers"),
-    [
-        ({}, ["00", "02", "03", "04", "06", "07"]),
-        ({"start": "4"}, ["04", "06", "07"]),
-        ({"only": "3,07"}, ["03", "07"]),
-        ({"only": "03, 04", "start": "04"}, ["04"]),
-    ],
-)
-def test_which_stages_run(options: dict[str, str], numbers: list[str]) -> None:
+def test_which_stages_run() -> None:
     params = Params.model_validate({"pretrain": {"enabled": False}, "vip": {"enabled": False}})
-    assert [stage[:2] for stage in reproduce.stages_to_run(params, **options)] == numbers
+    for only, numbers in ((None, "00 02 03 04 06 07"), ("3, 07", "03 07")):
+        assert " ".join(stage[:2] for stage in reproduce.stages_to_run(params, only)) == numbers
     with pytest.raises(InputError, match="Nothing is left to run"):
         reproduce.stages_to_run(params, only="5")
 

@@ -1,21 +1,21 @@
 """The one score table: published figures as they are, measured ones from result files, "not run" for the rest."""
 
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from tcore_lib import runs
 from tcore_lib.__main__ import main
-from tcore_lib.errors import InputError
 from tcore_lib.files import write_json, write_text
 from tcore_lib.params import Davis
-from tcore_lib.reproduction import readme, table
+from tcore_lib.reproduction import table
 
 ROOT = Path(__file__).parents[1]
 RELEASED = "vits16_400ep_K400.pth"
+HEADINGS = ["DAVIS J&F_m", "VIP mIoU", "JHMDB PCK@0.1"]
 
 
 def a_run(
@@ -27,14 +27,10 @@ def a_run(
     **settings: object,
 ) -> Path:
     """A run folder with one evaluation on DAVIS, of a released encoder and of the random initialisation."""
-    scores: dict[str, Any] = {
-        "theirs": {"value": value, "low": 60.0, "high": 68.0, "clips": 30},
-        "random": {"value": 30.0, "low": None, "high": None, "clips": 30},
-    }
     checkpoint = {"encoders": {"theirs": source, "random": "random"}, "paper_rows": {"theirs": RELEASED}}
     record = {
         "stage": "03_davis_evaluation",
-        "result": {"scores": scores, "data": "val, 30 clips"},
+        "result": {},
         "settings": {
             "run": {"title": name, "seed": 0},
             "checkpoint": checkpoint,
@@ -44,6 +40,10 @@ def a_run(
                        "uncommitted_changes": False, "device": "cpu", "processor": "some", "cores": 2},
     }  # fmt: skip
     write_json(results / name / "03_davis_evaluation.json", record)
+    scores = [f"theirs,J&F_m,{'' if value is None else value},60,68,30", "random,J&F_m,30,,,30", "random,J_m,10,,,30"]
+    write_text(
+        results / name / "03_davis_evaluation.scores.csv", "\n".join(["encoder,score,value,low,high,clips", *scores])
+    )
     rows = [f"{encoder},{clip},1,{jf},{jf},1,0,{jf},1,0" for encoder, mean in (("theirs", 0.6), ("random", 0.3))
             for clip, jf in (("a", mean), ("b", mean + 0.1))]  # fmt: skip
     head = "encoder,clip,object,JF_mean,J_mean,J_recall,J_decay,F_mean,F_recall,F_decay"
@@ -51,14 +51,11 @@ def a_run(
     return results / name
 
 
-def test_published_figures(tmp_path: Path) -> None:
-    figures = table.paper().pivot(index="released", columns="benchmark", values="value")[list(table.BENCHMARKS)]
+def test_published_figures() -> None:
+    figures = table.paper().pivot(index="released", columns="benchmark", values="value")[["davis", "vip", "jhmdb"]]
     assert figures.loc[RELEASED].tolist() == [64.7, 37.8, 47.0]
     assert figures.loc["vitb16_200ep_K400.pth"].tolist() == [66.4, 38.9, 47.1]
     assert figures.loc["vits16_100ep_INET.pth"].tolist() == [64.1, 39.7, 46.2]
-    pd.DataFrame({"data": ["K400"]}).to_csv(tmp_path / "paper.csv")
-    with pytest.raises(InputError, match=r"paper\.csv.*restore it from git"):
-        table.paper(tmp_path / "paper.csv")
 
 
 @pytest.mark.parametrize(
@@ -81,13 +78,11 @@ def test_a_reproduction_stands_below_the_paper_with_its_difference(tmp_path: Pat
     shown = table.show(table.of_runs([a_run(tmp_path, "released")]))
     assert shown["who"].tolist() == ["paper"] * 3 + ["reproduced"] * 3 + ["ours"]
     reproduced = shown[shown["who"] == "reproduced"].set_index("training")
-    measured = reproduced.loc["K400, 400 epochs", table.HEADINGS].tolist()
+    measured = reproduced.loc["K400, 400 epochs", HEADINGS].tolist()
     assert measured == ["64.9 (+0.2) [60.0, 68.0]", "not run", "not run"]
     assert reproduced.loc["K400, 400 epochs", "run"] == "released"
-    assert reproduced.loc["ImageNet, 100 epochs", table.HEADINGS].tolist() == ["not run"] * 3
+    assert reproduced.loc["ImageNet, 100 epochs", HEADINGS].tolist() == ["not run"] * 3
     assert shown.iloc[-1][["encoder", "training", "DAVIS J&F_m"]].tolist() == ["random", "none", "30.0"]
-    beside = table.beside_paper(table.of_runs([tmp_path / "released"])).iloc[0]
-    assert beside["difference"] == pytest.approx(0.2)
 
 
 def test_rendered_or_missing_scores_never_fill_the_papers_row(tmp_path: Path) -> None:
@@ -97,7 +92,7 @@ def test_rendered_or_missing_scores_never_fill_the_papers_row(tmp_path: Path) ->
     assert table.show(scores)["encoder"].tolist()[-2:] == ["theirs", "random"]
     for found in (scores, table.of_runs([a_run(tmp_path, value=None)])):
         shown = table.show(found)
-        assert (shown.loc[shown["who"] == "reproduced", table.HEADINGS] == "not run").all(axis=None)
+        assert (shown.loc[shown["who"] == "reproduced", HEADINGS] == "not run").all(axis=None)
 
 
 def test_paired_differences_by_hand(tmp_path: Path) -> None:
@@ -118,31 +113,21 @@ def test_paired_differences_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "says"),
-    [
-        (-1.4, -0.1, "-0.5 [-1.4, -0.1] points: behind"),
-        (0.1, 0.9, "ahead"),
-        (-1.4, 1.6, "the interval holds 0"),
-        (math.nan, math.nan, "-0.5 points; too few clips"),
-    ],
-)
-def test_scores_in_words(low: float, high: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paired = {"benchmark": "davis", "better": "theirs", "worse": "random", "difference": -0.5, "low": low, "high": high}
-    monkeypatch.setattr(table, "differences", lambda _: pd.DataFrame([paired]))
-    first, second = table.in_words(a_run(tmp_path), "davis").splitlines()
-    assert first == "DAVIS J&F_m in percent over 30 clips: theirs 64.9, random 30.0."
-    assert second.startswith("theirs - random: ")
-    assert says in second
-
-
-@pytest.mark.parametrize(
     ("source", "value", "verdict"),
     [("x.pth", 64.6, "yes"), ("x.pth", 64.55, "no"), ("x.pth", 64.85, "no"), ("run", 63.7, "yes"), ("run", 63.6, "no")],
 )
 def test_reproduced_means_within_the_accepted_band(source: str, value: float, verdict: str, tmp_path: Path) -> None:
-    assert table.compared(a_run(tmp_path, value=value, source=source), "davis")["reproduced"].tolist() == [verdict, ""]
-    rendered = table.compared(a_run(tmp_path, root="synthetic"), "davis")
-    assert list(rendered.columns) == ["measured, %", "clips"], "no empty columns where nothing is expected"
+    answer = table.answer(a_run(tmp_path, value=value, source=source), "davis")
+    assert answer["reproduced"].tolist() == [verdict, ""]
+    rendered = table.answer(a_run(tmp_path, root="synthetic"), "davis")
+    columns = ["measured, %", "clips", "ahead of random"]
+    assert list(rendered.columns) == columns, "no empty columns where nothing is expected"
+    assert rendered.loc["theirs"].tolist() == ["64.9 [60.0, 68.0]", "30", "+30.0 [+30.0, +30.0]: yes"]
+
+
+def test_a_verdict_follows_from_the_interval() -> None:
+    intervals = [(0.1, 0.9), (-1.4, -0.1), (-1.4, 1.6), (math.nan, math.nan)]
+    assert [table.verdict(*one) for one in intervals] == ["yes", "no", "cannot tell", "cannot tell"]
 
 
 def test_table_command_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,20 +142,16 @@ def test_table_command_and_summary(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_readme_shows_what_is_published() -> None:
-    """Its blocks are written by `tcore publish` and `tcore table --readme`, never by hand, and from nothing a run writes."""
+    """Its blocks are written by docs/write_pages.py, never by hand, and from nothing a run writes."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, block in readme.blocks().items():
-        if f"<!-- {name}:begin" in text:
-            assert f"{block}\n<!-- {name}:end -->" in text, (
-                f"README's block {name!r} is not what results/published says"
-            )
+    for name, block in runpy.run_path(str(ROOT / "docs" / "write_pages.py"))["blocks"]().items():
+        assert f"\n{block}\n<!-- {name}:end -->" in text, f"README's block {name!r} is not what results/published says"
 
 
 def test_publish_copies_text_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("notebooks", "params", "results"):
         (tmp_path / name).mkdir()
     (tmp_path / "results" / "paper.csv").write_bytes((ROOT / "results" / "paper.csv").read_bytes())
-    (tmp_path / "README.md").write_text("<!-- table:begin (x) -->\nold\n<!-- table:end -->\n")
     monkeypatch.chdir(tmp_path)
     folder = a_run(tmp_path / "results", "quick", root="synthetic")
     (folder / "checkpoints").mkdir()
@@ -178,6 +159,5 @@ def test_publish_copies_text_and_nothing_else(tmp_path: Path, monkeypatch: pytes
     write_text(tmp_path / "results/published/quick/05_vip_evaluation.json", "{}")  # of an earlier run
     assert main(["publish", "results/quick"]) == 0
     kept = sorted(path.name for path in (tmp_path / "results/published/quick").iterdir())
-    assert kept == ["03_davis_evaluation.json", "03_davis_evaluation.objects.csv"]
-    assert "[quick](results/published/quick)" in (tmp_path / "README.md").read_text()
+    assert kept == ["03_davis_evaluation.json", "03_davis_evaluation.objects.csv", "03_davis_evaluation.scores.csv"]
     assert main(["publish", str(tmp_path)]) == 2

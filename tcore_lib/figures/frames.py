@@ -5,7 +5,6 @@ width) in pixels; a cell is (row, column) of the (h, w) patch grid. `titles` are
 above them all. Every function returns a Figure 10 inches wide.
 """
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -394,8 +393,7 @@ def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.
 
 
 def method_figure() -> Any:
-    """The method on one page, `docs/method.svg`, in a form that every page shows: edited, executed, exported."""
-    from IPython.display import HTML
+    """The method on one page, `docs/method.svg`, for a notebook."""
+    from IPython.display import SVG
 
-    data = f"data:image/svg+xml;base64,{base64.b64encode((project_root() / 'docs/method.svg').read_bytes()).decode()}"
-    return HTML(f'<img alt="T-CoRe on one page" style="width: 100%; background: #fff" src="{data}">')
+    return SVG(filename=project_root() / "docs" / "method.svg")

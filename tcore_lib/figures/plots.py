@@ -157,7 +157,7 @@ def histogram(values: Any, unit: str = "", title: str = "", *, name: str = "coun
 def score_table(table: pd.DataFrame) -> Figure:
     """Scores of any number of encoders: a panel per benchmark, a row per encoder, a dot with its interval.
 
-    `table` has a row per `encoder` and `benchmark`; columns `measured`, `low`, `high` (ends of the interval) and `paper`, which
+    `table` has a row per `encoder` and `benchmark`; columns `value`, `low`, `high` (ends of the interval) and `paper`, which
     may be NaN.
     """
     benchmarks, encoders = table["benchmark"].unique(), table["encoder"].unique()
@@ -167,16 +167,16 @@ def score_table(table: pd.DataFrame) -> Figure:
     rows = np.arange(len(encoders))
     for ax, name in zip(axes.flat, benchmarks, strict=True):
         part = table[table["benchmark"] == name].drop_duplicates("encoder").set_index("encoder")
-        part = part.reindex(index=encoders, columns=["measured", "low", "high", "paper"]).astype(float)
+        part = part.reindex(index=encoders, columns=["value", "low", "high", "paper"]).astype(float)
         if FLOOR in part.index:
-            ax.axvline(part.loc[FLOOR, "measured"], color=style.MUTED, linestyle="--", linewidth=1, label=FLOOR)
+            ax.axvline(part.loc[FLOOR, "value"], color=style.MUTED, linestyle="--", linewidth=1, label=FLOOR)
         look: Any = {"color": style.CYCLE[0], "linewidth": 4, "alpha": 0.35, "label": "95 % interval over clips"}
         ax.hlines(rows, part["low"], part["high"], **look)
-        ax.scatter(part["measured"], rows, s=36, zorder=3, label="measured here")
+        ax.scatter(part["value"], rows, s=36, zorder=3, label="measured here")
         if part["paper"].notna().any():
             ax.scatter(part["paper"], rows, marker="D", s=34, facecolor="white", edgecolor=style.CYCLE[1], linewidth=1.6,
                        zorder=4, label="paper")  # fmt: skip
-        for row, (number, end) in enumerate(zip(part["measured"], part.max(axis=1).fillna(0), strict=True)):
+        for row, (number, end) in enumerate(zip(part["value"], part.max(axis=1).fillna(0), strict=True)):
             text, colour = (f"{number:.1f}", style.INK) if np.isfinite(number) else ("not run", style.MUTED)
             place: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
             ax.annotate(text, (end, row), fontsize=8.5, color=colour, **place)

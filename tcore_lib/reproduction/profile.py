@@ -1,18 +1,15 @@
-"""From a checked profile to the things it names: device, videos, encoders, clips. What every notebook's first cells call."""
+"""From a checked profile to the things it names: device, folders, encoders, models. What every notebook's first cells call."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from tcore_lib import runs
 from tcore_lib.errors import InputError
-from tcore_lib.evaluation.benchmarks import benchmark_of, load_clips
 from tcore_lib.evaluation.clips import Clip
-from tcore_lib.evaluation.evaluate import folder_name
 from tcore_lib.machine import choose_device, place_of
 from tcore_lib.model.encoders import FeatureEncoder, load_encoder, random_encoder
 from tcore_lib.params import Benchmark, Params, resolve
@@ -31,15 +28,13 @@ def device(params: Params) -> torch.device:
 # --- videos and clips -------------------------------------------------------------------------------------------------
 
 
-def source(params: Params) -> Path:
-    """The folder of training videos: as given, or where the rendered ones lie."""
-    given = params.data.source
-    return resolve(params.data.root) / "videos" if given == SYNTHETIC else resolve(given)
+def _given(params: Params, name: str) -> str:
+    return str(params.data.source if name == "videos" else getattr(params, name).root)
 
 
-def benchmark_root(params: Params, name: str) -> Path:
-    """The folder of a benchmark (`davis`, `jhmdb` or `vip`): as given, or where the rendered one lies."""
-    given = getattr(params, name).root
+def root(params: Params, name: str) -> Path:
+    """The folder of the training `videos`, or of a benchmark: as given, or where the rendered ones lie."""
+    given = _given(params, name)
     return resolve(params.data.root) / name if given == SYNTHETIC else resolve(given)
 
 
@@ -51,32 +46,16 @@ def render(params: Params, *, progress: bool = True) -> list[Path]:
     """
     settings = params.data.synthetic
     seed = params.run.seed if settings.seed is None else settings.seed
-    drawn = {"videos": source(params)} if params.data.source == SYNTHETIC else {}
-    for name in runs.BENCHMARKS:
-        if getattr(params, name).enabled and getattr(params, name).root == SYNTHETIC:
-            drawn[name] = benchmark_root(params, name)
+    names = ["videos", *(name for name in runs.BENCHMARKS if getattr(params, name).enabled)]
+    drawn = {name: root(params, name) for name in names if _given(params, name) == SYNTHETIC}
     for name, folder in drawn.items():
         synthetic.write_set(name, folder, settings, seed, progress=progress)
     return list(drawn.values())
 
 
-def clips(params: Params, name: str) -> list[Clip]:
-    """The clips of a benchmark."""
-    return load_clips(getattr(params, name), benchmark_root(params, name))
-
-
 def data_digest(clips: Sequence[Clip]) -> str:
     """Hex SHA-256 of a benchmark's clips: the names and contents of all frames and annotations."""
     return hashlib.sha256("".join(clip.digest() for clip in clips).encode()).hexdigest()
-
-
-def described(params: Params, name: str, found: Sequence[Clip]) -> str:
-    """What a score was measured on, for the table: real split or rendered clips, and how many."""
-    section = getattr(params, name)
-    if section.root == SYNTHETIC:
-        return f"rendered {name.upper()}-style clips, {len(found)} clips"
-    kind = {"davis": "DAVIS-2017", "jhmdb": "JHMDB split", "vip": "VIP"}[name]
-    return f"{kind} {section.split}, {len(found)} clips, {section.root}"
 
 
 def settings_table(settings: Benchmark) -> pd.DataFrame:
@@ -91,38 +70,29 @@ def settings_table(settings: Benchmark) -> pd.DataFrame:
 
 def encoder_source(params: Params, name: str) -> FeatureEncoder | Path | str:
     """What `checkpoint.encoders` means by `name`: a file or folder, a name `load_encoder` knows, or the random encoder."""
-    sources = params.checkpoint.encoders
-    if name not in sources:
-        raise InputError(f"checkpoint.encoders has no {name!r}; it has {', '.join(sources)}.")
-    kind, _, step = sources[name].partition("@")
+    given = params.checkpoint.encoders[name]
+    kind, _, step = given.partition("@")
     if kind == "random":
         return random_encoder(params.pretrain.encoder, params.pretrain.views.global_size, params.run.seed)
     if kind == "run":
         return newest_checkpoint(params, int(step) if step.isdigit() else None)
-    path = resolve(sources[name])
-    return path if path.exists() else sources[name]
-
-
-def encoder(params: Params, name: str) -> FeatureEncoder:
-    """The encoder that `checkpoint.encoders` calls `name`, on the run's device."""
-    source = encoder_source(params, name)
-    found = source if isinstance(source, FeatureEncoder) else load_encoder(source)
-    found.name = name
-    return found.to(device(params))
+    path = resolve(given)
+    return path if path.exists() else given
 
 
 def encoders(params: Params) -> dict[str, FeatureEncoder]:
-    """All encoders of the profile, by name: what is evaluated."""
-    return {name: encoder(params, name) for name in params.checkpoint.encoders}
+    """All encoders of the profile, by name, on the run's device: what is evaluated."""
+    found = {}
+    for name in params.checkpoint.encoders:
+        source = encoder_source(params, name)
+        found[name] = (source if isinstance(source, FeatureEncoder) else load_encoder(source)).to(device(params))
+        found[name].name = name
+    return found
 
 
 def networks(params: Params) -> dict[str, FeatureEncoder]:
-    """The encoders of the profile that are networks, by name: what has weights, blocks and attention to look at."""
-    return {
-        name: encoder(params, name)
-        for name, kind in params.checkpoint.encoders.items()
-        if kind.partition(":")[0] != "pixels"
-    }
+    """The encoders of the profile that are networks, not pixels: what has weights, blocks and attention to look at."""
+    return {name: encoder for name, encoder in encoders(params).items() if len(encoder.network.blocks)}
 
 
 def newest_checkpoint(params: Params, step: int | None = None) -> Path:
@@ -156,12 +126,3 @@ def trained_model(params: Params) -> TCoRe:
             "two sections from the file it was trained with (tcore inspect FILE)."
         )
     return model.to(device(params))
-
-
-def predictions(settings: Benchmark, output: Path, encoder_name: str, clip: Clip, frames: Sequence[int]) -> np.ndarray:
-    """What an evaluation with its `output` predicted for some frames of a clip: id maps uint8 (n, H, W), or joints (n, 15, 2).
-
-    Joints are in pixels, NaN = not found.
-    """
-    read = benchmark_of(settings).predictions(output / "predictions" / folder_name(encoder_name), clip)
-    return np.stack([read(frame) for frame in frames])

@@ -34,7 +34,6 @@ def reproduce(
     profile: str | Path = "quick",
     *,
     only: str | None = None,
-    start: Annotated[str | None, Parameter(name="--from")] = None,
     force: bool = False,
     changes: Annotated[Sequence[str], Parameter(name="--set")] = (),
 ) -> int:
@@ -45,35 +44,32 @@ def reproduce(
     Args:
         profile: a parameter file, or the name of one in params/.
         only: just these notebooks, such as 3 or 03,07.
-        start: this notebook and the ones after it.
         force: also run what is finished and unchanged.
         changes: SECTION.KEY=VALUE replaces one setting of the profile; may be repeated.
 
     Returns:
         The exit code: 0, or 1 after a failed notebook.
     """
-    params = runs.checked_profile(profile, changes, lambda params: stages_to_run(params, only, start))
-    return run_stages(params, only=only, start=start, force=force)
+    params = runs.checked_profile(profile, changes, lambda params: stages_to_run(params, only))
+    return run_stages(params, only=only, force=force)
 
 
-def stages_to_run(params: Params, only: str | None = None, start: str | None = None) -> list[str]:
-    """The stages of a run, in order, without those that the profile disables; arguments as of `reproduce`."""
+def stages_to_run(params: Params, only: str | None = None) -> list[str]:
+    """The stages of a run, in order, without those that the profile disables; `only` as of `reproduce`."""
     numbers = {name[:2]: name for name in runs.STAGES}
     chosen = [word.strip().zfill(2) for word in only.split(",")] if only else list(numbers)
-    first = (start or "0").zfill(2)
-    for number in (*chosen, first):
+    for number in chosen:
         if number not in numbers:
             raise InputError(f"There is no notebook {number!r}; the notebooks are {', '.join(numbers)}.")
-    wanted = (name for number, name in numbers.items() if number in chosen and number >= first)
-    left = [name for name in wanted if runs.is_enabled(name, params)]
+    left = [name for number, name in numbers.items() if number in chosen and runs.is_enabled(name, params)]
     if not left:
-        raise InputError("Nothing is left to run: --only and --from exclude all notebooks this profile enables.")
+        raise InputError("Nothing is left to run: --only excludes all notebooks this profile enables.")
     return left
 
 
-def run_stages(params: Params, *, only: str | None = None, start: str | None = None, force: bool = False) -> int:
+def run_stages(params: Params, *, only: str | None = None, force: bool = False) -> int:
     """`reproduce` for parameters that are already checked."""
-    stages = stages_to_run(params, only, start)
+    stages = stages_to_run(params, only)
     folder = runs.run_folder(params)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=PATIENCE)

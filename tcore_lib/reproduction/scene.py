@@ -32,6 +32,7 @@ class Scene(NamedTuple):
     title: str
     frames: list[np.ndarray]  # N pictures uint8 (H, W, 3)
     names: list[str]
+    mask: np.ndarray  # objects of the first frame, uint8 (H, W): its annotation, or a disc in its middle
     clip: clips.Clip | None = None  # the benchmark's, whose first frame is labelled; None for a video of the index
     settings: Benchmark | None = None  # of its benchmark
 
@@ -42,19 +43,29 @@ def scene(run: Params) -> Scene:
     def spread(length: int) -> list[int]:
         return np.linspace(0, length - 1, min(run.attention.clip_frames, length)).astype(int).tolist()
 
+    clip = None
     for kind in runs.BENCHMARKS:
-        settings = getattr(run, kind)
-        if settings.enabled and profiles.benchmark_root(run, kind).is_dir():
-            clip = profiles.clips(run, kind)[0]
+        settings, root = getattr(run, kind), profiles.root(run, kind)
+        if settings.enabled and root.is_dir():
+            benchmark = benchmark_of(settings)
+            clip = benchmark.load(root, benchmark.names(root)[0])
             shown = spread(len(clip))
-            frames = [clips.read_frame(clip.frames[i]) for i in shown]
-            return Scene(f"{clip.name} ({kind.upper()})", frames, [f"frame {i}" for i in shown], clip, settings)
-    path = videos.index_path(run.data)
-    if not path.exists():
-        raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
-    index = videos.FrameIndex.load(path)
-    shown = spread(int(index.num_frames[0]))
-    return Scene(index.path(0).name, index.read(0, shown), [f"frame {i}" for i in shown])
+            title, frames = f"{clip.name} ({kind.upper()})", [clips.read_frame(clip.frames[i]) for i in shown]
+            break
+    else:
+        path, settings = videos.index_path(run.data), None
+        if not path.exists():
+            raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
+        index = videos.FrameIndex.load(path)
+        shown = spread(int(index.num_frames[0]))
+        title, frames = index.path(0).name, index.read(0, shown)
+    height, width = frames[0].shape[:2]
+    if clip is not None and clip.annotations and clip.annotations[0] is not None:
+        mask = style.enlarge(clips.read_ids(clip.annotations[0]), (height, width))
+    else:
+        y, x = np.ogrid[:height, :width]
+        mask = ((y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 5) ** 2).astype(np.uint8)
+    return Scene(title, frames, [f"frame {i}" for i in shown], mask, clip, settings)
 
 
 def decoders(run: Params) -> dict[str, TCoRe]:
@@ -68,71 +79,38 @@ def decoders(run: Params) -> dict[str, TCoRe]:
     return {"before training": profiles.untrained_model(run), "after training": profiles.trained_model(run)}
 
 
-def first_mask(shown: Scene) -> np.ndarray:
-    """Objects of the first frame, uint8 (H, W): its annotation where it has one, else a disc in its middle."""
-    height, width = shown.frames[0].shape[:2]
-    path = shown.clip.annotations[0] if shown.clip is not None and shown.clip.annotations else None
-    if path is not None:
-        return style.enlarge(clips.read_ids(path), (height, width))
-    y, x = np.ogrid[:height, :width]
-    disc = (y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 5) ** 2
-    return disc.astype(np.uint8)
-
-
-def _decoder_size(model: TCoRe, frame: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) in pixels, and the patch grid, on which a whole frame's patches are as large as in training."""
-    patch = model.settings.encoder.patch_size
-    zoom = model.settings.views.global_size / min(frame.shape[:2])
-    height, width = features.whole_patches(frame.shape, patch, zoom)
-    return (height, width), (height // patch, width // patch)
-
-
-def around_the_middle(model: TCoRe, shown: Scene) -> attention.CrossAttention:
-    """Where every patch of the scene's middle frame looks in the frame before and after it, each while it is hidden."""
-    middle = len(shown.frames) // 2
-    three = [shown.frames[i] for i in (middle - 1, middle, min(middle + 1, len(shown.frames) - 1))]
-    size, (h, w) = _decoder_size(model, three[0])
-    maps = attention.attention_of_every_query(model, three, size, reach=1)
-    unflat = {role: maps[1, key].reshape(-1, h, w, h, w) for role, key in (("past", 0), ("future", 2))}
-    return attention.CrossAttention(np.stack(three), np.ones((h, w), bool), unflat)
-
-
-def explore(
-    shown: Scene, encoders: Mapping[str, FeatureEncoder], model: TCoRe | None = None, **settings: Any
-) -> Explorer:
+def explore(shown: Scene, encoders: Mapping[str, FeatureEncoder], model: TCoRe | None = None) -> Explorer:
     """The explorer on a scene.
 
     Args:
         shown: from `scene`.
         encoders: name -> encoder. Those whose patches differ in size from the first one's are left out.
-        model: adds the decoder's cross-attention, on the grid it was trained with.
-        settings: further arguments of `Explorer`.
+        model: adds the decoder's cross-attention, on a grid whose patches are as large as in training.
 
     Returns:
         The widget; with labels, carried by the first encoder, where the scene's first frame has some.
     """
-    patch = next(iter(encoders.values())).patch_size
-    shape = shown.frames[0].shape
+    patch, shape = next(iter(encoders.values())).patch_size, shown.frames[0].shape
     size = features.whole_patches(shape, patch, min(3.0, SHORT_SIDE / min(shape[:2])))
     if shown.clip is not None and shown.settings is not None:
         size = benchmark_of(shown.settings).input_size(shown.clip, patch)
     alike = {name: encoder for name, encoder in encoders.items() if encoder.patch_size == patch}
     found = {name: features.features(encoder, shown.frames, size) for name, encoder in alike.items()}
+    settings: dict[str, Any] = {}
     if shown.clip is not None and shown.settings is not None:
-        settings = _carried_labels(shown.clip, shown.settings, size, next(iter(found.values()))) | settings
+        settings = _carried_labels(shown.clip, shown.settings, size, next(iter(found.values())))
     if model is not None and model.decoder is not None:
-        size, grid = _decoder_size(model, shown.frames[0])
-        maps = attention.attention_of_every_query(model, shown.frames, size)
-        settings = {"cross_attention": maps, "attention_grid": grid} | settings
+        patch = model.settings.encoder.patch_size
+        size = features.whole_patches(shape, patch, model.settings.views.global_size / min(shape[:2]))
+        settings["cross_attention"] = attention.attention_of_every_query(model, shown.frames, size)
+        settings["attention_grid"] = (size[0] // patch, size[1] // patch)
     return Explorer(shown.frames, found, names=shown.names, **settings)
 
 
 def _carried_labels(clip: clips.Clip, settings: Benchmark, size: tuple[int, int], of_frames: Tensor) -> dict[str, Any]:
     """The first frame's labels carried along features (N, h, w, D), and a pick on the first object: Explorer's arguments."""
-    benchmark = benchmark_of(settings)
-    soft = benchmark.first_map(clip, size, tuple(of_frames.shape[1:3]))  # (C, h, w)
-    carried = propagation.Propagator(of_frames[0], soft, **propagation.propagator_settings(settings))
-    labels = torch.stack([soft, *(carried.step(later).cpu() for later in of_frames[1:])])  # (N, C, h, w)
+    soft = benchmark_of(settings).first_map(clip, size, tuple(of_frames.shape[1:3]))  # (C, h, w)
+    labels = propagation.propagate(of_frames, soft, **propagation.propagator_settings(settings))  # (N, C, h, w)
     ids = clip.channels if clip.joints is None else list(range(len(soft)))  # of joints, 0 = background
     if ids[0] != 0:  # every pixel of the first frame is labelled
         labels, ids = torch.nn.functional.pad(labels, (0, 0, 0, 0, 1, 0)), [0, *ids]

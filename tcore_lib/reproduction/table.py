@@ -15,9 +15,9 @@ Every row is one score of one encoder on one benchmark (`COLUMNS`):
     released    the published checkpoint whose row this is, or which it reproduces; else ""
     paper       the authors' figure of that checkpoint; NaN where it reproduces none
     protocol    "protocol", or the settings that differ from it
-    data        what it was measured on, in words
 """
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,18 @@ from typing import Any
 import pandas as pd
 
 from tcore_lib import runs
+from tcore_lib.errors import InputError
+from tcore_lib.evaluation import scores as summary
+from tcore_lib.evaluation.benchmarks import BENCHMARKS
 from tcore_lib.files import reading
 from tcore_lib.params import Params, project_root
 
-# Benchmark -> (stage that measures it, heading of its column), in the paper's order.
-BENCHMARKS = {
-    "davis": ("03_davis_evaluation", "DAVIS J&F_m"),
-    "vip": ("05_vip_evaluation", "VIP mIoU"),
-    "jhmdb": ("04_jhmdb_evaluation", "JHMDB PCK@0.1"),
-}
-METRICS = {name: heading.split()[1] for name, (_, heading) in BENCHMARKS.items()}
-HEADINGS = [heading for _, heading in BENCHMARKS.values()]
+# Benchmark -> heading of its column, in the paper's order.
+HEADINGS = {"davis": "DAVIS J&F_m", "vip": "VIP mIoU", "jhmdb": "JHMDB PCK@0.1"}
+METRICS = {name: heading.split()[1] for name, heading in HEADINGS.items()}
+STAGE_OF = {stage.section: name for name, stage in runs.STAGES.items()}
 COLUMNS = ["run", "encoder", "source", "training", "benchmark", "metric", "value", "low", "high", "clips", "real",
-           "released", "paper", "protocol", "data"]  # fmt: skip
+           "released", "paper", "protocol"]  # fmt: skip
 NOT_RUN = "not run"
 # Settings of a benchmark that say where and how it is computed, not what is measured.
 NO_PROTOCOL = {"enabled", "root", "clips", "precision", "save_predictions"}
@@ -54,18 +53,16 @@ ACCEPTED_RETRAINED = 1.0
 # --- where rows come from ---------------------------------------------------------------------------------------------
 
 
-def paper(path: Path | None = None) -> pd.DataFrame:
-    """The authors' figures as rows, from a CSV like `results/paper.csv`, which is the default."""
-    path = path or project_root() / "results" / "paper.csv"
+def paper() -> pd.DataFrame:
+    """The authors' figures, `results/paper.csv`, as rows."""
+    path = project_root() / "results" / "paper.csv"
     with reading(path, "restore it from git"):
-        rows = [
-            {"run": "paper", "encoder": row["encoder"], "training": f"{row['data']}, {row['epochs']} epochs",
-             "benchmark": name, "metric": METRICS[name], "value": float(row[name]), "real": True,
-             "released": row["released_file"], "protocol": "protocol", "data": "the full benchmark"}
-            for row in pd.read_csv(path).to_dict("records")
-            for name in BENCHMARKS
-        ]  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS)
+        figures = pd.read_csv(path)
+        training = figures["data"] + ", " + figures["epochs"].astype(str) + " epochs"
+        known = figures.assign(run="paper", training=training, released=figures["released_file"])
+        rows = known.melt(["run", "encoder", "training", "released"], [*HEADINGS], var_name="benchmark")
+        metric, value = rows["benchmark"].map(METRICS), rows["value"].astype(float)
+    return rows.assign(metric=metric, value=value, real=True, protocol="protocol").reindex(columns=COLUMNS)
 
 
 def is_floor(source: str) -> bool:
@@ -80,23 +77,24 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
     for folder in map(Path, folders):
         records = runs.read_results(folder)
         own = records.get("01_pretraining", {}).get("result", {}).get("description", "")
-        for name, (stage, _) in BENCHMARKS.items():
-            if stage not in records:
+        for name in HEADINGS:
+            if STAGE_OF[name] not in records:
                 continue
-            result, settings = records[stage]["result"], records[stage]["settings"]
+            settings = records[STAGE_OF[name]]["settings"]
             section, checkpoint = settings[name], settings["checkpoint"]
             real = section["root"] != "synthetic"
             expected = getattr(Params(), name).model_dump(mode="json", exclude=NO_PROTOCOL)
             other = [f"{key} {section[key]}" for key in expected if section.get(key, expected[key]) != expected[key]]
-            for encoder, score in result["scores"].items():
-                source = checkpoint["encoders"][encoder]
-                released = checkpoint["paper_rows"].get(encoder, "") if real else ""  # rendered clips are another test
-                rows.append({
-                    "run": folder.name, "encoder": encoder, "source": source,
+            scores = runs.read_table(folder, STAGE_OF[name], "scores")
+            for score in scores[scores["score"] == METRICS[name]].to_dict("records"):
+                source = checkpoint["encoders"][score["encoder"]]
+                released = (
+                    checkpoint["paper_rows"].get(score["encoder"], "") if real else ""
+                )  # rendered clips: another test
+                rows.append(score | {
+                    "run": folder.name, "source": source, "benchmark": name, "metric": METRICS[name], "real": real,
                     "training": own if source == "run" else "none" if is_floor(source) else source,
-                    "benchmark": name, "metric": METRICS[name], **score, "real": real, "released": released,
-                    "paper": published.get((released, name)), "protocol": ", ".join(other) or "protocol",
-                    "data": result["data"],
+                    "released": released, "paper": published.get((released, name)), "protocol": ", ".join(other) or "protocol",
                 })  # fmt: skip
     found = pd.DataFrame(rows, columns=COLUMNS)
     return found.astype({"value": float, "low": float, "high": float, "paper": float, "real": bool})
@@ -109,14 +107,11 @@ def differences(folder: str | Path) -> pd.DataFrame:
         Columns run, benchmark, better, worse, difference (points), low and high (95 % bootstrap interval over clips, the same
         clips for both encoders), clips, real. No row where a run has nothing to compare.
     """
-    from tcore_lib.evaluation import benchmarks, scores as summary  # late: listing runs needs no evaluation
-
     rows = []
     for name, scores in of_runs([folder]).groupby("benchmark", sort=False):
-        stage, table = BENCHMARKS[name][0], benchmarks.BENCHMARKS[name].table
         floor = scores["source"].map(is_floor)
-        items = {encoder: own for encoder, own in runs.read_table(folder, stage, table).groupby("encoder")}
-        seed = runs.read_results(folder)[stage]["settings"]["run"]["seed"]
+        items = dict(list(runs.read_table(folder, STAGE_OF[name], BENCHMARKS[name].table).groupby("encoder")))
+        seed = runs.read_results(folder)[STAGE_OF[name]]["settings"]["run"]["seed"]
         for worse in scores[floor]["encoder"]:
             for better in scores[~floor]["encoder"]:
                 paired = summary.paired_difference(items[better], items[worse], name, seed=seed)
@@ -154,16 +149,14 @@ def text(value: Any, low: Any = None, high: Any = None, *, expected: Any = None,
     return shown
 
 
+def verdict(low: float, high: float) -> str:
+    """What the interval of a difference says: `yes` where it lies above 0, `no` below; NaN = unknown."""
+    return "yes" if low > 0 else "no" if high < 0 else "cannot tell"
+
+
 def markdown(shown: pd.DataFrame, form: str = "pipe") -> str:
     """A table of text for README and other pages; `form="simple"` for a terminal."""
     return shown.to_markdown(index=False, tablefmt=form, disable_numparse=True)
-
-
-def beside_paper(scores: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `of_runs` as `figures.score_table` takes them: benchmark as a heading, measured, paper, difference in points."""
-    shown = scores.rename(columns={"value": "measured"}).assign(difference=scores["value"] - scores["paper"])
-    shown["benchmark"] = shown["benchmark"].map({name: heading for name, (_, heading) in BENCHMARKS.items()})
-    return shown[["encoder", "benchmark", "measured", "low", "high", "clips", "paper", "difference"]]
 
 
 def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
@@ -181,10 +174,15 @@ def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
     groups += [("ours", rows, rows) for _, rows in own]
     lines = []
     for who, named, found in groups:
-        line = {"who": who, **named.iloc[0][["encoder", "training"]], **dict.fromkeys(HEADINGS, NOT_RUN), "run": ""}
+        line = {
+            "who": who,
+            **named.iloc[0][["encoder", "training"]],
+            **dict.fromkeys(HEADINGS.values(), NOT_RUN),
+            "run": "",
+        }
         for row in found.to_dict("records"):
             interval = (row["low"], row["high"]) if intervals else ()
-            line[BENCHMARKS[row["benchmark"]][1]] = text(row["value"], *interval, expected=row["paper"])
+            line[HEADINGS[row["benchmark"]]] = text(row["value"], *interval, expected=row["paper"])
             line["run"] = "" if who == "paper" else row["run"]
         lines.append(line)
     return pd.DataFrame(lines)
@@ -193,12 +191,12 @@ def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
 def show_differences(found: pd.DataFrame) -> pd.DataFrame:
     """`differences` as text: a line per pair of encoders (and run, where there are several), a column per benchmark."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
-    for row in found.to_dict("records"):
-        pair = f"{row['better']} - {row['worse']}"
-        start = {"run": row["run"], "difference, points": pair, **dict.fromkeys(HEADINGS, NOT_RUN)}
-        line = lines.setdefault((row["run"], pair), start)
-        line[BENCHMARKS[row["benchmark"]][1]] = text(row["difference"], row["low"], row["high"], sign=True)
-    shown = pd.DataFrame(lines.values(), columns=["run", "difference, points", *HEADINGS])
+    for row in found.itertuples():
+        pair = f"{row.better} - {row.worse}"
+        start = {"run": row.run, "difference, points": pair, **dict.fromkeys(HEADINGS.values(), NOT_RUN)}
+        line = lines.setdefault((row.run, pair), start)
+        line[HEADINGS[row.benchmark]] = text(row.difference, row.low, row.high, sign=True)
+    shown = pd.DataFrame(lines.values(), columns=["run", "difference, points", *HEADINGS.values()])
     return shown if found["run"].nunique() > 1 else shown.drop(columns="run")
 
 
@@ -212,68 +210,76 @@ def summary_of(folder: str | Path) -> str:
     return f"{shown}\n\n{markdown(show_differences(ahead), 'simple')}\n\n{said}"
 
 
-# --- one benchmark, for notebooks 03 to 05 ----------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def headline(scores: pd.DataFrame, name: str) -> dict[str, dict[str, Any]]:
-    """A benchmark's one score per encoder, as its stage writes it into its result, from `evaluation.scores.summarise`.
+def published(name: str = "") -> Path:
+    """`results/published`, which git keeps, or one run in it."""
+    return project_root() / "results" / "published" / name
 
-    Returns:
-        encoder -> `value`, `low`, `high` (percent, None where unknown) and `clips`.
+
+def publish(run: str | Path) -> int:
+    """Copy a run's results and tables (text only) to results/published/RUN, for git.
+
+    Args:
+        run: a run's folder, such as results/quick.
     """
-    chosen = scores[scores["score"] == METRICS[name]].set_index("encoder")[["value", "low", "high", "clips"]]
-    return chosen.astype(object).where(chosen.notna(), None).to_dict("index")
+    folder = Path(run).absolute()
+    if folder not in runs.list_runs(folder.parent):
+        raise InputError(f"{folder} holds no result of a run; reproduce it first, or give another folder.")
+    target = published(folder.name)
+    shutil.rmtree(target, ignore_errors=True)  # stages that are no longer run go
+    target.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.name.split(".")[0] in runs.STAGES and path.suffix in (".json", ".csv"):
+            shutil.copyfile(path, target / path.name)
+    print(f"{len(list(target.iterdir()))} files in {target}; python docs/write_pages.py renews README's tables.")
+    return 0
+
+
+def table_of(*names: str) -> int:
+    """Print the paper's table beside what runs measured.
+
+    Args:
+        names: runs, by name or folder; all below results/ and results/published/ by default.
+    """
+    known = {folder.name: folder for place in (published(), published().parent) for folder in runs.list_runs(place)}
+    chosen = [known.get(name, Path(name)) for name in names] or list(known.values())
+    for folder in chosen:
+        if folder not in runs.list_runs(folder.parent):
+            raise InputError(f"There is no run {folder}; the runs are {', '.join(known)}.")
+    print(markdown(show(of_runs(chosen)), "simple"))
+    return 0
+
+
+# --- one benchmark, for notebooks 03 to 05 ----------------------------------------------------------------------------
 
 
 def per_clip(rows: pd.DataFrame, name: str) -> pd.DataFrame:
     """The benchmark's score of each clip alone, in percent: one row per clip, one column per encoder.
 
-    Args:
-        rows: of `evaluation.evaluate.evaluate`.
-        name: davis, jhmdb or vip.
+    `rows` are those of `evaluation.evaluate.evaluate` on the benchmark `name`.
     """
-    from tcore_lib.evaluation import scores as summary
-
-    columns = {}
-    for clip, own in rows.groupby("clip", sort=False):
-        scores = summary.summarise(own, name)
-        columns[clip] = scores[scores["score"] == METRICS[name]].set_index("encoder")["value"]
-    return pd.DataFrame(columns).T.rename_axis("clip").rename_axis(None, axis="columns")
+    alone = {clip: summary.summarise(own, name) for clip, own in rows.groupby("clip", sort=False)}
+    scores = pd.concat(alone, names=["clip"]).query("score == @METRICS[@name]").droplevel(1)
+    return scores.pivot(columns="encoder", values="value").reindex(index=list(alone), columns=rows["encoder"].unique())
 
 
-def compared(folder: str | Path, name: str) -> pd.DataFrame:
-    """A run's scores on one benchmark beside what is expected, as text; accepted differences: see `ACCEPTED`.
+def answer(folder: str | Path, name: str) -> pd.DataFrame:
+    """A run's scores on one benchmark, as text: a row per encoder, and what it is to be compared with.
 
-    Something is expected only of encoders with a published row, on real clips: where none has one, the columns are left out.
+    Columns: `measured, %`, `clips`; `ahead of random` and `ahead of pixels`, points and `verdict`; where an encoder is linked to
+    a published row, on real clips, `expected`, `difference`, `accepted` (see `ACCEPTED`) and `reproduced`.
     """
     rows = {}
-    scores = of_runs([folder]).query("benchmark == @name")
-    for score in scores.itertuples():
-        row = {"measured, %": text(score.value, score.low, score.high), "clips": str(score.clips)}
+    for score in of_runs([folder]).query("benchmark == @name").itertuples():
+        rows[score.encoder] = {"measured, %": text(score.value, score.low, score.high), "clips": str(score.clips)}
         difference = score.value - score.paper
         if not pd.isna(difference):
             band = ACCEPTED_RETRAINED if score.source == "run" else ACCEPTED[name]
-            row |= {"expected": text(score.paper), "difference": text(difference, sign=True)}
-            row |= {"accepted": f"± {band}", "reproduced": "yes" if abs(difference) <= band + 1e-9 else "no"}
-        rows[score.encoder] = row
+            row = {"expected": text(score.paper), "difference": text(difference, sign=True), "accepted": f"± {band}"}
+            rows[score.encoder] |= row | {"reproduced": "yes" if abs(difference) <= band + 1e-9 else "no"}
+    for pair in differences(folder).query("benchmark == @name").itertuples():
+        points = text(pair.difference, pair.low, pair.high, sign=True)
+        rows[pair.better][f"ahead of {pair.worse}"] = f"{points}: {verdict(pair.low, pair.high)}"
     return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("encoder")
-
-
-def in_words(folder: str | Path, name: str) -> str:
-    """A run's scores on one benchmark as sentences: every encoder's, and who is ahead of whom."""
-    known = of_runs([folder]).query("benchmark == @name").dropna(subset="value")
-    if not len(known):
-        return "No encoder has a score here."
-    clips = known["clips"].max()
-    listed = ", ".join(f"{score.encoder} {text(score.value)}" for score in known.itertuples())
-    lines = [f"{BENCHMARKS[name][1]} in percent over {clips} clip{'' if clips == 1 else 's'}: {listed}."]
-    for row in differences(folder).query("benchmark == @name").itertuples():
-        if pd.isna(row.low):
-            verdict = "; too few clips for an interval"
-        elif row.low > 0:
-            verdict = ": ahead"
-        else:
-            verdict = ": behind" if row.high < 0 else ": the interval holds 0, so these clips cannot tell"
-        measured = text(row.difference, row.low, row.high, sign=True)
-        lines.append(f"{row.better} - {row.worse}: {measured} points{verdict}.")
-    return "\n".join(lines)
