@@ -50,7 +50,8 @@ def reproduce(
     Returns:
         The exit code: 0, or 1 after a failed notebook.
     """
-    params = runs.checked_profile(profile, changes, lambda params: stages_to_run(params, only))
+    params = parameters.load(profile, changes)
+    runs.refuse_missing(params, stages_to_run(params, only), str(profile))
     return run_stages(params, only=only, force=force)
 
 

@@ -23,6 +23,7 @@ from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training.tcore import TCoRe
 from tcore_lib.widgets.explorer import Explorer
 
+SHOWN = 8  # frames at most
 SHORT_SIDE = 480  # pixels that a video of the index is enlarged to, at most threefold: more patches
 
 
@@ -41,7 +42,7 @@ def scene(run: Params) -> Scene:
     """The first clip of the first benchmark that the profile has and this machine holds; else the index's first video."""
 
     def spread(length: int) -> list[int]:
-        return np.linspace(0, length - 1, min(run.attention.clip_frames, length)).astype(int).tolist()
+        return np.linspace(0, length - 1, min(SHOWN, length)).astype(int).tolist()
 
     clip = None
     for kind in runs.BENCHMARKS:
