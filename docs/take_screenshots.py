@@ -53,7 +53,7 @@ def main() -> int:
     arguments = parser.parse_args()
     run = params.load(arguments.profile)
     scene = correspondences.scene(run)
-    model = correspondences.decoders(run).get("after training")
+    model = profiles.decoders(run).get("after training")
     widget = correspondences.explore(scene, profiles.encoders(run), model)
     widget.temperature = 0.05
     widget.encoder = "compare" if len(widget.encoders) > 1 else widget.encoders[0]

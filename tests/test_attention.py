@@ -15,7 +15,7 @@ from tcore_lib.model import attention
 from tcore_lib.model.attention import CrossAttention
 from tcore_lib.model.encoders import random_encoder
 from tcore_lib.model.features import to_input
-from tcore_lib.reproduction import scene as correspondences
+from tcore_lib.reproduction import profile as profiles, scene as correspondences
 from tcore_lib.training.tcore import TCoRe
 
 RUN = tiny()
@@ -117,8 +117,8 @@ def test_a_scene_has_the_annotated_objects_or_a_disc(tmp_path: Path, monkeypatch
 def test_only_a_profile_with_weights_has_a_decoder(tmp_path: Path) -> None:
     sections = RUN.model_dump(mode="json")
     sections["pretrain"]["enabled"] = False  # as for published encoders
-    assert correspondences.decoders(params.parse(sections, "test")) == {}
+    assert profiles.decoders(params.parse(sections, "test")) == {}
     with pytest.raises(InputError, match="holds no checkpoint"):
-        correspondences.decoders(profile(str(tmp_path)))
+        profiles.decoders(profile(str(tmp_path)))
     with pytest.raises(InputError, match="not on this machine"):
         correspondences.scene(profile(str(tmp_path / "nowhere")))

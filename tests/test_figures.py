@@ -205,7 +205,6 @@ def test_scores_of_any_number_of_encoders_say_what_was_not_run_and_what_pixels_r
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
-MAPS = np.random.default_rng(0).dirichlet(np.ones(48), (2, 6, 8)).reshape(2, 6, 8, 6, 8)
 BOXES = {"current": [("global 1", (0, 0, 30, 40)), ("local 1", (5, 5, 9, 9))], "past": [("auxiliary", (0, 0, 48, 64))]}
 CROPS = {name: [F[0][:side, :side]] * n for name, side, n in
          (("global", 32, 2), ("past", 32, 2), ("future", 32, 2), ("local", 16, 3))}  # fmt: skip
@@ -219,7 +218,6 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "strip": lambda: figures.masks_overlay(F, {"a": IDS, "b": IDS}, ["1", "2", "3"], classes=["", "swan"], title="t"),
     "pose": lambda: figures.pose(F, np.full((3, 15, 2), 20.0), np.full((3, 15, 2), 21.0)),
     "heatmap_on_frame": lambda: figures.heatmap_on_frame(F[0], np.eye(6, 8), "map", unit="cosine", query=(1, 2)),
-    "attention_atlas": lambda: figures.attention_atlas(F[0], {"past": MAPS, "future": MAPS}, np.eye(6, 8, dtype=bool)),
     "one value": lambda: figures.histogram([20, 20, 20], "frames", "lengths"),
     "top_k_links": lambda: figures.top_k_links(F[0], (1, 2), F, VOTES, (6, 8), ["a", "b", "c"]),
     "schedules": lambda: figures.curves(pd.DataFrame({"epoch": [0, 1, 2], "lr": [0, 1e-3, 1e-6], "x": [0.9] * 3})),

@@ -39,7 +39,7 @@ def measured() -> dict[str, Any]:
     """Every frozen value."""
     rng = np.random.default_rng(3)
     explorer = small_explorer()
-    maps = {"past": rng.dirichlet(np.ones(12), size=(2, 3, 4)).reshape(2, 3, 4, 3, 4)}
+    rng.dirichlet(np.ones(12), size=(2, 3, 4))  # drawn here when the values were frozen
     mask = np.eye(3, 4, dtype=bool)
     pca = figures.pca_components(rng.normal(size=(2, 5, 6, 3)) @ np.diag([3, 2, 1]) @ rng.normal(size=(3, 12)))
     joints = rng.uniform(10, 90, (2, 15, 2))
@@ -48,7 +48,6 @@ def measured() -> dict[str, Any]:
     clips = pd.DataFrame({"a": rng.uniform(0, 100, 9), "b": rng.uniform(0, 100, 9)})
     lengths = rng.integers(20, 90, 200)
     image = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    atlas = figures.attention_atlas(image, maps, mask).axes[1].images[0].get_array()
     return {
         "explorer": {
             "attention": digest(explorer._attention),
@@ -71,7 +70,6 @@ def measured() -> dict[str, Any]:
             "colours": digest(style.to_colours(np.linspace(0, 1, 256)).tobytes()),
         },
         "figures": {
-            "atlas": digest(np.ascontiguousarray(atlas).tobytes()),
             "pca": pca[:, ::2, ::3].ravel().tolist(),
             "pose_windows": [[*ax.get_xlim(), *ax.get_ylim()] for ax in pose.axes],
             "clip_order": [label.get_text() for label in figures.clip_bars(clips, top=4).axes[0].get_yticklabels()],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tcore_lib.model.vit import initial_vit
 from tcore_lib.params import Pretrain, parse
-from tcore_lib.reproduction.profile import untrained_model
+from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training import optimiser
 from tcore_lib.training.draws import draw, of_masks
 from tcore_lib.training.schedules import Schedules
@@ -207,11 +207,14 @@ def test_parameter_groups_of_the_small_vit() -> None:
     assert golden["clip_grad"] == settings.optimiser.clip_grad
 
 
-def test_before_training_means_the_encoder_that_is_continued(tmp_path: Path) -> None:
+def test_before_training_means_the_encoder_that_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notebook 06 compares with where the training started: `pretrain.encoder.init`, where that is set."""
     shape = {"width": 64, "depth": 1, "heads": 1}
     given = initial_vit(tiny(encoder=shape).pretrain.encoder, 64, seed=5).state_dict()
     torch.save(given, tmp_path / "vit.pth")
-    model = untrained_model(tiny(encoder=shape | {"init": str(tmp_path / "vit.pth")}))
+    run = tiny(encoder=shape | {"init": str(tmp_path / "vit.pth")})
+    monkeypatch.setattr(profiles, "newest_checkpoint", lambda _: tmp_path)
+    monkeypatch.setattr(profiles.checkpoints, "read_model", lambda _: TCoRe(run.pretrain, 0))
+    model = profiles.decoders(run)["before training"]
     for network in (model.student, model.teacher):
         assert all(torch.equal(value, given[name]) for name, value in network.encoder.state_dict().items())

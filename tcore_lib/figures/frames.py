@@ -331,12 +331,6 @@ def pca_components(features: Any) -> np.ndarray:
     return scaled.reshape(*array.shape[:3], 3)
 
 
-def _veiled(frame: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """A crop in which what was hidden from the encoder, bool (h, w), is seen through a veil."""
-    covered = style.hide_patches(frame, np.zeros((1, 1)) if mask is None else mask, "#C9CED6")
-    return np.round(0.3 * style.to_frame(frame) + 0.7 * covered).astype(np.uint8)
-
-
 @style.figure_in_style
 def attention_compared(
     frame: np.ndarray, query: Cell, frames: Mapping[str, np.ndarray], states: Mapping[str, Any], mask: Any = None
@@ -353,7 +347,9 @@ def attention_compared(
     figure, axes = _page(names, frame.shape[0] / frame.shape[1], lines=len(names))
     grid = next(iter(next(iter(means.values())).values())).shape
     text = f"query: row {query[0]}, column {query[1]}"
-    _show(axes["query"], _veiled(frame, mask), text, style.ROLE_COLOURS["current"], grid)
+    covered = style.hide_patches(frame, np.zeros((1, 1)) if mask is None else mask, "#C9CED6")
+    veiled = np.round(0.3 * frame + 0.7 * covered).astype(np.uint8)
+    _show(axes["query"], veiled, text, style.ROLE_COLOURS["current"], grid)
     for role, picture in frames.items():
         colour = style.ROLE_COLOURS.get(role, style.INK)
         _show(axes[role], picture, role, colour, grid)
@@ -363,32 +359,6 @@ def attention_compared(
     for name, ax in axes.items():
         _outline_cell(ax, query, dotted=name != "query")
     _scale(figure, [axes[row[-1]] for row in names], (0.0, 100 * highest), "attention, %")
-    return figure
-
-
-@style.figure_in_style
-def attention_atlas(frame: np.ndarray, maps: Mapping[str, np.ndarray], mask: np.ndarray) -> Figure:
-    """Every patch of a crop at once: at each patch's own place a small map of where it looks in another frame.
-
-    Each small map is the mean over heads, on its own scale from 0 to its largest weight, which an orange square marks; a
-    white one marks the query's own place. Maps of patches that were not hidden are paler. `maps`: `past`, `future` ->
-    attention of all queries (heads, h, w, h, w): the query's row and column, then those of the patch looked at.
-    """
-    figure, axes = _page([["current", *maps]], frame.shape[0] / frame.shape[1], 1)
-    figure.set_layout_engine("compressed", w_pad=0.08, h_pad=0.03, wspace=0.0)
-    _show(axes["current"], _veiled(frame, mask), "queries", style.ROLE_COLOURS["current"])
-    (h, w), (row, column) = mask.shape, np.indices(mask.shape)
-    for role, heads in maps.items():
-        mean = style.to_array(heads).mean(0)
-        small = style.to_colours(mean / np.maximum(mean.max((2, 3), keepdims=True), 1e-12))  # (h, w, h, w, 3)
-        small[~mask] = np.round(0.35 * small[~mask] + 0.65 * 255)
-        small = small.repeat(3, 2).repeat(3, 3)  # 3 x 3 pixels per looked-at patch
-        y, x = np.divmod(mean.reshape(h, w, -1).argmax(2), w)
-        small[row, column, 3 * row + 1, 3 * column + 1] = 255
-        small[row, column, 3 * y + 1, 3 * x + 1] = style.to_rgb8(style.OKABE_ITO["orange"])
-        spaced = np.pad(small, ((0, 0), (0, 0), (0, 3), (0, 3), (0, 0)), constant_values=255)  # white gaps
-        picture = spaced.swapaxes(1, 2).reshape(h * (3 * h + 3), w * (3 * w + 3), 3)[:-3, :-3]
-        _show(axes[role], picture, f"{role}: a map per patch, at its place", style.ROLE_COLOURS.get(role, style.INK))
     return figure
 
 

@@ -99,25 +99,21 @@ def curves(
 
 
 class LiveCurves:
-    """`curves` of a training log that redraws itself in place while a notebook cell trains.
-
-    `update(log)` may be called at every logged step; it draws those of `columns` that the log has, in at most a twentieth of
-    the time. `close(log)` draws the last state and returns it.
-    """
+    """`curves` of a training log, of those of `columns` that it has, redrawn in place while a notebook cell trains."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns, self._next = columns, 0.0
         self._handle: Any = None
 
     def update(self, log: pd.DataFrame) -> None:
-        """Draw the log, unless it is empty or it is too early."""
+        """Draw the log, unless it is empty or it is too early: drawing takes at most a twentieth of the time."""
         began = time.monotonic()
         if len(log) and began >= self._next:
             self.close(log)
             self._next = began + 20 * (time.monotonic() - began)
 
     def close(self, log: pd.DataFrame) -> Figure:
-        """Draw the log in place of the last one."""
+        """Draw the log, and return the figure."""
         from IPython.display import display
 
         figure = curves(log, [name for name in self._columns if name in log.columns], smooth=True)

@@ -106,23 +106,23 @@ def newest_checkpoint(params: Params, step: int | None = None) -> Path:
     return found[step]
 
 
-def untrained_model(params: Params) -> TCoRe:
-    """Student, teacher and decoder as the run's training started from them."""
-    model = TCoRe(params.pretrain, params.run.seed)
-    if (source := params.pretrain.encoder.init) is not None:
-        model.start_from(source)
-    return model.to(device(params)).eval()
+def decoders(params: Params) -> dict[str, TCoRe]:
+    """Student, teacher and decoder `before training` and `after training`; none where there is no decoder to look at.
 
-
-def trained_model(params: Params) -> TCoRe:
-    """Student, teacher and decoder of `checkpoint.model`, or of the run's last checkpoint."""
-    given = params.checkpoint.model
+    A profile has one where it trains, or names a whole model (`checkpoint.model`). Published encoders come without.
+    """
+    settings, given = params.pretrain, params.checkpoint.model
+    if not settings.decoder.enabled or not (settings.enabled or given):
+        return {}
+    before = TCoRe(settings, params.run.seed)
+    if settings.encoder.init is not None:
+        before.start_from(settings.encoder.init)
     path = newest_checkpoint(params) if given is None else resolve(given)
-    model = checkpoints.read_model(path)
-    ours, theirs = params.pretrain, model.settings
-    if given and (theirs.encoder, theirs.decoder) != (ours.encoder, ours.decoder):
+    after = checkpoints.read_model(path)
+    if given and (after.settings.encoder, after.settings.decoder) != (settings.encoder, settings.decoder):
         raise InputError(
             f"checkpoint.model = {path} was trained with another encoder or decoder than pretrain says; copy these "
             "two sections from the file it was trained with (tcore inspect FILE)."
         )
-    return model.to(device(params))
+    models = {"before training": before.eval(), "after training": after}
+    return {name: model.to(device(params)) for name, model in models.items()}

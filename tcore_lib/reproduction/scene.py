@@ -40,26 +40,22 @@ class Scene(NamedTuple):
 
 def scene(run: Params) -> Scene:
     """The first clip of the first benchmark that the profile has and this machine holds; else the index's first video."""
-
-    def spread(length: int) -> list[int]:
-        return np.linspace(0, length - 1, min(SHOWN, length)).astype(int).tolist()
-
     clip = None
     for kind in runs.BENCHMARKS:
         settings, root = getattr(run, kind), profiles.root(run, kind)
         if settings.enabled and root.is_dir():
             benchmark = benchmark_of(settings)
             clip = benchmark.load(root, benchmark.names(root)[0])
-            shown = spread(len(clip))
-            title, frames = f"{clip.name} ({kind.upper()})", [clips.read_frame(clip.frames[i]) for i in shown]
+            title, length = f"{clip.name} ({kind.upper()})", len(clip)
             break
     else:
         path, settings = videos.index_path(run.data), None
         if not path.exists():
             raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
         index = videos.FrameIndex.load(path)
-        shown = spread(int(index.num_frames[0]))
-        title, frames = index.path(0).name, index.read(0, shown)
+        title, length = index.path(0).name, int(index.num_frames[0])
+    shown = np.linspace(0, length - 1, min(SHOWN, length)).astype(int).tolist()
+    frames = index.read(0, shown) if clip is None else [clips.read_frame(clip.frames[i]) for i in shown]
     height, width = frames[0].shape[:2]
     if clip is not None and clip.annotations and clip.annotations[0] is not None:
         mask = style.enlarge(clips.read_ids(clip.annotations[0]), (height, width))
@@ -67,17 +63,6 @@ def scene(run: Params) -> Scene:
         y, x = np.ogrid[:height, :width]
         mask = ((y - height / 2) ** 2 + (x - width / 2) ** 2 < (min(height, width) / 5) ** 2).astype(np.uint8)
     return Scene(title, frames, [f"frame {i}" for i in shown], mask, clip, settings)
-
-
-def decoders(run: Params) -> dict[str, TCoRe]:
-    """The profile's model before and after training, by these names; none where there is no decoder to look at.
-
-    A profile has one where it trains, or names a whole model (`checkpoint.model`). Published encoders come without.
-    """
-    has_weights = run.pretrain.enabled or run.checkpoint.model is not None
-    if not (has_weights and run.pretrain.decoder.enabled):
-        return {}
-    return {"before training": profiles.untrained_model(run), "after training": profiles.trained_model(run)}
 
 
 def explore(shown: Scene, encoders: Mapping[str, FeatureEncoder], model: TCoRe | None = None) -> Explorer:

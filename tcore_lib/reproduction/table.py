@@ -12,9 +12,8 @@ Every row is one score of one encoder on one benchmark (`COLUMNS`):
     low, high   ends of the 95 % bootstrap interval over clips; NaN where unknown
     clips       how many clips
     real        True = real clips, False = rendered ones
-    released    the published checkpoint whose row this is, or which it reproduces; else ""
+    released    the published checkpoint whose row this is, or which it reproduces: on real clips, by the protocol; else ""
     paper       the authors' figure of that checkpoint; NaN where it reproduces none
-    protocol    "protocol", or the settings that differ from it
 """
 
 import shutil
@@ -36,10 +35,10 @@ HEADINGS = {"davis": "DAVIS J&F_m", "vip": "VIP mIoU", "jhmdb": "JHMDB PCK@0.1"}
 METRICS = {name: heading.split()[1] for name, heading in HEADINGS.items()}
 STAGE_OF = {stage.section: name for name, stage in runs.STAGES.items()}
 COLUMNS = ["run", "encoder", "source", "training", "benchmark", "metric", "value", "low", "high", "clips", "real",
-           "released", "paper", "protocol"]  # fmt: skip
+           "released", "paper"]  # fmt: skip
 NOT_RUN = "not run"
 # Settings of a benchmark that say where and how it is computed, not what is measured.
-NO_PROTOCOL = {"enabled", "root", "clips", "precision", "save_predictions"}
+NO_PROTOCOL = {"enabled", "root", "precision", "save_predictions"}
 
 # A published row counts as reproduced from the released weights when the difference is at most this many points. The
 # evaluation has no randomness: 0.05 is the rounding of the published figure, the rest leaves room for ties in the top-k and
@@ -62,7 +61,7 @@ def paper() -> pd.DataFrame:
         known = figures.assign(run="paper", training=training, released=figures["released_file"])
         rows = known.melt(["run", "encoder", "training", "released"], [*HEADINGS], var_name="benchmark")
         metric, value = rows["benchmark"].map(METRICS), rows["value"].astype(float)
-    return rows.assign(metric=metric, value=value, real=True, protocol="protocol").reindex(columns=COLUMNS)
+    return rows.assign(metric=metric, value=value, real=True).reindex(columns=COLUMNS)
 
 
 def is_floor(source: str) -> bool:
@@ -84,17 +83,15 @@ def of_runs(folders: Iterable[str | Path]) -> pd.DataFrame:
             section, checkpoint = settings[name], settings["checkpoint"]
             real = section["root"] != "synthetic"
             expected = getattr(Params(), name).model_dump(mode="json", exclude=NO_PROTOCOL)
-            other = [f"{key} {section[key]}" for key in expected if section.get(key, expected[key]) != expected[key]]
+            same = real and all(section.get(key, value) == value for key, value in expected.items())
             scores = runs.read_table(folder, STAGE_OF[name], "scores")
             for score in scores[scores["score"] == METRICS[name]].to_dict("records"):
                 source = checkpoint["encoders"][score["encoder"]]
-                released = (
-                    checkpoint["paper_rows"].get(score["encoder"], "") if real else ""
-                )  # rendered clips: another test
+                released = checkpoint["paper_rows"].get(score["encoder"], "") if same else ""  # others are another test
                 rows.append(score | {
                     "run": folder.name, "source": source, "benchmark": name, "metric": METRICS[name], "real": real,
                     "training": own if source == "run" else "none" if is_floor(source) else source,
-                    "released": released, "paper": published.get((released, name)), "protocol": ", ".join(other) or "protocol",
+                    "released": released, "paper": published.get((released, name)),
                 })  # fmt: skip
     found = pd.DataFrame(rows, columns=COLUMNS)
     return found.astype({"value": float, "low": float, "high": float, "paper": float, "real": bool})
@@ -105,7 +102,7 @@ def differences(folder: str | Path) -> pd.DataFrame:
 
     Returns:
         Columns run, benchmark, better, worse, difference (points), low and high (95 % bootstrap interval over clips, the same
-        clips for both encoders), clips, real. No row where a run has nothing to compare.
+        clips for both encoders), clips. No row where a run has nothing to compare.
     """
     rows = []
     for name, scores in of_runs([folder]).groupby("benchmark", sort=False):
@@ -116,10 +113,8 @@ def differences(folder: str | Path) -> pd.DataFrame:
             for better in scores[~floor]["encoder"]:
                 paired = summary.paired_difference(items[better], items[worse], name, seed=seed)
                 measured = paired.set_index("score").loc[METRICS[name]].to_dict()
-                row = {"run": Path(folder).name, "benchmark": name, "better": better, "worse": worse, **measured}
-                rows.append(row | {"real": scores["real"].iloc[0]})
-    columns = ["run", "benchmark", "better", "worse", "difference", "low", "high", "clips", "real"]
-    return pd.DataFrame(rows, columns=columns)
+                rows.append({"run": Path(folder).name, "benchmark": name, "better": better, "worse": worse, **measured})
+    return pd.DataFrame(rows, columns=["run", "benchmark", "better", "worse", "difference", "low", "high", "clips"])
 
 
 def provenance(folder: str | Path) -> pd.DataFrame:
@@ -174,17 +169,11 @@ def show(scores: pd.DataFrame, *, intervals: bool = True) -> pd.DataFrame:
     groups += [("ours", rows, rows) for _, rows in own]
     lines = []
     for who, named, found in groups:
-        line = {
-            "who": who,
-            **named.iloc[0][["encoder", "training"]],
-            **dict.fromkeys(HEADINGS.values(), NOT_RUN),
-            "run": "",
-        }
+        line = {"who": who, **named.iloc[0][["encoder", "training"]], **dict.fromkeys(HEADINGS.values(), NOT_RUN)}
         for row in found.to_dict("records"):
             interval = (row["low"], row["high"]) if intervals else ()
             line[HEADINGS[row["benchmark"]]] = text(row["value"], *interval, expected=row["paper"])
-            line["run"] = "" if who == "paper" else row["run"]
-        lines.append(line)
+        lines.append(line | {"run": "" if who == "paper" else ", ".join(found["run"].unique())})
     return pd.DataFrame(lines)
 
 

@@ -19,13 +19,10 @@ from tcore_lib.evaluation import clips, labels as labelmaps
 from tcore_lib.evaluation.evaluate import encode
 from tcore_lib.evaluation.propagation import Propagator, propagator_settings
 from tcore_lib.figures import style
-from tcore_lib.files import atomic_path
 from tcore_lib.model.encoders import FeatureEncoder
-from tcore_lib.scenes.synthetic import encode as write_video
 from tcore_lib.widgets import payload
 from tcore_lib.widgets.base import STYLE, StandaloneWidget, module
 
-FPS = 10  # of saved videos
 OBJECTS = 4  # colours on offer at least
 LONG_SIDE = 960  # pixels that shown frames are reduced to
 Propagate = Callable[[np.ndarray], Iterable[np.ndarray]]
@@ -66,7 +63,7 @@ class MaskPainter(StandaloneWidget):
         if len(sizes) != 1:
             raise InputError(f"the painter's frames have sizes {sorted(sizes)}; give at least one, all of one size.")
         self.labels: np.ndarray | None = None
-        self._pictures, self._shape = list(frames), frames[0].shape[:2]
+        self._count, self._shape = len(frames), frames[0].shape[:2]
         self._propagate, self._output = propagate, Path(output) if output is not None else None
         jpegs, about = payload.pack_frames(frames, LONG_SIDE)
         first = self._checked(np.zeros(self._shape, np.uint8) if mask is None else mask)
@@ -96,7 +93,7 @@ class MaskPainter(StandaloneWidget):
 
     def run(self) -> np.ndarray:
         """What the button does: propagate the mask, show every frame as it comes, return uint8 (N, H, W)."""
-        mask, count = self.mask, len(self._pictures)
+        mask, count = self.mask, self._count
         if not mask.any():
             raise InputError("nothing is painted; paint at least one object on the first frame.")
         self.send({"kind": "started", "text": f"Propagating through {count} frames ..."})
@@ -135,18 +132,12 @@ class MaskPainter(StandaloneWidget):
             raise
 
     def save(self, folder: str | Path) -> str:
-        """Write the label maps as `masks/00000.png` ... (DAVIS's palette PNGs) and `masks.mp4`; returns a sentence about it."""
+        """Write the label maps as `masks/00000.png` ..., DAVIS's palette PNGs; returns a sentence about it."""
         if self.labels is None:
             raise InputError("there is no result to save yet; press Propagate first.")
-        masks, video = Path(folder) / "masks", Path(folder) / "masks.mp4"
         for frame, labels in enumerate(self.labels):
-            clips.write_ids(masks / f"{frame:05d}.png", labels)
-        colours = style.object_palette()
-        painted = [style.overlay_labels(*pair, colours) for pair in zip(self._pictures, self.labels, strict=True)]
-        height, width = (side // 2 * 2 for side in self._shape)
-        with atomic_path(video) as temporary:
-            write_video(temporary, np.stack([picture[:height, :width] for picture in painted]), FPS)
-        return f"Saved {masks} and {video}."
+            clips.write_ids(Path(folder) / "masks" / f"{frame:05d}.png", labels)
+        return f"Saved {len(self.labels)} label maps in {Path(folder) / 'masks'}."
 
 
 def _grey_png(labels: np.ndarray) -> bytes:
