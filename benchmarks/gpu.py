@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from step import ENCODERS
 from views import write_frames
 
 from tcore_lib import files, params, runs
@@ -43,7 +42,7 @@ BATCH = {"vit_small": 256, "vit_base": 128}  # the plain step holds all logits
 PART = 16 * 2**20  # bytes
 ROWS = {"vit_small": "k400_vits16_400ep", "vit_base": "k400_vitb16_200ep"}
 TINY: dict[str, Any] = {
-    "encoder": {"width": 32, "depth": 2, "heads": 2},
+    "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
     "views": {"global_size": 64, "local_size": 32, "num_local": 2},
     "decoder": {"heads": 4},
     "head": {"hidden": 48, "bottleneck": 16, "prototypes": 96},
@@ -78,7 +77,7 @@ def end_to_end(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = write_frames(Path(folder) / "frames", 4 if args.tiny else 16)
         for arch in ("vit_small",) if args.tiny else BATCH:
-            sections: dict[str, Any] = {**TINY} if args.tiny else {"encoder": ENCODERS[arch]}
+            sections: dict[str, Any] = {**TINY} if args.tiny else {"encoder": {"arch": arch}}
             steps, every, batch = (4, 1, 4) if args.tiny else (120, 10, BATCH[arch])
             loop = {"batch_size": batch, "log_every": every, "max_steps": steps, "checkpoint_every": 10**6}
             sections["loop"] = loop | {"compile": True}

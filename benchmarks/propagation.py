@@ -67,7 +67,7 @@ def find_encoder(source: str, device: str) -> FeatureEncoder:
     if not source.startswith("random"):
         return load_encoder(source, device=device)
     depth = int(source.partition(":")[2] or 12)
-    return random_encoder(params.Encoder(width=384, depth=depth, heads=6), 224, seed=0).to(device)
+    return random_encoder(params.Encoder(arch="custom", width=384, depth=depth, heads=6), 224, seed=0).to(device)
 
 
 # ---------------------------------------------------------------------------------------------- the two ways

@@ -28,7 +28,6 @@ from tcore_lib.training.schedules import Hyper, Schedules
 from tcore_lib.training.step import Trainer
 
 ROOT = Path(__file__).parents[1]
-ENCODERS = {"vit_tiny": {"width": 192, "heads": 3}, "vit_small": {}, "vit_base": {"width": 768, "heads": 12}}
 STEP = 20_000  # after the warm-up, prototypes no longer frozen
 
 
@@ -44,7 +43,7 @@ def plain_way(trainer: Trainer, views: dict[str, Tensor], draws: Draws, hyper: H
     """A step of plain_step's losses that clips, steps and averages tensor by tensor."""
     settings, model = trainer.settings, trainer.model
     groups = trainer.optimiser.param_groups
-    stepper = torch.optim.AdamW(groups, lr=0.0, foreach=False, fused=False)
+    stepper = torch.optim.AdamW(groups, lr=0.0, betas=settings.optimiser.betas, foreach=False, fused=False)
 
     def step() -> None:
         stepper.zero_grad()
@@ -116,7 +115,7 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
             del variants[name]
     for _ in range(args.rounds):
         for name, step in variants.items():
-            resting = meter.gpu.memory_allocated() if meter.gpu else 0
+            resting = meter.in_use()
             meter.reset_peak()
             with meter(name):
                 step()
@@ -153,7 +152,7 @@ def measure(args: argparse.Namespace, pretrain: params.Pretrain) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--arch", default="vit_small", choices=tuple(ENCODERS))
+    parser.add_argument("--arch", default="vit_small", choices=("vit_tiny", "vit_small", "vit_base"))
     parser.add_argument("--batch", type=int, default=None, help="samples; default 256 on a GPU, 8 on a CPU")
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16"))
@@ -167,7 +166,7 @@ def main() -> None:
     args.batch = args.batch or (256 if on_gpu else 8)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     loop = {"batch_size": args.batch, "precision": args.precision, "compile": args.compile}
-    sections = {"encoder": ENCODERS[args.arch], "head": {"prototypes": args.prototypes}, "loop": loop}
+    sections = {"encoder": {"arch": args.arch}, "head": {"prototypes": args.prototypes}, "loop": loop}
     wanted, started = params.parse({"pretrain": sections, "run": {"device": args.device}}, "step.py"), time.time()
     figures = measure(args, wanted.pretrain)
     device = torch.cuda.get_device_name().lower().replace(" ", "-") if on_gpu else "cpu"

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from tcore_lib import files, runs
 from tcore_lib.data.index import FrameIndex
 from tcore_lib.data.sandwich import SandwichDataset, collate
-from tcore_lib.data.views import STRENGTH, centre_boxes, draw_views, make_views
+from tcore_lib.data.views import centre_boxes, draw_views, make_views
 from tcore_lib.params import Params, Run, Sandwich, Views
 
 SIZE = (256, 340)  # (H, W) of a Kinetics frame with its short side at 256
@@ -55,11 +55,11 @@ def write_frames(root: Path, videos: int = VIDEOS) -> FrameIndex:
 
 def photometry(blur: float, solarize: float) -> T.Compose:
     """One view's photometry with the trained probabilities (docs/method.md section 2), on PIL images."""
-    jitter = T.ColorJitter(*STRENGTH.tolist())
+    jitter = T.ColorJitter(SETTINGS.brightness, SETTINGS.contrast, SETTINGS.saturation, SETTINGS.hue)
     return T.Compose([
         T.RandomApply([jitter], SETTINGS.jitter),
         T.RandomGrayscale(SETTINGS.grayscale),
-        T.RandomApply([T.GaussianBlur(9, (0.1, 2.0))], blur),
+        T.RandomApply([T.GaussianBlur(SETTINGS.blur_kernel, SETTINGS.blur_sigma)], blur),
         T.RandomSolarize(128, solarize),
         T.ToTensor(),
         T.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
@@ -69,7 +69,7 @@ def photometry(blur: float, solarize: float) -> T.Compose:
 COLOURS = (photometry(SETTINGS.blur_global_1, 0.0), photometry(SETTINGS.blur_global_2, SETTINGS.solarize_global_2))
 LOCAL = T.Compose([
     T.RandomResizedCrop(SETTINGS.local_size, SETTINGS.local_scale, interpolation=T.InterpolationMode.BICUBIC),
-    T.RandomHorizontalFlip(),
+    T.RandomHorizontalFlip(SETTINGS.local_flip),
     photometry(SETTINGS.blur_local, 0.0),
 ])  # fmt: skip
 GLOBAL = T.RandomResizedCrop(SETTINGS.global_size, SETTINGS.global_scale, interpolation=T.InterpolationMode.BICUBIC)
@@ -81,7 +81,7 @@ def per_image(index: FrameIndex, counter: int) -> list[torch.Tensor]:
     past, current, future = (Image.open(path).convert("RGB") for path in index.frame_paths(video, (6, 10, 14)))
     crops = [colour(GLOBAL(current)) for colour in COLOURS]
     crops += [LOCAL(current) for _ in range(SETTINGS.num_local)]
-    top, left, height, width = centre_boxes(np.array([SIZE]))[0].tolist()
+    top, left, height, width = centre_boxes(np.array([SIZE]), SETTINGS.ratio)[0].tolist()
     size = [SETTINGS.global_size] * 2
     for frame in (past, future):
         for colour in COLOURS:

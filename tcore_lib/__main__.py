@@ -17,7 +17,7 @@ try:
     import cyclopts
     from rich.console import Console
 
-    from tcore_lib.errors import InputError
+    from tcore_lib.errors import InputError, known_names
 except ModuleNotFoundError as error:
     sys.exit(f"tcore: {sys.executable} has no package {error.name}; run .venv/bin/tcore instead, after `make install`.")
 
@@ -77,23 +77,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that whatever is open is closed
     try:
+        if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+            raise InputError(f"there is no command {argv[0]}; {known_names(argv[0], COMMANDS)}")
         if argv and argv[0] in NOTEBOOKS and find_spec("papermill") is None:
             raise InputError(f"{argv[0]} needs more packages: pip install 'tcore-notebooks[notebooks]' brings them.")
         code = application(argv)(argv, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except InputError as error:
-        said, code = str(error), 2
+        return _say(str(error), 2)
     except cyclopts.CycloptsError as error:
-        said, code = " ".join(str(error).split()) + " See: tcore COMMAND --help", 2
+        return _say(" ".join(str(error).split()) + f" See: tcore {argv[0]} --help", 2)
     except KeyboardInterrupt as stop:  # a training says more, and whether it was SIGTERM
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         said = str(stop) or "stopped; what is finished is kept, and the same command goes on from there."
-        code = getattr(stop, "exit_code", 130)
+        return _say(said, getattr(stop, "exit_code", 130))
     except BrokenPipeError:  # `| head` has seen enough; Python must not try to write the rest at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    print(f"tcore: {said}", file=sys.stderr)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"tcore: {sentence}", file=sys.stderr)
     return code
 
 

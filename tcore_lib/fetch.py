@@ -1,5 +1,6 @@
 """Where data sets and published encoders come from, and a command that fetches what can be fetched."""
 
+import os
 import shutil
 import tempfile
 from functools import cache
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tcore_lib.errors import InputError, known_names
-from tcore_lib.files import reading, writable
+from tcore_lib.files import read_json, reading, writable, write_json
 from tcore_lib.params import read_yaml, resolve
 
 if TYPE_CHECKING:
@@ -27,11 +28,7 @@ def datasets() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("datasets.yaml"))
     page = {"page": f"https://huggingface.co/{REPOSITORY}", "licence": "stated on that page"}
     for name, (file, trained) in CHECKPOINTS.items():
-        use = {
-            "use": f"released checkpoint ({trained})",
-            "size": "a few hundred MB",
-            "layout": f"data/weights/ckpt/{file}",
-        }
+        use = {"use": f"released checkpoint ({trained})", "size": "a few hundred MB", "layout": f"data/weights/{file}"}
         found[name] = use | page
     return found
 
@@ -79,15 +76,16 @@ def fetch(name: str | None = None, root: Path = Path("data")) -> Path | None:
 
 
 def _fetch_archive(root: Path, url: str, checksum: str, brings: list[str], inner: str = "") -> None:
-    """Download one archive and move the folders it brings to their place, in one step per folder, unless all are there."""
+    """Download one archive and move the folders it brings to their place, in one step per folder; once."""
     import pooch  # late: needed for nothing else
 
-    there = [name for name in brings if (root / name).exists()]
-    if len(there) == len(brings):
-        print(f"{', '.join(brings)} in {root}: there already")
+    note = root / ".fetched.json"
+    done = read_json(note) if note.exists() else {}
+    if url in done:
         return
-    if there:
-        raise InputError(f"{root / there[0]} is there already; choose another --root, or unpack {url} there yourself.")
+    for target in (root / name for name in brings):
+        if target.exists():
+            raise InputError(f"{target} is there already and was not fetched by this command; choose another --root.")
     by_hand = f"run the command again, or download it yourself and unpack {', '.join(brings)} into {root}"
     with writable(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -98,17 +96,19 @@ def _fetch_archive(root: Path, url: str, checksum: str, brings: list[str], inner
             shutil.unpack_archive(packed, f"{folder}/unpacked", filter=None if packed.endswith(".zip") else "data")
             for name in brings:
                 Path(folder, "unpacked", inner, name).rename(root / name)
+            write_json(note, {**done, url: checksum})
 
 
 def weights(name: str) -> Path:
     """The file of a published encoder (a key of `CHECKPOINTS`), downloaded into data/weights if it is not there."""
-    folder, file = resolve("data/weights"), f"ckpt/{CHECKPOINTS[name][0]}"
-    if not (folder / file).is_file():
+    path = resolve("data/weights") / CHECKPOINTS[name][0]
+    if not path.is_file():
         from huggingface_hub import hf_hub_download
 
-        with writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        file, partial = f"ckpt/{path.name}", path.parent / ".download"
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         address = f"https://huggingface.co/{REPOSITORY}/resolve/{REVISION}/{file}"
-        with reading(address, f"download it and put it at {folder / file}"):
-            hf_hub_download(REPOSITORY, file, revision=REVISION, local_dir=folder, etag_timeout=5)
-    return folder / file
+        with reading(address, f"download it and put it at {path}"):
+            os.replace(hf_hub_download(REPOSITORY, file, revision=REVISION, local_dir=partial, etag_timeout=5), path)
+    return path

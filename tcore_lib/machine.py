@@ -80,7 +80,8 @@ def joined(place: Place, device: "torch.device") -> Iterator[None]:
         yield
         return
     backend, own = ("nccl", device) if device.type == "cuda" else ("gloo", None)
-    dist.init_process_group(backend, timeout=timedelta(minutes=30), device_id=own)
+    wait = timedelta(minutes=30)
+    dist.init_process_group(backend, rank=place.rank, world_size=place.world, timeout=wait, device_id=own)
     try:
         yield
     finally:
@@ -111,9 +112,10 @@ def full_memory_told(remedy: str) -> Iterator[None]:
 
 @cache
 def compiled(function: Callable[..., Any], dynamic: bool | None = None) -> Callable[..., Any]:
-    """A small function that is called again and again, as few generated GPU kernels (torch.compile); each is made once.
+    """A function as few generated GPU kernels (torch.compile); the same object every time it is asked for.
 
-    `dynamic`: True where every call may have another size, False where few sizes come again.
+    For small functions that are called again and again (a block, a colour operation, a slice of a loss): that takes seconds, a
+    network minutes. `dynamic`: True where every call may have another size, False where few sizes come again.
     """
     import torch
 
@@ -155,6 +157,10 @@ class Meter:
     def peak(self) -> int:
         """Most bytes in use: allocated on the GPU since `reset_peak`, or resident in this process."""
         return self.gpu.max_memory_allocated() if self.gpu else peak_resident()
+
+    def in_use(self) -> int:
+        """Bytes in use now: allocated on the GPU, or resident in this process."""
+        return self.gpu.memory_allocated() if self.gpu else psutil.Process().memory_info().rss
 
 
 def peak_resident(who: int = resource.RUSAGE_SELF) -> int:

@@ -8,13 +8,14 @@ the working folder. `Params` holds paths inside the project relative to `project
 every machine, and others absolute; `resolve` makes a path of them.
 """
 
+import copy
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
@@ -42,6 +43,7 @@ BelowOne = Annotated[Float, Field(ge=0.0, lt=1.0)]
 Part = Annotated[Float, Field(gt=0.0, le=1.0)]  # a share that is not nothing
 Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]  # a range
 Parts = Annotated[tuple[Part, Part], AfterValidator(_ordered)]
+Interval = Annotated[tuple[AboveZero, AboveZero], AfterValidator(_ordered)]
 Size = tuple[Positive, Positive]  # pixels
 VideoSide = Annotated[Int, Field(ge=32, multiple_of=2)]
 Layout = Literal["auto", "videos", "frames", "images"]
@@ -132,12 +134,24 @@ class Views(Section):
     num_local: Count = 8
     global_scale: Parts = (0.32, 1.0)
     local_scale: Parts = (0.05, 0.32)
+    ratio: Interval = setting((0.75, 4 / 3), "width / height of a crop's box")
+    local_flip: Share = setting(0.5, "probability of a horizontal flip of a local crop; global crops never flip")
     jitter: Share = setting(0.8, "probability of colour jitter")
+    brightness: NonNegative = 0.4
+    contrast: NonNegative = 0.4
+    saturation: NonNegative = 0.2
+    hue: Float = Field(0.1, ge=0.0, le=0.5)
     grayscale: Share = 0.2
     blur_global_1: Share = setting(0.0, "probability of blur as trained; the released code names it 1.0")
     blur_global_2: Share = setting(0.9, "probability of blur as trained; the released code names it 0.1")
     blur_local: Share = 0.5
+    blur_sigma: Interval = (0.1, 2.0)
+    blur_kernel: Positive = setting(9, "odd width of the Gaussian kernel in pixels")
     solarize_global_2: Share = 0.2
+
+    def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
+        yield self.blur_kernel % 2 == 1, "blur_kernel must be odd"
+        yield self.blur_kernel < 2 * self.local_size, "blur_kernel must be below twice local_size: it mirrors borders"
 
 
 class Masks(Section):
@@ -147,12 +161,21 @@ class Masks(Section):
     ratio: Shares = setting((0.1, 0.5), "range of the masked share of a masked crop's patches")
 
 
+ARCHITECTURES = {  # width, depth, heads
+    "vit_tiny": (192, 12, 3),
+    "vit_small": (384, 12, 6),
+    "vit_base": (768, 12, 12),
+    "vit_large": (1024, 24, 16),
+}
+
+
 class Encoder(Section):
     """The vision transformer that is trained."""
 
-    width: Positive = setting(384, "token width; ViT-S: 384, ViT-B: 768")
-    depth: Positive = setting(12, "number of blocks; ViT-S, ViT-B: 12")
-    heads: Positive = setting(6, "attention heads; ViT-S: 6, ViT-B: 12")
+    arch: Literal["vit_tiny", "vit_small", "vit_base", "vit_large", "custom"] = "vit_small"
+    width: Positive | None = setting(None, "token width; only with arch: custom")
+    depth: Positive | None = setting(None, "number of blocks; only with arch: custom")
+    heads: Positive | None = setting(None, "attention heads; only with arch: custom")
     patch_size: Positive = 16
     registers: Count = 4
     drop_path: BelowOne = setting(0.1, "stochastic depth, same in every block")
@@ -165,8 +188,17 @@ class Encoder(Section):
     init: str | None = setting(None, "file | folder | vits16_k400 | vits16_inet | vitb16_k400 | timm:NAME")
 
     def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
-        yield self.width % self.heads == 0, "width must be a multiple of heads"
+        given = {value is not None for value in (self.width, self.depth, self.heads)}
+        yield self.arch != "custom" or given == {True}, "arch: custom needs width, depth and heads"
+        yield self.arch == "custom" or given == {False}, "width, depth and heads are only read with arch: custom"
+        width, _, heads = self.shape
+        yield width % heads == 0, "width must be a multiple of heads"
         yield (self.img_size or 0) % self.patch_size == 0, "img_size must be a multiple of patch_size"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(width, depth, heads)."""
+        return ARCHITECTURES.get(self.arch) or (self.width or 1, self.depth or 1, self.heads or 1)
 
 
 class Decoder(Section):
@@ -212,6 +244,7 @@ class Optimiser(Section):
     decoder_lr: AboveZero = setting(0.1, "the decoder's lr as a multiple of the schedule's peak")
     weight_decay: NonNegative = 0.04
     weight_decay_end: NonNegative = 0.4
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     clip_grad: NonNegative = setting(3.0, "largest gradient norm of each module; 0 = no clipping")
     layer_decay: Part = 0.9
     patch_embed_lr: AboveZero = setting(0.2, "further lr multiplier of the patch embedding")
@@ -262,7 +295,7 @@ class Pretrain(Section):
     loop: Loop = Loop()
 
     def rules(self) -> Iterator[tuple[bool, str]]:  # noqa: D102
-        patch, width = self.encoder.patch_size, self.encoder.width
+        patch, width = self.encoder.patch_size, self.encoder.shape[0]
         whole = self.views.global_size % patch == self.views.local_size % patch == 0
         divides = not self.decoder.enabled or width % self.decoder.heads == 0
         yield whole, f"views.global_size and views.local_size must be a multiple of encoder.patch_size ({patch})"
@@ -330,6 +363,14 @@ class Vip(Benchmark):
     upsampling: Upsampling = setting("linear", "of soft maps; nearest = variant (DINOv3)")
 
 
+class Attention(Section):
+    """Notebook 06: what is looked at."""
+
+    videos: Positive = setting(2, "videos of the index whose attention is drawn")
+    patches: Positive = setting(3, "query patches per video")
+    clip_frames: Int = setting(8, "frames in the correspondence explorer", ge=2)
+
+
 class Params(Section):
     """A whole parameter file."""
 
@@ -340,6 +381,7 @@ class Params(Section):
     davis: Davis = Davis()
     jhmdb: Jhmdb = Jhmdb()
     vip: Vip = Vip()
+    attention: Attention = Attention()
 
     def digest(self, *sections: str) -> str:
         """Hex SHA-256 of the named sections (all by default) with every default filled in."""
@@ -353,25 +395,23 @@ SECTIONS = tuple(Params.model_fields)
 PATHS = re.compile(r"run\.results|data\.(source|annotations|root|shards)|checkpoint\.model|(davis|jhmdb|vip)\.root")
 ENCODERS = re.compile(r"pretrain\.encoder\.init|checkpoint\.encoders\..+")
 
-_WHY = {  # why settings of earlier versions went -> these settings
-    "it is as in the paper": "betas blur_kernel blur_sigma brightness centring contrast hue local_flip ratio ratio_end saturation "
-    "separate_patch_head share_end",
-    "a larger pretrain.loop.accumulate saves more memory": "activation_checkpointing",
-    "width, depth and heads say it": "arch",
-    "notebook 06 shows what fits a page": "attention",
-    "videos are always prepared first": "direct",
-    "data.num_frames says how many frames are kept, and the three of a sample follow from shares of a video's length": "fps",
-    "fresh weights start as DINOv2's": "init_scheme",
-    "kept frames have quality 95": "jpeg_quality",
-    "KoLeo looks for neighbours among a rank's samples": "koleo_scope",
-    "frame 0 always votes besides": "long_memory",
-    "real clips are scored at every point": "real_points",
-    "predictions are always kept, the notebooks show clips from them": "save_predictions",
-    "pretrain.loop.tracker: tensorboard says it": "tensorboard",
-    "OMP_NUM_THREADS says how many threads torch takes": "threads",
-    "joints are scored on the grid: nothing is upsampled": "upsampling",
+REMOVED = {  # settings of earlier versions, and why they went
+    "activation_checkpointing": "a larger pretrain.loop.accumulate saves more memory",
+    "centring": "targets are centred by their running mean, as in the paper",
+    "direct": "videos are always prepared first",
+    "fps": "data.num_frames says how many frames are kept, and the three of a sample follow from shares of a video's length",
+    "init_scheme": "fresh weights start as DINOv2's",
+    "jpeg_quality": "kept frames have quality 95",
+    "koleo_scope": "KoLeo looks for neighbours among a rank's samples",
+    "long_memory": "frame 0 always votes besides",
+    **dict.fromkeys(("ratio_end", "share_end"), "masks are the same in every step, as in the paper"),
+    "real_points": "real clips are scored at every point",
+    "save_predictions": "predictions are always kept, the notebooks show clips from them",
+    "separate_patch_head": "patches and CLS tokens share one head, as in the paper",
+    "threads": "OMP_NUM_THREADS says how many threads torch takes",
+    "tensorboard": "pretrain.loop.tracker: tensorboard says it",
+    "upsampling": "joints are scored on the grid: nothing is upsampled",
 }
-REMOVED = {name: why for why, names in _WHY.items() for name in names.split()}
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
@@ -389,21 +429,30 @@ def resolve(path: str | Path) -> Path:
     return project_root() / Path(path).expanduser()
 
 
-def placed(value: Any, folder: Path, name: str = "", absolute: bool = False) -> Any:
-    """A setting `section.key`, or sections (name ""), whose paths are relative to `folder`, as `Params` holds them."""
+def _with_paths(value: Any, folder: Path, change: Callable[[str], str], name: str) -> Any:
+    """A copy of a setting `section.key`, or of sections (name ""), with every path replaced; relative ones start at `folder`."""
     if isinstance(value, dict):
-        return {key: placed(below, folder, f"{name}.{key}".lstrip("."), absolute) for key, below in value.items()}
-    is_path = isinstance(value, str) and PATHS.fullmatch(name) and value != "synthetic"
-    if isinstance(value, str) and ENCODERS.fullmatch(name) and not value.startswith("timm:"):
-        is_path = "/" in value or value.startswith("~") or os.path.exists(folder / value)
-    if not is_path:
+        return {key: _with_paths(below, folder, change, f"{name}.{key}".lstrip(".")) for key, below in value.items()}
+    if not isinstance(value, str):
         return value
-    path, root = Path(os.path.normpath(folder.absolute() / os.path.expanduser(value))), project_root()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) and not absolute else str(path)
+    is_path = PATHS.fullmatch(name) and value != "synthetic"
+    if ENCODERS.fullmatch(name) and not value.startswith("timm:"):
+        is_path = "/" in value or value.startswith("~") or os.path.exists(folder / value)
+    return change(value) if is_path else value
+
+
+def placed(value: Any, folder: Path, name: str = "") -> Any:
+    """A setting, or sections, whose paths are relative to `folder`, as `Params` holds them."""
+    root = project_root()
+
+    def place(value: str) -> str:
+        path = Path(os.path.normpath(folder.absolute() / os.path.expanduser(value)))
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    return _with_paths(value, folder, place, name)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
-
 
 S = TypeVar("S", bound=Section)
 
@@ -442,7 +491,7 @@ def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict
     if not path.is_file():
         known = sorted(file.stem for file in shipped.glob("*.yaml"))
         raise InputError(f"There is no parameter file {path}; {known_names(path.stem, known)}")
-    folder = path.parent.absolute()
+    folder, origin = path.parent.absolute(), str(path)
     sections = placed(read_yaml(path), folder)
     if not folder.is_relative_to(project_root()):
         sections = merged({"run": {"results": f"{folder}/results"}, "data": {"root": f"{folder}/data/run"}}, sections)
@@ -450,39 +499,54 @@ def read_profile(profile: str | Path, changes: Sequence[str] = ()) -> tuple[dict
         name, equals, text = change.partition("=")
         if not equals or "." not in name:
             raise InputError(f"--set {change!r} is not possible; write section.key=value, such as run.seed=1.")
+        origin += f" --set {_shown(change)}"
         with reading(f"--set {_shown(change)}", "write its value as YAML"):
             value = yaml.load(text, _Loader)  # noqa: S506 (a subclass of SafeLoader)
         for part in reversed(name.split(".")):
             value = {part: value}
         sections = merged(sections, placed(value, Path.cwd()), replaced=())
-    return sections, " --set ".join([str(path), *map(_shown, changes)])
+    return sections, origin
 
 
 def load(profile: str | Path, changes: Sequence[str] = ()) -> Params:
     """A parameter file, read (see `read_profile`) and checked."""
-    return parse(*read_profile(profile, changes))
+    return checked(Params, *read_profile(profile, changes))
 
 
 def parse(sections: dict[str, Any], origin: str) -> Params:
-    """Sections, whose paths are as `Params` holds them, checked; see `checked`."""
+    """Sections, whose paths are as `Params` holds them, checked against the schema; see `checked`."""
     return checked(Params, sections, origin)
 
 
-def checked(schema: type[S], content: dict[str, Any], origin: str) -> S:
+def checked(
+    schema: type[S], content: dict[str, Any], origin: str, more: Callable[[S], Sequence[str]] = lambda _: ()
+) -> S:
     """Plain values checked against a schema made of `Section`s; everything that is wrong is one `InputError`.
 
-    `origin` is what the message begins with, such as the file's path. Rules between settings are tried where each is right.
+    `origin` is what the message begins with, such as the file's path; `more` finds further problems, a sentence each, in what is
+    left without the wrong values.
     """
-    try:
-        return schema.model_validate(content)
-    except ValidationError as error:
-        refuse(origin, [_sentence(item, schema) for item in error.errors(include_url=False)])
-
-
-def refuse(origin: str, wrong: Sequence[str]) -> NoReturn:
-    """One `InputError` of all sentences about a file."""
-    lines = wrong if len(wrong) == 1 else [f"{len(wrong)} things are wrong:", *(f"  - {line}" for line in wrong)]
-    raise InputError(f"{origin}: " + "\n".join(lines))
+    content, wrong = copy.deepcopy(content), []
+    for _ in range(5):  # without the wrong values, rules of whole sections are tried, which may be broken too
+        try:
+            found = schema.model_validate(content)
+        except ValidationError as error:
+            for item in sorted(error.errors(include_url=False), key=lambda item: item["type"] != "extra_forbidden"):
+                wrong.append(_sentence(item, schema))
+                below: Any = content
+                for part in item["loc"]:  # the innermost key of a mapping on the way to the wrong value goes
+                    if isinstance(below, dict) and part in below:
+                        place, key, below = below, part, below[part]
+                if item["loc"]:
+                    place.pop(key, None)
+            continue
+        wrong += more(found)
+        if not wrong:
+            return found
+        break
+    if len(wrong) == 1:
+        raise InputError(f"{origin}: {wrong[0]}")
+    raise InputError(f"{origin}: {len(wrong)} things are wrong:" + "".join(f"\n  - {line}" for line in wrong))
 
 
 def merged(
@@ -532,8 +596,9 @@ def from_notebook(namespace: Mapping[str, Any]) -> Params:
     names = re.findall(r"^(\w+) = ", injected_cell, re.MULTILINE)
     for name in names:
         if name not in SECTIONS and name != "profile":
-            hint = f"A setting is given as -y 'data: {{num_frames: 5}}'; {known_names(name, SECTIONS)}"
-            raise InputError(f"The parameter {name!r} is no section of a parameter file. {hint}")
+            holders = [key for key, section in Params().__dict__.items() if name in type(section).model_fields]
+            hint = f'write -y "{holders[0]}: {{{name}: ...}}".' if holders else known_names(name, SECTIONS)
+            raise InputError(f"The parameter {name!r} is no section of a parameter file; {hint}")
     given = {name: namespace[name] for name in SECTIONS if namespace.get(name) is not None}
     given, profile = placed(given, project_root() / "params"), namespace.get("profile") or "quick"
     run = given.get("run")
@@ -550,7 +615,7 @@ def injected(params: Params) -> dict[str, Any]:
     """What papermill is given for `from_notebook`: every section, with the settings that the profile states."""
     stated = {name: {} for name in SECTIONS} | params.model_dump(mode="json", exclude_unset=True)
     stated["run"]["name"] = params.run.name
-    return placed(stated, project_root(), absolute=True)
+    return _with_paths(stated, project_root(), lambda path: str(resolve(path)), "")
 
 
 def _shown(text: str) -> str:

@@ -6,22 +6,22 @@
       .finished/<stage>     marker, written last and atomically
       notebooks/  checkpoints/  predictions/  figures/      large or executed things
 
-A stage is finished when its marker carries the key the stage would have now (`stage_key`). Nothing else is trusted: papermill's
-own metadata says "completed" after a killed kernel, and a text result may come from another machine.
+A stage is finished when its marker carries the key the stage would have now: the notebook's code, the library's code, the
+parameters it reads, and the markers of the stages it builds on. Nothing else is trusted: papermill's own metadata says
+"completed" after a killed kernel, and a text result may come from another machine.
 """
 
 import hashlib
 import json
 import os
 import platform
-import re
 import resource
 import shlex
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from tcore_lib import fetch
 from tcore_lib.errors import InputError
 from tcore_lib.files import atomic_path, read_json, reading, writable, write_json, write_text
 from tcore_lib.machine import peak_resident
-from tcore_lib.params import Params, project_root, refuse, resolve
+from tcore_lib.params import Params, checked, project_root, read_profile, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,18 +51,19 @@ class Stage(NamedTuple):
 
 BENCHMARKS = ("davis", "jhmdb", "vip")
 _PREP, _TRAIN = "00_data_prep", "01_pretraining"
-_EVALUATIONS = {  # stage -> its section, and what `tcore fetch` calls its data
-    "03_davis_evaluation": ("davis", "davis2017"),
-    "04_jhmdb_evaluation": ("jhmdb", "jhmdb"),
-    "05_vip_evaluation": ("vip", "vip"),
+_EVALUATIONS = {  # stage -> its section, a file that must lie in the benchmark's folder, and what `tcore fetch` calls it
+    "03_davis_evaluation": ("davis", "ImageSets/2017/{split}.txt", "davis2017"),
+    "04_jhmdb_evaluation": ("jhmdb", "splits", "jhmdb"),
+    "05_vip_evaluation": ("vip", "lists/{split}_videos.txt", "vip"),
 }
 STAGES = {
     _PREP: Stage(("data",)),  # and, of the benchmarks, which ones it draws
     _TRAIN: Stage(("data", "pretrain"), (_PREP,), "pretrain"),
     "02_checkpoint_inspection": Stage(("data", "checkpoint"), (_PREP, _TRAIN)),
-    **{stage: Stage(("checkpoint", name), (_PREP, _TRAIN), name) for stage, (name, _) in _EVALUATIONS.items()},
-    # A clip of a benchmark is looked at, too.
-    "06_attention_visualization": Stage(("data", "pretrain", "checkpoint", *BENCHMARKS), (_PREP, _TRAIN)),
+    **{stage: Stage(("checkpoint", name), (_PREP, _TRAIN), name) for stage, (name, *_) in _EVALUATIONS.items()},
+    "06_attention_visualization": Stage(  # a clip of a benchmark is looked at, too
+        ("data", "pretrain", "checkpoint", *BENCHMARKS, "attention"), (_PREP, _TRAIN)
+    ),
     "07_paper_table": Stage(("checkpoint", *BENCHMARKS), (_TRAIN, *_EVALUATIONS)),
 }
 
@@ -210,31 +211,43 @@ def open_stage(stage: str, params: Params) -> StageRun:
 # --- before anything starts -------------------------------------------------------------------------------------------
 
 
-def refuse_missing(params: Params, stages: Sequence[str], origin: str) -> None:
-    """InputError, a sentence each, about all that the profile names and these stages, where not finished, would miss."""
-    stages = [stage for stage in stages if not is_finished(stage, params)]
-    named: list[tuple[str, str, str]] = []  # setting, path, what to do where that does not exist
-    if _PREP in stages:
+def checked_profile(profile: str | Path, changes: Sequence[str], plan: Callable[[Params], Sequence[str]]) -> Params:
+    """A profile for a run of the stages `plan` names: everything wrong with it, or missing for it, is one `InputError`."""
+
+    def missing(params: Params) -> list[str]:
+        return _missing(params, [stage for stage in plan(params) if not is_finished(stage, params)])
+
+    return checked(Params, *read_profile(profile, changes), missing)
+
+
+def _missing(params: Params, stages: Sequence[str]) -> list[str]:
+    """What the profile names for these stages that is not there: one sentence each, with the remedy."""
+    wanted: list[tuple[str, Path, str]] = []  # setting, path, remedy
+    untrained = []
+    if _PREP in stages and params.data.source != "synthetic":
         remedy = "put the videos there or name their folder (Kinetics-400: tcore fetch kinetics400 says how)"
-        named.append(("data.source", params.data.source, remedy))
-    for name, dataset in (_EVALUATIONS[stage] for stage in stages if stage in _EVALUATIONS):
-        root = getattr(params, name).root
-        fetching = f"run tcore fetch {dataset} --root {shlex.quote(str(resolve(root)))}"
-        named.append((f"{name}.root", root, f"{fetching}, or set {name}.root, or {name}.enabled: false"))
+        wanted.append(("data.source", resolve(params.data.source), remedy))
+    for stage, (name, file, dataset) in _EVALUATIONS.items():
+        section = getattr(params, name)
+        if stage in stages and section.root != "synthetic":
+            root = resolve(section.root)
+            remedy = f"run tcore fetch {dataset} --root {shlex.quote(str(root))}, or set {name}.root, or {name}.enabled: false"
+            wanted.append((f"{name}.root", root / file.format(split=section.split), remedy))
     if any(stage in stages for stage in ("02_checkpoint_inspection", *_EVALUATIONS)):
-        known = ("run", "random", "pixels", *fetch.CHECKPOINTS, "timm")
+        trained = _TRAIN in stages or any((run_folder(params) / "checkpoints").glob("step-*.pt"))
+        known = ("run", "random", "pixels", *fetch.CHECKPOINTS, "timm:NAME")
         for name, value in params.checkpoint.encoders.items():
-            remedy = f"correct the path, or take one of {', '.join(known)}:NAME"
-            if (kind := re.split("[@:]", value)[0]) == "run" and _TRAIN not in stages:
-                value, remedy = f"{run_folder(params)}/checkpoints", "run notebook 01 too"
-            elif kind in known:
-                continue
-            named.append((f"checkpoint.encoders.{name}", value, remedy))
+            kind, key = value.partition("@")[0], f"checkpoint.encoders.{name}"
+            if kind == "run" and not trained:
+                untrained.append(
+                    f"{key} = {value} is this run's training, which has not been done; run notebook 01 too."
+                )
+            elif kind not in known and not value.startswith(("timm:", "pixels:")):
+                wanted.append((key, resolve(value), f"correct the path, or take one of {', '.join(known)}"))
     if params.checkpoint.model is not None:
-        named.append(("checkpoint.model", params.checkpoint.model, "correct the path"))
-    named = [(key, path, remedy) for key, path, remedy in named if path != "synthetic" and not resolve(path).exists()]
-    if named:
-        refuse(origin, [f"{key} = {resolve(path)} is not there; {remedy}." for key, path, remedy in named])
+        wanted.append(("checkpoint.model", resolve(params.checkpoint.model), "correct the path"))
+    missing = [f"{key} = {path} is not there; {remedy}." for key, path, remedy in wanted if not path.exists()]
+    return missing + untrained
 
 
 # --- what is there ----------------------------------------------------------------------------------------------------
@@ -290,7 +303,8 @@ def provenance(params: Params, started: float) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if has_gpu else "cpu",
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "system": f"{platform.platform(terse=True)}, Python {platform.python_version()}",
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
         "versions": {name: version(name) for name in PACKAGES},
     }
 

@@ -70,7 +70,7 @@ def network(sizes: dict[str, Any]) -> params.Pretrain:
     encoder, local, head, decoder = (sizes[key] for key in ("encoder", "local", "head", "decoder"))
     shape = {key: encoder[key] for key in ("width", "depth", "heads", "registers")}
     section = {
-        "encoder": {"patch_size": encoder["patch"], "drop_path": 0.0, **shape},
+        "encoder": {"arch": "custom", "patch_size": encoder["patch"], "drop_path": 0.0, **shape},
         "views": {"global_size": encoder["image"], "local_size": local["size"], "num_local": local["number"]},
         "decoder": {"heads": decoder["heads"], "num_blocks": decoder["blocks"], "attn_mul": float(decoder["attn_mul"])},
         "head": {key: head[key] for key in ("hidden", "bottleneck", "prototypes", "layers")},

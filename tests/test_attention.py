@@ -72,16 +72,17 @@ def test_statistics_by_hand() -> None:
     assert attention.uniform_statistics((1, 2)) == pytest.approx({"sharpness": 0.5, "entropy": np.log(2), "reach": 0.5})
 
 
-def profile(root: str) -> params.Params:
+def profile(root: str, **attention_section: int) -> params.Params:
     sections = RUN.model_dump(mode="json")
     sections["davis"] |= {"root": root, "input_size": [96, 160]}
     for other in ("jhmdb", "vip"):
         sections[other] |= {"enabled": False}
+    sections["attention"] |= {"clip_frames": 3} | attention_section
     return params.parse(sections, "test")
 
 
 def test_the_first_benchmark_clip_gets_features_attention_and_labels(tmp_path: Path, model: TCoRe) -> None:
-    run = profile(str(write_small_davis(tmp_path, frames=3)))
+    run = profile(str(write_small_davis(tmp_path)))
     shown = correspondences.scene(run)
     assert len(shown.frames) == len(shown.names) == 3
     assert shown.clip is not None
@@ -100,7 +101,7 @@ def test_the_first_benchmark_clip_gets_features_attention_and_labels(tmp_path: P
 
 
 def test_a_scene_has_the_annotated_objects_or_a_disc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = profile(str(write_small_davis(tmp_path, frames=3)))
+    run = profile(str(write_small_davis(tmp_path)))
     shown = correspondences.scene(run)
     annotation = clips.read_ids(shown.clip.annotations[0])  # type: ignore[union-attr, arg-type]
     np.testing.assert_array_equal(shown.mask, annotation)

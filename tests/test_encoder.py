@@ -17,7 +17,7 @@ from tcore_lib.model.encoders import (
 )
 from tcore_lib.model.vit import ViT, initial_vit
 
-SMALL = params.Encoder(width=64, depth=2, heads=4)
+SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
 
 
 def drawn_vit(settings: params.Encoder = SMALL, img_size: int = 64, seed: int = 0) -> ViT:

@@ -33,7 +33,7 @@ COUNTERS = range(64)
 SMALL = {
     "run": {"seed": 0},
     "pretrain": {
-        "encoder": {"width": 128, "depth": 4, "heads": 4},
+        "encoder": {"arch": "custom", "width": 128, "depth": 4, "heads": 4},
         "views": {"global_size": 96, "local_size": 48},
         "loop": {"batch_size": 16},
     },
@@ -70,7 +70,7 @@ def test_draws_of_the_first_counters(profile: str) -> None:
     assert [list(roles) for roles in three[0]] == golden["sandwich_first"]
     assert digest(np.array(three)) == golden["sandwich"]
     assert [video_of(seed, counter, 50) for counter in COUNTERS] == golden["videos"]
-    keep = draw_keep(seed, COUNTERS, 6 + cfg.views.num_local, cfg.encoder.depth, cfg.encoder.drop_path).numpy()
+    keep = draw_keep(seed, COUNTERS, 6 + cfg.views.num_local, cfg.encoder.shape[1], cfg.encoder.drop_path).numpy()
     assert (int(keep.sum()), digest(keep)) == (golden["kept"], golden["keep"])
 
 

@@ -24,7 +24,7 @@ from tcore_lib.training.tcore import TCoRe
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "model.json"
-SMALL = params.Encoder(width=64, depth=2, heads=4)
+SMALL = params.Encoder(arch="custom", width=64, depth=2, heads=4)
 FRAMES = Pictures().read(0, [0, 5, 10, 15])  # 48 x 64 pixels
 
 
@@ -68,7 +68,7 @@ def step(vit: ViT) -> dict[str, list[float]]:
 
 def start() -> dict[str, list[float]]:
     """The weights a run starts from."""
-    vit = initial_vit(params.Encoder(width=192, heads=3), 96, seed=3)
+    vit = initial_vit(params.Encoder(arch="vit_tiny"), 96, seed=3)
     return {name: sample(value) for name, value in recorded_parameters(vit) if value.std() > 0 and ".1" not in name}
 
 

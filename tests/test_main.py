@@ -30,7 +30,7 @@ def test_every_command_has_a_line_and_its_arguments_have_help(name: str, capsys:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("reproduc quick", 'Unknown command "reproduc". Did you mean "reproduce"?'),
+        ("reproduc quick", "there is no command reproduc; did you mean 'reproduce'?"),
         ("reproduce quik", "did you mean 'quick'?"),
         ("evaluate davs --root x --encoder y --output z", 'Did you mean "davis"?'),
         ("evaluate davis --rot x", "Did you mean --root"),
@@ -54,7 +54,7 @@ def test_help_and_checks_need_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from tcore_lib.__main__ import main\n"
         f"assert main(['--help']) == 0; assert main(['init', '{tmp_path}/my.yaml']) == 0\n"
-        "from tcore_lib import params, runs; runs.refuse_missing(params.load('quick'), list(runs.STAGES), 'quick')\n"
+        f"from tcore_lib import runs; runs.checked_profile('quick', [], lambda params: list(runs.STAGES))\n"
         "heavy = {'torch', 'papermill', 'jupyterlab', 'anywidget', 'timm', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
@@ -88,13 +88,13 @@ def test_everything_missing_is_said_at_once_and_nothing_is_left(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.yaml").write_text(
-        "run: {name: trial}\ndata: {source: films}\ncheckpoint: {encoders: {mine: weights/best.pth}}\n"
+        "run: {name: trial, sed: 1}\ndata: {source: films}\ncheckpoint: {encoders: {mine: weights/best.pth}}\n"
         "pretrain: {enabled: false}\ndavis: {root: my davis}\njhmdb: {root: jhmdb}\nvip: {enabled: false, root: vip}\n"
     )
     assert main(["reproduce", "my.yaml"]) == 2
     said = capsys.readouterr().err
     for part in (
-        "4 things are wrong", f"data.source = {tmp_path}/films is not there",
+        "5 things are wrong", "run.sed", f"data.source = {tmp_path}/films is not there",
         f"tcore fetch davis2017 --root '{tmp_path}/my davis'", f"tcore fetch jhmdb --root {tmp_path}/jhmdb",
         f"checkpoint.encoders.mine = {tmp_path}/weights/best.pth is not there",
     ):  # fmt: skip

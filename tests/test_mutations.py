@@ -102,7 +102,7 @@ def write_checkpoint(folder: Path) -> Path:
 
 
 def write_weights(folder: Path, suffix: str) -> Path:
-    encoder = random_encoder(params.Encoder(width=64, depth=1, heads=1), 32, seed=0)
+    encoder = random_encoder(params.Encoder(arch="custom", width=64, depth=1, heads=1), 32, seed=0)
     return export(encoder, folder / f"w{suffix}", "safetensors" if suffix == ".safetensors" else "official")
 
 

@@ -33,7 +33,7 @@ def tiny_profile(folder: Path) -> dict[str, Any]:
                           "davis_clips": 2, "jhmdb_clips": 2, "vip_clips": 2, "eval_frames": 4},
         },
         "pretrain": {
-            "encoder": {"width": 32, "depth": 2, "heads": 2},
+            "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
             "views": {"global_size": 64, "local_size": 32, "num_local": 2},
             "decoder": {"heads": 4},
             "head": {"prototypes": 64, "hidden": 48, "bottleneck": 16},
@@ -44,6 +44,7 @@ def tiny_profile(folder: Path) -> dict[str, Any]:
         "davis": {"input_size": [240, 432]},
         "jhmdb": {"input_size": [160, 160]},
         "vip": {"long_side": 320},
+        "attention": {"videos": 2, "patches": 2, "clip_frames": 3},
     }  # fmt: skip
 
 

@@ -39,20 +39,24 @@ CASES = {
     "run: {sed: 1}\ndavis: {topk: 1, top_k: 0}\nvip: {root: 3}": (
         "4 things are wrong", "\n  - the key run.sed", "davis.topk", "davis.top_k = 0", "vip.root = 3",
     ),
+    "pretrain: {views: {global_size: 200}, loop: {keep_last: 0}}": ("2 things are wrong", "patch_size", "keep_last = 0"),
     "pretrain: {masks: {ratio: [0.5, 0.1]}}": ("pretrain.masks.ratio", "the first value must not exceed the second"),
+    "pretrain: {views: {blur_kernel: 4}}": ("pretrain.views", "must be odd"),
     "pretrain: {sandwich: {past_offset_range: [0.2, 0.4]}}": ("pretrain.sandwich", "before the clip"),
     "pretrain: {views: {global_size: 200}}": ("pretrain", "multiple of encoder.patch_size (16)"),
-    "pretrain: {encoder: {width: 64}}": ("pretrain.encoder", "a multiple of heads"),
+    "pretrain: {encoder: {width: 64}}": ("pretrain.encoder", "only read with arch: custom"),
+    "pretrain: {encoder: {arch: custom}}": ("pretrain.encoder", "needs width, depth and heads"),
     "pretrain: {loop: {accumulate: 3}}": ("pretrain", "multiple of loop.accumulate"),
     "pretrain: {optimiser: {epochs: .inf}}": ("pretrain.optimiser.epochs", "finite"),
     "data: {direct: true}": ("data.direct (value True) was removed, because videos are", "; delete that line"),
-    "pretrain: {views: {hue: 0.1}}": ("pretrain.views.hue (value 0.1) was removed, because it is as in the paper",),
     "run: {seed: 1, seed: 2}": ("'seed' stands twice", "correct"),
     "run: &a {seed: 1}\ndata: *a": ("alias", "correct"),
     "run: !!python/object/apply:os.system [ls]": ("cannot be read", "correct that place"),
+    "run: {seed: [": ("cannot be read", "correct that place"),
     'davis: {"a\\nb": 1}': (r"davis.a\nb (value 1)",),
     f"? {'k' * 300}\n: 1": ("k" * 77 + "...",),
     "": ("holds no sections", "run"),
+    "1: {}": ("holds no sections", "run"),
 }  # fmt: skip
 
 
@@ -95,7 +99,7 @@ def test_notebook_looks_only_at_sections(namespace: dict[str, Any], name: str, f
 
 @pytest.mark.parametrize(
     ("cell", "words"),
-    [("num_frames = 5", r"'num_frames' is no section .* Known are run, "), ("davsi = {}", "mean 'davis'")],
+    [("num_frames = 5", r"'num_frames' is no .* write -y \"data: \{num_frames: "), ("davsi = {}", "mean 'davis'")],
 )
 def test_a_name_that_papermill_injects_must_be_a_section(cell: str, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -22,8 +22,8 @@ BASE: dict[str, Any] = {
                       "eval_frames": 3},
     },
     "pretrain": {
-        "encoder": {"width": 32, "depth": 1, "heads": 2},
-        "views": {"global_size": 32, "local_size": 32, "num_local": 1},
+        "encoder": {"arch": "custom", "width": 32, "depth": 1, "heads": 2},
+        "views": {"global_size": 32, "local_size": 32, "num_local": 1, "blur_kernel": 3},
         "decoder": {"heads": 2},
         "head": {"prototypes": 16, "hidden": 16, "bottleneck": 8},
         "optimiser": {"epochs": 2.0, "iterations_per_epoch": 1, "warmup_epochs": 0.0},

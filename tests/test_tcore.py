@@ -184,7 +184,7 @@ def test_parameter_groups_of_the_small_vit() -> None:
     with torch.device("meta"):  # full size without its memory
         model = TCoRe(settings, 0)
     names = {"encoder": "student.backbone", "head": "student.dino_head", "decoder": "auxiliary.auxiliary_decoder"}
-    stepper = optimiser.build(model.trained(), settings.optimiser, settings.encoder.depth)
+    stepper = optimiser.build(model.trained(), settings.optimiser, settings.encoder.shape[1])
     group_of = {id(p): group["group"] for group in stepper.param_groups for p in group["params"]}
     found: dict[str, tuple[list[int], dict[str, Any]]] = {}
     for module, network in model.trained().items():
@@ -204,12 +204,13 @@ def test_parameter_groups_of_the_small_vit() -> None:
         assert (own["rate"] == "decoder_lr") == expected["is_aux_layer"], name
     counts = {names[k]: sum(p.numel() for p in module.parameters()) for k, module in model.trained().items()}
     assert counts == golden["parameter_counts"]
+    assert tuple(golden["betas"]) == settings.optimiser.betas
     assert golden["clip_grad"] == settings.optimiser.clip_grad
 
 
 def test_before_training_means_the_encoder_that_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Notebook 06 compares with where the training started: `pretrain.encoder.init`, where that is set."""
-    shape = {"width": 64, "depth": 1, "heads": 1}
+    shape = {"arch": "custom", "width": 64, "depth": 1, "heads": 1}
     given = initial_vit(tiny(encoder=shape).pretrain.encoder, 64, seed=5).state_dict()
     torch.save(given, tmp_path / "vit.pth")
     run = tiny(encoder=shape | {"init": str(tmp_path / "vit.pth")})

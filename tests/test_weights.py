@@ -30,7 +30,7 @@ from tcore_lib.model.weights import OURS, read_weights, to_layout
 from tcore_lib.training import checkpoints, tcore
 
 State = dict[str, Tensor]
-NARROW = params.Encoder(width=64, depth=2, heads=1)  # one head of 64: what a width alone tells
+NARROW = params.Encoder(arch="custom", width=64, depth=2, heads=1)  # one head of 64: what a width alone tells
 
 
 def state_of(settings: params.Encoder = NARROW, img_size: int = 64, seed: int = 0) -> State:
@@ -127,7 +127,7 @@ def test_every_plain_shape_is_recognised_continued_and_given_back(
 
 def test_continuing_says_what_to_set(tmp_path: Path) -> None:
     other = saved(tmp_path / "o.pth", state_of(NARROW.model_copy(update={"registers": 0, "layer_scale": None}), 96))
-    said = "set pretrain.encoder: {width: 64, depth: 2, heads: 1, registers: 0, layer_scale: null, img_size: 96}"
+    said = 'set pretrain.encoder: {arch: "custom", width: 64, depth: 2, heads: 1, registers: 0, layer_scale: null, img_size: 96}'
     with pytest.raises(InputError, match=re.escape(said)):
         start_from(initial_vit(params.Encoder(), 224, 0), other)
     for source in ("pixels", "timm:vit_xsmall_patch16_clip_224:random", "timm:vit_small_patch16_dinov3:random"):
@@ -258,8 +258,7 @@ def test_published_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         load_encoder("vits16_k400")
     with pytest.raises(InputError, match=r"timm:vit_tiny_patch16_224 .*\(no connection\)"):
         load_encoder("timm:vit_tiny_patch16_224")
-    (tmp_path / "ckpt").mkdir()
-    official_file(tmp_path / "ckpt/vits16_400ep_K400.pth", state_of(seed=1))
+    official_file(tmp_path / "vits16_400ep_K400.pth", state_of(seed=1))
     assert same(load_encoder("vits16_k400"), state_of(seed=1))
 
 
@@ -336,7 +335,7 @@ def test_bad_targets_and_sources(tmp_path: Path) -> None:
 def test_inspection(tmp_path: Path) -> None:
     state = state_of()
     found = inspect(official_file(tmp_path / "vit.pth", state))
-    words = "width 64, 2 blocks, 1 heads, patch 16, 4 registers, positions for 64x64 pixels"
+    words = "custom, width 64, 2 blocks, 1 heads, patch 16, 4 registers, positions for 64x64 pixels"
     assert found.about == words
     total = sum(value.numel() for value in state.values())
     assert found.tensors["values"].sum() == total + 8 * 4

@@ -11,7 +11,7 @@ from tcore_lib import params
 from tcore_lib.model.vit import ViT
 
 TINY: dict[str, dict[str, Any]] = {
-    "encoder": {"width": 32, "depth": 2, "heads": 2},
+    "encoder": {"arch": "custom", "width": 32, "depth": 2, "heads": 2},
     "views": {"global_size": 64, "local_size": 32, "num_local": 2},
     "decoder": {"heads": 4},
     "head": {"hidden": 48, "bottleneck": 16, "prototypes": 96},

@@ -137,10 +137,10 @@ def adjust_hue(x: Tensor, shift: Tensor) -> None:
     blue.copy_(above.addcmul_((hue - 4).abs_().clamp_(1, 2), chroma, value=-1))
 
 
-def gaussian_blur(x: Tensor, sigma: Tensor, fused: bool = False) -> None:
-    """Gaussian blur with a 9 x 9 kernel and mirrored borders; sigma in pixels."""
-    taps = torch.arange(-4, 5, device=x.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (taps / sigma).square())  # (n, 1, 1, 9)
+def gaussian_blur(x: Tensor, sigma: Tensor, width: int, fused: bool = False) -> None:
+    """Gaussian blur with a `width` x `width` kernel (odd) and mirrored borders; sigma in pixels."""
+    taps = torch.arange(width, device=x.device, dtype=torch.float32) - width // 2
+    kernel = torch.exp(-0.5 * (taps / sigma).square())  # (n, 1, 1, width)
     (compiled(_convolve, dynamic=True) if fused else _convolve)(x, kernel / kernel.sum(-1, keepdim=True))
 
 
@@ -184,7 +184,7 @@ def _edit(x: Tensor, chosen: np.ndarray, operation: Callable[..., None], *argume
         x.index_copy_(0, index, part)
 
 
-def apply_photometry(x: Tensor, draws: np.recarray, fused: bool = False) -> None:
+def apply_photometry(x: Tensor, draws: np.recarray, blur_kernel: int, fused: bool = False) -> None:
     """Jitter (in each crop's own order), grayscale, blur, solarise x in place by `draws` (n,) of `views.VIEW`.
 
     docs/method.md section 2. `fused` generates one kernel for each operation (torch.compile).
@@ -194,5 +194,5 @@ def apply_photometry(x: Tensor, draws: np.recarray, fused: bool = False) -> None
         for i, operation in enumerate(JITTER.values()):
             _edit(x, draws.jitter & (step == i), ready(operation), draws.factors[:, i])
     _edit(x, draws.grayscale, ready(to_grayscale))
-    _edit(x, draws.sigma > 0, partial(gaussian_blur, fused=fused), draws.sigma)
+    _edit(x, draws.sigma > 0, partial(gaussian_blur, width=blur_kernel, fused=fused), draws.sigma)
     _edit(x, draws.solarize, ready(solarize))

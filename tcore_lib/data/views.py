@@ -20,8 +20,6 @@ from tcore_lib.randomness import generator
 
 LARGE = ("global_1", "global_2", "past_1", "past_2", "future_1", "future_2")  # crops of the global size
 LARGE_ROLES = (1, 1, 0, 0, 2, 2)  # the frame each of them is cut from; local crops come from the current one
-RATIO = (0.75, 4 / 3)  # width / height of a crop's box
-STRENGTH = np.array([0.4, 0.4, 0.2, 0.1])  # of brightness, contrast, saturation around 1, and of the hue around 0
 TRIES = 10  # attempts at a random box before the centre crop is taken
 DEVICE_PIXELS = 256 * 256 * 1360  # pixels of the frames under the crops that a GPU works on at a time: some 4 GB
 
@@ -58,24 +56,24 @@ VIEW = np.dtype([
 ])  # fmt: skip
 
 
-def centre_boxes(sizes: np.ndarray) -> np.ndarray:
-    """Largest centred box whose width / height lies in `RATIO`; sizes (B, 2) of (H, W) -> (B, 4) int64."""
+def centre_boxes(sizes: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
+    """Largest centred box whose width / height lies in `ratio`; sizes (B, 2) of (H, W) -> (B, 4) int64."""
     height, width = sizes[:, 0], sizes[:, 1]
     shape = width / height
-    box_height = np.where(shape < RATIO[0], np.rint(width / RATIO[0]), height).astype(np.int64)
-    box_width = np.where(shape > RATIO[1], np.rint(height * RATIO[1]), width).astype(np.int64)
+    box_height = np.where(shape < ratio[0], np.rint(width / ratio[0]), height).astype(np.int64)
+    box_width = np.where(shape > ratio[1], np.rint(height * ratio[1]), width).astype(np.int64)
     return np.stack([(height - box_height) // 2, (width - box_width) // 2, box_height, box_width], axis=-1)
 
 
-def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
     """Boxes (B, V, 4) int64 of a random resized crop, distributed as those of torchvision's `RandomResizedCrop`.
 
-    Of ten tries (area uniform in `scale` (V, 2), shape log-uniform in `RATIO`, sides rounded) the first that fits inside the frame
-    of `sizes` (B, 2) is placed uniformly; if none fits, the box is `centre_boxes`. `uniform` is (B, V, Uniforms.COUNT).
+    Of ten tries (area uniform in `scale` (V, 2), ratio log-uniform, sides rounded) the first that fits inside the frame of
+    `sizes` (B, 2) is placed uniformly; if none fits, the box is `centre_boxes`. `uniform` is (B, V, Uniforms.COUNT).
     """
     height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]  # (B, 1, 1)
     share = scale[:, :1] + (scale[:, 1:] - scale[:, :1]) * uniform[..., Uniforms.AREA]  # (B, V, TRIES)
-    low, high = np.log(RATIO)
+    low, high = np.log(ratio)
     shape = np.exp(low + (high - low) * uniform[..., Uniforms.RATIO])
     area = share * (height * width)
     box_width = np.rint(np.sqrt(area * shape)).astype(np.int64)
@@ -87,7 +85,7 @@ def random_boxes(uniform: np.ndarray, sizes: np.ndarray, scale: np.ndarray) -> n
     top = np.floor(uniform[..., Uniforms.TOP] * (height[..., 0] - box_height + 1)).astype(np.int64)
     left = np.floor(uniform[..., Uniforms.LEFT] * (width[..., 0] - box_width + 1)).astype(np.int64)
     boxes = np.stack([top, left, box_height, box_width], axis=-1)
-    return np.where(fits.any(-1)[..., None], boxes, centre_boxes(sizes)[:, None])
+    return np.where(fits.any(-1)[..., None], boxes, centre_boxes(sizes, ratio)[:, None])
 
 
 def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views) -> ViewParams:
@@ -102,18 +100,20 @@ def draw_views(seed: int, counters: Sequence[int], sizes: ArrayLike, cfg: Views)
     views = np.recarray(uniform.shape[:2], VIEW)
 
     scale = np.array([cfg.global_scale] * len(LARGE) + [cfg.local_scale] * cfg.num_local)
-    views.boxes = random_boxes(uniform, sizes, scale)
-    views.boxes[:, 2 : len(LARGE)] = centre_boxes(sizes)[:, None]  # past and future, both crops: one box
-    views.flips = uniform[..., Uniforms.FLIP] < 0.5
+    views.boxes = random_boxes(uniform, sizes, scale, cfg.ratio)
+    views.boxes[:, 2 : len(LARGE)] = centre_boxes(sizes, cfg.ratio)[:, None]  # past and future, both crops: one box
+    views.flips = uniform[..., Uniforms.FLIP] < cfg.local_flip
     views.flips[:, : len(LARGE)] = False
 
-    low, high = np.append(1 - STRENGTH[:3], -STRENGTH[3]), np.append(1 + STRENGTH[:3], STRENGTH[3])
+    strength = np.array([cfg.brightness, cfg.contrast, cfg.saturation])
+    low, high = np.append(np.maximum(0, 1 - strength), -cfg.hue), np.append(1 + strength, cfg.hue)
     views.jitter = uniform[..., Uniforms.JITTER] < cfg.jitter
     views.order = uniform[..., Uniforms.ORDER].argsort(-1)
     views.factors = low + (high - low) * uniform[..., Uniforms.FACTORS]
     views.grayscale = uniform[..., Uniforms.GRAYSCALE] < cfg.grayscale
     blur = np.array([cfg.blur_global_1, cfg.blur_global_2] * 3 + [cfg.blur_local] * cfg.num_local)
-    sigma = 0.1 + (2.0 - 0.1) * uniform[..., Uniforms.SIGMA]
+    first, last = cfg.blur_sigma
+    sigma = first + (last - first) * uniform[..., Uniforms.SIGMA]
     views.sigma = np.where(uniform[..., Uniforms.BLUR] < blur, sigma, 0)
     views.solarize = uniform[..., Uniforms.SOLARIZE] < [0.0, cfg.solarize_global_2] * 3 + [0.0] * cfg.num_local
     return views
@@ -186,7 +186,7 @@ def make_views(
         draws = views[keep]
         out = torch.empty(len(places), 3, size, size, dtype=dtype, device=device)
         for part, x in resized(images, geometry, size):
-            apply_photometry(x, draws[part], fused)
+            apply_photometry(x, draws[part], cfg.blur_kernel, fused)
             out.index_copy_(0, to_device(places[part], device), x.sub_(mean).mul_(inverse_std).to(dtype))
         return out
 

@@ -15,6 +15,7 @@ from tcore_lib.data.views import centre_boxes
 from tcore_lib.figures.style import denormalise
 from tcore_lib.model.encoders import FeatureEncoder, attention_maps
 from tcore_lib.model.features import normalised, to_input
+from tcore_lib.params import Views
 
 SHOWN = 336  # pixels: side of a crop in a picture
 BLOCK = 2  # patches: side of the squares that `attention_of_every_query` masks
@@ -32,11 +33,11 @@ class CrossAttention(NamedTuple):
         return {role: maps[:, row, column] for role, maps in self.maps.items()}
 
 
-def centre_crops(frames: Sequence[np.ndarray], size: int) -> Tensor:
+def centre_crops(frames: Sequence[np.ndarray], size: int, views: Views) -> Tensor:
     """Auxiliary crops without photometry, normalised (n, 3, size, size), of n frames, uint8 (H, W, 3) of one size."""
     stacked = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, 3, H, W)
     n = len(stacked)
-    boxes = np.repeat(centre_boxes(np.array([stacked.shape[2:]])), n, axis=0)
+    boxes = np.repeat(centre_boxes(np.array([stacked.shape[2:]]), views.ratio), n, axis=0)
     return normalised(resize_batch(stacked, boxes, np.zeros(n, bool), size))
 
 
@@ -48,7 +49,7 @@ def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) 
     """
     views, encoder = model.settings.views, model.student.encoder
     device = encoder.cls_token.device
-    images = centre_crops(frames, views.global_size).to(device)
+    images = centre_crops(frames, views.global_size, views).to(device)
     past, future = (encoder(images[i : i + 1])[1] for i in (0, 2))  # (1, P, D) each
     current = encoder(images[1:2], torch.from_numpy(mask.reshape(1, -1)).to(device))[1]
     maps = {}
@@ -56,7 +57,7 @@ def cross_attention(model: Any, frames: Sequence[np.ndarray], mask: np.ndarray) 
         weights = model.decoder.cross_attention(current, tokens)[0]  # (heads, P, P)
         maps[role] = weights.unflatten(1, mask.shape).unflatten(3, mask.shape).float().cpu().numpy()
     shown = views.global_size * max(1, round(SHOWN / views.global_size))
-    return CrossAttention(denormalise(centre_crops(frames, shown)), mask, maps)
+    return CrossAttention(denormalise(centre_crops(frames, shown, views)), mask, maps)
 
 
 @torch.no_grad()

@@ -141,7 +141,7 @@ def _network_and_facts(
     """The network, and what goes into the file: its shape, what is known of its training, and what the caller adds."""
     encoder = source if isinstance(source, FeatureEncoder) else load_encoder(source)
     vit = plain_vit(encoder)
-    shape = {"width": vit.width, "depth": vit.depth, "heads": vit.heads}
+    shape = {"arch": vit.settings.arch, "width": vit.width, "depth": vit.depth, "heads": vit.heads}
     shape |= {"patch_size": vit.patch_size, "registers": vit.settings.registers, "img_size": vit.img_size}
     known = {key: encoder.metadata[key] for key in ("step", "params") if key in encoder.metadata}
     facts = {**encoder.metadata.get(weights.OURS, {}), **known, **(given or {}), "layout": vit.layout, "encoder": shape}
@@ -186,8 +186,9 @@ def inspect(source: FeatureEncoder | str | Path) -> Inspection:
     try:
         state = weights.to_vit(weights.find_encoder(file))[0]
         settings = weights.architecture(state, heads, file.path)
+        width, depth, heads = settings.shape
         about = (
-            f"width {settings.width}, {settings.depth} blocks, {settings.heads} heads, patch {settings.patch_size}, "
+            f"{settings.arch}, width {width}, {depth} blocks, {heads} heads, patch {settings.patch_size}, "
             f"{settings.registers} registers, positions for {settings.img_size}x{settings.img_size} pixels"
         )
         counted = _counted(state, settings)

@@ -40,12 +40,13 @@ def run_blocks(blocks: Sequence[Any], x: Tensor, scale: Tensor | None) -> Tensor
 
 def timm_arguments(settings: params.Encoder, img_size: int) -> dict[str, Any]:
     """What timm has to know to build the same network."""
+    width, depth, heads = settings.shape
     return {
         "img_size": img_size,
         "patch_size": settings.patch_size,
-        "embed_dim": settings.width,
-        "depth": settings.depth,
-        "num_heads": settings.heads,
+        "embed_dim": width,
+        "depth": depth,
+        "num_heads": heads,
         "mlp_ratio": settings.mlp_ratio,
         "qkv_bias": settings.qkv_bias,
         "reg_tokens": settings.registers,
@@ -72,7 +73,7 @@ class ViT(VisionTransformer):
         arguments = timm_arguments(settings, img_size) | gated
         super().__init__(**arguments, num_classes=0, global_pool="", weight_init="skip")
         self.settings, self.img_size, self.patch_size = settings, img_size, settings.patch_size
-        self.width, self.depth, self.heads = settings.width, settings.depth, settings.heads
+        self.width, self.depth, self.heads = settings.shape
         self.prefix = 1 + settings.registers
         self.compile_blocks = False
         self.layout = "official"

@@ -65,7 +65,7 @@ class WeightFile(NamedTuple):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             about = self.metadata
             known = about["encoder"] if "encoder" in about else about["params"]["pretrain"]["encoder"]
-            return int(known["heads"])
+            return int(known.get("heads") or params.ARCHITECTURES[known["arch"]][2])
         return None
 
 
@@ -234,10 +234,11 @@ def architecture(state: Mapping[str, Tensor], heads: int | None, origin: str | P
         width, _, _, patch_size = state[ANCHOR].shape
         if heads is None and width % 64:
             raise ValueError(f"nothing tells its number of heads, nor does its width, {width}")
+        shape = (width, len({name.split(".")[1] for name in state if name.startswith("blocks.")}), heads or width // 64)
+        arch = next((name for name, known in params.ARCHITECTURES.items() if known == shape), "custom")
         return params.Encoder(
-            width=width,
-            depth=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
-            heads=heads or width // 64,
+            arch=arch,
+            **(dict(zip(("width", "depth", "heads"), shape, strict=True)) if arch == "custom" else {}),
             patch_size=patch_size,
             registers=state["register_tokens"].shape[1] if "register_tokens" in state else 0,
             layer_scale=1e-5 if "blocks.0.ls1.gamma" in state else None,

@@ -50,8 +50,7 @@ def reproduce(
     Returns:
         The exit code: 0, or 1 after a failed notebook.
     """
-    params = parameters.load(profile, changes)
-    runs.refuse_missing(params, stages_to_run(params, only), str(profile))
+    params = runs.checked_profile(profile, changes, lambda params: stages_to_run(params, only))
     return run_stages(params, only=only, force=force)
 
 

@@ -23,7 +23,6 @@ from tcore_lib.reproduction import profile as profiles
 from tcore_lib.training.tcore import TCoRe
 from tcore_lib.widgets.explorer import Explorer
 
-SHOWN = 8  # frames at most
 SHORT_SIDE = 480  # pixels that a video of the index is enlarged to, at most threefold: more patches
 
 
@@ -54,7 +53,7 @@ def scene(run: Params) -> Scene:
             raise InputError(f"The run's clips are not on this machine (no benchmark's folder and no {path}).")
         index = videos.FrameIndex.load(path)
         title, length = index.path(0).name, int(index.num_frames[0])
-    shown = np.linspace(0, length - 1, min(SHOWN, length)).astype(int).tolist()
+    shown = np.linspace(0, length - 1, min(run.attention.clip_frames, length)).astype(int).tolist()
     frames = index.read(0, shown) if clip is None else [clips.read_frame(clip.frames[i]) for i in shown]
     height, width = frames[0].shape[:2]
     if clip is not None and clip.annotations and clip.annotations[0] is not None:

@@ -204,10 +204,10 @@ def write_page(study: Study) -> None:
         claims.append(
             {"claim": claim.claim, **{heading: verdict(paired[heading].dropna()) for heading in kinds.unique()}}
         )
-    encoder = base.pretrain.encoder
+    width, depth, _ = base.pretrain.encoder.shape
     parts = [
         f"# Study `{name}`",
-        f"Written by `tcore study {name}`. A trained variant is a ViT of width {encoder.width} and depth {encoder.depth} after "
+        f"Written by `tcore study {name}`. A trained variant is a ViT of width {width} and depth {depth} after "
         f"{Schedules(base.pretrain).steps} steps of {base.pretrain.loop.batch_size} samples (`{study.settings.base}`); variants "
         "differ only in what their title says, in brackets T-CoRe's own setting. Scores are percent, mean ± standard deviation "
         "over seeds. They are not comparable with the paper's: other data, a smaller encoder, a small part of its training.",

@@ -178,11 +178,8 @@ def read_model(path: str | Path) -> TCoRe:
     """The model in a checkpoint or a file of `write_model`, on the CPU, in float32 and evaluation mode."""
     file = read_weights(path)
     with reading(path, "give a training checkpoint, or what export --format model writes of one"):
-        made: dict[str, dict[str, Any]] = file.metadata["params"]["pretrain"]  # maybe by an earlier version
-        network = {
-            name: {key: value for key, value in made[name].items() if key not in params.REMOVED}
-            for name in ("encoder", "views", "decoder", "head")
-        }
+        network = {name: file.metadata["params"]["pretrain"][name] for name in ("encoder", "views", "decoder", "head")}
+        network["encoder"].pop("init_scheme", None)  # a setting of earlier versions
     weights: dict[str, dict[str, Tensor]] = {role: {} for role in ROLES}
     for name, tensor in file.tensors.items():
         role, _, rest = name.partition(".")

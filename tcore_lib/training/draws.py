@@ -67,7 +67,7 @@ def draw(settings: Pretrain, seed: int, step: int, counters: Sequence[int]) -> D
     keep = {}
     if settings.encoder.drop_path > 0:
         local = settings.views.num_local
-        drawn = draw_keep(seed, counters, 6 + local, settings.encoder.depth, settings.encoder.drop_path)
+        drawn = draw_keep(seed, counters, 6 + local, settings.encoder.shape[1], settings.encoder.drop_path)
         current, small, past, future = drawn.split([2 * batch, local * batch, 2 * batch, 2 * batch], dim=-1)
         crops = torch.from_numpy(np.flatnonzero(masks.any(1)))
         keep = {"current": current, "local": small, "past": past[..., crops], "future": future[..., crops]}

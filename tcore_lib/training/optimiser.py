@@ -49,7 +49,7 @@ def build(modules: Mapping[str, nn.Module], settings: params.Optimiser, depth: i
             groups[group_of(module, name, settings, depth)].append(parameter)
     options = [{"params": parameters, "group": group._asdict()} for group, parameters in groups.items()]
     on_meta = any(p.is_meta for parameters in groups.values() for p in parameters)
-    return torch.optim.AdamW(options, lr=0.0, weight_decay=0.0, fused=not on_meta)
+    return torch.optim.AdamW(options, lr=0.0, betas=settings.betas, weight_decay=0.0, fused=not on_meta)
 
 
 def apply(optimiser: torch.optim.Optimizer, hyper: Hyper) -> None:
