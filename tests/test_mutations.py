@@ -98,7 +98,7 @@ def write_joints(folder: Path) -> Path:
 
 def write_checkpoint(folder: Path) -> Path:
     tensors = {f"layer{i}.weight": torch.arange(576.0).reshape(24, 24) for i in range(4)}
-    return checkpoints.save(folder, 3, {"student": tensors, "centres": {"cls": torch.ones(24)}, "num_videos": 7})
+    return checkpoints.write(folder, 3, {"student": tensors, "centres": {"cls": torch.ones(24)}, "num_videos": 7})
 
 
 def write_weights(folder: Path, suffix: str) -> Path:
@@ -253,7 +253,7 @@ def test_any_damage_to_a_profile_gives_a_plan_or_a_sentence(part: int, tmp_path:
 
 def test_no_damage_of_a_checkpoint_goes_unnoticed(tmp_path: Path) -> None:
     """Any flipped bit in the values is caught by the archive's checksums; torch itself would read on."""
-    path = checkpoints.save(tmp_path, 1, {"student": {"w": torch.arange(4096.0)}})
+    path = checkpoints.write(tmp_path, 1, {"student": {"w": torch.arange(4096.0)}})
     whole = path.read_bytes()
     place = whole.index(torch.arange(4096.0)[2000:2010].numpy().tobytes())
     for bit in (0, 7, 30):

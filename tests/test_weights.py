@@ -83,7 +83,7 @@ def test_the_teacher_of_what_pretraining_saves(tmp_path: Path) -> None:
     with torch.no_grad():
         model.student.encoder.mask_token.add_(1.0)
     content = {**checkpoints.official_weights(model), "params": whole.model_dump(mode="json")}
-    path = checkpoints.save(tmp_path, 7, content)
+    path = checkpoints.write(tmp_path, 7, content)
     found = load_encoder(path)
     assert same(found, model.teacher.encoder.state_dict())
     assert found.network.heads == 4

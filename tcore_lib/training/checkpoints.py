@@ -41,15 +41,20 @@ def steps_in(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def write(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
+    """Write one checkpoint, atomically. `content` holds tensors and plain values only."""
+    path = path_of(folder, step)
+    write_torch(path, {"format": FORMAT, "step": step, **content})
+    return path
+
+
 def save(trainer: Trainer, params: Params, num_videos: int, folder: Path, step: int, started: float) -> None:
-    """Write a checkpoint, atomically: tensors and plain values only. Older ones go, but for the newest and the milestones.
+    """Write the training's checkpoint. Older ones go, but for the newest and the milestones.
 
     A file of a later step is one that `load_newest` has passed over as damaged: it does not count as kept.
     """
     model, loop = trainer.model, params.pretrain.loop
     content = {
-        "format": FORMAT,
-        "step": step,
         **official_weights(model),
         "layout": model.student.encoder.layout,  # how an encoder that was continued came in: it goes out the same way
         "centres": {"cls": model.cls_centre, "patch": model.patch_centre},
@@ -58,7 +63,7 @@ def save(trainer: Trainer, params: Params, num_videos: int, folder: Path, step: 
         "params": params.model_dump(mode="json"),
         "provenance": provenance(params, started),
     }
-    write_torch(path_of(folder, step), content)
+    write(folder, step, content)
     known = [(older, file) for older, file in steps_in(folder).items() if older <= step]
     for older, file in known[: -loop.keep_last]:
         if loop.milestone_every is None or older % loop.milestone_every:
